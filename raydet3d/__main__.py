@@ -1,0 +1,33 @@
+"""``python -m raydet3d``: the version, and which doors there are."""
+
+from __future__ import annotations
+
+import argparse
+
+from raydet3d.launch.door import run_door, version
+
+DOORS = """doors:
+  python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)
+  python -m raydet3d.evaluate CONFIG CHECKPOINT      score a checkpoint
+  python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
+  python -m raydet3d.data.prepare kitti ROOT         turn a raw data set into what the loaders read
+
+each of them explains itself with --help"""
+
+
+def main() -> int:
+    """Print the version or the list of doors."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raydet3d",
+        description="Train 3D object detectors from a config, on one machine or on a Ray cluster.",
+        epilog=DOORS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    parser.parse_args()
+    parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,298 @@
+"""`Config`: what a config file, its bases and the overrides come to, with attribute and item access."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, Self
+
+from raydet3d.config.find import find_config
+from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
+from raydet3d.config.options import set_key, split_key
+from raydet3d.config.read import Chain, Source, read_chain
+from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
+from raydet3d.config.write import to_text, write_text
+from raydet3d.errors import InputError
+
+RESERVED = ("filename", "text", "pretty_text", "env_variables")
+
+
+class Config(MutableMapping[str, Any]):
+    """A resolved config.
+
+    ``cfg.optim_wrapper.optimizer.lr`` and ``cfg["optim_wrapper"]["optimizer"]["lr"]`` are the same. A missing
+    attribute is an AttributeError, a missing item a KeyError.
+
+    Args:
+        values: The config's keys.
+        filename: The file it was read from.
+        text: The text of that file and its bases.
+
+    Raises:
+        InputError: A key is one of the reserved names (``filename``, ``text``, ``pretty_text``, ``env_variables``).
+    """
+
+    _values: ConfigDict
+    _filename: str | None
+    _text: str
+
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, *, filename: str | Path | None = None, text: str = ""
+    ) -> None:
+        for key in RESERVED:
+            if key in (values or {}):
+                raise InputError(f"{filename or 'config'}: {key!r} is a reserved name; call the variable otherwise")
+        object.__setattr__(self, "_values", ConfigDict(merge({}, values or {})))
+        object.__setattr__(self, "_filename", None if filename is None else str(filename))
+        object.__setattr__(self, "_text", text)
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    @classmethod
+    def fromfile(
+        cls,
+        filename: str | Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        import_custom_modules: bool = True,
+    ) -> Self:
+        """Read a config file, its bases and the overrides, and import what ``custom_imports`` names.
+
+        Args:
+            filename: A path, or one of a shipped config (``find_config``).
+            options: Overrides. A key without a dot replaces the value of each module-level ``NAME = ...`` in every
+                file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
+                merged into the result.
+            import_custom_modules: Whether to run ``custom_imports``.
+
+        Raises:
+            InputError: A file cannot be read, a top-level key is misspelt, or an override names nothing or changes
+                nothing.
+        """
+        path = find_config(filename)
+        options = dict(options or {})
+        knobs = {key: value for key, value in options.items() if _is_knob(key, value)}
+        chain = read_chain(path, knobs)
+        for source in chain.sources:
+            _refuse_misspelt(source, chain.values)
+        values: dict[str, Any] = chain.values
+        for key, value in options.items():
+            if key in chain.turned:
+                _refuse_idle(path, key, knobs, chain)
+            else:
+                _refuse_unknown(key, values)
+                values = set_key(values, key, value)
+        text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
+        cfg = cls(values, filename=path, text=text)
+        if import_custom_modules:
+            cfg.import_custom_modules()
+        return cfg
+
+    @classmethod
+    def fromstring(cls, text: str, suffix: str = ".py") -> Self:
+        """Read a config from its text; ``suffix`` says in which language. Relative bases do not resolve."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"config{suffix}")
+            path.write_text(text, encoding="utf-8")
+            cfg = cls.fromfile(path)
+        object.__setattr__(cfg, "_filename", None)
+        return cfg
+
+    def import_custom_modules(self) -> None:
+        """Import what ``custom_imports`` names, so that users' classes enter their tables. Also run on each worker.
+
+        Raises:
+            InputError: ``custom_imports`` is malformed, or a module cannot be imported and
+                ``allow_failed_imports`` is not set.
+        """
+        spec = self.get("custom_imports")
+        if not spec:
+            return
+        where = self._filename or "config"
+        if not isinstance(spec, Mapping) or set(spec) - {"imports", "allow_failed_imports"}:
+            raise InputError(f"{where}: custom_imports takes imports and allow_failed_imports, got {spec!r}")
+        names = spec.get("imports") or []
+        for name in [names] if isinstance(names, str) else names:
+            if not isinstance(name, str):
+                raise InputError(f"{where}: custom_imports takes names of modules, got {name!r}")
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                message = f"{where}: custom_imports cannot import {name!r}: {error}"
+                if not spec.get("allow_failed_imports", False):
+                    raise InputError(f"{message}; is its folder on PYTHONPATH?") from error
+                warnings.warn(message, UserWarning, stacklevel=2)
+
+    # ----------------------------------------------------------------------------------------------------- changing
+
+    def merge_from_dict(self, options: Mapping[str, Any]) -> None:
+        """Put values at dotted keys, as ``{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}``."""
+        values: Any = self._values
+        for key, value in options.items():
+            values = set_key(values, key, value)
+        object.__setattr__(self, "_values", ConfigDict(values))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As ``ConfigDict.update``."""
+        self._values.update(*args, **kwargs)
+
+    # ----------------------------------------------------------------------------------------------------- writing
+
+    @property
+    def filename(self) -> str | None:
+        """The file that this was read from."""
+        return self._filename
+
+    @property
+    def text(self) -> str:
+        """The text of the file and of its bases, each after its name."""
+        return self._text
+
+    @property
+    def env_variables(self) -> dict[str, str]:
+        """Environment variables that the config's text took values from."""
+        return {}
+
+    @property
+    def pretty_text(self) -> str:
+        """Python text that reads back as this config; secrets are redacted."""
+        return to_text(self._values)
+
+    def dump(self, path: str | Path | None = None) -> str:
+        """Write the config to a ``.py``, ``.yaml``, ``.yml`` or ``.json`` file, which loads to an equal one.
+
+        Returns:
+            The text (as python where no path is given).
+        """
+        if path is None:
+            return self.pretty_text
+        write_text(Path(path), self._values)
+        return Path(path).read_text(encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain dicts, lists and tuples, sharing nothing with this one."""
+        return self._values.to_dict()
+
+    @staticmethod
+    def diff(old: Config | str | Path, new: Config | str | Path) -> str:
+        """A unified diff of two configs as text; empty where they are equal."""
+        pair = [item if isinstance(item, Config) else Config.fromfile(item) for item in (old, new)]
+        before, after = (cfg.pretty_text.splitlines() for cfg in pair)
+        names = [cfg.filename or "config" for cfg in pair]
+        return "\n".join(difflib.unified_diff(before, after, names[0], names[1], lineterm="", n=2))
+
+    # ----------------------------------------------------------------------------------------------------- access
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_values" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._values, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._values[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._values, name)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Take a top-level key out."""
+        return self._values.pop(key, default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of a top-level key, set to ``default`` first where it is missing."""
+        return self._values.setdefault(key, default)
+
+    def copy(self) -> Self:
+        """A copy that shares nothing with this one."""
+        return copy.deepcopy(self)
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(copy.deepcopy(self._values, memo), filename=self._filename, text=self._text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), dict(self._values), self._filename, self._text)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal keys and values; lists and tuples count as the same, since JSON knows no tuples."""
+        mine = other._values if isinstance(other, Config) else other
+        return isinstance(mine, Mapping) and _listed(to_plain(self._values)) == _listed(to_plain(mine))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Config (path: {self._filename}): {to_plain(self._values)!r}"
+
+
+def _restore(kind: type[Config], values: dict[str, Any], filename: str | None, text: str) -> Config:
+    return kind(values, filename=filename, text=text)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_knob(key: str, value: Any) -> bool:
+    return len(split_key(key)) == 1 and not isinstance(value, Mapping)
+
+
+def _refuse_misspelt(source: Source, merged: Mapping[str, Any]) -> None:
+    """Refuse a top-level key that must be a slip of the keys.
+
+    Where a base holds the right key, the slip is told by what the file itself does: it sets the wrong key, does not set
+    the right one, and reads the wrong one nowhere.
+    """
+    for key, value in source.values.items():
+        meant = misspelt(key, value, merged)
+        if meant is None and key not in source.used:
+            meant = misspelt(key, value, source.values)
+        if meant is not None:
+            line = source.lines.get(key)
+            raise InputError(f"{source.path}{f':{line}' if line else ''}: unknown key {key!r}; did you mean {meant!r}?")
+
+
+def _refuse_unknown(key: str, values: Mapping[str, Any]) -> None:
+    """Refuse an override of something that neither the config nor the runtime knows."""
+    first = str(split_key(key)[0])
+    if first in values or first in KNOWN_KEYS:
+        return
+    names = [*values, *KNOWN_KEYS]
+    slip = next((name for name in names if is_slip(first, name)), None)
+    hint = f"; did you mean {slip!r}?" if slip else nearest(first, names)
+    raise InputError(f"config option {key}: the config has no {first!r}, so this changes nothing{hint}")
+
+
+def _refuse_idle(path: Path, key: str, knobs: Mapping[str, Any], chain: Chain) -> None:
+    """Refuse a knob that is there but whose value reaches nothing, because later code sets it anew."""
+    if chain.values.get(key) == knobs[key]:
+        return
+    without = read_chain(path, {name: value for name, value in knobs.items() if name != key})
+    if _listed(to_plain(without.values)) == _listed(to_plain(chain.values)):
+        raise InputError(f"config option {key}: later code in {path.name} sets {key} anew, so this changes nothing")

@@ -1,0 +1,51 @@
+"""Where a config lies: as a path, or among the configs that come with the package."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from raydet3d.config.read import READERS, MissingConfig
+from raydet3d.errors import InputError
+
+
+def configs_root() -> Path | None:
+    """The folder of shipped configs: the repository's ``configs/``, or its copy inside an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "_base_").is_dir():
+            return folder
+    return None
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that ``path`` means.
+
+    That is the path itself where it exists; else the same relative path, with or without the leading ``configs/``,
+    among the shipped configs, so that ``configs/demo/x.py`` works from anywhere after ``pip install``.
+
+    Raises:
+        InputError: There is none; the message names the nearest ones.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    if given.is_dir():
+        raise InputError(f"{given} is a folder; name a config in it")
+    root = configs_root()
+    if root is None or given.is_absolute():
+        raise MissingConfig(f"no such config: {given}")
+    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
+    shipped = root.joinpath(*parts)
+    if shipped.is_file() and shipped.resolve().is_relative_to(root):
+        return shipped
+    known = [
+        file.relative_to(root).as_posix()
+        for file in sorted(root.rglob("*"))
+        if file.suffix in READERS and "_base_" not in file.parts and "__pycache__" not in file.parts
+    ]
+    near = difflib.get_close_matches("/".join(parts), known, n=2, cutoff=0.6) or [
+        name for name in known if Path(name).stem == given.stem
+    ]
+    hint = f"did you mean {' or '.join(f'configs/{name}' for name in near)}?" if near else f"shipped configs: {root}"
+    raise MissingConfig(f"no such config: {given}; {hint}")

@@ -1,0 +1,340 @@
+"""From a config file to its merged values: run or parse the file, load its bases, merge it over them.
+
+A reader per suffix (``READERS``) turns one file into a ``Source``; everything about bases, knobs and merging is the
+same for all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import re
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydet3d.config.tree import ConfigDict, merge, to_config
+from raydet3d.errors import InputError
+
+BASE = "_base_"
+KNOBS = "__knobs__"
+
+
+class MissingConfig(InputError, FileNotFoundError):
+    """A config file that does not exist."""
+
+
+@dataclass
+class Source:
+    """One file as read.
+
+    Attributes:
+        path: The file.
+        text: What stands in it.
+        values: Its own top-level keys, not yet merged over its bases.
+        lines: The line at which each top-level key is set first.
+        used: The top-level names that the file itself reads.
+    """
+
+    path: Path
+    text: str
+    values: dict[str, Any]
+    lines: dict[str, int]
+    used: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Chain:
+    """A config file with all that it inherits from.
+
+    Attributes:
+        values: The merged config.
+        sources: The files, bases first.
+        turned: The knobs that some file has.
+    """
+
+    values: ConfigDict
+    sources: list[Source]
+    turned: set[str]
+
+
+Run = Callable[[ConfigDict], Source]
+
+
+@dataclass
+class Draft:
+    """A file that has been parsed and not yet run: its bases are known, its values are not."""
+
+    bases: list[str]
+    knobs: set[str]
+    run: Run
+
+
+def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple[Path, ...] = ()) -> Chain:
+    """Read a config file and, before it, everything that it inherits from.
+
+    Args:
+        path: A ``.py``, ``.yaml``, ``.yml`` or ``.json`` file.
+        knobs: Values that replace those of plain module-level ``NAME = ...`` in every file of the chain.
+        via: The files whose ``_base_`` led here.
+
+    Raises:
+        InputError: Something in a file cannot be read, run or merged; the message names file, line and key.
+    """
+    path = path.resolve()
+    if path in via:
+        ring = " -> ".join(str(file) for file in (*via[via.index(path) :], path))
+        raise InputError(f"{via[-1]}: {BASE} goes round in a circle: {ring}")
+    if not path.is_file():
+        asked = f"{via[-1]}: {BASE} names a file that does not exist: {path}" if via else f"no such config: {path}"
+        raise MissingConfig(asked)
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise InputError(
+            f"{path}: a config is a .py, .yaml, .yml or .json file, not {path.suffix or 'without suffix'!r}"
+        )
+    text = path.read_text(encoding="utf-8")
+    draft = reader(path, text, knobs or {})
+
+    base: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    sources: list[Source] = []
+    turned = set(draft.knobs)
+    for name in draft.bases:
+        file = _base_path(path, name)
+        chain = read_chain(file, knobs, via=(*via, path))
+        for key, value in chain.values.items():
+            if key in base:
+                raise InputError(f"{path}: two of its bases set {key!r}: {origin[key]} and {file}")
+            base[key], origin[key] = value, file
+        sources += chain.sources
+        turned |= chain.turned
+
+    inherited = ConfigDict(base)
+    own = draft.run(inherited)
+    try:
+        merged = merge(inherited, own.values)
+    except InputError as error:
+        line = own.lines.get(str(error).split(":")[0].split(".")[0])
+        raise InputError(f"{path}{f':{line}' if line else ''}: {error}") from None
+    return Chain(ConfigDict(merged), [*sources, own], turned)
+
+
+def _base_path(path: Path, name: str) -> Path:
+    if "::" in name:
+        raise InputError(f"{path}: {BASE} {name!r} names another package; give the path of a file")
+    return path.parent / name
+
+
+def _bases(path: Path, value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: {BASE} must be a path or a list of paths, got {value!r}")
+    return list(names)
+
+
+# ------------------------------------------------------------------------------------------------------- data files
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with two additions: ``1e-4`` is a number, and tuples come back as written by ``dump``."""
+
+
+# YAML 1.1 takes `1e-4`, without a dot, for text.
+SHORT_FLOAT = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver(*SHORT_FLOAT)
+
+
+def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+
+
+def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+    try:
+        values = yaml.load(text, _Loader)
+        node = yaml.compose(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{line}: {why}") from error
+    lines = {}
+    if isinstance(node, yaml.MappingNode):
+        lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    return _data_draft(path, text, values, lines, knobs)
+
+
+def _read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        found = re.match(r'\s*\{?\s*"([^"]+)"\s*:', line)
+        if found:
+            lines.setdefault(found[1], number)
+    return _data_draft(path, text, values, lines, knobs)
+
+
+def _data_draft(path: Path, text: str, values: Any, lines: dict[str, int], knobs: Mapping[str, Any]) -> Draft:
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a config is a mapping at its top, got a {type(values).__name__}")
+    bases = _bases(path, values.pop(BASE, []))
+    turned = {key for key in values if key in knobs}
+    values |= {key: copy.deepcopy(knobs[key]) for key in turned}
+    return Draft(bases, turned, lambda base: Source(path, text, values, lines))
+
+
+# ----------------------------------------------------------------------------------------------------- python files
+
+
+def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+    try:
+        tree = ast.parse(text, str(path))
+    except SyntaxError as error:
+        raise InputError(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
+    bases: list[str] = []
+    body = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(_is_name(target, BASE) for target in node.targets):
+            bases = _bases(path, _literal(path, node.value))
+        else:
+            body.append(node)
+    tree.body = body
+    names = _Names()
+    names.visit(tree)
+    turner = _Turner(knobs)
+    tree = ast.fix_missing_locations(turner.visit(tree))
+
+    def run(base: ConfigDict) -> Source:
+        space: dict[str, Any] = {
+            "__file__": str(path),
+            "__name__": f"config:{path.stem}",
+            BASE: base,
+            KNOBS: copy.deepcopy(dict(knobs)),
+        }
+        try:
+            exec(compile(tree, str(path), "exec"), space)  # a python config is code
+        except InputError:
+            raise
+        except Exception as error:  # whatever a config's code raises is the config's mistake
+            raise InputError(_failure(path, error)) from error
+        values = {
+            key: to_config(value)
+            for key, value in space.items()
+            if not key.startswith("__") and key != BASE and key not in names.imported and _is_value(value)
+        }
+        return Source(path, text, values, names.lines, names.used)
+
+    return Draft(bases, turner.turned, run)
+
+
+def _literal(path: Path, node: ast.expr) -> Any:
+    """The value of ``_base_ = ...``, which may use no names."""
+    try:
+        return eval(compile(ast.Expression(node), str(path), "eval"), {"__builtins__": {}})
+    except Exception as error:  # any failure means that it is no literal
+        raise InputError(f"{path}:{node.lineno}: {BASE} must be a literal path or list of paths ({error})") from error
+
+
+def _failure(path: Path, error: Exception) -> str:
+    """``file:line: what went wrong`` for an error in a config's own code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = f":{frames[-1].lineno}" if frames else ""
+    source = f" in `{frames[-1].line}`" if frames and frames[-1].line else ""
+    what = str(error) if isinstance(error, AttributeError) else f"{type(error).__name__}: {error}"
+    return f"{path}{line}: {what}{source}"
+
+
+def _is_value(value: Any) -> bool:
+    """Whether a module-level name is part of the config; modules, functions and classes are its tools."""
+    return not isinstance(
+        value, types.ModuleType | types.FunctionType | types.BuiltinFunctionType | types.MethodType | type
+    )
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+class _Names(ast.NodeVisitor):
+    """Where a config sets its module-level names, which ones it reads, and which ones it imports."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, int] = {}
+        self.used: set[str] = set()
+        self.imported: set[str] = set()
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self.used.add(node.id)
+        else:
+            self.lines.setdefault(node.id, node.lineno)
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        self.imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+
+    visit_ImportFrom = visit_Import
+
+
+class _Turner(ast.NodeTransformer):
+    """Puts the knobs' values in place of what a config assigns to these names at its module level."""
+
+    def __init__(self, knobs: Mapping[str, Any]) -> None:
+        self.knobs = knobs
+        self.turned: set[str] = set()
+
+    def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
+        return node  # names in there are its own
+
+    visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | list[ast.AST]:
+        names = [target.id for target in node.targets if isinstance(target, ast.Name) and target.id in self.knobs]
+        inner = {
+            part.id
+            for target in node.targets
+            if isinstance(target, ast.Tuple | ast.List)
+            for part in ast.walk(target)
+            if isinstance(part, ast.Name) and part.id in self.knobs
+        }
+        self.turned |= {*names, *inner}
+        others = [target for target in node.targets if not (isinstance(target, ast.Name) and target.id in names)]
+        new: list[ast.AST] = []
+        if others:
+            new.append(ast.copy_location(ast.Assign(others, node.value), node))
+        new += [ast.copy_location(self.setting(name), node) for name in (*names, *sorted(inner))]
+        return new
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if isinstance(node.target, ast.Name) and node.target.id in self.knobs and node.value is not None:
+            self.turned.add(node.target.id)
+            return ast.copy_location(self.setting(node.target.id), node)
+        return node
+
+    def setting(self, name: str) -> ast.Assign:
+        value = ast.Subscript(ast.Name(KNOBS, ast.Load()), ast.Constant(name), ast.Load())
+        return ast.Assign([ast.Name(name, ast.Store())], value)
+
+
+READERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Draft]] = {
+    ".py": _read_python,
+    ".yaml": _read_yaml,
+    ".yml": _read_yaml,
+    ".json": _read_json,
+}

@@ -1,0 +1,156 @@
+"""The nested dict that a config is, and how one is merged over another."""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raydet3d.errors import InputError
+
+DELETE = "_delete_"
+
+
+class ConfigDict(dict[str, Any]):
+    """A dict whose keys can be read, set and deleted as attributes, at any depth.
+
+    Dicts inside it, also those in lists and tuples, are ConfigDicts too. A missing attribute is an AttributeError, a
+    missing item a KeyError; nothing is made by looking at it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, to_config(value))
+
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no {name!r}{nearest(name, self)}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no {name!r}{nearest(name, self)}") from None
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, which is set to ``default`` first where it is missing."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Take ``key`` out. As in MMEngine, a key that is not there gives the default and no KeyError."""
+        return super().pop(key, default)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect."""
+        for key, value in dict(*args, **kwargs).items():
+            mine = self.get(key)
+            if isinstance(mine, ConfigDict) and isinstance(value, Mapping):
+                mine.update(value)
+            else:
+                self[key] = value
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Merge ``other`` over this dict; ``_delete_=True`` inside it drops what was here."""
+        merged = merge(self, other)
+        self.clear()
+        for key, value in merged.items():
+            self[key] = value
+
+    def copy(self) -> ConfigDict:
+        """A shallow copy."""
+        return ConfigDict(self)
+
+    def __copy__(self) -> ConfigDict:
+        return self.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain dicts, lists and tuples, sharing nothing with this one."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+
+def to_config(value: Any) -> Any:
+    """``value`` with every plain dict in it, also in lists and tuples, made a ConfigDict."""
+    if isinstance(value, ConfigDict):
+        return value
+    if type(value) in (dict, OrderedDict):
+        return ConfigDict(value)
+    if type(value) in (list, tuple):
+        return type(value)(to_config(item) for item in value)
+    return value
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [to_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value
+
+
+def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") -> dict[str, Any]:
+    """A new dict: ``child`` over ``base``.
+
+    Dicts are merged key by key; anything else, lists too, replaces what the base had. ``_delete_=True`` in a dict of
+    the child drops the base's dict instead of merging into it, and is itself dropped everywhere.
+
+    Args:
+        base: What is inherited. Neither argument is changed, and the result shares no dict or list with them.
+        child: What is written over it.
+        path: Where in the config this happens, for messages.
+
+    Raises:
+        InputError: The child has a dict where the base has something else, and does not say ``_delete_=True``.
+    """
+    if child.get(DELETE) is True:
+        return {key: _fresh(value) for key, value in child.items() if key != DELETE}
+    merged = {key: _fresh(value) for key, value in base.items()}
+    for key, value in child.items():
+        if key == DELETE:
+            continue
+        where = f"{path}.{key}" if path else str(key)
+        mine = base.get(key)
+        if not isinstance(value, Mapping) or mine is None or value.get(DELETE) is True:
+            merged[key] = _fresh(value)
+        elif isinstance(mine, Mapping):
+            merged[key] = merge(mine, value, path=where)
+        else:
+            raise InputError(
+                f"{where}: a dict cannot be merged into the {type(mine).__name__} that the base has ({mine!r}); "
+                f"give it {DELETE}=True to replace it"
+            )
+    return merged
+
+
+def nearest(name: str, names: Iterable[Any]) -> str:
+    """A hint for a message: ``; did you mean 'x'?``, or nothing where no name is near."""
+    near = difflib.get_close_matches(name, [str(other) for other in names], n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _fresh(value: Any) -> Any:
+    """A copy of the containers in ``value``, without ``_delete_`` keys."""
+    if isinstance(value, Mapping):
+        return {key: _fresh(item) for key, item in value.items() if key != DELETE}
+    if type(value) in (list, tuple):
+        return type(value)(_fresh(item) for item in value)
+    return value

@@ -1,0 +1,138 @@
+"""A config as text that loads to an equal config: python, YAML or JSON."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydet3d.config.read import SHORT_FLOAT
+from raydet3d.config.tree import to_plain
+from raydet3d.errors import InputError
+
+WIDTH = 110
+SECRET_KEYS = frozenset({"api_key", "token", "secret", "password"})
+REDACTED = "<redacted>"
+
+
+def to_text(values: Mapping[str, Any], suffix: str = ".py") -> str:
+    """A config as the text of a ``.py``, ``.yaml``/``.yml`` or ``.json`` file.
+
+    Literal values under ``api_key``, ``token``, ``secret`` and ``password`` are redacted. JSON has no tuples: they
+    are written as lists.
+
+    Raises:
+        InputError: A value is no plain data, or the suffix is another one.
+    """
+    plain = redact(_checked(to_plain(values), ""))
+    if suffix == ".py":
+        for key in plain:
+            if not _is_word(key):
+                raise InputError(f"{key!r} cannot be a variable of a python file; dump this config to .yaml")
+        return "".join(f"{key} = {_source(value, len(key) + 3, 0)}\n" for key, value in plain.items())
+    if suffix in (".yaml", ".yml"):
+        return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+    if suffix == ".json":
+        return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+    raise InputError(f"a config is dumped to .py, .yaml, .yml or .json, not {suffix!r}")
+
+
+def write_text(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a config to a file whose suffix says how; folders are made as needed."""
+    text = to_text(values, path.suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def redact(value: Any) -> Any:
+    """``value`` with the texts under secret keys replaced."""
+    if isinstance(value, Mapping):
+        return {
+            key: REDACTED if str(key).lower() in SECRET_KEYS and isinstance(item, str) and item else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(redact(item) for item in value)
+    return value
+
+
+def _checked(value: Any, path: str) -> Any:
+    """Plain data only; numpy's scalars become python's, paths become texts."""
+    if isinstance(value, Mapping):
+        return {key: _checked(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    raise InputError(f"{path} is a {type(value).__name__} ({value!r}), which a config file cannot hold")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that keeps tuples, and writes a value out wherever it stands instead of pointing back to it."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # YAML's line breaks beyond \n do not survive in its other styles.
+    style = '"' if any(letter in text for letter in "\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_implicit_resolver(*SHORT_FLOAT)  # so that the text "1e3" is put in quotes
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(
+    tuple, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:python/tuple", data, flow_style=True)
+)
+
+
+def _source(value: Any, column: int, indent: int) -> str:
+    """Python source of ``value``: on one line where it fits, else an item a line.
+
+    Args:
+        value: Plain data.
+        column: Where on its line the value starts.
+        indent: How far the line is indented.
+    """
+    flat = _flat(value)
+    if column + len(flat) < WIDTH or not isinstance(value, dict | list | tuple) or not value:
+        return flat
+    pad = " " * (indent + 4)
+    if isinstance(value, dict) and all(map(_is_word, value)):
+        head, tail = "dict(", ")"
+        items = [f"{pad}{k}={_source(v, len(pad) + len(k) + 1, indent + 4)},\n" for k, v in value.items()]
+    elif isinstance(value, dict):
+        head, tail = "{", "}"
+        items = [f"{pad}{k!r}: {_source(v, len(pad) + len(repr(k)) + 2, indent + 4)},\n" for k, v in value.items()]
+    else:
+        head, tail = ("[", "]") if isinstance(value, list) else ("(", ")")
+        items = [f"{pad}{_source(item, len(pad), indent + 4)},\n" for item in value]
+    return f"{head}\n{''.join(items)}{' ' * indent}{tail}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        if all(map(_is_word, value)):
+            return f"dict({', '.join(f'{k}={_flat(v)}' for k, v in value.items())})"
+        return f"{{{', '.join(f'{k!r}: {_flat(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flat, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_flat, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    return repr(value)
+
+
+def _is_word(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)

@@ -1,0 +1,138 @@
+"""Rank, world size and collectives over torch.distributed; no-ops when a process is alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REDUCTIONS = ("sum", "mean", "min", "max", "product")
+
+
+def is_distributed() -> bool:
+    """Whether a process group is up."""
+    return torch_dist.is_available() and torch_dist.is_initialized()
+
+
+def get_rank() -> int:
+    """This process's rank; 0 when alone."""
+    return torch_dist.get_rank() if is_distributed() else 0
+
+
+def get_world_size() -> int:
+    """Number of ranks; 1 when alone."""
+    return torch_dist.get_world_size() if is_distributed() else 1
+
+
+def get_dist_info() -> tuple[int, int]:
+    """(rank, world size)."""
+    return get_rank(), get_world_size()
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0."""
+    return get_rank() == 0
+
+
+def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
+    """Make a function do nothing on all ranks but 0."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        return function(*args, **kwargs) if is_main_process() else None
+
+    return guarded
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if get_world_size() > 1:
+        torch_dist.barrier()
+
+
+def broadcast(data: Tensor, src: int = 0) -> None:
+    """Overwrite a tensor with rank ``src``'s, in place."""
+    if get_world_size() > 1:
+        torch_dist.broadcast(data, src)
+
+
+def broadcast_object(value: Any, src: int = 0) -> Any:
+    """Rank ``src``'s value of a picklable object, on every rank."""
+    if get_world_size() == 1:
+        return value
+    box = [value]
+    torch_dist.broadcast_object_list(box, src)
+    return box[0]
+
+
+def all_gather_object(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    if get_world_size() == 1:
+        return [value]
+    out: list[Any] = [None] * get_world_size()
+    torch_dist.all_gather_object(out, value)
+    return out
+
+
+def gather_object(value: Any, dst: int = 0) -> list[Any] | None:
+    """Every rank's value in rank order on rank ``dst``; None on the others."""
+    if get_world_size() == 1:
+        return [value]
+    out: list[Any] | None = [None] * get_world_size() if get_rank() == dst else None
+    torch_dist.gather_object(value, out, dst)
+    return out
+
+
+def all_reduce(data: Tensor, op: str = "sum") -> None:
+    """Combine a tensor over all ranks, in place.
+
+    Args:
+        data: Tensor of the same shape on every rank.
+        op: ``sum``, ``mean``, ``min``, ``max`` or ``product``.
+
+    Raises:
+        ValueError: ``op`` is none of them.
+    """
+    if op not in REDUCTIONS:
+        raise ValueError(f"op must be one of {', '.join(REDUCTIONS)}, got {op!r}")
+    if get_world_size() == 1:
+        return
+    if op == "mean":  # not every backend has an average of its own
+        torch_dist.all_reduce(data, torch_dist.ReduceOp.SUM)
+        data.div_(get_world_size())
+        return
+    torch_dist.all_reduce(data, getattr(torch_dist.ReduceOp, op.upper()))
+
+
+def collect_results(results: list[Any], size: int) -> list[Any] | None:
+    """One list of all ranks' results in data set order, on rank 0.
+
+    A sampler deals samples out in turn (rank r holds r, r + world, ...), so the lists are interleaved; what the
+    sampler repeated to even out the ranks is cut off.
+
+    Args:
+        results: This rank's results, in the order of its samples.
+        size: Number of samples in the data set.
+
+    Returns:
+        ``size`` results on rank 0, None elsewhere.
+    """
+    parts = gather_object(results)
+    if parts is None:
+        return None
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)][:size]
+
+
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Give every rank rank 0's buffers (BatchNorm statistics), so that all evaluate the same model."""
+    if get_world_size() > 1:
+        for buffer in module.buffers():
+            torch_dist.broadcast(buffer, 0)

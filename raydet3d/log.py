@@ -1,0 +1,62 @@
+"""One logger for the package: to the console and to a file on rank 0, errors only on the others."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+NAME = "raydet3d"
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+DATES = "%m/%d %H:%M:%S"
+
+
+def get_logger() -> logging.Logger:
+    """The package's logger, for library code that reports outside a run."""
+    return logging.getLogger(NAME)
+
+
+class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever ``sys.stdout`` is at that moment, so that redirection and capture work."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
+
+
+def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO") -> logging.Logger:
+    """A logger of one run, apart from every other run's.
+
+    Args:
+        name: Name of the run; makes the logger ``raydet3d.<name>``.
+        file: File to append lines to (rank 0 only).
+        rank: Other ranks print errors only.
+        level: Least level that rank 0 prints.
+
+    Returns:
+        A logger that does not propagate; ``close_logger`` gives its file back.
+    """
+    logger = logging.getLogger(f"{NAME}.{name}")
+    close_logger(logger)
+    logger.propagate = False
+    logger.setLevel(level if rank == 0 else "ERROR")
+    formatter = logging.Formatter(FORMAT.replace("%(name)s", NAME), DATES)
+    handlers: list[logging.Handler] = [_Stdout()]
+    if file is not None and rank == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger
+
+
+def close_logger(logger: logging.Logger) -> None:
+    """Close and drop a logger's handlers."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        if not isinstance(handler, _Stdout):
+            handler.close()

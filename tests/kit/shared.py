@@ -1,0 +1,10 @@
+"""Where the real frames lie beside a checkout; tests that use them are skipped where they are absent."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+KITTI = SHARED / "data" / "kitti"
+
+needs_shared = pytest.mark.skipif(not KITTI.is_dir(), reason="the real KITTI frames (../shared/data) are not here")

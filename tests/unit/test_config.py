@@ -1,0 +1,586 @@
+"""Config: files written here by hand, against values worked out by hand; shipped configs read and written back."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raydet3d.config import Config, ConfigDict, configs_root, find_config, parse_options, parse_value
+from raydet3d.config.names import distance, is_slip, misspelt
+from raydet3d.config.options import set_key, split_key
+from raydet3d.config.tree import merge
+from raydet3d.config.write import to_text
+from raydet3d.errors import InputError
+
+Write = Callable[..., Path]
+THREE_CLASSES = "pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
+CARS = "pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestInheritance:
+    def test_dicts_merge_lists_and_the_rest_replace(self, write: Write) -> None:
+        write("base.py", "a = dict(x=1, y=dict(z=[1, 2, 3], w='old'))\nb = 5\nc = [1]\n")
+        cfg = Config.fromfile(
+            write("child.py", "_base_ = './base.py'\na = dict(y=dict(z=[9]), n=0)\nb = 'six'\nd = 7\n")
+        )
+        assert cfg.to_dict() == {"a": {"x": 1, "y": {"z": [9], "w": "old"}, "n": 0}, "b": "six", "c": [1], "d": 7}
+
+    def test_several_bases_at_any_depth_and_across_formats(self, write: Write) -> None:
+        write("deep/ground.json", '{"model": {"depth": 18, "width": 4}}')
+        write("deep/mid.yaml", "_base_: ground.json\nmodel:\n  depth: 34\nlr: 1e-4\n")
+        write("other.py", "steps = (8, 11)\n")
+        cfg = Config.fromfile(write("top.py", "_base_ = ['deep/mid.yaml', 'other.py']\nmodel = dict(width=8)\n"))
+        assert cfg.to_dict() == {"model": {"depth": 34, "width": 8}, "lr": 1e-4, "steps": (8, 11)}
+
+    def test_the_base_is_at_hand_and_may_be_changed(self, write: Write) -> None:
+        write("base.py", "model = dict(depth=18, neck=dict(k=1))\nhooks = [1]\nlr = 0.1\n")
+        text = "_base_ = 'base.py'\ndouble = _base_.lr * 2\n_base_.model.neck.k = 3\ndel _base_.hooks\n"
+        cfg = Config.fromfile(write("child.py", text))
+        assert cfg.to_dict() == {"model": {"depth": 18, "neck": {"k": 3}}, "lr": 0.1, "double": 0.2}
+
+    @pytest.mark.parametrize(
+        ("base", "child", "expected"),
+        [
+            ({"a": {"x": 1}}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
+            ({"a": {"x": 1}}, {"a": {"_delete_": False, "y": 2}}, {"a": {"x": 1, "y": 2}}),
+            ({"a": [1]}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
+            ({}, {"new": {"_delete_": True, "y": 2}}, {"new": {"y": 2}}),
+            (
+                {},
+                {"new": {"in": {"_delete_": True, "y": [{"_delete_": True, "z": 1}]}}},
+                {"new": {"in": {"y": [{"z": 1}]}}},
+            ),
+            ({"a": {"b": {"x": 1}, "c": 0}}, {"a": {"b": {"_delete_": True}}}, {"a": {"b": {}, "c": 0}}),
+            ({"a": None}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+            ({"a": {"x": 1}}, {"a": None}, {"a": None}),
+        ],
+    )
+    def test_delete(self, base: dict[str, Any], child: dict[str, Any], expected: dict[str, Any]) -> None:
+        before = copy.deepcopy((base, child))
+        assert merge(base, child) == expected
+        assert (base, child) == before
+
+    def test_the_result_shares_nothing(self) -> None:
+        shared = {"x": [1]}
+        merged = merge({"a": shared, "b": shared}, {"c": shared})
+        merged["a"]["x"].append(2)
+        assert merged["b"] == merged["c"] == shared == {"x": [1]}
+
+    def test_a_dict_does_not_merge_into_a_list(self, write: Write) -> None:
+        write("base.py", "model = dict(neck=[1, 2])\n")
+        path = write("child.py", "_base_ = 'base.py'\n\nmodel = dict(neck=dict(k=1))\n")
+        text = message(lambda: Config.fromfile(path))
+        assert text.startswith(f"{path}:3: model.neck: a dict cannot be merged into the list")
+        assert "_delete_=True" in text
+
+    def test_two_bases_with_the_same_key(self, write: Write) -> None:
+        first, second = write("one.py", "lr = 1\n"), write("two.py", "lr = 2\n")
+        path = write("child.py", "_base_ = ['one.py', 'two.py']\n")
+        assert message(lambda: Config.fromfile(path)) == f"{path}: two of its bases set 'lr': {first} and {second}"
+
+    def test_a_ring_of_bases(self, write: Write) -> None:
+        write("one.py", "_base_ = 'two.py'\n")
+        path = write("two.py", "_base_ = 'one.py'\n")
+        assert "goes round in a circle" in message(lambda: Config.fromfile(path))
+
+    def test_only_tools_are_left_out(self, write: Write) -> None:
+        tools = "import math\nfrom math import pi\nclass Tool: ...\ndef twice(x):\n    return 2 * x\n"
+        text = f"{tools}_mine = 1\nlr = twice(pi)\n"
+        assert Config.fromfile(write("a.py", text)).to_dict() == {"_mine": 1, "lr": pytest.approx(6.283185307179586)}
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        ("name", "text", "expected"),
+        [
+            ("a.py", "lr = 1\nx = dict(\n", "a.py:2: '(' was never closed"),
+            ("a.py", "lr = 1\nx = lrr * 2\n", "a.py:2: NameError: name 'lrr' is not defined in `x = lrr * 2`"),
+            ("a.py", "_base_ = 3\n", "a.py: _base_ must be a path or a list of paths, got 3"),
+            ("a.py", "n = 'b.py'\n_base_ = n\n", "a.py:2: _base_ must be a literal path"),
+            ("a.py", "_base_ = 'gone.py'\n", "a.py: _base_ names a file that does not exist"),
+            ("a.py", "_base_ = 'mmdet::x.py'\n", "_base_ 'mmdet::x.py' names another package"),
+            ("a.yaml", "a: [1\nb: 2\n", "a.yaml:2: "),
+            ("a.yaml", "- 1\n", "a.yaml: a config is a mapping at its top, got a list"),
+            ("a.yaml", "a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+            ("a.json", '{"a": 1,\n}', "a.json:2: "),
+            ("a.toml", "a = 1\n", "a.toml: a config is a .py, .yaml, .yml or .json file, not '.toml'"),
+            ("a.py", "filename = 'x'\n", "'filename' is a reserved name"),
+        ],
+    )
+    def test_the_sentence_names_file_and_line(self, write: Write, name: str, text: str, expected: str) -> None:
+        path = write(name, text)
+        assert expected in message(lambda: Config.fromfile(path))
+
+    def test_a_name_that_the_base_lacks(self, write: Write) -> None:
+        write("base.py", "model = dict(depth=18)\n")
+        path = write("a.py", "_base_ = 'base.py'\nx = _base_.modle.depth\n")
+        assert "a.py:2: the config has no 'modle'; did you mean 'model'?" in message(lambda: Config.fromfile(path))
+
+
+class TestMisspelling:
+    @pytest.mark.parametrize(
+        ("text", "wrong", "right"),
+        [
+            ("optim_warpper = dict(type='OptimWrapper')", "optim_warpper", "optim_wrapper"),
+            ("\nparam_schedular = [dict()]", "param_schedular", "param_scheduler"),
+            ("custom_hook = [1]", "custom_hook", "custom_hooks"),
+            ("modle = dict()", "", ""),  # five letters allow one edit; this is two
+            ("modl = dict()", "", ""),  # four letters
+            ("custom_hook = 3", "", ""),  # no list
+            ("custom_hooks = []\ncustom_hook = [1]\nall = custom_hook", "", ""),  # the right key is there
+            ("train_pipeline = []", "", ""),
+        ],
+    )
+    def test_by_the_rule(self, write: Write, text: str, wrong: str, right: str) -> None:
+        path = write("a.py", text)
+        if not wrong:
+            Config.fromfile(path)
+            return
+        line = text.count("\n") + 1
+        expected = f"{path}:{line}: unknown key {wrong!r}; did you mean {right!r}?"
+        assert message(lambda: Config.fromfile(path)) == expected
+
+    def test_also_where_a_base_has_the_right_key(self, write: Write) -> None:
+        write("base.py", "optim_wrapper = dict(type='OptimWrapper')\n")
+        path = write("a.py", "_base_ = 'base.py'\noptim_wraper = dict(clip_grad=None)\n")
+        assert message(lambda: Config.fromfile(path)).startswith(f"{path}:2: unknown key 'optim_wraper'")
+
+    def test_the_line_in_yaml(self, write: Write) -> None:
+        path = write("a.yaml", "lr: 1\nresum: true\n")
+        assert message(lambda: Config.fromfile(path)) == f"{path}:2: unknown key 'resum'; did you mean 'resume'?"
+
+    def test_distance(self) -> None:
+        assert [distance(a, b) for a, b in [("", "abc"), ("kitten", "sitting"), ("flaw", "lawn"), ("x", "x")]] == [
+            3,
+            3,
+            2,
+            0,
+        ]
+
+    @given(st.text("ab", max_size=6), st.text("ab", max_size=6))
+    def test_distance_is_a_metric(self, a: str, b: str) -> None:
+        assert distance(a, b) == distance(b, a)
+        assert (distance(a, b) == 0) == (a == b)
+        assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
+
+    def test_slips(self) -> None:
+        assert is_slip("model2", "model")
+        assert not is_slip("mode", "model")
+        assert misspelt("model", {}, []) is None
+        assert misspelt("test_cfgs", {}, ["test_cfg"]) is None
+
+
+class TestKnobs:
+    """An override without a dot turns a variable, and what is computed from it follows."""
+
+    def test_in_every_file_of_the_chain(self, write: Write) -> None:
+        write("base.py", "lr = 0.1\nbase_min = lr * 10\n")
+        path = write("a.py", "_base_ = 'base.py'\nlr = 0.5\neta_min = lr / 10\nfrom_base = _base_.lr\n")
+        cfg = Config.fromfile(path, {"lr": 2.0})
+        assert cfg.to_dict() == {"lr": 2.0, "base_min": 20.0, "eta_min": 0.2, "from_base": 2.0}
+        assert Config.fromfile(path).base_min == pytest.approx(1.0)
+
+    def test_through_yaml_bases(self, write: Write) -> None:
+        write("base.yaml", "lr: 0.1\n")
+        cfg = Config.fromfile(write("a.py", "_base_ = 'base.yaml'\neta = _base_.lr * 2\n"), {"lr": 3})
+        assert cfg.to_dict() == {"lr": 3, "eta": 6}
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("n = 1\nn += 1\nm = n", {"n": 11, "m": 11}),  # augmented assignments still run
+            ("n: int = 1\nm = n", {"n": 10, "m": 10}),
+            ("a = n = 1\nm = n", {"a": 1, "n": 10, "m": 10}),
+            ("k, n = 1, 2\nm = n", {"k": 1, "n": 10, "m": 10}),
+            ("if True:\n    n = 1\nm = n", {"n": 10, "m": 10}),
+            ("n = 1\nn = n * 2", {"n": 10}),
+            ("def f():\n    n = 5\n    return n\nn = 1\nm = f()", {"n": 10, "m": 5}),
+        ],
+    )
+    def test_plain_assignments(self, write: Write, text: str, expected: dict[str, int]) -> None:
+        assert Config.fromfile(write("a.py", text), {"n": 10}).to_dict() == expected
+
+    def test_lists_are_turned_and_dicts_are_merged(self, write: Write) -> None:
+        path = write(
+            "a.py", "names = ['Car']\nmeta = dict(classes=names)\ntrain_cfg = dict(max_epochs=3, by_epoch=True)\n"
+        )
+        cfg = Config.fromfile(path, {"names": ["Van", "Car"], "train_cfg": {"max_epochs": 1}})
+        assert cfg.meta.classes == ["Van", "Car"]
+        assert cfg.train_cfg == {"max_epochs": 1, "by_epoch": True}
+        cfg.names.append("x")
+        assert cfg.meta.classes == ["Van", "Car"]
+
+    def test_dotted_overrides_come_after_merging(self, write: Write) -> None:
+        path = write("a.py", "lr = 0.1\noptim_wrapper = dict(optimizer=dict(lr=lr), clip_grad=None)\n")
+        options = {"optim_wrapper.optimizer.lr": 5, "lr": 2, "optim_wrapper.clip_grad.max_norm": 35}
+        cfg = Config.fromfile(path, options)
+        assert cfg.to_dict() == {"lr": 2, "optim_wrapper": {"optimizer": {"lr": 5}, "clip_grad": {"max_norm": 35}}}
+
+    def test_known_keys_may_be_added(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "lr = 1\n"), {"randomness.seed": 3, "load_from": "x.pth", "resume": True})
+        assert cfg.to_dict() == {"lr": 1, "randomness": {"seed": 3}, "load_from": "x.pth", "resume": True}
+
+    def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
+        assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
+
+    @pytest.mark.parametrize(
+        ("key", "expected"),
+        [
+            ("epoch_nun", "the config has no 'epoch_nun', so this changes nothing; did you mean 'epoch_num'?"),
+            ("lrr", "did you mean 'lr'?"),
+            ("optim_wraper.optimizer.lr", "did you mean 'optim_wrapper'?"),
+            ("optim_wrapper.optimiser.lr", "optim_wrapper has no 'optimiser'; did you mean 'optimizer'?"),
+            ("param_scheduler.7.T_max", "param_scheduler has 1 items, so no index 7"),
+            ("param_scheduler.T_max", "param_scheduler is a list of 1; it takes an index, not 'T_max'"),
+            ("lr.x", "lr is 0.1, which has nothing inside"),
+            ("gone", "later code in a.py sets gone anew, so this changes nothing"),
+            ("a..b", "cannot read the key"),
+        ],
+    )
+    def test_what_changes_nothing_is_refused(self, write: Write, key: str, expected: str) -> None:
+        lines = ["lr = 0.1", "epoch_num = 3", "gone = 1", "del gone", "param_scheduler = [dict(T_max=3)]"]
+        path = write("a.py", "\n".join([*lines, "optim_wrapper = dict(optimizer=dict(lr=lr))"]))
+        text = message(lambda: Config.fromfile(path, {key: 9}))
+        assert text.startswith(f"config option {key}")
+        assert expected in text
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("1", 1),
+            ("-0.5", -0.5),
+            ("1e-4", 1e-4),
+            ("true", True),
+            ("False", False),
+            ("None", None),
+            ("none", "none"),
+            ("", ""),
+            ("a,b", ["a", "b"]),
+            ("1,", [1]),
+            ("[1, 2.5,x]", [1, 2.5, "x"]),
+            ("[]", []),
+            ("()", ()),
+            ("(1,)", (1,)),
+            ("(0.9, 0.99)", (0.9, 0.99)),
+            ("[(1,2),[3]]", [(1, 2), [3]]),
+            ("'1'", "1"),
+            ("[\"1\", 'a, b', c d]", ["1", "a, b", "c d"]),
+            ("{'a': 1, b: [2]}", {"a": 1, "b": [2]}),
+            ("dict(type='X', n=dict(k=None))", {"type": "X", "n": {"k": None}}),
+            ("{}", {}),
+            ("work_dirs/a=b", "work_dirs/a=b"),
+            ("http://host:80/x", "http://host:80/x"),
+            ("epoch_{}.pth", "epoch_{}.pth"),
+            ("f(1,2)", "f(1,2)"),
+            (" spaced out ", "spaced out"),
+        ],
+    )
+    def test_values(self, text: str, value: object) -> None:
+        found = parse_value(text)
+        assert found == value
+        assert type(found) is type(value)
+
+    @pytest.mark.parametrize("text", ["[1", "(1,2]", "{a}", "{a: 1", "'a", "'a' b", "[,]", "a[1", ",a"])
+    def test_what_cannot_be_read_is_refused(self, text: str) -> None:
+        assert message(lambda: parse_options([f"key={text}"])).startswith(f"config option key={text}")
+
+    @given(
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False)
+            | st.text("ab c,.:[](){}=", max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.lists(inner, max_size=3).map(tuple)
+                | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3)
+            ),
+            max_leaves=8,
+        )
+    )
+    def test_python_literals_read_back(self, value: object) -> None:
+        text = repr(value).replace("inf", "'inf'")
+        assert parse_value(text.replace("'inf'", "inf")) == value
+
+    def test_keys(self) -> None:
+        assert split_key("a.b[0].c.-1") == ["a", "b", 0, "c", -1]
+        assert split_key('custom_keys["bbox_head.conv"].lr_mult') == ["custom_keys", "bbox_head.conv", "lr_mult"]
+        assert parse_options(["a.b=1", "a['x=y.z'].w=2", "a.b=3"]) == {"a.b": 3, "a['x=y.z'].w": 2}
+
+    @pytest.mark.parametrize("text", ["no_sign", "=1", " =1"])
+    def test_needs_a_key_and_a_value(self, text: str) -> None:
+        assert message(lambda: parse_options([text])) == f"config option {text!r} is not KEY=VALUE"
+
+    @pytest.mark.parametrize(
+        ("key", "value", "expected"),
+        [
+            ("a.1.x", 5, {"a": [{"x": 0}, {"x": 5}], "t": (1, 2)}),
+            ("a.-1", 5, {"a": [{"x": 0}, 5], "t": (1, 2)}),
+            ("t.0", 5, {"a": [{"x": 0}, {"x": 1}], "t": (5, 2)}),
+            ("a", [], {"a": [], "t": (1, 2)}),
+            ("a.0", {"y": 1}, {"a": [{"x": 0, "y": 1}, {"x": 1}], "t": (1, 2)}),
+            ("a.0", {"_delete_": True, "y": 1}, {"a": [{"y": 1}, {"x": 1}], "t": (1, 2)}),
+            ("n.e.w", 1, {"a": [{"x": 0}, {"x": 1}], "t": (1, 2), "n": {"e": {"w": 1}}}),
+        ],
+    )
+    def test_places(self, key: str, value: object, expected: dict[str, Any]) -> None:
+        tree = {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
+        assert set_key(tree, key, value) == expected
+        assert tree == {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
+
+    def test_numbers_in_names_are_no_slips(self) -> None:
+        assert set_key({"keys": {"blocks.11": 1}}, 'keys["blocks.10"]', 2) == {"keys": {"blocks.11": 1, "blocks.10": 2}}
+
+
+class TestAccess:
+    def test_attributes_and_items(self) -> None:
+        cfg = Config({"a": {"b": [{"c": 1}], "t": ({"d": 2},)}})
+        assert cfg.a.b[0].c == cfg["a"]["b"][0]["c"] == 1
+        assert cfg.a.t[0].d == 2
+        cfg.a.b[0].c = {"deep": 3}
+        cfg.x = {"y": 4}
+        assert cfg.a.b[0].c.deep == 3
+        assert cfg.x.y == 4
+        del cfg.a.b, cfg["x"]
+        assert cfg == {"a": {"t": ({"d": 2},)}}
+        assert len(cfg) == 1
+        assert list(cfg) == ["a"]
+        assert cfg.get("nope", 7) == 7
+        assert cfg.pop("nope") is None
+        assert "a" in cfg
+
+    def test_missing_names(self) -> None:
+        cfg = Config({"model": {"depth": 1}})
+        with pytest.raises(AttributeError, match=r"no 'modell'; did you mean 'model'\?"):
+            cfg.modell  # noqa: B018
+        with pytest.raises(KeyError):
+            cfg["model"]["width"]
+        with pytest.raises(AttributeError):
+            del cfg.model.width
+        assert not hasattr(cfg, "__wrapped__")
+
+    def test_update_merges_inside_and_merge_honours_delete(self) -> None:
+        tree = ConfigDict(a={"x": 1, "y": 2}, b=[1])
+        tree.update({"a": {"x": 5}}, b=[2, 3])
+        assert tree == {"a": {"x": 5, "y": 2}, "b": [2, 3]}
+        tree.merge({"a": {"_delete_": True, "z": {"k": 1}}})
+        assert tree.a.z.k == 1
+        assert tree.setdefault("n", {"m": 1}).m == 1
+
+    @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), Config.copy])
+    def test_copies_are_apart(self, how: Callable[[Config], Config]) -> None:
+        cfg = Config.fromfile(CARS)
+        other = how(cfg)
+        assert other == cfg
+        assert (other.filename, other.text) == (cfg.filename, cfg.text)
+        other.model.bbox_head.num_classes = 99
+        assert cfg.model.bbox_head.num_classes == 1
+
+    def test_to_dict_is_plain(self) -> None:
+        def kinds(value: Any) -> set[type]:
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+            return {type(value)}.union(*map(kinds, inner))
+
+        assert kinds(Config.fromfile(CARS).to_dict()) <= {dict, list, tuple, str, int, float, bool, type(None)}
+
+    def test_a_class_becomes_its_import_path(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "from fractions import Fraction\nx = dict(type=Fraction)\n"))
+        assert cfg.to_dict() == {"x": {"type": "fractions.Fraction"}}
+
+    def test_merge_from_dict(self) -> None:
+        cfg = Config({"a": [{"x": 1}, 2]})
+        cfg.merge_from_dict({"a.0.x": 5, "a.1": 3})
+        assert cfg.a == [{"x": 5}, 3]
+
+    def test_from_string(self) -> None:
+        assert Config.fromstring("a: 1e-3\n", ".yaml").a == 1e-3
+        assert Config.fromstring("a = dict(b=1)\n").filename is None
+
+    def test_diff(self) -> None:
+        old, new = Config({"lr": 1, "n": 2}), Config({"lr": 3, "n": 2})
+        assert Config.diff(old, old) == ""
+        assert "-lr = 1\n+lr = 3\n n = 2" in Config.diff(old, new)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text("abc-", min_size=1, max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+class TestDump:
+    @pytest.mark.parametrize("suffix", [".py", ".yaml", ".yml", ".json"])
+    @pytest.mark.parametrize("name", [THREE_CLASSES, CARS])
+    def test_loads_equal(self, tmp_path: Path, name: str, suffix: str) -> None:
+        cfg = Config.fromfile(name)
+        text = cfg.dump(tmp_path / "deep" / f"dump{suffix}")
+        again = Config.fromfile(tmp_path / "deep" / f"dump{suffix}")
+        assert again == cfg
+        if suffix != ".json":  # which knows no tuples
+            assert again.to_dict() == cfg.to_dict()
+        assert text == (tmp_path / "deep" / f"dump{suffix}").read_text()
+        if suffix == ".py":
+            assert text == cfg.pretty_text
+            assert max(map(len, text.splitlines())) <= 110
+
+    @example({"a": "\x85", "b_1": "0E0", "x": "1e5"})
+    @given(st.dictionaries(st.sampled_from(["a", "b_1", "x"]), PLAIN, max_size=3))
+    def test_any_plain_data_reads_back(self, values: dict[str, Any]) -> None:
+        for suffix in (".py", ".yaml", ".json"):
+            again = Config.fromstring(to_text(values, suffix), suffix)
+            assert again == Config(values)
+
+    def test_secrets_are_redacted_and_nothing_else(self, tmp_path: Path) -> None:
+        values = {
+            "vis": [{"type": "Wandb", "init": {"api_key": "hush", "token": "hush", "Password": "hush"}}],
+            "secret": "hush",
+            "default_cam_key": "CAM2",
+            "tokens": "text",
+            "token": 5,
+        }
+        cfg = Config(values)
+        for suffix in (".py", ".yaml", ".json"):
+            text = cfg.dump(tmp_path / f"x{suffix}")
+            assert "hush" not in text
+            assert "CAM2" in text
+        assert cfg.to_dict() == values  # what crosses to workers is whole
+        assert Config.fromfile(tmp_path / "x.py").token == 5
+
+    def test_what_a_file_cannot_hold(self, tmp_path: Path) -> None:
+        cfg = Config({"a": [{"b": {1, 2}}]})
+        assert message(lambda: cfg.dump(tmp_path / "x.py")).startswith("a.0.b is a set ({1, 2})")
+        assert "dumped to" in message(lambda: Config({}).dump(tmp_path / "x.txt"))
+        assert "cannot be a variable" in message(lambda: Config({"a-b": 1}).dump(tmp_path / "x.py"))
+
+
+class TestCustomImports:
+    def test_modules_are_imported_at_load(self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        write("plug_in_a.py", "LOADED = True\n")
+        path = write("a.py", "custom_imports = dict(imports='plug_in_a')\n")
+        assert "plug_in_a" not in sys.modules
+        Config.fromfile(path, import_custom_modules=False)
+        assert "plug_in_a" not in sys.modules
+        Config.fromfile(write("b.py", "_base_ = 'a.py'\n"))
+        assert sys.modules.pop("plug_in_a").LOADED
+
+    def test_a_module_that_fails(self, write: Write) -> None:
+        path = write("a.py", "custom_imports = dict(imports=['no_such_plug_in'])\n")
+        text = message(lambda: Config.fromfile(path))
+        assert text.startswith(f"{path}: custom_imports cannot import 'no_such_plug_in': No module named")
+        with pytest.warns(UserWarning, match="no_such_plug_in"):
+            Config.fromfile(write("b.py", "_base_='a.py'\ncustom_imports = dict(allow_failed_imports=True)\n"))
+
+    @pytest.mark.parametrize("text", ["[1]", "['a']", "dict(import_='a')"])
+    def test_malformed(self, write: Write, text: str) -> None:
+        path = write("a.json", "{}") if text == "[1]" else write("a.py", f"custom_imports = {text}\n")
+        if text == "[1]":
+            cfg = Config({"custom_imports": [1]})
+            assert "custom_imports takes" in message(cfg.import_custom_modules)
+        else:
+            assert "custom_imports takes" in message(lambda: Config.fromfile(path))
+
+
+class TestFinding:
+    def test_a_path_that_exists_is_itself(self, write: Write) -> None:
+        path = write("a.py", "")
+        assert find_config(path) == path
+
+    def test_shipped_configs_are_found_from_anywhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        root = configs_root()
+        assert root is not None
+        assert find_config(f"configs/{CARS}") == find_config(CARS) == root / CARS
+
+    def test_near_names_are_offered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        wrong = CARS.replace("hv_secfpn", "secfpn")
+        text = message(lambda: Config.fromfile(f"configs/{wrong}"))
+        assert text.startswith(f"no such config: configs/{wrong}; did you mean configs/{CARS}")
+        with pytest.raises(FileNotFoundError):
+            find_config(tmp_path / "gone.py")
+        assert "is a folder" in message(lambda: find_config(tmp_path))
+        assert "no such config" in message(lambda: find_config("configs/../../pyproject.toml"))
+
+
+def test_published_values() -> None:
+    """What MMDetection3D's table and its two pages of config come to, written out."""
+    cfg = Config.fromfile(THREE_CLASSES)
+    assert cfg.optim_wrapper.to_dict() == {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 0.001, "betas": (0.95, 0.99), "weight_decay": 0.01},
+        "clip_grad": {"max_norm": 35, "norm_type": 2},
+    }
+    assert [s["type"] for s in cfg.param_scheduler] == ["CosineAnnealingLR"] * 2 + ["CosineAnnealingMomentum"] * 2
+    assert [(s["begin"], s["end"], s["T_max"]) for s in cfg.param_scheduler] == [(0, 32, 32), (32, 80, 48)] * 2
+    assert [s["eta_min"] for s in cfg.param_scheduler] == pytest.approx([0.01, 1e-7, 0.85 / 0.95, 1])
+    assert cfg.train_cfg == {"by_epoch": True, "max_epochs": 80, "val_interval": 2}
+    assert cfg.train_dataloader.batch_size == 6
+    assert cfg.train_dataloader.dataset.times == 2
+    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 48}
+    voxels = cfg.model.data_preprocessor.voxel_layer
+    assert (voxels.max_num_points, voxels.max_voxels) == (32, (16000, 40000))
+    train = cfg.train_dataloader.dataset.dataset
+    assert [t["type"] for t in train.pipeline] == [
+        "LoadPointsFromFile",
+        "LoadAnnotations3D",
+        "ObjectSample",
+        "RandomFlip3D",
+        "GlobalRotScaleTrans",
+        "PointsRangeFilter",
+        "ObjectRangeFilter",
+        "PointShuffle",
+        "Pack3DDetInputs",
+    ]
+    assert train.pipeline[2].db_sampler.sample_groups == {"Car": 15, "Pedestrian": 15, "Cyclist": 15}
+    cars = Config.fromfile(CARS)
+    assert "bottom_heights" not in cars.model.bbox_head.anchor_generator
+    assert isinstance(cars.model.train_cfg.assigner, dict)
+    assert cars.val_dataloader.dataset.metainfo == {"classes": ["Car"]}
+
+
+def test_sweeping_the_rate_moves_the_whole_schedule() -> None:
+    cfg = Config.fromfile(THREE_CLASSES, {"lr": 0.002, "epoch_num": 10})
+    assert cfg.optim_wrapper.optimizer.lr == 0.002
+    assert [s["eta_min"] for s in cfg.param_scheduler[:2]] == pytest.approx([0.02, 2e-7])
+    assert [s["end"] for s in cfg.param_scheduler] == [4, 10, 4, 10]
+    assert cfg.train_cfg.max_epochs == 10
+
+
+def test_reading_a_config_needs_no_torch() -> None:
+    code = f"import sys; from raydet3d.config import Config; Config.fromfile({CARS!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,91 @@
+"""dist: two real gloo ranks against results worked out by hand; and the same calls when a process is alone."""
+
+import pytest
+import torch
+
+from raydet3d import dist
+from tests.kit.spawn import run_ranks
+
+
+def ask_everything() -> dict[str, object]:
+    rank = dist.get_rank()
+    out: dict[str, object] = {"info": dist.get_dist_info(), "main": dist.is_main_process()}
+    out["gathered"] = dist.all_gather_object({"from": rank})
+    out["on_1"] = dist.gather_object(rank * 10, dst=1)
+    out["told"] = dist.broadcast_object("zero" if rank == 0 else "one", src=1)
+    # 5 samples over 2 ranks, padded by repetition: rank 0 has samples 0, 2, 4 and rank 1 has 1, 3, 0 (the padding).
+    out["collected"] = dist.collect_results([[0, 2, 4], [1, 3, 0]][rank], 5)
+    for op in ("sum", "mean", "min", "max", "product"):
+        value = torch.tensor([2.0, 3.0]) + rank
+        dist.all_reduce(value, op)
+        out[op] = value.tolist()
+    value = torch.full((2,), float(rank))
+    dist.broadcast(value, src=1)
+    out["broadcast"] = value.tolist()
+    norm = torch.nn.BatchNorm1d(2)
+    norm.running_mean.fill_(7.0 + rank)
+    norm.num_batches_tracked.fill_(3 + rank)
+    dist.broadcast_buffers(norm)
+    out["buffers"] = (norm.running_mean.tolist(), int(norm.num_batches_tracked))
+    out["guarded"] = dist.master_only(lambda: "done")()
+    dist.barrier()
+    return out
+
+
+def test_two_ranks() -> None:
+    first, second = run_ranks(ask_everything, 2)
+    assert (first["info"], second["info"]) == ((0, 2), (1, 2))
+    assert (first["main"], second["main"]) == (True, False)
+    assert (first["on_1"], second["on_1"]) == (None, [0, 10])
+    assert (first["collected"], second["collected"]) == ([0, 1, 2, 3, 4], None)
+    assert (first["guarded"], second["guarded"]) == ("done", None)
+    for out in (first, second):
+        assert out["gathered"] == [{"from": 0}, {"from": 1}]
+        assert out["told"] == "one"
+        assert out["sum"] == [5.0, 7.0]
+        assert out["mean"] == [2.5, 3.5]
+        assert out["min"] == [2.0, 3.0]
+        assert out["max"] == [3.0, 4.0]
+        assert out["product"] == [6.0, 12.0]
+        assert out["broadcast"] == [1.0, 1.0]
+        assert out["buffers"] == ([7.0, 7.0], 3)
+
+
+def uneven() -> list[int] | None:
+    return dist.collect_results([[0, 2], [1]][dist.get_rank()], 3)
+
+
+def test_collects_parts_of_unequal_length() -> None:
+    assert run_ranks(uneven, 2) == [[0, 1, 2], None]
+
+
+def fail_on_one() -> None:
+    if dist.get_rank() == 1:
+        raise ValueError("broken on purpose")
+    dist.barrier()
+
+
+def test_a_rank_that_fails_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"rank [01] failed"):
+        run_ranks(fail_on_one, 2, timeout_s=60)
+
+
+def test_alone_everything_is_a_no_op() -> None:
+    assert dist.get_dist_info() == (0, 1)
+    assert not dist.is_distributed()
+    assert dist.is_main_process()
+    assert dist.all_gather_object("x") == ["x"]
+    assert dist.gather_object("x") == ["x"]
+    assert dist.broadcast_object("x") == "x"
+    assert dist.collect_results([1, 2, 3, 1], 3) == [1, 2, 3]
+    value = torch.tensor([1.0, 2.0])
+    for op in ("sum", "mean", "max"):
+        dist.all_reduce(value, op)
+    dist.broadcast(value)
+    dist.barrier()
+    assert value.tolist() == [1.0, 2.0]
+
+
+def test_an_unknown_reduction_is_refused_alone_too() -> None:
+    with pytest.raises(ValueError, match="avg"):
+        dist.all_reduce(torch.ones(1), "avg")
