@@ -1,0 +1,114 @@
+"""Non-maximum suppression: of boxes that overlap too much, keep the best.
+
+All three take boxes in any order and give indices in the order of scores, ties in the order given. Legend: N boxes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydet3d.ops.iou import aligned_iou, meeting_pairs, pair_iou
+
+
+def nms_rotated(
+    boxes: Tensor, scores: Tensor, threshold: float, *, pre_max: int | None = None, post_max: int | None = None
+) -> Tensor:
+    """Suppress boxes whose bird's-eye-view IoU with a better kept one is above a threshold.
+
+    Args:
+        boxes: (N, 5) centre x, y, dx, dy, yaw (counter-clockwise).
+        scores: (N,) the higher the better.
+        threshold: IoU above which (strictly) a box is suppressed.
+        pre_max: How many of the best boxes take part; None for all.
+        post_max: How many are kept at most; None for all.
+
+    Returns:
+        Indices of the kept boxes, best first.
+    """
+    order = _best_first(scores, pre_max)
+    chosen = boxes[order].detach()
+    better, worse = meeting_pairs(chosen, chosen)
+    once = better < worse
+    better, worse = better[once], worse[once]
+    conflict = torch.zeros((len(chosen), len(chosen)), dtype=torch.bool, device=boxes.device)
+    conflict[better, worse] = pair_iou(chosen, chosen, better, worse) > threshold
+    return order[suppress(conflict)][:post_max]
+
+
+def nms_aligned(
+    boxes: Tensor, scores: Tensor, threshold: float, *, pre_max: int | None = None, post_max: int | None = None
+) -> Tensor:
+    """Suppress axis-aligned boxes (N, 4) x1, y1, x2, y2; all else as `nms_rotated`."""
+    order = _best_first(scores, pre_max)
+    chosen = boxes[order]
+    return order[suppress(aligned_iou(chosen, chosen) > threshold)][:post_max]
+
+
+def nms_circle(
+    centers: Tensor, scores: Tensor, threshold: float, *, pre_max: int | None = None, post_max: int | None = None
+) -> Tensor:
+    """Suppress boxes whose centre is close to a better one's.
+
+    Args:
+        centers: (N, 2+) centre x, y; columns after them are not looked at.
+        scores: (N,) the higher the better.
+        threshold: **Squared** distance up to which (inclusive) a box is suppressed. CenterPoint's configs call it
+            `min_radius` and compare it with the square; so do we.
+        pre_max: How many of the best boxes take part; None for all.
+        post_max: How many are kept at most; None for all.
+
+    Returns:
+        Indices of the kept boxes, best first.
+    """
+    order = _best_first(scores, pre_max)
+    x, y = centers[order, 0], centers[order, 1]
+    square = (x[:, None] - x).square_() + (y[:, None] - y).square_()
+    return order[suppress(square <= threshold)][:post_max]
+
+
+def suppress(conflict: Tensor) -> Tensor:
+    """Say who survives when each kept box removes those after it that it is in conflict with.
+
+    Args:
+        conflict: (N, N) booleans, boxes in order of preference; only the part above the diagonal is looked at.
+
+    Returns:
+        (N,) booleans.
+    """
+    return suppress_greedy(conflict) if conflict.device.type == "cpu" else suppress_fixpoint(conflict)
+
+
+def suppress_greedy(conflict: Tensor) -> Tensor:
+    """`suppress` by going through the boxes once; for the CPU."""
+    rows = conflict.numpy()
+    removed = np.zeros(len(rows), dtype=bool)
+    kept = np.zeros(len(rows), dtype=bool)
+    for i in range(len(rows)):
+        if not removed[i]:
+            kept[i] = True
+            removed[i:] |= rows[i, i:]
+    return torch.from_numpy(kept)
+
+
+def suppress_fixpoint(conflict: Tensor) -> Tensor:
+    """`suppress` without going through the boxes one by one; for GPUs.
+
+    Greedy suppression is the only solution of "kept = in conflict with no kept box before me". Starting from all
+    boxes, each round settles at least one more link of every chain of conflicts, so it ends after as many rounds as
+    the longest chain has links; a few in practice.
+    """
+    before = torch.triu(conflict, diagonal=1).float()
+    kept = conflict.new_ones(len(conflict), dtype=torch.float32)
+    while True:
+        # Several rounds between looks at the result: every look makes the host wait.
+        for _ in range(4):
+            last = kept
+            kept = (kept @ before == 0).float()
+        if torch.equal(kept, last):
+            return kept.bool()
+
+
+def _best_first(scores: Tensor, pre_max: int | None) -> Tensor:
+    return scores.argsort(descending=True, stable=True)[:pre_max]

@@ -1,0 +1,27 @@
+"""What the rooms pass to each other: boxes in their frames, instances, samples."""
+
+from raydet3d.structures.boxes import (
+    BOX_TYPES,
+    Box3DMode,
+    Boxes3D,
+    CameraInstance3DBoxes,
+    DepthInstance3DBoxes,
+    LiDARInstance3DBoxes,
+    get_box_type,
+)
+from raydet3d.structures.element import DataElement
+from raydet3d.structures.instances import InstanceData
+from raydet3d.structures.sample import Det3DDataSample
+
+__all__ = [
+    "BOX_TYPES",
+    "Box3DMode",
+    "Boxes3D",
+    "CameraInstance3DBoxes",
+    "DataElement",
+    "DepthInstance3DBoxes",
+    "Det3DDataSample",
+    "InstanceData",
+    "LiDARInstance3DBoxes",
+    "get_box_type",
+]
