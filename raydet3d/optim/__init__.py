@@ -1,0 +1,34 @@
+"""Optimization: the optim wrappers, param groups, and schedules of what is in them."""
+
+from raydet3d.optim.amp import AmpOptimWrapper
+from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
+from raydet3d.optim.curves import CURVES, Curve, preview
+from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
+from raydet3d.optim.plateau import (
+    ReduceOnPlateauLR,
+    ReduceOnPlateauMomentum,
+    ReduceOnPlateauParamScheduler,
+)
+from raydet3d.optim.replay import resume_schedulers
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, build_param_scheduler, register_curve
+from raydet3d.optim.wrapper import OptimWrapper, scale_lr
+
+__all__ = [
+    "CURVES",
+    "TORCH_OPTIMIZERS",
+    "AmpOptimWrapper",
+    "Curve",
+    "CurveScheduler",
+    "DefaultOptimWrapperConstructor",
+    "OptimWrapper",
+    "ParamScheduler",
+    "ReduceOnPlateauLR",
+    "ReduceOnPlateauMomentum",
+    "ReduceOnPlateauParamScheduler",
+    "build_optim_wrapper",
+    "build_param_scheduler",
+    "preview",
+    "register_curve",
+    "resume_schedulers",
+    "scale_lr",
+]

@@ -1,0 +1,127 @@
+"""Mixed precision: the forward pass in a short float type, and a loss scaler where that type needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raydet3d.errors import InputError
+from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.registry import OPTIM_WRAPPERS
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def _read_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
+    if dtype is None:
+        return torch.get_autocast_dtype(device)
+    if isinstance(dtype, str):
+        name = dtype.removeprefix("torch.")
+        if name not in DTYPES:
+            raise InputError(f"optim_wrapper.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        return DTYPES[name]
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"optim_wrapper.dtype must be a name such as 'bfloat16' or a torch.dtype, got {dtype!r}")
+    return dtype
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(OptimWrapper):
+    """``OptimWrapper`` with an automatic mixed precision forward pass, on any device.
+
+    float16 needs its losses scaled, and its scaler looks at the gradients of each step on the host: that waits for
+    the device. bfloat16 needs neither. Steps that the scaler leaves out because it scaled too far are not counted
+    as bad; those of a loss that is not finite are.
+
+    Args:
+        loss_scale: ``dynamic``, a fixed scale, or arguments of ``torch.amp.GradScaler``.
+        dtype: ``float16``, ``bfloat16`` or a ``torch.dtype``; by default the device's own (GPU: float16, CPU:
+            bfloat16). ``float32`` and ``float64`` switch mixed precision off.
+        use_fsdp: Whether the model is sharded by FSDP's first version, which has its own scaler.
+        kwargs: ``OptimWrapper``'s.
+    """
+
+    def __init__(
+        self,
+        loss_scale: str | float | Mapping[str, Any] = "dynamic",
+        dtype: str | torch.dtype | None = None,
+        use_fsdp: bool = False,
+        *,
+        optimizer: Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: Mapping[str, Any] | None = None,
+        guard: bool = True,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts, clip_grad, guard=guard)
+        self.device_type = self._guard.device.type
+        self.cast_dtype = _read_dtype(dtype, self.device_type)
+        self._static_scale: float | None = None
+        scaler_args: dict[str, Any] = {}
+        if isinstance(loss_scale, Mapping):
+            scaler_args = dict(loss_scale)
+        elif isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
+            self._static_scale = float(loss_scale)
+            scaler_args = {"init_scale": self._static_scale}
+        elif loss_scale != "dynamic":
+            raise InputError(f"loss_scale must be 'dynamic', a number or a dict, got {loss_scale!r}")
+        self.loss_scaler: torch.amp.GradScaler | None = None
+        if self.cast_dtype is torch.float16:
+            kind: Any = torch.amp.GradScaler
+            if use_fsdp:
+                from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler as kind
+            try:
+                self.loss_scaler = kind(device=self.device_type, **scaler_args)
+            except TypeError as error:
+                raise InputError(f"optim_wrapper.loss_scale: {error}") from None
+        # Became NaN where a loss of the steps since the last update was not finite.
+        self._loss_mark: Tensor | None = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The forward pass in the short type."""
+        enabled = self.cast_dtype in (torch.float16, torch.bfloat16)
+        kind = self.cast_dtype if enabled else None
+        with super().optim_context(model), torch.autocast(self.device_type, dtype=kind, enabled=enabled):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Add the gradients of a loss, scaled where there is a scaler."""
+        if self.loss_scaler is None:
+            super().backward(loss, **kwargs)
+            return
+        mark = loss.detach().mul(0)
+        self._loss_mark = mark if self._loss_mark is None else self._loss_mark + mark
+        super().backward(self.loss_scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip and step; with a scaler, on gradients scaled back, and only if it finds them finite."""
+        if self.loss_scaler is None:
+            super().step(**kwargs)
+            return
+        if self.clip_type:
+            self.loss_scaler.unscale_(self.optimizer)
+            self._clip([p for p in self._groups.params() if p.grad is not None])
+        if self._guarded and self._loss_mark is not None:
+            self._guard.judge(self._loss_mark, self._inner_count)
+        self._loss_mark = None
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self._static_scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, and the scaler's as ``loss_scaler`` where there is one."""
+        state = super().state_dict()
+        if self.loss_scaler is not None:
+            state["loss_scaler"] = self.loss_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; a scaler's that is not needed here is passed over."""
+        super().load_state_dict(state_dict)
+        saved = state_dict.get("loss_scaler")
+        if self.loss_scaler is not None and saved:
+            self.loss_scaler.load_state_dict(saved)

@@ -1,0 +1,238 @@
+"""From ``optim_wrapper=dict(...)`` to an optim wrapper: the optimizer, and per-parameter settings.
+
+Legend: ``lr``, ``wd`` the optimizer's learning rate and weight decay, as the config gives them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.optim.groups import Group, merge
+from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+DEFORMABLE = frozenset({"DeformConv2d", "ModulatedDeformConv2d"})
+RULES = (
+    "custom_keys",
+    "bias_lr_mult",
+    "bias_decay_mult",
+    "norm_decay_mult",
+    "dwconv_decay_mult",
+    "dcn_offset_lr_mult",
+    "flat_decay_mult",
+    "bypass_duplicate",
+)
+# Multipliers that need the config to give weight_decay.
+NEED_DECAY = ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult")
+
+
+def _is_deformable(module: nn.Module) -> bool:
+    return any(cls.__name__ in DEFORMABLE for cls in type(module).__mro__)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DefaultOptimWrapperConstructor:
+    """Builds an optim wrapper for a model, with settings per parameter as ``paramwise_cfg`` says.
+
+    Without ``paramwise_cfg`` all parameters share one group, frozen ones included. With it, each trainable parameter
+    gets, in this order:
+
+    * ``custom_keys``: the longest key that is part of the parameter's name (ties: the alphabetically first) decides
+      alone: ``lr * lr_mult``, ``wd * decay_mult``, and every other item of its dict as it is.
+    * else, learning rate: ``bias_lr_mult`` for biases outside norms and deformable convolutions;
+      ``dcn_offset_lr_mult`` for the offset convolution of a deformable one.
+    * else, weight decay, the first that applies: ``norm_decay_mult`` (any parameter of a norm), ``bias_decay_mult``
+      (a bias), ``dwconv_decay_mult`` (depthwise convolutions), ``flat_decay_mult`` (one-dimensional parameters).
+
+    So a norm's bias follows ``bias_decay_mult`` where ``norm_decay_mult`` is absent, as in MMEngine. A parameter that
+    two modules share is refused unless ``bypass_duplicate`` is true.
+
+    Args:
+        optim_wrapper_cfg: The wrapper's dict: ``type`` (OptimWrapper by default), ``optimizer``, other arguments.
+        paramwise_cfg: The rules.
+    """
+
+    def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(optim_wrapper_cfg, Mapping):
+            raise InputError(f"optim_wrapper must be a dict, got {optim_wrapper_cfg!r}")
+        if "optimizer" not in optim_wrapper_cfg:
+            raise InputError(
+                "optim_wrapper has no 'optimizer'; was it removed by _delete_=True? "
+                "Give one, such as optimizer=dict(type='AdamW', lr=0.001)"
+            )
+        self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
+        self.optim_wrapper_cfg.setdefault("type", "OptimWrapper")
+        self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer")
+        self.paramwise_cfg = dict(paramwise_cfg or {})
+        given = self.optimizer_cfg if isinstance(self.optimizer_cfg, Mapping) else {}
+        self.base_lr: Any = given.get("lr")
+        self.base_wd: Any = given.get("weight_decay")
+        self._validate_cfg()
+        self._names: dict[int, str] = {}
+
+    def _validate_cfg(self) -> None:
+        """Refuse rules that do not exist, and multipliers of something that the config does not give."""
+        for key in self.paramwise_cfg:
+            if key not in RULES:
+                raise InputError(f"paramwise_cfg has no rule {key!r}; there are {', '.join(RULES)}")
+        custom = self.paramwise_cfg.get("custom_keys", {})
+        if not isinstance(custom, Mapping) or not all(isinstance(v, Mapping) for v in custom.values()):
+            raise InputError(f"paramwise_cfg.custom_keys must be a dict of dicts, got {custom!r}")
+        wanting = [key for key in NEED_DECAY if self.paramwise_cfg.get(key) is not None]
+        wanting += [f"custom_keys[{key!r}].decay_mult" for key, v in custom.items() if "decay_mult" in v]
+        if wanting and self.base_wd is None:
+            raise InputError(
+                f"base_wd should not be None: paramwise_cfg.{wanting[0]} multiplies the weight decay, "
+                "and optim_wrapper.optimizer gives no weight_decay"
+            )
+        wanting = [key for key in ("bias_lr_mult", "dcn_offset_lr_mult") if self.paramwise_cfg.get(key) is not None]
+        wanting += [f"custom_keys[{key!r}]" for key in custom]
+        if wanting and self.base_lr is None:
+            raise InputError(
+                f"paramwise_cfg.{wanting[0]} multiplies the learning rate, and optim_wrapper.optimizer gives no lr"
+            )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """The optim wrapper of a model."""
+        model = getattr(model, "module", model)
+        if isinstance(self.optimizer_cfg, Optimizer):
+            return self._wrap(self.optimizer_cfg)
+        if not isinstance(self.optimizer_cfg, Mapping):
+            raise InputError(f"optim_wrapper.optimizer must be a dict with a 'type', got {self.optimizer_cfg!r}")
+        if not self.paramwise_cfg:
+            return self._wrap(self._build_optimizer(model.parameters()))
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        groups: list[Group] = []
+        self.add_params(groups, model)
+        if not groups:
+            raise InputError("the model has no trainable parameter for the optimizer")
+        for group in groups:
+            params = group["params"]
+            group["params"] = [params] if isinstance(params, Tensor) else list(params)
+        wrapper = self._wrap(self._build_optimizer(merge(groups, self.optimizer_cfg)))
+        if isinstance(wrapper, OptimWrapper):
+            wrapper.publish([group["params"] for group in groups])
+        return wrapper
+
+    def _wrap(self, optimizer: Optimizer) -> OptimWrapper:
+        wrapper: OptimWrapper = OPTIM_WRAPPERS.build({**self.optim_wrapper_cfg, "optimizer": optimizer})
+        return wrapper
+
+    def _build_optimizer(self, params: Any) -> Optimizer:
+        """The optimizer; parameters go in under whatever its constructor calls them."""
+        kind = self.optimizer_cfg.get("type")
+        cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+        first = next(iter(inspect.signature(cls).parameters), "params") if callable(cls) else "params"
+        try:
+            optimizer: Optimizer = OPTIMIZERS.build({**self.optimizer_cfg, first: params})
+        except InputError as error:
+            error.args = (f"optim_wrapper.optimizer: {error}",)
+            raise
+        return optimizer
+
+    def add_params(
+        self,
+        params: list[Group],
+        module: nn.Module,
+        prefix: str = "",
+        is_dcn_module: bool | None = None,
+    ) -> None:
+        """Add a group for each trainable parameter of a module: its own first, then its children's.
+
+        Args:
+            params: Groups so far; added to.
+            module: The module.
+            prefix: Its name.
+            is_dcn_module: Whether its parent is a deformable convolution.
+        """
+        for name, param in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}"
+            if self._is_in(param, params):
+                if not self.paramwise_cfg.get("bypass_duplicate"):
+                    raise InputError(
+                        f"parameter {full.lstrip('.')} is {self._names.get(id(param), 'one')} under another name; "
+                        "set paramwise_cfg.bypass_duplicate=True to take it once"
+                    )
+                get_logger().warning("%s is a duplicate and is skipped (bypass_duplicate).", full.lstrip("."))
+                continue
+            if not param.requires_grad:
+                continue
+            settings = self._custom(full)
+            if settings is None:
+                settings = self._by_kind(module, name, param, prefix, bool(is_dcn_module))
+            for key, value in settings.items():
+                get_logger().info("paramwise_options -- %s:%s=%s", full.lstrip("."), key, value)
+            params.append({"params": [param], **settings})
+        inside = _is_deformable(module)
+        for name, child in module.named_children():
+            self.add_params(params, child, prefix=f"{prefix}.{name}" if prefix else name, is_dcn_module=inside)
+
+    def _is_in(self, param: Tensor, params: list[Group]) -> bool:
+        """Whether a group holds a parameter already."""
+        return any(param is p for group in params for p in group["params"])
+
+    def _custom(self, full: str) -> Group | None:
+        """The settings of the custom key that matches a name; None where none does."""
+        custom: Mapping[str, Mapping[str, Any]] = self.paramwise_cfg.get("custom_keys", {})
+        for key in sorted(sorted(custom), key=len, reverse=True):
+            if key in full:
+                own = custom[key]
+                settings = {"lr": self.base_lr * own.get("lr_mult", 1.0)}
+                if self.base_wd is not None:
+                    settings["weight_decay"] = self.base_wd * own.get("decay_mult", 1.0)
+                return {**settings, **own}
+        return None
+
+    def _by_kind(self, module: nn.Module, name: str, param: Tensor, prefix: str, inside_dcn: bool) -> Group:
+        """The settings that follow from what a parameter is."""
+        rule = self.paramwise_cfg.get
+        is_norm = isinstance(module, NORMS)
+        is_bias = name == "bias" and not inside_dcn
+        is_depthwise = isinstance(module, nn.Conv2d) and module.in_channels == module.groups
+        settings: Group = {}
+        if is_bias and not is_norm and rule("bias_lr_mult") is not None:
+            settings["lr"] = self.base_lr * rule("bias_lr_mult")
+        is_offset = "conv_offset" in prefix and inside_dcn and isinstance(module, nn.Conv2d)
+        if is_offset and rule("dcn_offset_lr_mult") is not None:
+            settings["lr"] = self.base_lr * rule("dcn_offset_lr_mult")
+        if self.base_wd is None:
+            return settings
+        for applies, key in (
+            (is_norm, "norm_decay_mult"),
+            (is_bias, "bias_decay_mult"),
+            (is_depthwise, "dwconv_decay_mult"),
+            (param.ndim == 1 and not inside_dcn, "flat_decay_mult"),
+        ):
+            if applies and rule(key) is not None:
+                return {**settings, "weight_decay": self.base_wd * rule(key)}
+        return settings
+
+
+def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper) -> OptimWrapper:
+    """Make the optim wrapper that a config describes.
+
+    Args:
+        model: The model, on its device.
+        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, or a ready wrapper.
+    """
+    if isinstance(cfg, OptimWrapper):
+        wrapper = cfg
+    else:
+        if not isinstance(cfg, Mapping):
+            raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
+        args = dict(cfg)
+        constructor = args.pop("constructor", None) or "DefaultOptimWrapperConstructor"
+        spec = constructor if isinstance(constructor, Mapping) else {"type": constructor}
+        paramwise = args.pop("paramwise_cfg", None)
+        wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(spec, {"optim_wrapper_cfg": args, "paramwise_cfg": paramwise})(model)
+    if isinstance(wrapper, OptimWrapper):
+        wrapper.name_parameters(model.named_parameters())
+    return wrapper

@@ -1,0 +1,180 @@
+"""Keeps non-finite gradients out of the weights, without waiting for the device.
+
+Whether a step is bad is a flag on the device. A bad step leaves weights and moments as they were and is counted
+there; whoever wants the count reads it when it reads everything else. A good step is bit for bit the step that would
+have been taken without the guard.
+
+How a step is skipped depends on where the weights are:
+
+* on the CPU there is nobody to wait for, so the flag is looked at;
+* a fused optimizer takes the flag as ``found_inf``;
+* with any other, weights and moments are copied before the step and, by integer arithmetic on their bits, put back or
+  not after it. Host-side step counts are set right when the count of bad steps is read.
+
+The first step of each parameter waits for the flag, because its moments do not exist before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+SHORT = (torch.float16, torch.bfloat16)
+NEVER = 2**62
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor's full value, on every rank alike."""
+    full = getattr(value, "full_tensor", None)
+    return full() if full is not None else value
+
+
+def largest(grads: Sequence[Tensor]) -> Tensor:
+    """A number that is finite exactly if all gradients are (a scalar on their device)."""
+    dense = [g._values() if g.layout is torch.sparse_coo else g for g in grads]
+    if dense[0].device.type != "cpu" or hasattr(dense[0], "full_tensor"):
+        return whole(torch.nn.utils.get_total_norm(dense, float("inf")))
+    # On the CPU the 2-norm is much faster; it may overflow where the gradients do not, so then look closely.
+    norm = torch.stack(torch._foreach_norm(dense, 2.0)).max()
+    return norm if is_finite(norm) else torch.stack([g.abs().max() for g in dense if g.numel()]).max()
+
+
+def is_finite(number: Tensor) -> bool:
+    """Whether a number on the CPU is finite; no torch operation reads it."""
+    number = number.detach()
+    return math.isfinite((number.float() if number.dtype in SHORT else number).numpy().item())
+
+
+class FiniteGuard:
+    """Judges gradients, and takes the step or leaves it.
+
+    Args:
+        device: Where the flag and the count live.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.flag = torch.zeros((), dtype=torch.float32, device=device)
+        self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self._on_host = device.type == "cpu"
+        self._bad = False
+        self._met: set[int] = set()
+        self._corrected = self._reported = 0
+        self._counts_on_host = False
+
+    def seed(self, loss: Tensor) -> Tensor | None:
+        """The gradient to start the backward pass with: 1 (None stands for it), or NaN where the loss is not finite."""
+        if not self._on_host:
+            return loss.detach().mul(0).add_(1)
+        return None if is_finite(loss) else torch.full_like(loss, math.nan)
+
+    def judge(self, number: Tensor, now: int) -> None:
+        """Raise the flag if a number is not finite, lower it otherwise, and count.
+
+        Args:
+            number: Scalar that is finite exactly if the step is good.
+            now: Count of iterations, kept for the first bad one.
+        """
+        if self._on_host:
+            self._bad = not is_finite(number)
+            if self._bad:
+                self.bad_steps.add_(1)
+                self.first_bad.clamp_(max=now)
+            return
+        bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
+        self.flag.copy_(bad)
+        self.bad_steps.add_(bad)
+        torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+
+    def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
+        """Let the optimizer step unless the flag is up.
+
+        Args:
+            optimizer: The optimizer.
+            active: Parameters that have a gradient.
+            kwargs: For ``optimizer.step``.
+        """
+        if self._on_host:
+            if not self._bad:
+                optimizer.step(**kwargs)
+            return
+        if any(id(p) not in self._met for p in active) or not _is_plain(optimizer, active, self.device):
+            if not self.flag.item():
+                optimizer.step(**kwargs)
+                self._met.update(map(id, active))
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = self.flag  # type: ignore[attr-defined]
+            try:
+                optimizer.step(**kwargs)
+            finally:
+                del optimizer.found_inf  # type: ignore[attr-defined]
+        else:
+            masked_step(optimizer, active, self.flag, **kwargs)
+            self._counts_on_host = True
+
+    def settle(self, optimizer: Optimizer) -> int:
+        """All bad steps so far; waits for the device, and takes them off the step counts that are kept on the host."""
+        total = int(self.bad_steps)
+        new, self._corrected = total - self._corrected, total
+        if new and self._counts_on_host:
+            for state in optimizer.state.values():
+                step = state.get("step") if isinstance(state, dict) else None
+                if step is not None and not (isinstance(step, Tensor) and step.device == self.device):
+                    state["step"] = step - new
+        return total
+
+    def read(self, optimizer: Optimizer) -> tuple[int, int]:
+        """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
+        total = self.settle(optimizer)
+        new, self._reported = total - self._reported, total
+        first = int(self.first_bad) if new else -1
+        self.first_bad.fill_(NEVER)
+        return new, first
+
+
+def _is_plain(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> bool:
+    """Whether all of an optimizer's memory can be masked: tensors on the device, and a step count."""
+    for param in active:
+        for key, value in optimizer.state.get(param, {}).items():
+            if value is None or key == "step":
+                continue
+            if not isinstance(value, Tensor) or value.device != device or value.is_sparse:
+                return False
+    return True
+
+
+def _memory(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Weights and state on the device, as integers of the same bits."""
+    found = []
+    for param in active:
+        found.append(param.detach())
+        found += [v for v in optimizer.state.get(param, {}).values() if isinstance(v, Tensor) and v.device == device]
+    return [t.view(BITS[t.element_size()]) for t in found]
+
+
+def masked_step(optimizer: Optimizer, active: Sequence[Tensor], flag: Tensor, **kwargs: Any) -> None:
+    """Step, and undo it where the flag is up; exact either way, and no value leaves the device.
+
+    Args:
+        optimizer: The optimizer; its state exists already.
+        active: Parameters that have a gradient.
+        flag: 0 or 1, a scalar on the device.
+        kwargs: For ``optimizer.step``.
+    """
+    before = [bits.clone() for bits in _memory(optimizer, active, flag.device)]
+    optimizer.step(**kwargs)
+    after = _memory(optimizer, active, flag.device)
+    for dtype in {bits.dtype for bits in after}:
+        old = [bits for bits in before if bits.dtype is dtype]
+        new = [bits for bits in after if bits.dtype is dtype]
+        undo = flag.to(dtype)
+        torch._foreach_mul_(new, 1 - undo)
+        torch._foreach_mul_(old, undo)
+        torch._foreach_add_(new, old)

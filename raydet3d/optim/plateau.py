@@ -1,0 +1,200 @@
+"""The scheduler that listens to a metric: it has a memory, and so is no curve."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from raydet3d.errors import InputError
+from raydet3d.optim.curves import FOREVER
+from raydet3d.optim.schedule import Group, ParamScheduler
+from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.registry import PARAM_SCHEDULERS
+
+RULES = ("less", "greater")
+THRESHOLD_RULES = ("rel", "abs")
+STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_step", "_global_step")
+
+
+@PARAM_SCHEDULERS.register_module()
+class ReduceOnPlateauParamScheduler(ParamScheduler):
+    """Multiplies a field by ``factor`` when a metric has stopped getting better.
+
+    Called after each epoch (which it only counts) and after each validation, with its metrics.
+
+    Args:
+        optimizer: The optim wrapper, or a plain optimizer.
+        param_name: Field of the param groups.
+        monitor: Name of the metric.
+        rule: Whether ``less`` or ``greater`` is better.
+        factor: Multiplier, below 1.
+        patience: Validations without progress that are put up with.
+        threshold: Least progress that counts.
+        threshold_rule: ``rel`` to the best value, or ``abs``.
+        cooldown: Validations after a reduction that are not judged.
+        min_value: Value below which nothing falls; or one per param group (the base group counts).
+        eps: A change smaller than this is not made.
+        begin: First epoch whose validations are judged.
+        end: Epoch from which on they are judged no more.
+        last_step: Judged validations to go on from; -1 at the start of a run.
+        by_epoch: Must be true.
+        verbose: Log each new value.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    >>> scheduler = ReduceOnPlateauLR(optimizer, monitor="loss", factor=0.5, patience=1)
+    >>> seen = []
+    >>> for loss in (3.0, 2.0, 2.0, 2.0, 2.0):
+    ...     scheduler.step({"loss": loss})
+    ...     seen.append(optimizer.param_groups[0]["lr"])
+    >>> seen
+    [1.0, 1.0, 1.0, 0.5, 0.5]
+    """
+
+    need_val_args = True
+
+    def __init__(
+        self,
+        optimizer: OptimWrapper | Optimizer,
+        param_name: str,
+        *,
+        monitor: str = "loss",
+        rule: str = "less",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_rule: str = "rel",
+        cooldown: int = 0,
+        min_value: float | Sequence[float] = 0.0,
+        eps: float = 1e-8,
+        begin: float = 0,
+        end: float = FOREVER,
+        last_step: int = -1,
+        by_epoch: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        if not by_epoch:
+            raise InputError("ReduceOnPlateau listens to validations: by_epoch must be True")
+        if not factor < 1:
+            raise InputError(f"factor must be below 1, got {factor}")
+        if rule not in RULES:
+            raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        if threshold_rule not in THRESHOLD_RULES:
+            raise InputError(f"threshold_rule must be one of {', '.join(THRESHOLD_RULES)}, got {threshold_rule!r}")
+        self.monitor, self.rule, self.factor, self.patience = monitor, rule, factor, patience
+        self.threshold, self.threshold_rule, self.cooldown, self.eps = threshold, threshold_rule, cooldown, eps
+        self.min_value = min_value
+        self.best = math.inf if rule == "less" else -math.inf
+        self.num_bad_epochs = 0
+        self.cooldown_counter = 0
+        self.reductions = 0
+        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        self.floors()
+
+    def _start(self) -> None:
+        """Nothing happens before the first validation, but the tick is counted."""
+        self._global_step += 1
+
+    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Count an epoch, or judge a validation.
+
+        Args:
+            metrics: The validation's metrics; None after an epoch.
+        """
+        if metrics is None:
+            self._global_step += 1
+            return
+        if self.begin <= self._global_step < self.end:
+            self.last_step += 1
+            if self.monitor not in metrics:
+                known = ", ".join(map(str, metrics)) or "none"
+                raise InputError(f"ReduceOnPlateau monitors {self.monitor!r}; validation gave {known}")
+            value = metrics[self.monitor]
+            if self._judge(float(value.item() if isinstance(value, Tensor) else value)):
+                self.reductions += 1
+                floors = self.floors()
+                groups = self.optimizer.param_groups
+                self._write([self.reduced(g, floor) for g, floor in zip(groups, floors, strict=True)])
+
+    def _judge(self, value: float) -> bool:
+        """Take note of a value; whether it is time to reduce."""
+        if self._is_better(value):
+            self.best, self.num_bad_epochs = value, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs <= self.patience:
+            return False
+        self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        return True
+
+    def _is_better(self, value: float) -> bool:
+        sign = 1 if self.rule == "less" else -1
+        if self.threshold_rule == "rel":
+            return sign * value < sign * self.best * (1 - sign * self.threshold)
+        return sign * value < sign * self.best - self.threshold
+
+    def reduced(self, group: Group, floor: float) -> Any:
+        """A group's value after one reduction."""
+        value = self.target.read(group)
+        new = max(value * self.factor, floor)
+        return new if value - new > self.eps else value
+
+    def floors(self) -> list[float]:
+        """The least value of each param group."""
+        count = len(self.optimizer.param_groups)
+        if not isinstance(self.min_value, Sequence):
+            return [self.min_value] * count
+        if isinstance(self.optimizer, OptimWrapper):
+            return self.optimizer.spread("min_value", self.min_value)
+        if len(self.min_value) != count:
+            raise InputError(f"min_value lists {len(self.min_value)} values for {count} param groups")
+        return list(self.min_value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and the best value, under MMEngine's names, and the number of reductions."""
+        own = {name: getattr(self, name) for name in STATE}
+        return {**super().state_dict(), **own, "reductions": self.reductions}
+
+    def set_count(self, count: int) -> None:
+        """Go on from a count of epochs."""
+        self._global_step = count
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name in STATE:
+            setattr(self, name, state_dict[name])
+        self.reductions = int(state_dict.get("reductions", 0))
+
+
+def _fix(param: str) -> Any:
+    """A constructor that leaves no choice of the field, with a signature that says so."""
+
+    def __init__(self: ReduceOnPlateauParamScheduler, optimizer: OptimWrapper | Optimizer, **kwargs: Any) -> None:
+        ReduceOnPlateauParamScheduler.__init__(self, optimizer, param, **kwargs)
+
+    whole = inspect.signature(ReduceOnPlateauParamScheduler.__init__)
+    kept = [p for name, p in whole.parameters.items() if name != "param_name"]
+    __init__.__signature__ = whole.replace(parameters=kept)  # type: ignore[attr-defined]
+    return __init__
+
+
+@PARAM_SCHEDULERS.register_module()
+class ReduceOnPlateauLR(ReduceOnPlateauParamScheduler):
+    """``ReduceOnPlateauParamScheduler`` for the learning rate."""
+
+    __init__ = _fix("lr")
+
+
+@PARAM_SCHEDULERS.register_module()
+class ReduceOnPlateauMomentum(ReduceOnPlateauParamScheduler):
+    """``ReduceOnPlateauParamScheduler`` for momentum, or the first of Adam's betas."""
+
+    __init__ = _fix("momentum")

@@ -1,0 +1,394 @@
+"""The optimizer as the training step sees it: scale, accumulate, backward, clip, step, all behind one call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+
+from raydet3d.dist import get_world_size
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.optim.groups import Group, Groups, reconcile, settings_of
+from raydet3d.optim.guard import FiniteGuard, largest, whole
+from raydet3d.registry import OPTIM_WRAPPERS
+
+CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
+    "norm": (clip_grad_norm_, "max_norm"),
+    "value": (clip_grad_value_, "clip_value"),
+}
+# Norms that are finite exactly if all they are taken of is (but for overflow).
+TELLING_NORMS = (1.0, 2.0, float("inf"))
+
+
+def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Kind and arguments of ``clip_grad``; an empty kind where there is none."""
+    if cfg is None:
+        return "", {}
+    if not isinstance(cfg, Mapping):
+        raise InputError(f"clip_grad must be a dict such as dict(max_norm=10), got {cfg!r}")
+    args = dict(cfg)
+    kind = args.pop("type", "norm")
+    if kind not in CLIPPERS:
+        raise InputError(f"clip_grad.type must be 'norm' or 'value', got {kind!r}")
+    clip, needed = CLIPPERS[kind]
+    if needed not in args:
+        raise InputError(f"clip_grad of type {kind!r} needs {needed!r}; got {dict(cfg)!r}")
+    known = [name for name in inspect.signature(clip).parameters if name != "parameters"]
+    for key in args:
+        if key not in known:
+            raise InputError(f"clip_grad of type {kind!r} has no {key!r}; it takes {', '.join(known)}")
+    return kind, args
+
+
+@OPTIM_WRAPPERS.register_module()
+class OptimWrapper:
+    """Updates the weights from a loss.
+
+    ``update_params(loss)`` is one training iteration's worth: scale the loss, go backward and, every
+    ``accumulative_counts``-th time, clip over all parameters together, step, and clear the gradients. A step whose
+    loss or gradients are not finite is left out on the device and counted in ``bad_steps``.
+
+    Args:
+        optimizer: The optimizer.
+        accumulative_counts: Iterations whose gradients make one step.
+        clip_grad: ``dict(max_norm=, norm_type=2)`` or ``dict(type='value', clip_value=)``.
+        guard: Whether to leave out steps that are not finite.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), clip_grad=dict(max_norm=10))
+        >>> with wrapper.optim_context(model):
+        ...     loss = model(torch.ones(4, 2)).square().mean()
+        >>> wrapper.update_params(loss)
+        >>> wrapper.get_lr()
+        {'lr': [0.1]}
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: Mapping[str, Any] | None = None,
+        *,
+        guard: bool = True,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise InputError(f"optimizer must be a torch optimizer, got {type(optimizer).__name__}")
+        if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int) or accumulative_counts < 1:
+            raise InputError(f"accumulative_counts must be an integer of at least 1, got {accumulative_counts!r}")
+        self.optimizer = optimizer
+        self.clip_type, self.clip_grad_kwargs = _read_clip(clip_grad)
+        # Gets the gradients' total norm before clipping, as a tensor on the device.
+        self.grad_norm_sink: Callable[[Tensor], None] | None = None
+        # What the config has changed against the state that was loaded last, one line each.
+        self.config_changes: list[str] = []
+        self._accumulative_counts = accumulative_counts
+        self._inner_count = 0
+        self._max_counts = -1
+        self._remainder_counts = 0
+        self._has_pending = False
+        self._guarded = guard
+        device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
+        self._guard = FiniteGuard(device)
+        self._groups = Groups(optimizer)
+        self.base_param_settings: Group | None = None
+        self._set_base()
+
+    # ---- the training step
+
+    def update_params(
+        self,
+        loss: Tensor,
+        step_kwargs: Mapping[str, Any] | None = None,
+        zero_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Go backward from a loss; where the iteration is due, clip, step and clear the gradients.
+
+        Args:
+            loss: Scalar loss of this iteration.
+            step_kwargs: For the optimizer's ``step``.
+            zero_kwargs: For the optimizer's ``zero_grad``.
+        """
+        self.backward(self.scale_loss(loss))
+        if self.should_update():
+            self.step(**(step_kwargs or {}))
+            self.zero_grad(**(zero_kwargs or {}))
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """The loss divided by the number of iterations whose gradients it will be added to."""
+        if self._accumulative_counts == 1:
+            return loss
+        tail = self._max_counts > 0 and self._inner_count >= self._max_counts - self._remainder_counts
+        return loss / (self._remainder_counts if tail else self._accumulative_counts)
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Add the gradients of a loss, and count the iteration.
+
+        A loss that is not finite makes gradients that are not, even where its bad part has none: so every rank
+        finds out, by the gradients that it receives.
+
+        Args:
+            loss: Scalar loss.
+            kwargs: For ``loss.backward``.
+        """
+        if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
+            kwargs["gradient"] = self._guard.seed(loss)
+        loss.backward(**kwargs)  # type: ignore[no-untyped-call]
+        self._inner_count += 1
+        self._has_pending = True
+
+    def zero_grad(self, **kwargs: Any) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad(**kwargs)
+        self._has_pending = False
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip, and let the optimizer step unless the gradients are not finite."""
+        active = [p for p in self._groups.params() if p.grad is not None]
+        if not self._guarded or not active:
+            self._clip(active)
+            self.optimizer.step(**kwargs)
+            return
+        telling = self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
+        number = None if telling else largest([p.grad for p in active if p.grad is not None])
+        norm = self._clip(active)
+        judged = whole(norm) if number is None and norm is not None else number
+        assert judged is not None
+        self._guard.judge(judged, self._inner_count)
+        self._guard.step(self.optimizer, active, **kwargs)
+
+    def _clip(self, active: Sequence[Tensor]) -> Tensor | None:
+        """Clip the gradients of some parameters, all together; their norm before, where it is taken."""
+        if not self.clip_type or not active:
+            return None
+        norm: Tensor | None = CLIPPERS[self.clip_type][0](active, **self.clip_grad_kwargs)
+        if norm is not None and self.grad_norm_sink is not None:
+            self.grad_norm_sink(norm.detach())
+        return norm
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
+        no_sync: Any = None if self.should_sync() else getattr(model, "no_sync", None)
+        with no_sync() if no_sync is not None else nullcontext():
+            yield
+
+    # ---- accumulation
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Tell where training starts and ends, so that the last, shorter group of iterations makes a step too.
+
+        Args:
+            model: The model.
+            init_counts: Iterations done.
+            max_counts: Iterations in all; -1 if unknown.
+        """
+        self._inner_count, self._max_counts = init_counts, max_counts
+        self._remainder_counts = max_counts % self._accumulative_counts if max_counts > 0 else 0
+        if self._accumulative_counts == 1:
+            return
+        if init_counts % self._accumulative_counts and not self._has_pending:
+            get_logger().warning(
+                "Resumed at iteration %d, within a group of accumulative_counts=%d: its first gradients are lost.",
+                init_counts,
+                self._accumulative_counts,
+            )
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            get_logger().warning(
+                "accumulative_counts=%d with BatchNorm: its statistics see single iterations.",
+                self._accumulative_counts,
+            )
+
+    def should_update(self) -> bool:
+        """Whether the iteration just counted makes a step."""
+        return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
+
+    def should_sync(self) -> bool:
+        """Whether the iteration to come makes a step, and so exchanges gradients."""
+        count = self._inner_count + 1
+        return count % self._accumulative_counts == 0 or count == self._max_counts
+
+    @property
+    def inner_count(self) -> int:
+        """Iterations counted."""
+        return self._inner_count
+
+    # ---- what is not finite
+
+    @property
+    def bad_steps(self) -> Tensor:
+        """Number of steps left out so far, on the device; read it together with other things."""
+        return self._guard.bad_steps
+
+    def read_bad_steps(self) -> tuple[int, int]:
+        """Steps left out since the last call, and the iterations done at the first of them (-1: none).
+
+        Waits for the device; for log points.
+        """
+        return self._guard.read(self.optimizer)
+
+    # ---- param groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The optimizer's default settings."""
+        return self.optimizer.defaults
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The groups in memory; where MMEngine would have more than one, the base settings come last."""
+        base = [] if self.base_param_settings is None else [self.base_param_settings]
+        return [*self.optimizer.param_groups, *base]
+
+    def publish(self, groups: Sequence[Sequence[Tensor]]) -> None:
+        """Show others these groups instead of those in memory.
+
+        Args:
+            groups: Parameters of each group, in order.
+        """
+        self._groups = Groups(self.optimizer, groups)
+        self._set_base()
+
+    def name_parameters(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Learn the parameters' names: states are saved with them and found by them.
+
+        Args:
+            named: A model's ``named_parameters()``.
+        """
+        self._groups.name(named)
+
+    def _set_base(self) -> None:
+        many = len(self._groups.published()) > 1
+        # A pseudo group that no parameter is in: it shows what a schedule does to the plain settings.
+        self.base_param_settings = {"params": torch.tensor([0.0]), **self.optimizer.defaults} if many else None
+
+    def spread(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """A list with one value for each of MMEngine's groups, as one for each of ``param_groups``.
+
+        Groups in memory are taken apart where the values differ.
+
+        Args:
+            name: What the list is called, for the message.
+            values: The values; the base settings' last.
+        """
+        base = self.base_param_settings is not None
+        count = len(self._groups.published())
+        if len(values) != count + base:
+            raise InputError(f"{name} lists {len(values)} values for {count + base} param groups")
+        return [*self._groups.split(values[:count]), *values[count:]]
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
+        memory = [_number(group["lr"]) for group in self.optimizer.param_groups]
+        lr = {"lr": [memory[owner] for owner in self._groups.owners()]}
+        if self.base_param_settings is not None:
+            return {"base_lr": [_number(self.base_param_settings["lr"])], **lr}
+        return lr
+
+    def get_momentum(self) -> dict[str, list[float]]:
+        """The momentum of each of MMEngine's groups: ``momentum``, the first of ``betas``, or 0."""
+        memory = [
+            _number(group["momentum"] if "momentum" in group else group["betas"][0] if "betas" in group else 0)
+            for group in self.optimizer.param_groups
+        ]
+        return {"momentum": [memory[owner] for owner in self._groups.owners()]}
+
+    def describe_groups(self) -> list[tuple[list[str], Group]]:
+        """Each group in memory as its parameters' names and its settings."""
+        return [
+            ([self._groups.name_of(p) or "?" for p in group["params"]], settings_of(group))
+            for group in self.optimizer.param_groups
+        ]
+
+    def configured(self) -> list[Group]:
+        """What the config gave each of ``param_groups``, before any schedule."""
+        base = [] if self.base_param_settings is None else [self.optimizer.defaults]
+        return [*self._groups.configured(), *base]
+
+    # ---- states
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state in MMEngine's layout.
+
+        Beside MMEngine's keys: ``configured``, what the config gave each group, and, in the middle of an
+        accumulation of a single process, ``pending_gradients``.
+        """
+        self._guard.settle(self.optimizer)
+        state = self._groups.pack()
+        state["configured"] = self._groups.pack_configured()
+        if self.base_param_settings is not None:
+            state["base_param_settings"] = dict(self.base_param_settings)
+            state["configured"].append(dict(self.optimizer.defaults))
+        if get_world_size() == 1 and (pending := self.pending_gradients()):
+            state["pending_gradients"] = pending
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state of ours or of MMEngine's, whichever way its groups are cut; by parameter name where it has any.
+
+        Call it after the schedulers are built: it sets the values that their first tick has changed. A setting that
+        the config has changed since (``config_changes``) keeps what the config says now; ``resume_schedulers``
+        then brings scheduled values to where the new schedule has them.
+
+        Args:
+            state_dict: The state; not changed.
+        """
+        configured = state_dict.get("configured")
+        self.config_changes = self._groups.unpack(state_dict, configured)
+        if self.base_param_settings is not None:
+            base, saved = self.base_param_settings, state_dict.get("base_param_settings")
+            saved = settings_of(saved or state_dict["param_groups"][0])
+            theirs = configured[-1] if configured else None
+            self.base_param_settings = {**base, **reconcile(base, self.optimizer.defaults, saved, theirs, {})}
+        self.load_pending_gradients(state_dict.get("pending_gradients") or {})
+
+    def pending_gradients(self) -> dict[str, Tensor]:
+        """Gradients of an accumulation that has not made its step yet, by parameter name; this rank's own.
+
+        A run of several ranks saves them per rank, or loses them.
+        """
+        if not self._has_pending:
+            return {}
+        params = enumerate(self._groups.params())
+        return {self._groups.name_of(p) or str(i): p.grad.clone() for i, p in params if p.grad is not None}
+
+    def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Put gradients back that ``pending_gradients`` gave."""
+        for i, param in enumerate(self._groups.params()):
+            gradient = gradients.get(self._groups.name_of(param) or str(i))
+            if gradient is not None:
+                param.grad = gradient.detach().to(device=param.device, dtype=param.dtype, copy=True)
+                self._has_pending = True
+
+    def scale_lr(self, ratio: float) -> None:
+        """Multiply the configured learning rates (not the base one); before any scheduler is built."""
+        if any("initial_lr" in group for group in self.optimizer.param_groups):
+            raise RuntimeError("learning rates are scaled before schedulers are built")
+        self._groups.scale_configured("lr", ratio)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(accumulative_counts={self._accumulative_counts}, "
+            f"clip_grad={self.clip_grad_kwargs or None}, optimizer={self.optimizer!r})"
+        )
+
+
+def _number(value: Any) -> float:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def scale_lr(optim_wrapper: OptimWrapper, ratio: float) -> None:
+    """Scale the learning rates for another batch size than they were chosen for.
+
+    Args:
+        optim_wrapper: What to scale, before schedulers are built.
+        ratio: Real batch size / the batch size that the learning rate is for.
+    """
+    optim_wrapper.scale_lr(ratio)
