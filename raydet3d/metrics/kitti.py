@@ -1,0 +1,244 @@
+"""``KittiMetric``: a detector's predictions to KITTI's average precision, a table, and KITTI's result files."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from raydet3d.errors import InputError
+from raydet3d.infos import KITTI_CATEGORIES, read_infos, to_v2
+from raydet3d.metrics.kitti_ap import KINDS, evaluate
+from raydet3d.metrics.kitti_files import (
+    Annotation,
+    found_annotation,
+    found_annotation_2d,
+    truth_annotation,
+    write_results,
+)
+from raydet3d.metrics.kitti_objects import Objects
+from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
+from raydet3d.metrics.metric import BaseMetric
+from raydet3d.registry import METRICS
+
+
+@METRICS.register_module()
+class KittiMetric(BaseMetric):
+    """Average precision by KITTI's rules, in the image (2D), from above (BEV), in space (3D), and of orientation.
+
+    Ground truth and calibration come with each sample, in ``eval_ann_info`` (``instances`` and ``images`` as in an
+    info file), or else from ``ann_file``, which is then read on first use. Only frames that were predicted count.
+
+    Args:
+        ann_file: Info file of the data set (v2, or KITTI's v1, which is converted).
+        metric: ``bbox`` for everything that the predictions allow, ``img_bbox`` for 2D only; one or a list.
+        pcd_limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR's frame; predictions outside are left out.
+        prefix: Put before the results' names; "Kitti metric" where None.
+        pklfile_prefix: Where to write predictions as pickled KITTI annotations, ``PREFIX/pred_instances_3d.pkl``.
+        default_cam_key: Camera whose image the 2D boxes are in.
+        format_only: Write result files, score nothing; for test sets without labels. Needs ``submission_prefix``.
+        submission_prefix: Where to write KITTI's result files, ``PREFIX/pred_instances_3d/000008.txt``, named by
+            frame id.
+        collect_device: Accepted for MMEngine's sake.
+        backend_args: Accepted for MMEngine's sake; files are local.
+
+    Example:
+        ``val_evaluator = dict(type='KittiMetric', ann_file='data/kitti/kitti_infos_val.pkl', metric='bbox')``
+    """
+
+    default_prefix: ClassVar[str | None] = "Kitti metric"
+    METRICS: ClassVar[tuple[str, ...]] = ("bbox", "img_bbox")
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        metric: str | Sequence[str] = "bbox",
+        pcd_limit_range: Sequence[float] = (0, -40, -3, 70.4, 40, 0.0),
+        prefix: str | None = None,
+        pklfile_prefix: str | None = None,
+        default_cam_key: str = "CAM2",
+        format_only: bool = False,
+        submission_prefix: str | None = None,
+        collect_device: str = "cpu",
+        backend_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if backend_args not in (None, {"backend": "local"}) and backend_args:
+            raise InputError(f"KittiMetric: backend_args={dict(backend_args)!r}: info files are read from disk only")
+        self.ann_file = Path(ann_file)
+        self.metric_names = [metric] if isinstance(metric, str) else list(metric)
+        for name in self.metric_names:
+            if name not in self.METRICS:
+                raise InputError(f"KittiMetric: metric={name!r}; it knows {' and '.join(map(repr, self.METRICS))}")
+        if len(pcd_limit_range) != 6:
+            raise InputError(f"KittiMetric: pcd_limit_range needs 6 numbers, got {list(pcd_limit_range)}")
+        if format_only and submission_prefix is None:
+            raise InputError("KittiMetric: format_only=True writes result files; say where with submission_prefix=")
+        self.pcd_limit_range = [float(side) for side in pcd_limit_range]
+        self.default_cam_key = default_cam_key
+        self.format_only = format_only
+        self.submission_prefix = submission_prefix
+        self.pklfile_prefix = pklfile_prefix
+        self._infos: dict[int | str, Mapping[str, Any]] | None = None
+        self._names: dict[int, str] = {}
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Turn a batch's predictions into KITTI annotations, beside their frames' ground truth.
+
+        Args:
+            data_batch: Not looked at.
+            data_samples: Dicts with ``sample_idx`` (the frame's id), ``pred_instances_3d`` (``bboxes_3d``,
+                ``scores_3d``, ``labels_3d``) and, for image detectors, ``pred_instances``.
+        """
+        for sample in data_samples:
+            sample_idx = _frame_id(sample["sample_idx"])
+            info = self._info(sample_idx, sample)
+            entry: dict[str, Any] = {"sample_idx": sample_idx}
+            found = sample.get("pred_instances_3d")
+            if found is not None and "bboxes_3d" in found:
+                annotation, left_out = found_annotation(
+                    found["bboxes_3d"],
+                    _array(found["scores_3d"]),
+                    self._class_names(found["labels_3d"]),
+                    camera=self._camera(sample_idx, info),
+                    limit_range=self.pcd_limit_range,
+                )
+                entry["pred_instances_3d"] = annotation
+                entry["left_out"] = {"all": len(found["bboxes_3d"]), **left_out}
+            found = sample.get("pred_instances")
+            if found is not None and "bboxes" in found:
+                names = self._class_names(found["labels"])
+                entry["pred_instances"] = found_annotation_2d(_array(found["bboxes"]), _array(found["scores"]), names)
+            if info.get("instances") is not None:
+                entry["truth"] = truth_annotation(info["instances"], self._names)
+            self.results.append(entry)
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Write the files that were asked for, score, log the table and what there is to say about it.
+
+        Args:
+            results: Every frame's entry.
+
+        Returns:
+            Scores in percent, such as ``pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict``.
+        """
+        names = [name for name in ("pred_instances_3d", "pred_instances") if any(name in entry for entry in results)]
+        for name in names:
+            self._write(name, {entry["sample_idx"]: entry[name] for entry in results if name in entry})
+        if self.format_only:
+            self.logger.info("KITTI result files: %s", Path(str(self.submission_prefix)).resolve())
+            return {}
+        metrics: dict[str, float] = {}
+        for name in names:
+            entries = [entry for entry in results if name in entry]
+            bare = [entry["sample_idx"] for entry in entries if "truth" not in entry]
+            if bare:
+                raise InputError(
+                    f"{self.ann_file}: {len(bare)} of {len(entries)} frames have no annotations (first: {bare[0]}), "
+                    "so there is nothing to score; a test split is written with format_only=True"
+                )
+            flat = name == "pred_instances" or self.metric_names == ["img_bbox"]
+            truth = [entry["truth"] for entry in entries]
+            report = evaluate(
+                truth,
+                [entry[name] for entry in entries],
+                self._classes(),
+                kinds=("bbox",) if flat else KINDS,
+            )
+            self.logger.info("\n%s", table(report, name))
+            left_out = sum((Counter(entry.get("left_out", {})) for entry in entries), Counter())
+            for sentence in (
+                all_ignored(report, Objects.from_frames(truth)),
+                few_objects(report),
+                all_left_out(left_out["all"], left_out, self.pcd_limit_range) if name.endswith("3d") else None,
+            ):
+                if sentence:
+                    self.logger.warning(sentence)
+            metrics |= {f"{name}/{key}": value for key, value in report.metrics().items()}
+        return metrics
+
+    def _write(self, name: str, frames: dict[int | str, Annotation]) -> None:
+        """Predictions of one kind as files, where wanted."""
+        if self.submission_prefix is not None:
+            write_results(Path(self.submission_prefix) / name, frames)
+        if self.pklfile_prefix is not None:
+            file = Path(self.pklfile_prefix) / f"{name}.pkl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows = [
+                annotation | {"sample_idx": np.full(len(annotation["name"]), i)} for i, annotation in frames.items()
+            ]
+            file.write_bytes(pickle.dumps(rows))
+
+    def _info(self, sample_idx: int | str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``images`` and ``instances`` of a frame, from the sample or the info file."""
+        own = sample.get("eval_ann_info")
+        if isinstance(own, Mapping) and "images" in own and "instances" in own:
+            if not self._names:
+                self._set_names(self.dataset_meta or {})
+            return own
+        if self._infos is None:
+            infos = to_v2(read_infos(self.ann_file), self.ann_file)
+            self._set_names(infos["metainfo"])
+            self._infos = {_frame_id(info["sample_idx"]): info for info in infos["data_list"]}
+        if sample_idx not in self._infos:
+            raise InputError(
+                f"{self.ann_file}: has no frame {sample_idx!r}, which was predicted; "
+                "the evaluator's ann_file must be the one of its data set"
+            )
+        return self._infos[sample_idx]
+
+    def _set_names(self, metainfo: Mapping[str, Any]) -> None:
+        """Learn the labels' names; KITTI's order where nothing says otherwise."""
+        categories = metainfo.get("categories")
+        if not isinstance(categories, Mapping):
+            categories = {name: number for number, name in enumerate(KITTI_CATEGORIES)}
+        self._names = {int(number): str(name) for name, number in categories.items() if number >= 0}
+
+    def _camera(self, sample_idx: int | str, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        images = info["images"]
+        if self.default_cam_key not in images:
+            raise InputError(
+                f"{self.ann_file}: frame {sample_idx!r} has no camera {self.default_cam_key!r}; "
+                f"default_cam_key must be one of {', '.join(images)}"
+            )
+        camera: Mapping[str, Any] = images[self.default_cam_key]
+        missing = [key for key in ("cam2img", "lidar2cam", "height", "width") if key not in camera]
+        if missing:
+            raise InputError(
+                f"{self.ann_file}: frame {sample_idx!r}: camera {self.default_cam_key!r} lacks {', '.join(missing)}"
+            )
+        return camera
+
+    def _classes(self) -> Sequence[str]:
+        classes = (self.dataset_meta or {}).get("classes")
+        if not classes:
+            raise InputError("KittiMetric needs the data set's class names: dataset_meta=dict(classes=[...])")
+        return [str(name) for name in classes]
+
+    def _class_names(self, labels: Any) -> list[str]:
+        """Names of predicted labels."""
+        classes = self._classes()
+        numbers = _array(labels).astype(int)
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(classes)):
+            raise InputError(
+                f"KittiMetric: a predicted label is {numbers.max()}, but the data set has {len(classes)} classes: "
+                f"{', '.join(classes)}; the head's num_classes must be the same"
+            )
+        return [classes[number] for number in numbers]
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    """A tensor or anything like it as an array in host memory."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _frame_id(sample_idx: Any) -> int | str:
+    """A frame's id: a number where it can be one ('000008' is 8)."""
+    text = str(sample_idx)
+    return int(text) if text.isdigit() else text

@@ -1,0 +1,153 @@
+"""One frame's boxes as a KITTI annotation, from an info file's instances or a model's predictions; and as text.
+
+An annotation is a dict of columns: name, truncated, occluded, alpha, bbox (x1, y1, x2, y2), dimensions (l, h, w),
+location (x, y, z of the bottom in the camera's frame), rotation_y, and for predictions score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raydet3d.structures.boxes import Box3DMode, Boxes3D
+
+Annotation = dict[str, npt.NDArray[Any]]
+NO_ALPHA = -10.0
+
+
+def truth_annotation(instances: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Annotation:
+    """Ground truth of a frame.
+
+    What an instance lacks is taken as harmless (truncated and occluded 0, alpha unknown), a missing 2D box as empty.
+
+    Args:
+        instances: As an info file of layout v2 holds them.
+        names: Name of each label; others are DontCare regions.
+    """
+
+    def column(key: str, default: Any, *width: int) -> npt.NDArray[np.float64]:
+        return np.array([i.get(key, default) for i in instances], float).reshape(-1, *width)
+
+    boxes = column("bbox_3d", [-1000.0] * 3 + [-1.0] * 3 + [NO_ALPHA], 7)
+    labels = [int(i.get("bbox_label", i.get("bbox_label_3d", -1))) for i in instances]
+    return {
+        "name": np.array([names.get(label, "DontCare") for label in labels], dtype=np.str_),
+        "truncated": column("truncated", 0.0),
+        "occluded": column("occluded", 0.0),
+        "alpha": column("alpha", NO_ALPHA),
+        "bbox": column("bbox", [0.0] * 4, 4),
+        "dimensions": boxes[:, 3:6],
+        "location": boxes[:, :3],
+        "rotation_y": boxes[:, 6],
+    }
+
+
+def found_annotation(
+    boxes: Boxes3D,
+    scores: npt.NDArray[Any],
+    names: Sequence[str],
+    *,
+    camera: Mapping[str, Any],
+    limit_range: Sequence[float],
+) -> tuple[Annotation, dict[str, int]]:
+    """3D predictions of a frame, with the image boxes that they project to.
+
+    Kept are boxes whose projection touches the image and, of LiDAR boxes, whose bottom centre lies in the range.
+
+    Args:
+        boxes: K boxes of the LiDAR's or the camera's frame.
+        scores: (K,) confidences.
+        names: K class names.
+        camera: The camera's entry of an info file: ``cam2img``, ``lidar2cam``, ``height``, ``width``.
+        limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR's frame.
+
+    Returns:
+        The annotation, and why boxes were left out: a number by reason.
+    """
+    cam2img = np.asarray(camera["cam2img"], float)
+    lidar2cam = np.asarray(camera["lidar2cam"], float)
+    size = np.array([camera["width"], camera["height"]], float)
+    boxes = boxes.to("cpu")
+    if boxes.mode == Box3DMode.LIDAR:
+        in_camera, in_lidar = boxes.convert_to(Box3DMode.CAM, lidar2cam), boxes
+        place = in_lidar.bottom_center.double().numpy()
+        low, high = np.asarray(limit_range[:3], float), np.asarray(limit_range[3:], float)
+        in_range = ((place > low) & (place < high)).all(1)
+    else:
+        in_camera, in_lidar = boxes, boxes.convert_to(Box3DMode.LIDAR, np.linalg.inv(lidar2cam))
+        place = in_lidar.bottom_center.double().numpy()
+        in_range = np.ones(len(boxes), bool)
+    corners = in_camera.corners.double().numpy()  # (K, 8, 3)
+    image = corners @ cam2img[:3, :3].T + cam2img[:3, 3]
+    # Boxes partly behind the camera give wild image boxes; the published numbers count them so.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = image[..., :2] / image[..., 2:]
+    first, last = pixels.min(1), pixels.max(1)
+    in_image = ((first < size) & (last > 0)).all(1)
+    keep = in_range & in_image
+    rows = in_camera.tensor[:, :7].double().numpy()[keep]
+    bbox = np.concatenate([np.maximum(first, 0), np.minimum(last, size)], 1)[keep]
+    place = place[keep]
+    annotation = {
+        "name": np.array(names, dtype=np.str_)[keep],
+        "truncated": np.zeros(len(rows)),
+        "occluded": np.zeros(len(rows)),
+        "alpha": -np.arctan2(-place[:, 1], place[:, 0]) + rows[:, 6],
+        "bbox": bbox,
+        "dimensions": rows[:, 3:6],
+        "location": rows[:, :3],
+        "rotation_y": rows[:, 6],
+        "score": np.asarray(scores, float)[keep],
+    }
+    return annotation, {"range": int((~in_range).sum()), "image": int((in_range & ~in_image).sum())}
+
+
+def found_annotation_2d(boxes: npt.NDArray[Any], scores: npt.NDArray[Any], names: Sequence[str]) -> Annotation:
+    """Image predictions of a frame: (K, 4) boxes, (K,) scores, K names; nothing is known in space."""
+    num = len(boxes)
+    return {
+        "name": np.array(names, dtype=np.str_),
+        "truncated": np.zeros(num),
+        "occluded": np.zeros(num),
+        "alpha": np.full(num, NO_ALPHA),
+        "bbox": np.asarray(boxes, float).reshape(num, 4),
+        "dimensions": np.zeros((num, 3)),
+        "location": np.full((num, 3), -1000.0),
+        "rotation_y": np.zeros(num),
+        "score": np.asarray(scores, float),
+    }
+
+
+def file_name(sample_idx: int | str) -> str:
+    """A frame's file: its number in six digits, or its name."""
+    return f"{sample_idx:06d}.txt" if isinstance(sample_idx, int) else f"{sample_idx}.txt"
+
+
+def write_results(folder: Path, frames: Mapping[int | str, Annotation]) -> None:
+    """Write predictions in KITTI's format, one file of 16-field lines per frame; frames without any are empty files.
+
+    Args:
+        folder: Made where it does not exist.
+        frames: Annotations by frame id.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for sample_idx, annotation in frames.items():
+        lines = []
+        for row in range(len(annotation["name"])):
+            length, height, width = annotation["dimensions"][row]
+            numbers = [
+                annotation["alpha"][row],
+                *annotation["bbox"][row],
+                height,
+                width,
+                length,
+                *annotation["location"][row],
+                annotation["rotation_y"][row],
+                annotation["score"][row],
+            ]
+            lines.append(f"{annotation['name'][row]} -1 -1 {' '.join(f'{number:.4f}' for number in numbers)}\n")
+        (folder / file_name(sample_idx)).write_text("".join(lines), encoding="utf-8")

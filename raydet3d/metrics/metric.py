@@ -1,0 +1,80 @@
+"""``BaseMetric``: collect something per sample on every rank, gather it, compute once."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from raydet3d.dist import broadcast_object, collect_results, is_main_process
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+
+class BaseMetric(ABC):
+    """A metric over a whole data set.
+
+    Override ``process``, which appends to ``self.results``, and ``compute_metrics``, which sees everybody's.
+
+    Args:
+        collect_device: ``cpu`` or ``gpu``; accepted for MMEngine's sake. Results travel through the process group.
+        prefix: Put before every result's name (``prefix/name``); the class's ``default_prefix`` where None.
+        collect_dir: Accepted for MMEngine's sake; nothing is written to disk.
+
+    Attributes:
+        dataset_meta: The data set's meta information; set before the first ``process``.
+        results: What ``process`` has collected since the last ``evaluate``.
+        logger: Where tables and warnings go; a run sets its own.
+    """
+
+    default_prefix: ClassVar[str | None] = None
+
+    def __init__(self, collect_device: str = "cpu", prefix: str | None = None, collect_dir: str | None = None) -> None:
+        name = type(self).__name__
+        if collect_device not in ("cpu", "gpu"):
+            raise InputError(f"{name}: collect_device must be 'cpu' or 'gpu', got {collect_device!r}")
+        if collect_dir is not None:
+            get_logger().warning("%s: collect_dir is ignored; results are gathered without files", name)
+        self.collect_device = collect_device
+        self.prefix = prefix or self.default_prefix
+        self.dataset_meta: Mapping[str, Any] | None = None
+        self.results: list[Any] = []
+        self.logger: logging.Logger = get_logger()
+
+    @abstractmethod
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Append one entry per sample to ``self.results``.
+
+        Args:
+            data_batch: The batch as the loader gave it.
+            data_samples: What the model returned, as dicts.
+        """
+
+    @abstractmethod
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
+        """Named results from the entries of all samples, in the data set's order; called on rank 0 only."""
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Results of everything since the last call, the same on every rank.
+
+        Args:
+            size: Number of samples in the data set; entries beyond it are a sampler's repetitions and dropped.
+        """
+        if not self.results:
+            self.logger.warning(
+                "%s has nothing to evaluate: process() appended nothing to self.results", type(self).__name__
+            )
+        everything = collect_results(self.results, size)
+        self.results = []
+        metrics: dict[str, Any] | None = None
+        try:
+            if is_main_process():
+                computed = self.compute_metrics(everything or [])
+                metrics = {f"{self.prefix}/{key}" if self.prefix else key: v for key, v in computed.items()}
+        finally:
+            # Also where rank 0 failed: the others must not wait for ever.
+            metrics = broadcast_object(metrics)
+        if metrics is None:
+            raise RuntimeError(f"{type(self).__name__} failed on rank 0; its message says why")
+        return metrics

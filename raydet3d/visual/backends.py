@@ -1,0 +1,319 @@
+"""Where scalars, pictures and the config of a run are kept: files, TensorBoard, Weights & Biases.
+
+A backend opens what it writes to on first use, so that one which is configured but never used leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pprint
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from raydet3d.config.write import redact
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.registry import VISBACKENDS
+
+_FOREIGN = re.compile(r"[^-/\w.]")  # what TensorBoard takes in no name, the space of 'Kitti metric' included
+
+Picture = npt.NDArray[Any]
+
+
+class BaseVisBackend:
+    """A place that a visualizer writes to. All methods but ``add_scalars`` may be left as they are: doing nothing.
+
+    Args:
+        save_dir: Folder to write to; the visualizer gives its own where a config names none.
+    """
+
+    def __init__(self, save_dir: str | Path | None = None) -> None:
+        self.save_dir = None if save_dir is None else Path(save_dir)
+
+    @property
+    def experiment(self) -> Any:
+        """The backend's own object (a writer, a run), for what this interface does not offer."""
+        return self
+
+    def add_config(self, config: Any, **kwargs: Any) -> None:
+        """Keep the run's config; secrets are redacted.
+
+        Args:
+            config: A ``Config`` or a mapping.
+            **kwargs: Ignored.
+        """
+
+    def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
+        """Keep the model's graph; no backend here does.
+
+        Args:
+            model: The model.
+            data_batch: A batch that it takes.
+            **kwargs: Ignored.
+        """
+
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+        """Keep a picture.
+
+        Args:
+            name: What it shows.
+            image: (H, W, 3) uint8, red first.
+            step: Iteration.
+            **kwargs: Ignored.
+        """
+
+    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
+        """Keep one number (a number, or a tensor or array of one element).
+
+        Args:
+            name: What it is.
+            value: The number.
+            step: Iteration.
+            **kwargs: Ignored.
+        """
+        self.add_scalars({name: value}, step)
+
+    def add_scalars(
+        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Keep numbers of one step.
+
+        Args:
+            scalar_dict: Numbers by name; a ``step`` among them wins over the argument.
+            step: Iteration.
+            file_path: Another file to write to, for backends with files.
+            **kwargs: Ignored.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define add_scalars")
+
+    def close(self) -> None:
+        """Write what is left and let go; using the backend afterwards opens it again."""
+
+
+@VISBACKENDS.register_module()
+class LocalVisBackend(BaseVisBackend):
+    """Plain files: one JSON line per call, the config as Python, pictures as PNG.
+
+    Args:
+        save_dir: Folder of it all.
+        img_save_dir: Folder of the pictures inside, ``NAME_STEP.png``.
+        config_save_file: File of the config.
+        scalar_save_file: File of the JSON lines.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path | None = None,
+        img_save_dir: str = "vis_image",
+        config_save_file: str = "config.py",
+        scalar_save_file: str = "scalars.json",
+    ) -> None:
+        super().__init__(save_dir)
+        if Path(config_save_file).suffix != ".py":
+            raise InputError(f"LocalVisBackend: config_save_file must end in .py, got {config_save_file!r}")
+        if Path(scalar_save_file).suffix != ".json":
+            raise InputError(f"LocalVisBackend: scalar_save_file must end in .json, got {scalar_save_file!r}")
+        self.img_save_dir = img_save_dir
+        self.config_save_file = config_save_file
+        self.scalar_save_file = scalar_save_file
+
+    def _file(self, name: str) -> Path:
+        """A file below ``save_dir``, whose folder exists."""
+        if self.save_dir is None:
+            raise InputError("LocalVisBackend needs a folder: set save_dir on it or on the visualizer")
+        file = self.save_dir / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def add_config(self, config: Any, **kwargs: Any) -> None:
+        """Write the config as Python text."""
+        self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
+
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+        """Write a picture; what would not do in a file name becomes an underscore."""
+        safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
+        # Fast rather than small: a picture is made while training waits.
+        Image.fromarray(_checked(image)).save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
+
+    def add_scalars(
+        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Append a line with the numbers and the step, to ``file_path`` (below ``save_dir``) too where given."""
+        line = json.dumps({**_numbers(scalar_dict), "step": int(scalar_dict.get("step", step))})
+        files = [self.scalar_save_file]
+        if file_path is not None and file_path != self.scalar_save_file:
+            files.append(file_path)
+        for name in files:
+            with self._file(name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+@VISBACKENDS.register_module()
+class TensorboardVisBackend(BaseVisBackend):
+    """TensorBoard event files, by tensorboardX.
+
+    Args:
+        save_dir: Folder of the event file.
+        flush_secs: Seconds after which numbers reach the file at the latest.
+    """
+
+    def __init__(self, save_dir: str | Path | None = None, flush_secs: int = 20) -> None:
+        super().__init__(save_dir)
+        self.flush_secs = flush_secs
+        self._writer: Any = None
+
+    @property
+    def experiment(self) -> Any:
+        """The ``SummaryWriter``."""
+        if self._writer is None:
+            if self.save_dir is None:
+                raise InputError("TensorboardVisBackend needs a folder: set save_dir on it or on the visualizer")
+            from tensorboardX import SummaryWriter  # a second to import, so only for those who use it
+
+            self._writer = SummaryWriter(str(self.save_dir), flush_secs=self.flush_secs)
+        return self._writer
+
+    def add_config(self, config: Any, **kwargs: Any) -> None:
+        """Keep the config as text."""
+        text = "\n".join(f"    {line}" for line in _config_text(config).splitlines())
+        self.experiment.add_text("config", text)
+
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+        """Keep a picture."""
+        self.experiment.add_image(name, _checked(image), step, dataformats="HWC")
+
+    def add_scalars(
+        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Keep each number as a curve of its own; what is no number is left out."""
+        numbers = _numbers(scalar_dict)
+        step = int(numbers.pop("step", step))
+        for name, value in numbers.items():
+            if isinstance(value, int | float):
+                self.experiment.add_scalar(_FOREIGN.sub("_", name), value, step)
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+@VISBACKENDS.register_module()
+class WandbVisBackend(BaseVisBackend):
+    """Weights & Biases; needs the extra ``raydet3d[wandb]``.
+
+    Args:
+        save_dir: Folder of wandb's local files.
+        init_kwargs: Arguments of ``wandb.init`` (project, name, ...).
+        define_metric_cfg: Summary by metric name, such as ``{'loss': 'min'}``, or a list of arguments of
+            ``define_metric``.
+        commit: Passed to ``log``.
+        log_code_name: Log the code of the working folder under this name.
+        watch_kwargs: Arguments of ``watch``, used by ``add_graph``.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path | None = None,
+        init_kwargs: Mapping[str, Any] | None = None,
+        define_metric_cfg: Mapping[str, str] | list[Mapping[str, Any]] | None = None,
+        commit: bool = True,
+        log_code_name: str | None = None,
+        watch_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(save_dir)
+        self.init_kwargs = dict(init_kwargs or {})
+        self.define_metric_cfg = define_metric_cfg
+        self.commit = commit
+        self.log_code_name = log_code_name
+        self.watch_kwargs = dict(watch_kwargs or {})
+        self._run: Any = None
+        self._wandb: Any = None
+
+    @property
+    def experiment(self) -> Any:
+        """The wandb run."""
+        if self._run is None:
+            try:
+                self._wandb = importlib.import_module("wandb")
+            except ImportError:
+                raise InputError("WandbVisBackend needs wandb: pip install 'raydet3d[wandb]'") from None
+            if self.save_dir is not None:
+                self.save_dir.mkdir(parents=True, exist_ok=True)
+                self.init_kwargs.setdefault("dir", str(self.save_dir))
+            self._run = self._wandb.init(**self.init_kwargs)
+            # wandb drops what comes with an earlier step than the last; ours is a field like any other.
+            self._run.define_metric("*", step_metric="step")
+            given = self.define_metric_cfg or {}
+            entries = (
+                [{"name": name, "summary": summary} for name, summary in given.items()]
+                if isinstance(given, Mapping)
+                else given
+            )
+            for entry in entries:
+                self._run.define_metric(**entry)
+            if self.log_code_name is not None:
+                self._run.log_code(name=self.log_code_name)
+        return self._run
+
+    def add_config(self, config: Any, **kwargs: Any) -> None:
+        """Keep the config as the run's."""
+        plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        self.experiment.config.update(redact(plain), allow_val_change=True)
+
+    def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
+        """Let wandb watch the model."""
+        self.experiment.watch(model, **self.watch_kwargs)
+
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+        """Keep a picture."""
+        run = self.experiment
+        run.log({name: self._wandb.Image(_checked(image)), "step": step}, commit=self.commit)
+
+    def add_scalars(
+        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Keep the numbers."""
+        self.experiment.log({"step": step} | _numbers(scalar_dict), commit=self.commit)
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain numbers and texts of a dict; of arrays and tensors their only element; other values are left out."""
+    out: dict[str, Any] = {}
+    for name, value in scalars.items():
+        if isinstance(value, bool | int | float | str):
+            out[name] = value
+        elif hasattr(value, "item") and np.prod(getattr(value, "shape", ()), dtype=int) == 1:
+            out[name] = value.item()
+        else:
+            get_logger().warning("scalar %r is a %s, not a number; it is not kept", name, type(value).__name__)
+    return out
+
+
+def _checked(image: Picture) -> Picture:
+    """A picture that is one."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"a picture is a uint8 array of shape (H, W, 3), got {what}")
+    return image
+
+
+def _config_text(config: Any) -> str:
+    """A config as Python text, without secrets."""
+    if hasattr(config, "pretty_text"):
+        return str(config.pretty_text)
+    return "".join(f"{key} = {pprint.pformat(redact(value))}\n" for key, value in config.items())

@@ -1,0 +1,365 @@
+"""The bird's-eye view: a cloud, ground truth and predictions as a picture, with nothing but numpy and Pillow.
+
+Forward (x) is up and left (y) is left. Lines are drawn at twice the size and shrunk, so that they are smooth.
+Legend: N points · K boxes; pictures are (H, W, 3) uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from raydet3d.ops.points import bev_corners
+
+Array = npt.NDArray[Any]
+Color = tuple[int, int, int]
+
+BACKGROUND: Color = (16, 18, 24)
+GRID: Color = (44, 48, 58)
+TEXT: Color = (222, 226, 232)
+DIM: Color = (128, 136, 150)
+TRUTH: Color = (70, 220, 110)
+# Of classes, by label; none is green, which is the truth's.
+PALETTE: tuple[Color, ...] = (
+    (255, 105, 205),
+    (70, 205, 250),
+    (255, 165, 45),
+    (250, 235, 90),
+    (180, 150, 255),
+    (255, 95, 85),
+    (120, 160, 255),
+    (235, 235, 235),
+    (200, 140, 95),
+    (150, 240, 230),
+)
+# Heights, low to high: grey-blues that leave the strong colours to the boxes.
+HEIGHTS = np.array([(52, 70, 122), (70, 108, 166), (112, 150, 184), (180, 200, 210), (246, 244, 232)], float)
+SMOOTH = 2
+MARGIN = 28
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Boxes to draw.
+
+    Args:
+        boxes: (K, 7) x, y, z, dx, dy, dz, yaw in the LiDAR's frame.
+        labels: (K,) class numbers.
+        scores: (K,) confidences of predictions; None for ground truth.
+    """
+
+    boxes: Array = field(default_factory=lambda: np.zeros((0, 7), np.float32))
+    labels: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    scores: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class View:
+    """A rectangle of the ground and its size on paper.
+
+    Args:
+        x: Least and greatest x, metres.
+        y: Least and greatest y, metres.
+        scale: Pixels per metre.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    scale: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return math.ceil((self.y[1] - self.y[0]) * self.scale), math.ceil((self.x[1] - self.x[0]) * self.scale)
+
+    def pixels(self, xy: Array) -> Array:
+        """Columns and rows of (..., 2) ground positions."""
+        return np.stack([self.y[1] - xy[..., 1], self.x[1] - xy[..., 0]], -1) * self.scale
+
+
+def find_view(
+    points: Array, boxes: Array, *, limits: Sequence[float] | None = None, pixels: int = 1200, max_scale: float = 28.0
+) -> View:
+    """A view that holds the points (all but the farthest few) and the boxes.
+
+    Args:
+        points: (N, 3+) cloud.
+        boxes: (K, 7) boxes.
+        limits: x0, y0, (z0,) x1, y1 (, z1) to show instead.
+        pixels: Longer side of the picture.
+        max_scale: Pixels per metre at most, for small scenes.
+    """
+    if limits is not None:
+        half = len(limits) // 2
+        low, high = np.array(limits[:2], float), np.array(limits[half : half + 2], float)
+    else:
+        parts = []
+        if len(points):
+            parts.append(np.quantile(points[:, :2], [0.002, 0.998], axis=0))
+        if len(boxes):
+            parts.append(bev_corners(boxes[:, [0, 1, 3, 4, 6]]).reshape(-1, 2))
+        ground = np.concatenate(parts) if parts else np.array([[0.0, -20.0], [40.0, 20.0]])
+        # To the next 2 m, so that frames of a drive share a view; with the sensor if it is near; never a sliver.
+        low, high = np.floor((ground.min(0) - 1) / 2) * 2, np.ceil((ground.max(0) + 1) / 2) * 2
+        if (low < 10).all() and (high > -10).all():
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+        lack = np.maximum(np.maximum(0.7 * (high - low).max(), 16) - (high - low), 0) / 2
+        low, high = low - lack, high + lack
+    scale = min(pixels / float((high - low).max()), max_scale)
+    return View((float(low[0]), float(high[0])), (float(low[1]), float(high[1])), scale)
+
+
+def draw_bev(
+    points: Array,
+    truth: Marks,
+    found: Marks,
+    *,
+    view: View,
+    classes: Sequence[str] = (),
+    palette: Sequence[Color] = PALETTE,
+    title: str = "",
+    line_width: int = 3,
+) -> Array:
+    """Draw a frame seen from above.
+
+    Args:
+        points: (N, 3+) cloud in the LiDAR's frame.
+        truth: Ground truth, drawn in green.
+        found: Predictions, drawn in the colours of their classes.
+        view: What part of the ground to show.
+        classes: Names by label.
+        palette: Colours by label; begun again where there are more classes.
+        title: Headline.
+        line_width: Width of the boxes' outlines in pixels.
+
+    Returns:
+        (H, W, 3) picture.
+    """
+    heights = _height_range(points)
+    canvas = _grid(view)
+    _add_points(canvas, points, view, heights)
+    picture = Image.fromarray(canvas)
+    picture = _add_boxes(picture, truth, found, view, palette, line_width)
+    draw = ImageDraw.Draw(picture)
+    _grid_labels(draw, view)
+    if found.scores is not None:
+        _score_labels(draw, found, view, palette)
+    return np.concatenate([_header(truth, found, view, classes, palette, title, heights), np.asarray(picture)])
+
+
+def _grid(view: View) -> Array:
+    """Background with lines at round metres."""
+    width, height = view.size
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = BACKGROUND
+    for x in _ticks(view.x, view):
+        canvas[min(int((view.x[1] - x) * view.scale), height - 1)] = GRID
+    for y in _ticks(view.y, view):
+        canvas[:, min(int((view.y[1] - y) * view.scale), width - 1)] = GRID
+    return canvas
+
+
+def _ticks(interval: tuple[float, float], view: View) -> list[float]:
+    """Round metres inside an interval, some 60 pixels apart or more."""
+    step = next((s for s in (1, 2, 5, 10, 20, 50) if s * view.scale >= 60), 100)
+    first = math.ceil(interval[0] / step)
+    return [step * k for k in range(first, math.floor(interval[1] / step) + 1)]
+
+
+def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
+    """Metres along the left and the bottom edge, and the sensor's place."""
+    width, height = view.size
+    font = _font(13)
+    for x in _ticks(view.x, view):
+        row = (view.x[1] - x) * view.scale
+        if 20 < row < height - 24:
+            draw.text((4, row), f"{x:g}", fill=DIM, font=font, anchor="ls")
+    column, row = view.pixels(np.zeros(2))
+    is_low = height - 40 < row < height + 1  # the sensor's mark stands where the label of y = 0 would
+    for y in _ticks(view.y, view):
+        column = (view.y[1] - y) * view.scale
+        if 24 < column < width - 70 and not (is_low and y == 0):
+            draw.text((column + 4, height - 4), f"{y:g}", fill=DIM, font=font, anchor="ls")
+    draw.text((width - 6, height - 4), "y [m]", fill=DIM, font=font, anchor="rs")
+    draw.text((4, 4), "x [m]", fill=DIM, font=font, anchor="lt")
+    if view.x[0] <= 0 <= view.x[1] and view.y[0] <= 0 <= view.y[1]:
+        column, row = view.pixels(np.zeros(2))
+        row = min(row, height - 1)
+        draw.polygon([(column, row - 16), (column - 8, row), (column + 8, row)], fill=TEXT)
+
+
+def _height_range(points: Array) -> tuple[float, float]:
+    """Heights between which colours run: most of the cloud."""
+    z = points[:, 2][np.isfinite(points[:, 2])] if len(points) else np.zeros(0)
+    low, high = np.quantile(z, [0.01, 0.98]) if len(z) else (-2.0, 1.0)
+    return float(low), float(max(high, low + 1.0))
+
+
+def height_colors(z: Array, heights: tuple[float, float]) -> Array:
+    """(N, 3) uint8 colours of (N,) heights."""
+    share = np.clip((z - heights[0]) / (heights[1] - heights[0]), 0, 1) * (len(HEIGHTS) - 1)
+    low = np.minimum(share.astype(int), len(HEIGHTS) - 2)
+    part = (share - low)[:, None]
+    colors: Array = (HEIGHTS[low] * (1 - part) + HEIGHTS[low + 1] * part).astype(np.uint8)
+    return colors
+
+
+def _add_points(canvas: Array, points: Array, view: View, heights: tuple[float, float]) -> None:
+    """Put the cloud on the canvas, high points over low ones, as dots of one to three pixels."""
+    points = points[np.isfinite(points[:, :3]).all(1)]
+    points = points[np.argsort(points[:, 2], kind="stable")]
+    place = np.floor(view.pixels(points[:, :2])).astype(int)
+    inside = ((place >= 0) & (place < np.array(view.size))).all(1)
+    place, colors = place[inside], height_colors(points[inside, 2], heights)
+    limit = np.array(view.size) - 1
+    dot = range(1 if view.scale < 8 else 2 if view.scale < 20 else 3)
+    for right in dot:
+        for down in dot:
+            column, row = np.minimum(place + np.array([right, down]), limit).T
+            canvas[row, column] = colors
+
+
+def _add_boxes(
+    picture: Image.Image, truth: Marks, found: Marks, view: View, palette: Sequence[Color], line_width: int
+) -> Image.Image:
+    """Outlines with a tick from the middle through the front; ground truth is filled faintly."""
+    layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    width = max(1, round(line_width * SMOOTH * 0.75))
+    for marks, thick in ((truth, width + 2 * SMOOTH), (found, width)):  # the truth's rim shows below a hit
+        for i, (outline, tick) in enumerate(zip(*_outlines(marks.boxes, view), strict=True)):
+            color = TRUTH if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
+            fill = (*color, 46) if marks.scores is None else None
+            corners = [tuple(corner) for corner in outline * SMOOTH]
+            draw.polygon(corners, fill=fill)
+            draw.line([*corners, corners[0], corners[1]], fill=(*color, 255), width=thick, joint="curve")
+            draw.line([tuple(end) for end in tick * SMOOTH], fill=(*color, 255), width=thick)
+    layer = layer.reduce(SMOOTH)
+    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+
+
+def _outlines(boxes: Array, view: View) -> tuple[Array, Array]:
+    """Pixels of the corners, (K, 4, 2), and of the heading ticks, (K, 2, 2)."""
+    boxes = np.asarray(boxes, float)
+    ahead = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], 1)
+    ends = np.stack([boxes[:, :2], boxes[:, :2] + ahead * (boxes[:, 3:4] / 2 + 0.6)], 1)
+    return view.pixels(bev_corners(boxes[:, [0, 1, 3, 4, 6]])), view.pixels(ends)
+
+
+def _score_labels(draw: ImageDraw.ImageDraw, found: Marks, view: View, palette: Sequence[Color]) -> None:
+    """Scores beside the boxes, where no other score and no other box is, best first."""
+    assert found.scores is not None
+    width, height = view.size
+    font = _font(14)
+    outlines, _ = _outlines(found.boxes, view)
+    low, high = outlines.min(1), outlines.max(1)  # (K, 2)
+    taken: list[tuple[float, float, float, float]] = []
+    for i in np.argsort(-found.scores, kind="stable"):
+        text = f"{found.scores[i]:.2f}"
+        text_width, text_height = draw.textlength(text, font=font) + 6, 17.0
+        middle = (low[i] + high[i]) / 2
+        places = [
+            (high[i, 0] + 3, middle[1] - text_height / 2),
+            (low[i, 0] - text_width - 3, middle[1] - text_height / 2),
+            (middle[0] - text_width / 2, low[i, 1] - text_height - 3),
+            (middle[0] - text_width / 2, high[i, 1] + 3),
+            (high[i, 0] + 3, low[i, 1] - text_height),
+            (low[i, 0] - text_width - 3, high[i, 1]),
+        ]
+        spots = [(x, y, x + text_width, y + text_height) for x, y in places]
+        costs = []
+        for spot in spots:
+            others = np.arange(len(low)) != i
+            on_boxes = _covers(spot, low[others], high[others]).sum()
+            on_texts = sum(_meet(spot, other) for other in taken)
+            off = spot[0] < 0 or spot[1] < 0 or spot[2] > width or spot[3] > height
+            costs.append(on_boxes + 3 * on_texts + 10 * off)
+        spot = spots[int(np.argmin(costs))]
+        taken.append(spot)
+        draw.rounded_rectangle(spot, 4, fill=(10, 11, 15))
+        color = palette[int(found.labels[i]) % len(palette)]
+        draw.text((spot[0] + 3, (spot[1] + spot[3]) / 2), text, fill=color, font=font, anchor="lm")
+
+
+def _covers(spot: tuple[float, float, float, float], low: Array, high: Array) -> Array:
+    return (low[:, 0] < spot[2]) & (high[:, 0] > spot[0]) & (low[:, 1] < spot[3]) & (high[:, 1] > spot[1])
+
+
+def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _header(
+    truth: Marks,
+    found: Marks,
+    view: View,
+    classes: Sequence[str],
+    palette: Sequence[Color],
+    title: str,
+    heights: tuple[float, float],
+) -> Array:
+    """Title, what the colours mean with how many there are, and the scale of heights."""
+    width = view.size[0]
+    entries: list[tuple[str, Color | None]] = []
+    if truth.boxes.shape[0] or found.scores is None:
+        entries.append((f"ground truth {len(truth)}", TRUTH))
+    if found.scores is not None:
+        entries.append(("predictions", None))
+        used = sorted({int(label) for label in found.labels} | set(range(min(len(classes), 6))))
+        for label in used:
+            name = classes[label] if label < len(classes) else f"class {label}"
+            entries.append((f"{name} {int((found.labels == label).sum())}", palette[label % len(palette)]))
+    big, small = _font(20), _font(15)
+    bar = 150
+    rows: list[list[tuple[str, Color | None, float]]] = [[]]
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = 12.0
+    for text, color in entries:
+        step = probe.textlength(text, font=small) + (22 + 18 if color is not None else 12)
+        if rows[-1] and left + step > width - (bar + 120 if len(rows) == 1 else 12):
+            rows.append([])
+            left = 12.0
+        rows[-1].append((text, color, left))
+        left += step
+    picture = Image.new("RGB", (width, 40 + MARGIN * len(rows)), (26, 29, 37))
+    draw = ImageDraw.Draw(picture)
+    draw.text((12, 20), _fitted(title, big, width - 24), fill=TEXT, font=big, anchor="lm")
+    for number, row in enumerate(rows):
+        middle = 40 + MARGIN * number + 12
+        for text, color, left in row:
+            if color is None:
+                draw.text((left, middle), text, fill=DIM, font=small, anchor="lm")
+                continue
+            draw.rectangle((left, middle - 7, left + 15, middle + 7), outline=color, width=3)
+            draw.text((left + 22, middle), text, fill=TEXT, font=small, anchor="lm")
+    if width > 520:
+        middle = 40 + 12
+        right = width - 60
+        ramp = height_colors(np.linspace(*heights, bar), heights)
+        picture.paste(Image.fromarray(np.repeat(ramp[None], 12, 0)), (right - bar, middle - 6))
+        draw.text((right - bar - 6, middle), f"z {heights[0]:.1f}", fill=DIM, font=_font(13), anchor="rm")
+        draw.text((right + 6, middle), f"{heights[1]:.1f} m", fill=DIM, font=_font(13), anchor="lm")
+    return np.asarray(picture)
+
+
+def _fitted(text: str, font: Any, width: float) -> str:
+    """As much of a text as fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _font(size: int) -> Any:
+    """Pillow's own font, so that pictures look alike on every machine."""
+    return ImageFont.load_default(size)

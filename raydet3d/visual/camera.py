@@ -1,0 +1,92 @@
+"""Boxes on a camera's image: their twelve edges, projected and cut off in front of the camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from raydet3d.ops.points import box_corners
+from raydet3d.visual.bev import PALETTE, SMOOTH, TRUTH, Array, Color, Marks
+
+# Corners are ordered x slowest, then y0 z0, y0 z1, y1 z1, y1 z0: 0-3 behind, 4-7 in front.
+EDGES = np.array(
+    [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7), (4, 6), (5, 7)]
+)
+"""The twelve edges and a cross on the front."""
+NEAR = 0.3
+"""Metres in front of the camera where edges are cut."""
+
+
+def draw_boxes_on_image(
+    image: Array,
+    truth: Marks,
+    found: Marks,
+    *,
+    lidar2img: Array,
+    palette: Sequence[Color] = PALETTE,
+    line_width: int = 2,
+    width: int | None = None,
+) -> Array:
+    """Draw 3D boxes on an image.
+
+    Args:
+        image: (H, W, 3) uint8 picture.
+        truth: Ground truth in the LiDAR's frame, in green.
+        found: Predictions in the LiDAR's frame, in the colours of their classes.
+        lidar2img: (3, 4) or (4, 4) projection.
+        palette: Colours by label.
+        line_width: Width of lines in pixels of the result.
+        width: Width of the result; the image's own by default.
+
+    Returns:
+        (H', W', 3) picture.
+    """
+    picture = Image.fromarray(image)
+    scale = 1.0 if width is None else width / picture.width
+    size = (round(picture.width * scale), round(picture.height * scale))
+    picture = picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
+    layer = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    for marks in (truth, found):
+        for i, edges in enumerate(project_edges(marks.boxes, lidar2img)):
+            color = TRUTH if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
+            for number, edge in enumerate(edges * scale * SMOOTH):
+                if np.isfinite(edge).all():
+                    is_cross = number >= 12
+                    thick = max(1, round(line_width * SMOOTH * (0.4 if is_cross else 1)))
+                    draw.line([tuple(end) for end in edge], fill=(*color, 150 if is_cross else 255), width=thick)
+    return np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB"))
+
+
+def project_edges(boxes: Array, lidar2img: Array) -> Array:
+    """Edges of boxes in pixels.
+
+    Args:
+        boxes: (K, 7) boxes in the LiDAR's frame.
+        lidar2img: (3, 4) or (4, 4) projection.
+
+    Returns:
+        (K, 14, 2, 2) ends of the edges; NaN where an edge lies behind the camera.
+    """
+    corners = box_corners(np.asarray(boxes, float)[:, :7])  # (K, 8, 3)
+    matrix = np.asarray(lidar2img, float)[:3]
+    homogeneous = corners @ matrix[:, :3].T + matrix[:, 3]
+    first, second = homogeneous[:, EDGES[:, 0]], homogeneous[:, EDGES[:, 1]]  # (K, 14, 3)
+    depth = np.stack([first[..., 2], second[..., 2]], -1)
+    is_seen = (depth > NEAR).any(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cut = (NEAR - depth[..., 0]) / (depth[..., 1] - depth[..., 0])
+        crossing = first + cut[..., None] * (second - first)
+        ends = np.stack(
+            [
+                np.where(depth[..., :1] > NEAR, first, crossing),
+                np.where(depth[..., 1:] > NEAR, second, crossing),
+            ],
+            -2,
+        )
+        pixels = ends[..., :2] / ends[..., 2:]
+    pixels[~is_seen] = np.nan
+    clipped: Array = np.clip(pixels, -1e5, 1e5)
+    return clipped

@@ -1,0 +1,118 @@
+"""Backends: what they write, read back with something else."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from raydet3d.config import Config
+from raydet3d.errors import InputError
+from raydet3d.registry import VISBACKENDS
+from raydet3d.visual import BaseVisBackend, LocalVisBackend, TensorboardVisBackend, WandbVisBackend
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_local_scalars(tmp_path):
+    backend = LocalVisBackend(tmp_path / "run")
+    backend.add_scalar("lr", torch.tensor(0.5), 3)
+    backend.add_scalars({"loss": np.float32(2), "mode": "train", "bad": np.zeros(2)}, 4, file_path="20260101.json")
+    backend.add_scalars({"mAP": 1, "step": 9})
+    assert lines(tmp_path / "run/scalars.json") == [
+        {"lr": 0.5, "step": 3},
+        {"loss": 2.0, "mode": "train", "step": 4},
+        {"mAP": 1, "step": 9},
+    ]
+    assert lines(tmp_path / "run/20260101.json") == [{"loss": 2.0, "mode": "train", "step": 4}]
+
+
+def test_local_pictures_and_config(tmp_path):
+    backend = LocalVisBackend(tmp_path)
+    backend.add_image("val/frame 1", PICTURE, 7)
+    assert (np.asarray(Image.open(tmp_path / "vis_image" / "val_frame 1_7.png")) == PICTURE).all()
+    backend.add_config(Config({"lr": 0.1, "hook": {"api_key": "hush"}}))
+    text = (tmp_path / "config.py").read_text()
+    assert "lr = 0.1" in text
+    assert "hush" not in text
+    backend.add_config({"model": {"type": "VoxelNet"}, "logger": {"token": "hush"}})
+    assert "hush" not in (tmp_path / "config.py").read_text()
+
+
+def test_nothing_is_made_before_it_is_used(tmp_path):
+    for kind in (LocalVisBackend, TensorboardVisBackend, WandbVisBackend):
+        kind(tmp_path / kind.__name__).close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [LocalVisBackend, TensorboardVisBackend])
+def test_a_folder_is_needed(kind):
+    with pytest.raises(InputError, match="save_dir"):
+        kind().add_scalar("a", 1)
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((3, 3)), np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8)])
+def test_what_is_no_picture_is_refused(tmp_path, image):
+    with pytest.raises(ValueError, match="a picture is a uint8 array"):
+        LocalVisBackend(tmp_path).add_image("a", image)
+
+
+def test_file_names_are_checked():
+    with pytest.raises(InputError, match=r"must end in \.json, got 'x\.txt'"):
+        LocalVisBackend("x", scalar_save_file="x.txt")
+    with pytest.raises(InputError, match=r"must end in \.py"):
+        LocalVisBackend("x", config_save_file="x.json")
+
+
+def events(folder):
+    """Values of an event file, by the record format: length, checksum, bytes, checksum."""
+    (file,) = folder.glob("events*")
+    raw, found = file.read_bytes(), []
+    while raw:
+        size = int.from_bytes(raw[:8], "little")
+        event = Event.FromString(raw[12 : 12 + size])
+        found += [(value.tag, event.step, value) for value in event.summary.value]
+        raw = raw[16 + size :]
+    return found
+
+
+def test_tensorboard(tmp_path):
+    backend = VISBACKENDS.build({"type": "TensorboardVisBackend", "save_dir": str(tmp_path)})
+    backend.add_scalars({"loss": torch.tensor(1.5), "lr": 0.1, "mode": "train"}, 12)
+    backend.add_image("val_000008", PICTURE, 30)
+    backend.add_config({"lr": 0.1})
+    backend.close()
+    found = events(tmp_path)
+    scalars = [(tag, step, value.simple_value) for tag, step, value in found if value.HasField("simple_value")]
+    assert scalars == [("loss", 12, 1.5), ("lr", 12, pytest.approx(0.1))]
+    ((step, image),) = [(step, value.image) for tag, step, value in found if tag == "val_000008"]
+    assert (step, image.height, image.width) == (30, 20, 30)
+    assert any("config" in tag and b"lr = 0.1" in value.tensor.string_val[0] for tag, _, value in found)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_wandb_says_what_to_install(tmp_path):
+    with pytest.raises(InputError, match=r"pip install 'raydet3d\[wandb\]'"):
+        WandbVisBackend(tmp_path).add_scalar("a", 1)
+
+
+def test_a_backend_of_ones_own_needs_scalars_only():
+    class Mine(BaseVisBackend):
+        def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
+            self.seen = dict(scalar_dict), step
+
+    mine = Mine()
+    mine.add_scalar("a", 2, 5)
+    mine.add_config({})
+    mine.add_image("a", PICTURE)
+    mine.close()
+    assert mine.seen == ({"a": 2}, 5)
+    with pytest.raises(NotImplementedError, match="BaseVisBackend must define add_scalars"):
+        BaseVisBackend().add_scalar("a", 1)
