@@ -1,0 +1,51 @@
+"""Data: from files to batches. Importing the package fills the tables of data sets, samplers and transforms."""
+
+from raydet3d.data.augment import (
+    GlobalRotScaleTrans,
+    ObjectNameFilter,
+    ObjectNoise,
+    ObjectRangeFilter,
+    PointShuffle,
+    PointsRangeFilter,
+    RandomFlip3D,
+)
+from raydet3d.data.dataset import Det3DDataset, ready
+from raydet3d.data.kitti import KittiDataset
+from raydet3d.data.load import LoadAnnotations3D, LoadPointsFromFile
+from raydet3d.data.pack import Pack3DDetInputs, pseudo_collate
+from raydet3d.data.paste import DataBaseSampler, ObjectSample
+from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
+from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
+from raydet3d.data.stamp import Stamped, StampedBatches, current_epoch
+from raydet3d.data.synthetic import TownDataset
+from raydet3d.data.wrappers import ConcatDataset, RepeatDataset
+
+__all__ = [
+    "Compose",
+    "ConcatDataset",
+    "DataBaseSampler",
+    "DefaultSampler",
+    "Det3DDataset",
+    "GlobalRotScaleTrans",
+    "InfiniteSampler",
+    "KittiDataset",
+    "LoadAnnotations3D",
+    "LoadPointsFromFile",
+    "MultiScaleFlipAug3D",
+    "ObjectNameFilter",
+    "ObjectNoise",
+    "ObjectRangeFilter",
+    "ObjectSample",
+    "Pack3DDetInputs",
+    "PointShuffle",
+    "PointsRangeFilter",
+    "RandomFlip3D",
+    "RepeatDataset",
+    "Stamped",
+    "StampedBatches",
+    "TownDataset",
+    "Transform",
+    "current_epoch",
+    "pseudo_collate",
+    "ready",
+]

@@ -1,0 +1,353 @@
+"""From an info file to samples: the base of the data sets."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from raydet3d.data.paths import check_backend, inside, join, require
+from raydet3d.data.pipeline import Compose, Sample
+from raydet3d.errors import InputError
+from raydet3d.infos import read_infos, to_v2
+from raydet3d.registry import DATASETS, BadArgument
+from raydet3d.structures import get_box_type
+
+# Names in an info file -> names in the annotation of a sample, and their dtypes. The rest is taken over by its name.
+_ANNOTATION = {
+    "bbox_3d": ("gt_bboxes_3d", np.float32),
+    "bbox_label_3d": ("gt_labels_3d", np.int64),
+    "bbox": ("gt_bboxes", np.float32),
+    "bbox_label": ("gt_bboxes_labels", np.int64),
+    "depth": ("depths", np.float32),
+    "center_2d": ("centers_2d", np.float32),
+    "attr_label": ("attr_labels", np.int64),
+    "velocity": ("velocities", np.float32),
+}
+
+
+class Packed:
+    """A list of picklable things in one buffer: forked workers share it without touching reference counts.
+
+    Args:
+        items: The things; each access gives a fresh copy.
+    """
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        blobs = [pickle.dumps(item, protocol=5) for item in items]
+        self._ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
+        self._buffer = b"".join(blobs)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Any:
+        size = len(self._ends)
+        if not -size <= index < size:
+            raise IndexError(f"sample {index} of a data set of {size}")
+        index %= size
+        begin = self._ends[index - 1] if index else 0
+        return pickle.loads(memoryview(self._buffer)[begin : self._ends[index]])
+
+
+@DATASETS.register_module()
+class Det3DDataset(Dataset[Any]):
+    """A 3D detection data set described by an info file in the v2 layout.
+
+    A training sample without objects, before or after the pipeline, is replaced by another one, drawn from the
+    sample's own generator. `parse_data_info` and `parse_ann_info` may be overridden, as in MMDetection3D; with
+    instances' boxes in the LiDAR frame (bottom centre) the base class suffices.
+
+    Args:
+        ann_file: Info file, relative to `data_root`.
+        data_root: Folder of the data set; what the info file names has to lie in it.
+        metainfo: `classes` to train on, in the order of their labels; the class's own by default.
+        data_prefix: Folders of the clouds (`pts`) and images (`img`), relative to `data_root`.
+        pipeline: Configs of the transforms.
+        modality: `use_lidar`, `use_camera`: which sensors the pipeline may ask for.
+        default_cam_key: Camera whose calibration is given with each sample.
+        box_type_3d: Frame of the boxes: LiDAR, Camera or Depth.
+        filter_empty_gt: Replace training samples without objects.
+        test_mode: Annotations go to `eval_ann_info`, nothing is replaced.
+        load_eval_anns: Give `eval_ann_info` in test mode.
+        indices: Use a part: the first so many (the last, if negative), or the samples of a list.
+        lazy_init: Do not read the info file until it is needed.
+        serialize_data: Accepted; infos are always kept packed.
+        max_refetch: Replacements to try before giving up.
+        backend_args: Where files are; None or the local disk.
+        load_type: Accepted when it is `frame_based`.
+        pcd_limit_range: Accepted; the metric has its own.
+        **unknown: Refused, with the nearest argument of the class or of those that it derives from.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {}
+    HINT: ClassVar[str] = "check data_root and ann_file of the config"
+    """What to do about data that is not there."""
+
+    def __init__(
+        self,
+        ann_file: str = "",
+        data_root: str = "",
+        metainfo: Mapping[str, Any] | None = None,
+        data_prefix: Mapping[str, str] | None = None,
+        pipeline: Sequence[Mapping[str, Any] | Callable[[Any], Any]] = (),
+        modality: Mapping[str, bool] | None = None,
+        default_cam_key: str = "CAM2",
+        box_type_3d: str = "LiDAR",
+        filter_empty_gt: bool = True,
+        test_mode: bool = False,
+        load_eval_anns: bool = True,
+        indices: int | Sequence[int] | None = None,
+        lazy_init: bool = False,
+        serialize_data: bool = True,
+        max_refetch: int = 1000,
+        backend_args: Mapping[str, Any] | None = None,
+        load_type: str = "frame_based",
+        pcd_limit_range: Sequence[float] | None = None,
+        **unknown: Any,
+    ) -> None:
+        self._refuse(unknown)
+        check_backend(backend_args)
+        if load_type != "frame_based":
+            raise InputError(f"{type(self).__name__}: load_type is {load_type!r}; only 'frame_based' is known")
+        self.pcd_limit_range = pcd_limit_range
+        self.data_root = data_root or ""
+        self.ann_file = join(self.data_root, ann_file) if ann_file else ""
+        self.data_prefix = {key: join(self.data_root, folder) for key, folder in (data_prefix or {}).items() if folder}
+        self.modality = {"use_lidar": True, "use_camera": False, **(modality or {})}
+        for key in self.modality:
+            if not key.startswith("use_"):
+                raise InputError(f"{type(self).__name__}: modality has no {key!r}; known: use_lidar, use_camera")
+        self.default_cam_key = default_cam_key
+        self.box_type_3d, self.box_mode_3d = get_box_type(box_type_3d)
+        self.filter_empty_gt = filter_empty_gt
+        self.test_mode = test_mode
+        self.load_eval_anns = load_eval_anns
+        self.indices = indices
+        self.max_refetch = max_refetch
+        self._metainfo = {**self.METAINFO, **(metainfo or {})}
+        for key in ("classes", "palette"):
+            if key in self._metainfo:
+                self._metainfo[key] = tuple(self._metainfo[key])
+        self._label_of: dict[int, int] = {}
+        self._data: Packed | None = None
+        self.pipeline = Compose(pipeline)
+        if not lazy_init:
+            self.full_init()
+
+    # ------------------------------------------------------------------ what is known
+
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Check before a run that what a config names is there.
+
+        Args:
+            cfg: The data set's config.
+
+        Raises:
+            InputError: Root or info file are not there; the message says how to make them. Or an argument is unknown.
+        """
+        cls._refuse({key: value for key, value in cfg.items() if key not in ("type", "_scope_")})
+        root = cfg.get("data_root") or ""
+        hint = cls.HINT.format(root=root or ".")
+        if root:
+            require(root, what=f"{cls.__name__}: data_root", hint=hint)
+        if cfg.get("ann_file"):
+            require(join(root, cfg["ann_file"]), what=f"{cls.__name__}: ann_file", hint=hint)
+        for kind, folder in (cfg.get("data_prefix") or {}).items():
+            if folder:
+                require(join(root, folder), what=f"{cls.__name__}: data_prefix[{kind!r}]", hint=hint)
+
+    @classmethod
+    def _refuse(cls, given: Mapping[str, Any]) -> None:
+        """Refuse arguments that no constructor on the way up takes."""
+        makers = [vars(kind)["__init__"] for kind in cls.__mro__ if "__init__" in vars(kind) and kind is not object]
+        known = {
+            name
+            for maker in makers
+            for name, parameter in inspect.signature(maker).parameters.items()
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        } - {"self"}
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}"
+                raise BadArgument(f"dataset {cls.__name__} has no argument {name!r}; {hint}")
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """`classes` and whatever else is known about the data set; a copy."""
+        return dict(self._metainfo)
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def full_init(self) -> None:
+        """Read the info file and let the pipeline load what it shares; once."""
+        if self._data is None:
+            self._data = Packed(self._subset(self.load_data_list()))
+            self.pipeline.warm_up(self.get_data_info(0) if len(self._data) else None)
+
+    def turn_off(self, type_name: str, from_epoch: int) -> int:
+        """Skip the transforms of a name from an epoch on (counted from 0); gives how many there are."""
+        return self.pipeline.turn_off(type_name, from_epoch)
+
+    def _loaded(self) -> Packed:
+        self.full_init()
+        assert self._data is not None
+        return self._data
+
+    def _subset(self, items: list[Any]) -> list[Any]:
+        if self.indices is None:
+            return items
+        if isinstance(self.indices, int):
+            return items[: self.indices] if self.indices >= 0 else items[self.indices :]
+        return [items[index] for index in self.indices]
+
+    # ------------------------------------------------------------------ the info file
+
+    def load_data_list(self) -> list[Sample]:
+        """Read the info file and parse each frame."""
+        content = to_v2(read_infos(self.ann_file), self.ann_file)
+        found = content.get("metainfo") or {}
+        for key, value in found.items():
+            self._metainfo.setdefault(key, value)
+        self._label_of = self._match_labels(found.get("categories"))
+        frames: list[Sample] = []
+        for number, info in enumerate(content["data_list"]):
+            try:
+                parsed = self.parse_data_info(info)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                if isinstance(error, InputError):
+                    raise
+                what = f"has no key {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+                raise InputError(f"{self.ann_file}: frame {number} of data_list {what}") from error
+            frames += parsed if isinstance(parsed, list) else [parsed]
+        return frames
+
+    def _match_labels(self, categories: Mapping[str, int] | Sequence[str] | None) -> dict[int, int]:
+        """The info file's numbers -> ours; what is not listed becomes -1 and is left out."""
+        if categories is None:
+            categories = self.METAINFO.get("classes", self._metainfo.get("classes", ()))
+        if not isinstance(categories, Mapping):
+            categories = {name: number for number, name in enumerate(categories or ())}
+        classes = self._metainfo.setdefault("classes", tuple(name for name, n in categories.items() if n >= 0))
+        known = {*categories, *self.METAINFO.get("classes", ())}
+        for name in classes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+                raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
+        return {categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0}
+
+    def parse_data_info(self, info: Mapping[str, Any]) -> Sample | list[Sample]:
+        """Turn a frame of the info file into what the pipeline begins with."""
+        sample: Sample = dict(info)
+        sample.pop("instances", None)
+        if self.modality["use_lidar"]:
+            points = dict(info["lidar_points"])
+            path = inside(self._folder("pts"), str(points["lidar_path"]), source=self.ann_file)
+            points["lidar_path"] = path
+            sample |= {"lidar_points": points, "lidar_path": path, "num_pts_feats": points.get("num_pts_feats")}
+        camera = (info.get("images") or {}).get(self.default_cam_key)
+        if isinstance(camera, Mapping):
+            for key in ("lidar2cam", "cam2img", "lidar2img"):
+                if key in camera:
+                    sample[key] = np.array(camera[key], dtype=np.float64)
+            if camera.get("img_path") and "img" in self.data_prefix:
+                sample["img_path"] = inside(self._folder("img"), str(camera["img_path"]), source=self.ann_file)
+            if "height" in camera and "width" in camera:
+                sample["ori_shape"] = (int(camera["height"]), int(camera["width"]))
+        if not self.test_mode:
+            sample["ann_info"] = self.parse_ann_info(info)
+        elif self.load_eval_anns and info.get("instances") is not None:
+            sample["eval_ann_info"] = self.parse_ann_info(info)
+        return sample
+
+    def parse_ann_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a frame's instances into arrays, without those of classes that are not trained on."""
+        instances = info.get("instances") or []
+        annotation: dict[str, Any] = {
+            "gt_bboxes_3d": np.zeros((0, 7), np.float32),
+            "gt_labels_3d": np.zeros(0, np.int64),
+            "gt_bboxes": np.zeros((0, 4), np.float32),
+            "gt_bboxes_labels": np.zeros(0, np.int64),
+        }
+        for key in instances[0] if instances else ():
+            name, dtype = _ANNOTATION.get(key, (key, None))
+            column = np.array([instance[key] for instance in instances], dtype=dtype)
+            if key in ("bbox_label_3d", "bbox_label"):
+                column = np.array([self._label_of.get(int(label), -1) for label in column], dtype=np.int64)
+            annotation[name] = column
+        keep = annotation["gt_labels_3d"] >= 0
+        return {name: column[keep] for name, column in annotation.items() if len(column) == len(keep)}
+
+    def _folder(self, kind: str) -> str:
+        return self.data_prefix.get(kind, self.data_root)
+
+    # ------------------------------------------------------------------ samples
+
+    def get_data_info(self, index: int) -> Sample:
+        """Give a fresh copy of what the pipeline begins with; boxes are in their class."""
+        sample: Sample = self._loaded()[int(index)]
+        for key in ("ann_info", "eval_ann_info"):
+            annotation = sample.get(key)
+            if annotation is not None and isinstance(annotation.get("gt_bboxes_3d"), np.ndarray):
+                boxes: NDArray[np.float32] = annotation["gt_bboxes_3d"]
+                annotation["gt_bboxes_3d"] = self.box_type_3d(boxes, box_dim=boxes.shape[-1])
+        sample["box_type_3d"] = self.box_type_3d
+        sample["box_mode_3d"] = self.box_mode_3d
+        return sample
+
+    def prepare_data(self, index: int) -> Any:
+        """Run a sample through the pipeline; None where a training sample has no object left."""
+        sample = self.get_data_info(index)
+        if self.test_mode or not self.filter_empty_gt:
+            return self.pipeline(sample)
+        if not len(sample["ann_info"]["gt_labels_3d"]):
+            return None
+        made = self.pipeline(sample)
+        return None if made is None or _is_empty(made) else made
+
+    def __getitem__(self, index: int) -> Any:
+        """Make a sample."""
+        made = self.prepare_data(index)
+        if made is not None:
+            return made
+        if self.test_mode:
+            raise InputError(f"{type(self).__name__}: the test pipeline dropped sample {index}")
+        for _ in range(self.max_refetch):
+            made = self.prepare_data(int(np.random.randint(len(self))))
+            if made is not None:
+                return made
+        raise InputError(
+            f"{type(self).__name__}: no training sample with an object in {self.max_refetch} tries in {self.ann_file}; "
+            f"check metainfo.classes={list(self._metainfo.get('classes', ()))} and the ranges of the filters, "
+            "or set filter_empty_gt=False"
+        )
+
+
+def _is_empty(made: Any) -> bool:
+    """Whether a packed sample has ground truth, and none left of it."""
+    packed = made.get("data_samples") if isinstance(made, Mapping) else None
+    instances = packed.get("gt_instances_3d") if packed is not None else None
+    labels = instances.get("labels_3d") if instances is not None else None
+    return labels is not None and len(labels) == 0
+
+
+def ready(cfg: Mapping[str, Any]) -> None:
+    """Let the data set of a config check, or make, its data; a type without a `ready` has nothing to check.
+
+    Args:
+        cfg: Config of a data set or of a wrapper around some.
+    """
+    kind = cfg.get("type")
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if found is not None and hasattr(found, "ready"):
+        found.ready(cfg)

@@ -1,0 +1,106 @@
+"""The end of a pipeline: a sample as tensors with a data sample beside them; and samples as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydet3d.data.pipeline import Sample, Transform
+from raydet3d.errors import InputError
+from raydet3d.registry import FUNCTIONS, TRANSFORMS
+from raydet3d.structures import Det3DDataSample, InstanceData
+
+META_KEYS = (
+    *("img_path", "ori_shape", "img_shape", "lidar2img", "depth2img", "cam2img", "pad_shape", "scale_factor", "flip"),
+    *("pcd_horizontal_flip", "pcd_vertical_flip", "box_mode_3d", "box_type_3d", "img_norm_cfg", "num_pts_feats"),
+    *("pcd_trans", "sample_idx", "pcd_scale_factor", "pcd_rotation", "pcd_rotation_angle", "lidar_path"),
+    *("transformation_3d_flow", "trans_mat", "affine_aug", "sweep_img_metas", "ori_cam2img", "cam2global"),
+    *("crop_offset", "img_crop_offset", "resize_img_shape", "lidar2cam", "ori_lidar2img", "num_ref_frames"),
+    *("num_views", "ego2global", "axis_align_matrix"),
+)
+"""What a data sample remembers of its frame, where the pipeline knows it."""
+
+# Sample key -> field of gt_instances_3d, of gt_instances.
+_FIELDS_3D = {
+    "gt_bboxes_3d": "bboxes_3d",
+    "gt_labels_3d": "labels_3d",
+    "attr_labels": "attr_labels",
+    "depths": "depths",
+    "centers_2d": "centers_2d",
+}
+_FIELDS_2D = {"gt_bboxes": "bboxes", "gt_bboxes_labels": "labels"}
+
+
+@TRANSFORMS.register_module()
+class Pack3DDetInputs(Transform):
+    """Put what the model needs into `inputs`, and what belongs to the frame into a `Det3DDataSample`.
+
+    Args:
+        keys: What to pack: `points`, `gt_bboxes_3d`, `gt_labels_3d`, `gt_bboxes`, `gt_bboxes_labels`, `attr_labels`,
+            `depths`, `centers_2d`. A key that the sample lacks is left out.
+        meta_keys: What the data sample remembers of the frame.
+    """
+
+    def __init__(self, keys: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
+        known = ("points", *_FIELDS_3D, *_FIELDS_2D)
+        for key in keys:
+            if key not in known:
+                raise InputError(f"Pack3DDetInputs: cannot pack {key!r}; known: {', '.join(known)}")
+        self.keys = tuple(keys)
+        self.meta_keys = tuple(meta_keys)
+
+    def transform(self, results: Sample | list[Sample]) -> Any:
+        """Pack a sample; of a list of views each, and a single one as if it were no list."""
+        if isinstance(results, list):
+            packed = [self._pack(view) for view in results]
+            return packed[0] if len(packed) == 1 else packed
+        return self._pack(results)
+
+    def _pack(self, results: Sample) -> Sample:
+        sample = Det3DDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        inputs: dict[str, Any] = {}
+        instances_3d, instances = InstanceData(), InstanceData()
+        for key in self.keys:
+            if key not in results:
+                continue
+            if key == "points":
+                inputs[key] = _tensor(results[key])
+            elif key in _FIELDS_3D:
+                instances_3d[_FIELDS_3D[key]] = _tensor(results[key])
+            else:
+                instances[_FIELDS_2D[key]] = _tensor(results[key])
+        sample.gt_instances_3d = instances_3d
+        sample.gt_instances = instances
+        if "eval_ann_info" in results:
+            sample.eval_ann_info = results["eval_ann_info"]
+        return {"inputs": inputs, "data_samples": sample}
+
+
+def _tensor(value: Any) -> Any:
+    """A tensor of an array; boxes and tensors as they are."""
+    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+@FUNCTIONS.register_module()
+def pseudo_collate(batch: Sequence[Any]) -> Any:
+    """Turn a list of samples into one of their shape whose leaves are lists: nothing is stacked or copied.
+
+    Example:
+        >>> pseudo_collate([{"a": 1, "b": [2, 3]}, {"a": 4, "b": [5, 6]}])
+        {'a': [1, 4], 'b': [[2, 5], [3, 6]]}
+    """
+    first = batch[0]
+    if isinstance(first, str | bytes):
+        return list(batch)
+    if isinstance(first, Mapping):
+        return {key: pseudo_collate([sample[key] for sample in batch]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(pseudo_collate(leaf) for leaf in zip(*batch, strict=True)))
+    if isinstance(first, list | tuple):
+        if any(len(sample) != len(first) for sample in batch):
+            raise InputError("samples of one batch hold lists of different lengths, which cannot be collated")
+        return [pseudo_collate(leaf) for leaf in zip(*batch, strict=True)]
+    return list(batch)

@@ -1,0 +1,153 @@
+"""A sample's way from file to tensor: transforms, one after the other, and from which epoch on some are off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from raydet3d.data.stamp import current_epoch
+from raydet3d.registry import TRANSFORMS
+
+Sample = dict[str, Any]
+
+
+class Transform:
+    """A step of a pipeline: takes a sample's dict and gives it back changed, or None to drop the sample.
+
+    Random draws come from numpy's, Python's and torch's global generators; those are seeded for each sample.
+    """
+
+    def transform(self, results: Sample) -> Any:
+        """Change a sample; to be written by each step."""
+        raise NotImplementedError(f"{type(self).__name__} must define transform(results)")
+
+    def __call__(self, results: Sample) -> Any:
+        """Change a sample."""
+        return self.transform(results)
+
+
+class Compose:
+    """Transforms in order.
+
+    Args:
+        transforms: Configs (dicts with a `type`), or anything that takes a sample and returns one.
+    """
+
+    def __init__(self, transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]] | None) -> None:
+        self.transforms: list[Callable[[Any], Any]] = []
+        self.names: list[str] = []
+        self._off: dict[str, int] = {}
+        for entry in transforms or ():
+            step = TRANSFORMS.build(entry) if isinstance(entry, Mapping) else entry
+            name = entry.get("type") if isinstance(entry, Mapping) else None
+            self.transforms.append(step)
+            self.names.append(name.rsplit(".", 1)[-1] if isinstance(name, str) else type(step).__name__)
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __iter__(self) -> Iterator[Callable[[Any], Any]]:
+        return iter(self.transforms)
+
+    def __getitem__(self, index: int) -> Callable[[Any], Any]:
+        return self.transforms[index]
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(self.names)})"
+
+    def turn_off(self, type_name: str, from_epoch: int) -> int:
+        """Skip the transforms of a name from an epoch on (counted from 0), also those inside others.
+
+        Returns:
+            How many there are of that name.
+        """
+        short = type_name.rsplit(".", 1)[-1]
+        self._off[short] = from_epoch
+        inner = [step.turn_off(short, from_epoch) for step in self.transforms if hasattr(step, "turn_off")]
+        return self.names.count(short) + sum(map(int, inner))
+
+    def warm_up(self, sample: Sample | None = None) -> None:
+        """Let transforms load what loader workers shall share, and look at the first sample of the data set."""
+        for step in self.transforms:
+            if hasattr(step, "warm_up"):
+                step.warm_up(sample)
+
+    def __call__(self, results: Any) -> Any:
+        """Run a sample through; None as soon as a transform drops it."""
+        for name, step in zip(self.names, self.transforms, strict=True):
+            if name in self._off and current_epoch() >= self._off[name]:
+                continue
+            try:
+                results = step(results)
+            except Exception as error:
+                error.add_note(f"(in transform {name})")
+                raise
+            if results is None:
+                return None
+        return results
+
+
+@TRANSFORMS.register_module()
+class MultiScaleFlipAug3D(Transform):
+    """Views of one sample for testing: each scale, flipped or not, through the same transforms.
+
+    Args:
+        transforms: Configs of the transforms that every view goes through.
+        img_scale: Image scales, (width, height) or a list of those; each makes a view, and is left to image transforms.
+        pts_scale_ratio: Factor or factors by which the cloud is scaled.
+        flip: Add flipped views.
+        flip_direction: Image flips to use, one or a list.
+        pcd_horizontal_flip: Add a view with y negated (needs `flip`).
+        pcd_vertical_flip: Add a view with x negated (needs `flip`).
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]],
+        img_scale: tuple[int, int] | list[tuple[int, int]] | None = None,
+        pts_scale_ratio: float | Sequence[float] = 1.0,
+        flip: bool = False,
+        flip_direction: str | Sequence[str] = "horizontal",
+        pcd_horizontal_flip: bool = False,
+        pcd_vertical_flip: bool = False,
+    ) -> None:
+        self.transforms = Compose(transforms)
+        several = isinstance(img_scale, Sequence) and len(img_scale) > 0 and isinstance(img_scale[0], Sequence)
+        self.img_scales: list[Any] = list(img_scale) if several and img_scale is not None else [img_scale]
+        ratios = pts_scale_ratio if isinstance(pts_scale_ratio, Sequence) else [pts_scale_ratio]
+        self.pts_scales = [float(ratio) for ratio in ratios]
+        directions = [flip_direction] if isinstance(flip_direction, str) else list(flip_direction)
+        self.flips = [(False, directions[0]), *((True, direction) for direction in directions)] if flip else []
+        self.flips = self.flips or [(False, directions[0])]
+        self.horizontal = [False, True] if flip and pcd_horizontal_flip else [False]
+        self.vertical = [False, True] if flip and pcd_vertical_flip else [False]
+
+    def turn_off(self, type_name: str, from_epoch: int) -> int:
+        """Pass on to the transforms inside."""
+        return self.transforms.turn_off(type_name, from_epoch)
+
+    def warm_up(self, sample: Sample | None = None) -> None:
+        """Pass on to the transforms inside."""
+        self.transforms.warm_up(sample)
+
+    def transform(self, results: Sample) -> list[Any]:
+        """Give the list of views."""
+        settings = [
+            {
+                **({} if img_scale is None else {"scale": img_scale}),
+                "flip": flip,
+                "flip_direction": direction,
+                "pcd_scale_factor": pts_scale,
+                "pcd_horizontal_flip": horizontal,
+                "pcd_vertical_flip": vertical,
+            }
+            for img_scale in self.img_scales
+            for pts_scale in self.pts_scales
+            for flip, direction in self.flips
+            for horizontal in self.horizontal
+            for vertical in self.vertical
+        ]
+        # Transforms work in place: each view but the last needs a copy of its own.
+        views = [copy.deepcopy(results) for _ in settings[1:]] + [results]
+        return [self.transforms({**view, **setting}) for view, setting in zip(views, settings, strict=True)]

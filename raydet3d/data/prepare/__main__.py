@@ -1,0 +1,60 @@
+"""`python -m raydet3d.data.prepare kitti ROOT [--workers N]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from raydet3d.data.prepare.kitti import prepare_kitti
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+EXAMPLES = """The raw layout that is wanted, and what comes beside it:
+
+  ROOT/ImageSets/{train,val,trainval,test}.txt   those that are there
+  ROOT/training/{velodyne,label_2,calib,image_2} and planes, where you have them
+  ROOT/testing/{velodyne,calib,image_2}          for test.txt
+  -> ROOT/kitti_infos_*.pkl  ROOT/training/velodyne_reduced/  ROOT/kitti_dbinfos_train.pkl  ROOT/kitti_gt_database*
+
+Stopped halfway, the same command goes on where it was.
+
+  python -m raydet3d.data.prepare kitti data/kitti --workers 8
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit code: 0 done, 2 where the raw data is not as it should be, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raydet3d.data.prepare",
+        description="Turn a data set as it is downloaded into what training reads.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", choices=["kitti"], help="layout of the data set")
+    parser.add_argument("root", metavar="ROOT", help="its folder")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: none but this)"
+    )
+    options = parser.parse_args(arguments)
+    console = logging.StreamHandler(sys.stdout)
+    get_logger().addHandler(console)
+    get_logger().setLevel(logging.INFO)
+    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    try:
+        prepare_kitti(options.root, workers=workers)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    finally:
+        get_logger().removeHandler(console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The ground-truth database: what was cut out of each frame, listed by class and packed into one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydet3d.data.paste import PACK
+from raydet3d.data.prepare.files import write_pickle
+
+
+def write_database(root: Path, folder: str, infos: Path, entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Write the packed file, then the info file that speaks of it.
+
+    Args:
+        root: The data set's folder; the entries' paths are relative to it.
+        folder: The database's folder in it.
+        infos: Where the info file goes.
+        entries: An entry of each object, in the frames' order.
+
+    Returns:
+        Number of objects of each class.
+    """
+    by_class: dict[str, list[dict[str, Any]]] = {}
+    packed = root / PACK.format(folder=folder)
+    temporary = packed.with_name(f".{packed.name}.tmp")
+    offset = 0
+    with temporary.open("wb") as file:
+        for number, entry in enumerate(entries):
+            data = (root / entry["path"]).read_bytes()
+            file.write(data)
+            by_class.setdefault(entry["name"], []).append(
+                {
+                    **entry,
+                    "box3d_lidar": np.array(entry["box3d_lidar"], dtype=np.float32),
+                    "group_id": number,
+                    "offset": offset,
+                }
+            )
+            offset += len(data) // 16
+    # The old list must not speak of the new file: without it the objects' own files are read.
+    infos.unlink(missing_ok=True)
+    temporary.replace(packed)
+    write_pickle(infos, by_class)
+    return {name: len(found) for name, found in by_class.items()}

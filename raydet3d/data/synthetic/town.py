@@ -1,0 +1,122 @@
+"""A town's folder: generated when it is first asked for, by one process, and never seen half done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raydet3d.data.prepare import Bar, prepare_kitti
+from raydet3d.data.synthetic.settings import TownSettings
+from raydet3d.data.synthetic.write import write_town
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+SETTINGS_FILE = "settings.json"
+MOST_WORKERS = 16
+
+
+def ensure_town(root: Path, settings: TownSettings) -> None:
+    """Make sure that a folder holds the town, prepared for training; generate it where it does not.
+
+    Whoever comes while another process generates waits for it. The town is written beside the folder and renamed when
+    it is whole, so an interrupted generation leaves nothing that could be taken for a town.
+
+    Args:
+        root: The town's folder.
+        settings: The town that it has to be.
+
+    Raises:
+        InputError: The folder holds another town, or something else, or cannot be written.
+    """
+    if is_town(root, settings):
+        return
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(root):
+            # Whoever held the lock before may have generated it.
+            if not is_town(root, settings):
+                _generate(root, settings)
+    except OSError as error:
+        raise InputError(
+            f"TownDataset: cannot write the town to {str(root)!r} ({error.strerror or error}); "
+            f"set data_root to a folder on a disk with room"
+        ) from error
+
+
+def is_town(root: Path, settings: TownSettings) -> bool:
+    """Whether a folder holds the town; false where there is nothing yet.
+
+    Raises:
+        InputError: It holds another town, or something else.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"TownDataset: data_root {str(root)!r} holds something that is no generated town (it has no readable "
+            f"{SETTINGS_FILE}); set data_root to a folder that is empty or not there"
+        )
+    wanted = settings.to_dict()
+    there, asked = _differing(found, wanted)
+    if there != asked:
+        raise InputError(
+            f"TownDataset: data_root {str(root)!r} holds the town with {_named(there)}, the config asks for "
+            f"{_named(asked)}; delete the folder to generate it anew, or set data_root to another one"
+        )
+    return True
+
+
+def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries in which two settings differ."""
+    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    return {key: found.get(key) for key in keys}, {key: wanted.get(key) for key in keys}
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """Wait until no other process generates this town. The system frees the lock of a process that died."""
+    with (root.parent / f".{root.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _generate(root: Path, settings: TownSettings) -> None:
+    """Write the town beside its folder, prepare it, and put it in its place."""
+    started = time.monotonic()
+    partial = root.parent / f".{root.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    try:
+        workers = min(_cpus(), MOST_WORKERS)
+        with Bar(settings.num_train + settings.num_val, f"town for {root}") as bar:
+            for _ in write_town(partial, settings, workers=workers):
+                bar.step()
+        # In this process: it takes 5 ms a frame, and helpers would have to import the caller's script.
+        prepare_kitti(partial)
+        (partial / SETTINGS_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n", encoding="utf-8")
+        partial.rename(root)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    frames = settings.num_train + settings.num_val
+    get_logger().info("generated %d frames in %s in %.0f s", frames, root, time.monotonic() - started)
+
+
+def _cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,142 @@
+"""Data sets made of data sets: one repeated, several in a row."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from raydet3d.data.dataset import ready
+from raydet3d.errors import InputError
+from raydet3d.registry import DATASETS
+
+
+def _build(dataset: Any) -> Any:
+    return DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+
+
+@DATASETS.register_module()
+class RepeatDataset(Dataset[Any]):
+    """A data set, several times over: one epoch goes through it `times` times, each time augmented differently.
+
+    Args:
+        dataset: A data set or its config.
+        times: How many times.
+        lazy_init: Do not read info files until they are needed.
+    """
+
+    def __init__(self, dataset: Any, times: int, lazy_init: bool = False) -> None:
+        if times < 1:
+            raise InputError(f"RepeatDataset: times must be at least 1, got {times!r}")
+        self.dataset = _build(dataset)
+        self.times = int(times)
+        if not lazy_init:
+            self.full_init()
+
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Check what the repeated data set's config names."""
+        if isinstance(cfg.get("dataset"), Mapping):
+            ready(cfg["dataset"])
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The repeated data set's."""
+        return dict(self.dataset.metainfo)
+
+    def full_init(self) -> None:
+        """Let the repeated data set read its info file."""
+        if hasattr(self.dataset, "full_init"):
+            self.dataset.full_init()
+
+    def turn_off(self, type_name: str, from_epoch: int) -> int:
+        """Pass on to the repeated data set."""
+        return int(self.dataset.turn_off(type_name, from_epoch))
+
+    def get_data_info(self, index: int) -> Any:
+        """Give the sample before the pipeline."""
+        return self.dataset.get_data_info(index % len(self.dataset))
+
+    def __len__(self) -> int:
+        return self.times * len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Make a sample."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)}")
+        return self.dataset[index % len(self.dataset)]
+
+
+@DATASETS.register_module()
+class ConcatDataset(Dataset[Any]):
+    """Data sets in a row, with the same classes.
+
+    Args:
+        datasets: Data sets or their configs.
+        lazy_init: Do not read info files until they are needed.
+        ignore_keys: Names of meta information that may differ between them; `classes` is compared unless named.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Any], lazy_init: bool = False, ignore_keys: str | Sequence[str] | None = None
+    ) -> None:
+        if not datasets:
+            raise InputError("ConcatDataset: datasets is empty")
+        self.datasets = [_build(dataset) for dataset in datasets]
+        ignored = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or ())
+        self._ends: list[int] = []
+        if not lazy_init:
+            self.full_init()
+        first = self.datasets[0].metainfo
+        for number, dataset in enumerate(self.datasets[1:], 1):
+            mine, theirs = first.get("classes"), dataset.metainfo.get("classes")
+            if "classes" not in ignored and mine != theirs:
+                raise InputError(f"ConcatDataset: datasets[0] has classes {mine}, datasets[{number}] has {theirs}")
+
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Check what the configs of the data sets name."""
+        for dataset in cfg.get("datasets", ()):
+            if isinstance(dataset, Mapping):
+                ready(dataset)
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The first data set's."""
+        return dict(self.datasets[0].metainfo)
+
+    def full_init(self) -> None:
+        """Let the data sets read their info files."""
+        for dataset in self.datasets:
+            if hasattr(dataset, "full_init"):
+                dataset.full_init()
+        self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
+
+    def turn_off(self, type_name: str, from_epoch: int) -> int:
+        """Pass on to all of them."""
+        return sum(dataset.turn_off(type_name, from_epoch) for dataset in self.datasets)
+
+    def get_data_info(self, index: int) -> Any:
+        """Give the sample before the pipeline."""
+        dataset, inner = self._find(index)
+        return dataset.get_data_info(inner)
+
+    def __len__(self) -> int:
+        if not self._ends:
+            self.full_init()
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        """Make a sample."""
+        dataset, inner = self._find(index)
+        return dataset[inner]
+
+    def _find(self, index: int) -> tuple[Any, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)}")
+        index %= len(self)
+        number = bisect_right(self._ends, index)
+        return self.datasets[number], index - (self._ends[number - 1] if number else 0)

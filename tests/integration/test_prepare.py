@@ -1,0 +1,285 @@
+"""`prepare`: what it writes, what it refuses, and that a stop at any time costs nothing but the frame at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydet3d.data.prepare import frames, prepare_kitti
+from raydet3d.data.prepare.__main__ import main
+from raydet3d.data.prepare.files import locked, write_atomic
+from raydet3d.errors import InputError
+from raydet3d.infos import read_infos
+from tests.kit.close import assert_close
+from tests.kit.tiny_kitti import AXES, P2, write_kitti
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    """Everything that prepare writes, but for its own notes."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        made = name.startswith("kitti_") or "velodyne_reduced" in name
+        if path.is_file() and made:
+            found[name] = path.read_bytes()
+    return found
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "raydet3d.data.prepare", "kitti", str(root), *arguments]
+
+
+def test_info_files_have_the_published_layout(tmp_path: Path) -> None:
+    root = write_kitti(tmp_path / "kitti", planes=True, test=1)
+    prepare_kitti(root)
+    infos = read_infos(root / "kitti_infos_train.pkl")
+    assert infos["metainfo"]["dataset"] == "kitti"
+    assert infos["metainfo"]["info_version"] == "1.1"
+    categories = infos["metainfo"]["categories"]
+    wanted = ["Pedestrian", "Cyclist", "Car", "Van", "Truck", "Person_sitting", "Tram", "Misc"]
+    assert [categories[name] for name in wanted] == list(range(8))
+    frame = infos["data_list"][1]
+    assert frame["sample_idx"] == 1
+    assert set(frame["images"]) == {"CAM0", "CAM1", "CAM2", "CAM3", "R0_rect"}
+    camera = frame["images"]["CAM2"]
+    assert (camera["img_path"], camera["height"], camera["width"]) == ("000001.png", 375, 1242)
+    lidar2cam = np.vstack([AXES, [0, 0, 0, 1]])
+    assert_close(camera["lidar2cam"], lidar2cam)
+    assert_close(camera["cam2img"], np.vstack([P2, [0, 0, 0, 1]]))
+    assert_close(camera["lidar2img"], np.vstack([P2, [0, 0, 0, 1]]) @ lidar2cam)
+    assert frame["lidar_points"]["lidar_path"] == "000001.bin"
+    assert frame["lidar_points"]["num_pts_feats"] == 4
+    assert_close(frame["plane"], [0, -1, 0, 1.7])
+    instances = frame["instances"]
+    assert [one["bbox_label_3d"] for one in instances] == [2, 0, 1, 3, -1]
+    assert [one["num_lidar_pts"] for one in instances] == [40, 12, 9, 30, -1]
+    assert [one["index"] for one in instances] == [0, 1, 2, 3, -1]
+    assert [one["group_id"] for one in instances] == [0, 1, 2, 3, 4]
+    assert [one["difficulty"] for one in instances] == [0, 0, 0, 0, -1]
+    # The car at LiDAR (11, -3, -1.7), 1.5 m tall: its centre is seen at depth 11, u = 600 + 700 * 3 / 11.
+    car = instances[0]
+    assert_close(car["bbox_3d"], [3, 1.7, 11, 4, 1.5, 1.6, -0.3 - np.pi / 2], atol=1e-4)
+    assert_close([*car["center_2d"], car["depth"]], [600 + 2100 / 11, 180 + 700 * 0.95 / 11, 11], atol=1e-3)
+    test = read_infos(root / "kitti_infos_test.pkl")["data_list"]
+    assert [frame["sample_idx"] for frame in test] == [0]
+    assert "instances" not in test[0]
+    assert [len(read_infos(root / f"kitti_infos_{name}.pkl")["data_list"]) for name in ("val", "trainval")] == [2, 6]
+
+
+def test_reduced_clouds_hold_what_the_camera_sees(tmp_path: Path) -> None:
+    root = write_kitti(tmp_path / "kitti", train=1, val=0)
+    prepare_kitti(root)
+    whole = np.fromfile(root / "training/velodyne/000000.bin", np.float32).reshape(-1, 4)
+    reduced = np.fromfile(root / "training/velodyne_reduced/000000.bin", np.float32).reshape(-1, 4)
+    x, y, z = whole[:, :3].T.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v = 600 - 700 * y / x, 180 - 700 * z / x
+    seen = (x > 0) & (u > 0) & (u < 1242) & (v > 0) & (v < 375)
+    assert 0.1 < seen.mean() < 0.6
+    assert_close(reduced, whole[seen])
+
+
+def test_the_database_holds_each_training_object_twice_over(tmp_path: Path) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    prepare_kitti(root)
+    database = read_infos(root / "kitti_dbinfos_train.pkl")
+    assert {name: len(found) for name, found in database.items()} == {"Car": 4, "Pedestrian": 4, "Cyclist": 4, "Van": 2}
+    packed = np.fromfile(root / "kitti_gt_database.bin", np.float32).reshape(-1, 4)
+    entries = [entry for found in database.values() for entry in found]
+    assert sorted(entry["group_id"] for entry in entries) == list(range(14))
+    for entry in entries:
+        points = np.fromfile(root / entry["path"], np.float32).reshape(-1, 4)
+        assert (
+            len(points)
+            == entry["num_points_in_gt"]
+            == {"Car": 40, "Pedestrian": 12, "Cyclist": 9, "Van": 30}[entry["name"]]
+        )
+        assert_close(packed[entry["offset"] :][: len(points)], points)
+        assert entry["box3d_lidar"].dtype == np.float32
+        # Relative to the bottom centre: never below it, never further off than half a diagonal.
+        assert points[:, 2].min() > 0
+        assert np.hypot(*points[:, :2].T).max() < np.hypot(*entry["box3d_lidar"][3:5]) / 2
+    assert database["Car"][2]["path"] == "kitti_gt_database/2_Car_0.bin"
+    assert (database["Car"][2]["image_idx"], database["Car"][2]["gt_idx"], database["Car"][2]["difficulty"]) == (
+        2,
+        0,
+        0,
+    )
+    assert len(packed) == 4 * (40 + 12 + 9) + 2 * 30
+
+
+def test_processes_change_nothing_and_report_bad_data(tmp_path: Path) -> None:
+    one, two = write_kitti(tmp_path / "one"), write_kitti(tmp_path / "two")
+    prepare_kitti(one)
+    label = two / "training/label_2/000002.txt"
+    content = label.read_text()
+    label.write_text("Car 0\n")
+    with pytest.raises(InputError, match=r"000002.txt line 1: 2 fields, the field 'occluded' is missing"):
+        prepare_kitti(two, workers=2)
+    label.write_text(content)
+    prepare_kitti(two, workers=2)
+    assert outputs(one) == outputs(two)
+
+
+def test_done_frames_are_not_done_again_and_changed_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    prepare_kitti(root)
+    first = outputs(root)
+    before = {name: (root / name).stat().st_mtime_ns for name in first if "velodyne_reduced" in name}
+    prepare_kitti(root)
+    assert outputs(root) == first
+    assert {name: (root / name).stat().st_mtime_ns for name in before} == before
+    # A changed label, a lost output and a damaged one.
+    label = root / "training/label_2/000002.txt"
+    label.write_text(label.read_text().replace("Car", "Van", 1))
+    (root / "training/velodyne_reduced/000000.bin").unlink()
+    (root / "kitti_gt_database/3_Car_0.bin").write_bytes(b"")
+    redone = []
+
+    def watched(job: frames.Job) -> dict:
+        redone.append(job.name)
+        return frames.prepare_frame(job)
+
+    monkeypatch.setattr("raydet3d.data.prepare.kitti.prepare_frame", watched)
+    prepare_kitti(root)
+    assert redone == ["000000", "000002", "000003"]
+    assert len(read_infos(root / "kitti_dbinfos_train.pkl")["Car"]) == 3
+    assert (root / "kitti_gt_database/3_Car_0.bin").stat().st_size == 640
+    assert "kitti frames: 6/6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_journal_that_was_cut_off_is_mended(tmp_path: Path, cut: int) -> None:
+    root, whole = write_kitti(tmp_path / "kitti"), write_kitti(tmp_path / "whole")
+    prepare_kitti(root)
+    prepare_kitti(whole)
+    journal = root / ".prepare.journal"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    prepare_kitti(root)
+    assert outputs(root) == outputs(whole)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) == 7
+    journal.write_text("not a journal\n")
+    prepare_kitti(root)
+    assert outputs(root) == outputs(whole)
+
+
+def test_killed_at_any_time_it_goes_on(tmp_path: Path) -> None:
+    whole = write_kitti(tmp_path / "whole", train=40, val=10, num_points=20000)
+    prepare_kitti(whole)
+    root = write_kitti(tmp_path / "kitti", train=40, val=10, num_points=20000)
+    done = 0
+    for _ in range(2):
+        running = subprocess.Popen(
+            command(root, "--workers", "0"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        journal = root / ".prepare.journal"
+        # Kill it when it has done some more frames; it may be quicker than we are.
+        while running.poll() is None:
+            lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+            if lines > done + 12:
+                running.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        running.wait()
+        done = journal.read_bytes().count(b"\n")
+        for path in root.rglob("*.bin"):
+            assert path.stat().st_size % 16 == 0
+            if path.parent.name == "velodyne_reduced":
+                assert path.read_bytes() == (whole / path.relative_to(root)).read_bytes()
+    prepare_kitti(root)
+    assert outputs(root) == outputs(whole)
+
+
+def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    assert main(["kitti", str(root), "--workers", "0"]) == 0
+    shown = capsys.readouterr()
+    assert "database of 4 Car, 4 Cyclist, 4 Pedestrian, 2 Van" in shown.out
+    assert "4 frames in kitti_infos_train.pkl" in shown.out
+    assert shown.err.splitlines()[-1].startswith("kitti frames: 6/6, ")
+    assert main(["kitti", str(tmp_path / "none")]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {tmp_path}/none: no such folder; KITTI's object data is laid out as")
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.bin"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, "not bytes")
+    assert path.read_bytes() == b"old"
+    write_atomic(path, b"new", durable=True)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    with (
+        locked(root / ".prepare.lock"),
+        pytest.raises(InputError, match="another process is preparing this folder"),
+    ):
+        prepare_kitti(root)
+
+
+def remove(path: Path) -> None:
+    for file in path.iterdir() if path.is_dir() else ():
+        file.unlink()
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: remove(r / "ImageSets"), "ImageSets: has none of train.txt, val.txt"),
+        (lambda r: remove(r / "training/calib"), "training/calib: no such folder, but ImageSets/train.txt needs it"),
+        (
+            lambda r: remove(r / "training/velodyne/000003.bin"),
+            r"ImageSets/train.txt names frame 000003, but there is no .*training/velodyne/000003.bin",
+        ),
+        (
+            lambda r: os.truncate(r / "training/velodyne/000001.bin", 1000),
+            r"velodyne/000001.bin: 1000 bytes, not a multiple of the 16 bytes of a point .* ends at 992 bytes",
+        ),
+        (
+            lambda r: (r / "training/label_2/000002.txt").write_text("Car 0 0 0 1 2 3 4 1 1 1 0 0 9\n"),
+            "label_2/000002.txt line 1: 14 fields, the field 'rotation_y' is missing",
+        ),
+        (
+            lambda r: (r / "ImageSets/val.txt").write_text("000004\n\nfive\n"),
+            "val.txt line 3: 'five' is not the number",
+        ),
+        (lambda r: (r / "kitti_gt_database").write_text(""), "kitti_gt_database: cannot be made"),
+        (lambda r: os.truncate(r / "training/image_2/000000.png", 10), r"000000.png: not a PNG image, or cut off \(10"),
+    ],
+)
+def test_bad_raw_data_is_one_clear_line(tmp_path: Path, spoil, message: str) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    spoil(root)
+    with pytest.raises(InputError, match=message) as caught:
+        prepare_kitti(root)
+    assert "\n" not in str(caught.value)
+    assert not (root / "kitti_infos_train.pkl").exists()
+
+
+def test_an_empty_cloud_is_named_but_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    (root / "training/velodyne/000001.bin").write_bytes(b"")
+    prepare_kitti(root)
+    assert f"{root}/training/velodyne/000001.bin: no point in the camera's view" in caplog.text
+    counts = [one["num_lidar_pts"] for one in read_infos(root / "kitti_infos_train.pkl")["data_list"][1]["instances"]]
+    assert counts == [0, 0, 0, 0, -1]
