@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+# How a DataLoader hands on what one of its processes raised: the trace as text, our sentence on a line of it.
+_FROM_A_LOADER = re.compile(r"^Caught .*^(?:[\w.]+\.)?\w+: (?P<sentence>[^\n]*)", re.DOTALL | re.MULTILINE)
+
 
 class InputError(ValueError):
     """What the user gave is wrong: a config, a path, a file's content, a flag.
 
     The message is one line that names the file, the key and the value, and says what would be right.
     """
+
+    def __init__(self, *args: object) -> None:
+        if args and isinstance(args[0], str) and (caught := _FROM_A_LOADER.match(args[0])):
+            args = (caught["sentence"], *args[1:])
+        super().__init__(*args)
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

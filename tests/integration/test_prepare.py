@@ -212,7 +212,7 @@ def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.err.splitlines()[-1].startswith("kitti frames: 6/6, ")
     assert main(["kitti", str(tmp_path / "none")]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: {tmp_path}/none: no such folder; KITTI's object data is laid out as")
+    assert shown.err.startswith(f"raydet3d: error: {tmp_path}/none: no such folder; KITTI's object data is laid out as")
     assert len(shown.err.splitlines()) == 1
 
 

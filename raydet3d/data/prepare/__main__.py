@@ -21,6 +21,7 @@ EXAMPLES = """The raw layout that is wanted, and what comes beside it:
 
 Stopped halfway, the same command goes on where it was.
 
+example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
 """
 
@@ -46,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepare_kitti(options.root, workers=workers)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"raydet3d: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("raydet3d: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     finally:
         get_logger().removeHandler(console)

@@ -1,0 +1,33 @@
+"""Detectors and their parts; importing this fills the `MODELS` and `TASK_UTILS` tables."""
+
+from raydet3d.models.anchor_head import Anchor3DHead
+from raydet3d.models.anchors import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
+from raydet3d.models.assign import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
+from raydet3d.models.coders import DeltaXYZWLHRBBoxCoder
+from raydet3d.models.detector import Base3DDetector, VoxelNet
+from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
+from raydet3d.models.middle_encoders import PointPillarsScatter
+from raydet3d.models.preprocess import Det3DDataPreprocessor
+from raydet3d.models.second import SECOND, SECONDFPN
+from raydet3d.models.voxel_encoders import PillarFeatureNet
+
+__all__ = [
+    "SECOND",
+    "SECONDFPN",
+    "AlignedAnchor3DRangeGenerator",
+    "Anchor3DHead",
+    "Anchor3DRangeGenerator",
+    "Base3DDetector",
+    "BboxOverlapsNearest3D",
+    "CrossEntropyLoss",
+    "DeltaXYZWLHRBBoxCoder",
+    "Det3DDataPreprocessor",
+    "FocalLoss",
+    "L1Loss",
+    "Max3DIoUAssigner",
+    "PillarFeatureNet",
+    "PointPillarsScatter",
+    "PseudoSampler",
+    "SmoothL1Loss",
+    "VoxelNet",
+]
