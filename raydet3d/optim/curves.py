@@ -38,7 +38,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end:
-            raise InputError(f"end must lie past begin, and begin not below 0; got {self.begin=}, {self.end=}")
+            raise InputError(f"end must lie past begin, and begin not below 0; got begin={self.begin}, end={self.end}")
         self.check()
 
     def check(self) -> None:

@@ -1,0 +1,252 @@
+"""``CheckpointHook``: when to save, and what counts as best. How is the store's business."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raydet3d.errors import InputError
+from raydet3d.hooks.hook import Hook
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc", "AP", "NDS", "recall")
+LESS_KEYS = ("loss",)
+
+
+@HOOKS.register_module()
+class CheckpointHook(Hook):
+    """Saves the run at intervals and at its end, and the best model of all validations.
+
+    With ``interval=-1`` only the end is kept, as in MMEngine; until then the newest epoch (or validation interval) is
+    kept in its place, so that a crash costs one epoch and not the run.
+
+    Args:
+        interval: Epochs (iterations) from one checkpoint to the next.
+        by_epoch: Count epochs rather than iterations.
+        save_optimizer: Save the optimizer's state; without it a run cannot go on from the checkpoint.
+        save_param_scheduler: Save the schedules' state.
+        out_dir: Folder to save to, under the work dir's name; the work dir by default.
+        max_keep_ckpts: Regular checkpoints to keep; the oldest go once a newer one is safe. -1 keeps all.
+        save_last: Save at the end in any case.
+        save_best: Metric (or list of them) whose best value is saved as ``best_<metric>_epoch_N.pth``, without the
+            optimizer; ``'auto'`` takes the first metric of the first validation.
+        rule: ``'greater'`` or ``'less'`` is better (or a list); told from the metric's name by default.
+        greater_keys: Names, or parts of them, of which greater is better.
+        less_keys: Those of which less is better.
+        file_client_args: Accepted for MMEngine's sake.
+        filename_tmpl: Name with one ``{}``; ``epoch_{}.pth`` or ``iter_{}.pth`` by default.
+        backend_args: Accepted for MMEngine's sake.
+        published_keys: At the end, also write the newest and the best checkpoint with these keys only, under a name
+            that ends in a digest.
+        save_begin: First epoch (iteration) that may be saved.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        interval: int = -1,
+        by_epoch: bool = True,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        out_dir: str | Path | None = None,
+        max_keep_ckpts: int = -1,
+        save_last: bool = True,
+        save_best: str | Sequence[str] | None = None,
+        rule: str | Sequence[str] | None = None,
+        greater_keys: Sequence[str] | None = None,
+        less_keys: Sequence[str] | None = None,
+        file_client_args: Any = None,
+        filename_tmpl: str | None = None,
+        backend_args: Any = None,
+        published_keys: str | Sequence[str] | None = None,
+        save_begin: int = 0,
+    ) -> None:
+        if save_begin < 0:
+            raise InputError(f"CheckpointHook: save_begin must be 0 or more, got {save_begin}")
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.save_optimizer = save_optimizer
+        self.save_param_scheduler = save_param_scheduler
+        self.max_keep_ckpts = max_keep_ckpts
+        self.save_last = save_last
+        self.save_begin = save_begin
+        self.filename_tmpl = filename_tmpl or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
+        self.published_keys = [published_keys] if isinstance(published_keys, str) else list(published_keys or [])
+        self._given_dir = None if out_dir is None else Path(out_dir)
+        self._greater = tuple(GREATER_KEYS if greater_keys is None else greater_keys)
+        self._less = tuple(LESS_KEYS if less_keys is None else less_keys)
+        self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or [])
+        if "auto" in self.save_best and len(self.save_best) > 1:
+            raise InputError("CheckpointHook: save_best='auto' cannot be combined with other metrics")
+        rules = [rule] if isinstance(rule, str) else list(rule or [])
+        if rules and len(rules) not in (1, len(self.save_best)):
+            raise InputError(f"CheckpointHook: {len(rules)} rules for {len(self.save_best)} metrics in save_best")
+        for one in rules:
+            if one not in ("greater", "less"):
+                raise InputError(f"CheckpointHook: rule must be 'greater' or 'less', got {one!r}")
+        self._rules = {
+            key: rules[i if len(rules) > 1 else 0] if rules else self._rule_of(key)
+            for i, key in enumerate(self.save_best)
+            if key != "auto"
+        }
+        self._given_rule = rules[0] if rules else None
+        self._best: dict[str, dict[str, Any]] = {}
+        self._last: str | None = None
+
+    @property
+    def headline(self) -> list[str]:
+        """Metrics that the end of a run shows."""
+        return [key for key in self.save_best if key != "auto"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best scores with their files, and the newest regular checkpoint."""
+        return {"best": {key: dict(value) for key, value in self._best.items()}, "last": self._last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self._best = {key: dict(value) for key, value in state["best"].items()}
+        self._last = state["last"]
+
+    # -- regular checkpoints ------------------------------------------------------------------------------------
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell the history what the checkpoint that was resumed from knew."""
+        runner.logger.info("Checkpoints will be saved to %s.", self._folder(runner))
+        self._tell(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save, if it is time."""
+        if not self.by_epoch:
+            return
+        last = self.is_last_train_epoch(runner)
+        if self.every_n_epochs(runner, self.interval, self.save_begin) or (self.save_last and last):
+            self._save(runner, runner.epoch + 1)
+        elif self._rolls:
+            self._save(runner, runner.epoch + 1, limit=1)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save, if it is time."""
+        if self.by_epoch:
+            return
+        last = self.is_last_train_iter(runner)
+        if self.every_n_train_iters(runner, self.interval, self.save_begin) or (self.save_last and last):
+            self._save(runner, runner.iter + 1)
+        elif self._rolls and self.every_n_train_iters(runner, runner.val_interval):
+            self._save(runner, runner.iter + 1, limit=1)
+
+    @property
+    def _rolls(self) -> bool:
+        """Whether there is nothing to resume from before the end, unless one checkpoint is kept moving."""
+        return self.interval <= 0 and self.save_last
+
+    def _save(self, runner: Runner, number: int, limit: int | None = None) -> None:
+        name = self.filename_tmpl.format(number)
+        limit = limit if limit is not None else 1 if self._rolls else self.max_keep_ckpts
+        runner.logger.info("Saving checkpoint at %d %s", number, "epochs" if self.by_epoch else "iterations")
+        self._last = name
+        self._tell(runner)
+        runner.save_checkpoint(
+            self._folder(runner),
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            by_epoch=self.by_epoch,
+            group="epoch" if self.by_epoch else "iter",
+            limit=limit,
+            point=True,
+        )
+
+    def _folder(self, runner: Runner) -> Path:
+        return runner.work_dir if self._given_dir is None else self._given_dir / runner.work_dir.name
+
+    # -- the best -----------------------------------------------------------------------------------------------
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Save the model if a metric has never been better."""
+        if not self.save_best or "train_loop" not in vars(runner):
+            return
+        scores = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        if self.save_best == ["auto"]:
+            if not scores:
+                raise InputError("CheckpointHook: save_best='auto', but validation gave no metric")
+            first = next(iter(scores))
+            self.save_best = [first]
+            self._rules = {first: self._given_rule or self._rule_of(first)}
+        for key in self.save_best:
+            if key not in scores:
+                given = ", ".join(scores) or "nothing"
+                raise InputError(f"CheckpointHook: save_best={key!r}, but validation gave {given}")
+            score = scores[key]
+            before = self._best.get(key, {}).get("score")
+            if before is None or (score > before if self._rules[key] == "greater" else score < before):
+                self._save_best(runner, key, score, scores)
+        self._tell(runner)
+
+    def _save_best(self, runner: Runner, key: str, score: float, scores: Mapping[str, float]) -> None:
+        count = f"epoch_{runner.epoch}" if self.by_epoch else f"iter_{runner.iter}"
+        name = f"best_{key.replace('/', '_')}_{count}.pth"
+        self._best[key] = {"score": score, "name": name}
+        at = f"{runner.epoch} epoch" if self.by_epoch else f"{runner.iter} iter"
+        runner.logger.info("The best checkpoint with %.4f %s at %s is saved to %s.", score, key, at, name)
+        runner.save_checkpoint(
+            self._folder(runner),
+            name,
+            save_optimizer=False,
+            save_param_scheduler=False,
+            by_epoch=self.by_epoch,
+            group=f"best_{key}",
+            limit=1,
+            scores=scores,
+        )
+
+    def _rule_of(self, key: str) -> str:
+        """Whether greater or less of a metric is better, by its name: exactly, else by a part of it."""
+        low = key.lower()
+        for same in (lambda word: word.lower() == low, lambda word: word.lower() in low):
+            if any(map(same, self._greater)):
+                return "greater"
+            if any(map(same, self._less)):
+                return "less"
+        raise InputError(
+            f"CheckpointHook: is more or less of save_best={key!r} better? Say so by rule='greater' or rule='less'"
+        )
+
+    def _tell(self, runner: Runner) -> None:
+        """Let the history know: MMEngine's names."""
+        folder, facts = self._folder(runner), {}
+        if self._last is not None:
+            facts["last_ckpt"] = str(folder / self._last)
+        for key, best in self._best.items():
+            suffix = f"_{key}" if len(self.save_best) > 1 else ""
+            facts[f"best_score{suffix}"] = best["score"]
+            facts[f"best_ckpt{suffix}"] = str(folder / best["name"])
+        runner.message_hub.update_info_dict(facts, resumed=False)
+
+    # -- publishing ---------------------------------------------------------------------------------------------
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the newest and the best checkpoint with the published keys only."""
+        if not self.published_keys or runner.rank != 0:
+            return
+        folder = self._folder(runner)
+        runner.store_in(folder).drain()
+        for name in filter(None, [self._last, *(best["name"] for best in self._best.values())]):
+            path = folder / name
+            if not path.is_file():
+                continue
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            kept = {key: checkpoint[key] for key in self.published_keys if key in checkpoint}
+            temporary = path.with_name(f".{path.stem}.publish.tmp")
+            torch.save(kept, temporary)
+            digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
+            published = path.with_name(f"{path.stem}-{digest}.pth")
+            temporary.replace(published)
+            runner.logger.info("published %s", published)

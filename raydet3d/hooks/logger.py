@@ -1,0 +1,188 @@
+"""``LoggerHook``: reads the history at intervals and writes lines, scalars and a live line on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydet3d.errors import InputError
+from raydet3d.hooks.guard import BadSteps
+from raydet3d.hooks.hook import Hook
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class LoggerHook(Hook):
+    """Writes what the log processor makes of the history: to the log, to the visualizer's back ends, to the record.
+
+    Reading is the one moment at which training waits for the device.
+
+    Args:
+        interval: Batches of an epoch from one line to the next.
+        ignore_last: Write no extra line for the rest of an epoch that is no full interval.
+        interval_exp_name: Iterations from one line with the experiment's name to the next.
+        out_dir: Folder to copy the logs to at the end.
+        out_suffix: Which of them.
+        keep_local: Keep the copied ones here too.
+        file_client_args: Accepted for MMEngine's sake.
+        log_metric_by_epoch: Count metrics by epoch rather than by iteration.
+        backend_args: Accepted for MMEngine's sake.
+        headline: Parts of the names of those metrics that the end of a run shows; by default all, where they are few.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(
+        self,
+        interval: int = 10,
+        ignore_last: bool = True,
+        interval_exp_name: int = 1000,
+        out_dir: str | None = None,
+        out_suffix: str | Sequence[str] = (".json", ".log", ".py", "yaml"),
+        keep_local: bool = True,
+        file_client_args: Any = None,
+        log_metric_by_epoch: bool = True,
+        backend_args: Any = None,
+        headline: Sequence[str] = (),
+    ) -> None:
+        for name, value in (("interval", interval), ("interval_exp_name", interval_exp_name)):
+            if not isinstance(value, int) or value <= 0:
+                raise InputError(f"LoggerHook: {name} must be an integer above 0, got {value!r}")
+        self.interval = interval
+        self.ignore_last = ignore_last
+        self.interval_exp_name = interval_exp_name
+        self.out_dir = out_dir
+        self.out_suffix = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
+        self.keep_local = keep_local
+        self.log_metric_by_epoch = log_metric_by_epoch
+        self.headline = tuple(headline)
+        self._live = _LiveLine()
+        self._bad_steps = BadSteps()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Every interval: a line, scalars, and a word on steps that were left out."""
+        if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._live.clear()
+            runner.logger.info("Exp name: %s", runner.experiment_name)
+        self._bad_steps.note(runner.iter + 1, data_batch)
+        if self._is_time(runner, batch_idx):
+            if runner.rank == 0:
+                self._write_train(runner, batch_idx)
+            else:
+                runner.message_hub.flush()
+            self._bad_steps.report(runner)
+        elif self._live.on and runner.rank == 0:
+            self._live.show(runner, batch_idx)
+
+    def _is_time(self, runner: Runner, batch_idx: int) -> bool:
+        if (batch_idx + 1) % self.interval == 0:
+            return True
+        length = len(runner.train_dataloader)
+        return batch_idx + 1 == length and (not self.ignore_last or length <= self.interval)
+
+    def _write_train(self, runner: Runner, batch_idx: int) -> None:
+        tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
+        self._live.clear()
+        runner.logger.info(line)
+        step = runner.iter + 1
+        runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
+        runner.record.write(tag, mode="train", iteration=step, step=step)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Every interval: a line."""
+        self._write_eval(runner, batch_idx, "val")
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Every interval: a line."""
+        self._write_eval(runner, batch_idx, "test")
+
+    def _write_eval(self, runner: Runner, batch_idx: int, mode: str) -> None:
+        if runner.rank == 0 and self.every_n_inner_iters(batch_idx, self.interval):
+            self._live.clear()
+            runner.logger.info(runner.log_processor.get_log_after_iter(runner, batch_idx, mode)[1])
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """A line and the scalars of a validation."""
+        if runner.rank != 0:
+            return
+        tag, line = runner.log_processor.get_log_after_epoch(runner, len(runner.val_dataloader), "val")
+        self._live.clear()
+        runner.logger.info(line)
+        step = runner.epoch if self.log_metric_by_epoch and runner.log_processor.by_epoch else runner.iter
+        runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
+        runner.record.write(tag, mode="val", iteration=runner.iter, step=step)
+
+    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """A line, and all metrics as one JSON object in the log folder."""
+        if runner.rank != 0:
+            return
+        tag, line = runner.log_processor.get_log_after_epoch(
+            runner, len(runner.test_dataloader), "test", with_non_scalar=True
+        )
+        runner.logger.info(line)
+        path = runner.log_dir / self._json_name(runner)
+        path.write_text(json.dumps(tag, default=str) + "\n", encoding="utf-8")
+
+    def after_run(self, runner: Runner) -> None:
+        """Close the visualizer; copy the logs, if they are wanted elsewhere."""
+        self._live.clear()
+        if runner.rank != 0:
+            return
+        runner.visualizer.close()
+        if self.out_dir is None:
+            return
+        target = Path(self.out_dir) / runner.work_dir.name
+        for path in sorted(runner.log_dir.rglob("*")):
+            if path.is_file() and path.name.endswith(self.out_suffix):
+                place = target / path.relative_to(runner.work_dir)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place)
+                if not self.keep_local:
+                    path.unlink()
+
+    def _json_name(self, runner: Runner) -> str:
+        return f"{runner.timestamp}.json"
+
+
+class _LiveLine:
+    """One line on a terminal that moves on between log lines. It shows only what the host knows anyway."""
+
+    PERIOD_S = 0.2
+
+    def __init__(self) -> None:
+        self.on = sys.stdout.isatty()
+        self._shown = 0
+        self._next = 0.0
+
+    def show(self, runner: Runner, batch_idx: int) -> None:
+        """Draw it anew, a few times a second."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self.PERIOD_S
+        done, total = runner.iter + 1, runner.max_iters or 1
+        filled = 24 * done // total
+        eta = int(runner.message_hub.get_info("eta", 0))
+        text = (
+            f"[{'#' * filled}{'.' * (24 - filled)}] {done}/{total}  eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}"
+        )
+        width = shutil.get_terminal_size().columns - 1
+        text = text[:width]
+        sys.stdout.write(f"\r{text:<{min(self._shown, width)}}")
+        sys.stdout.flush()
+        self._shown = len(text)
+
+    def clear(self) -> None:
+        """Wipe it, so that a log line can take its place."""
+        if self._shown:
+            sys.stdout.write(f"\r{'':<{self._shown}}\r")
+            sys.stdout.flush()
+            self._shown = 0

@@ -1,0 +1,25 @@
+"""The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
+
+from raydet3d.runtime.build import assemble, ready_data
+from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.history import History
+from raydet3d.runtime.logprocessor import LogProcessor
+from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+from raydet3d.runtime.runner import Runner
+from raydet3d.runtime.wrappers import MMDistributedDataParallel
+
+Runner.from_cfg = staticmethod(assemble)
+
+__all__ = [
+    "EpochBasedTrainLoop",
+    "Evaluator",
+    "History",
+    "IterBasedTrainLoop",
+    "LogProcessor",
+    "MMDistributedDataParallel",
+    "Runner",
+    "TestLoop",
+    "ValLoop",
+    "assemble",
+    "ready_data",
+]

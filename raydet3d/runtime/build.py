@@ -1,0 +1,314 @@
+"""From a config to the parts of a run: the only place where the config's keys are read.
+
+Reading ``assemble`` from top to bottom is reading the order in which a run is made. What is cheap to check comes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydet3d import __version__, dist
+from raydet3d.errors import InputError
+from raydet3d.hooks.hook import Hook, Hooks
+from raydet3d.log import open_logger
+from raydet3d.optim import build_optim_wrapper, build_param_scheduler
+from raydet3d.registry import (
+    EVALUATOR,
+    HOOKS,
+    LOG_PROCESSORS,
+    LOOPS,
+    MODEL_WRAPPERS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    VISUALIZERS,
+)
+from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.loaders import build_loader, ready_data
+from raydet3d.runtime.parts import Makers
+from raydet3d.runtime.runner import Runner
+from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
+from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
+
+__all__ = [
+    "assemble",
+    "build_evaluator",
+    "build_hooks",
+    "build_loader",
+    "build_model",
+    "build_optim",
+    "build_schedulers",
+    "build_visualizer",
+    "check_sections",
+    "ready_data",
+    "wrap_model",
+]
+
+_NUMBERS = itertools.count()  # tells runners of one process apart, where names and seconds are the same
+
+
+def assemble(
+    cfg: Any,
+    *,
+    device: torch.device | str | None = None,
+    extra_hooks: Sequence[Hook] = (),
+    timestamp: str | None = None,
+    resume: bool | str = False,
+) -> Runner:
+    """A run from its config; also known as ``Runner.from_cfg``.
+
+    Works in a process alone and in one of a process group that is up.
+
+    Args:
+        cfg: The config.
+        device: Where to run; a GPU if there is one, by default.
+        extra_hooks: Hooks of the launcher.
+        timestamp: Name of this start; the time, by default.
+        resume: True goes on from the newest checkpoint of the work dir, and begins afresh (with ``load_from``, if
+            given) where there is none; a path goes on from that file; ``"retry"`` goes on from the newest checkpoint
+            that this start (timestamp) has written. Else, and where a retry finds none, the config says.
+    """
+    check_sections(cfg)
+    device = pick_device(device)
+    work_dir, name = place(cfg)
+    timestamp = settle_timestamp(work_dir, timestamp)
+    start = find_start(cfg, resume, work_dir, timestamp)
+    seed = settle_seed(cfg, start)
+    apply_env(cfg)
+
+    logger = open_logger(
+        f"{name}-{timestamp}-{next(_NUMBERS)}",
+        work_dir / timestamp / f"{timestamp}.log",
+        rank=dist.get_rank(),
+        level=cfg.get("log_level", "INFO"),
+    )
+    with at("log_processor"):
+        log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
+    hooks = build_hooks(cfg, extra_hooks)
+    visualizer = build_visualizer(cfg, save_dir=work_dir / timestamp)
+    model = wrap_model(build_model(cfg).to(device), cfg, device)
+
+    full_name = f"{name}_{timestamp}"
+    runner = Runner(
+        model=model,
+        device=device,
+        work_dir=work_dir,
+        timestamp=timestamp,
+        name=full_name,
+        run=((start.state or {}).get("meta") or {}).get("run") or full_name,
+        seed=seed,
+        hooks=hooks,
+        logger=logger,
+        log_processor=log_processor,
+        visualizer=visualizer,
+        makers=Makers(
+            train_loop=partial(_make_train_loop, cfg),
+            val_loop=partial(_make_eval_loop, cfg, "val"),
+            test_loop=partial(_make_eval_loop, cfg, "test"),
+            optim_wrapper=partial(_make_optim_wrapper, cfg),
+            param_schedulers=partial(_make_schedulers, cfg),
+        ),
+        start=start,
+        cfg=cfg,
+        cfg_text=_text_of(cfg),
+    )
+    _introduce(runner, hooks)
+    return runner
+
+
+# -- parts ------------------------------------------------------------------------------------------------------
+
+
+def build_model(cfg: Any) -> nn.Module:
+    """The model, on the host, with its preprocessor."""
+    model_cfg = dict(cfg["model"])
+    if cfg.get("data_preprocessor") is not None:
+        model_cfg.setdefault("data_preprocessor", cfg["data_preprocessor"])
+    with at("model"):
+        model = MODELS.build(model_cfg)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: {model_cfg['type']!r} makes no nn.Module")
+    return model
+
+
+def wrap_model(model: nn.Module, cfg: Any, device: torch.device) -> nn.Module:
+    """The model as several processes train it; as it is, in one alone."""
+    sync_bn = cfg.get("sync_bn")
+    if dist.get_world_size() == 1:
+        return from_sync_bn(model)
+    if sync_bn:
+        model = to_sync_bn(model, sync_bn)
+    defaults: dict[str, Any] = {
+        "type": "MMDistributedDataParallel",
+        "module": model,
+        "device_ids": [device] if device.type == "cuda" else None,
+        "broadcast_buffers": False,
+        "find_unused_parameters": bool(cfg.get("find_unused_parameters", False)),
+    }
+    with at("model_wrapper_cfg"):
+        wrapped = MODEL_WRAPPERS.build(cfg.get("model_wrapper_cfg") or {}, defaults)
+    assert isinstance(wrapped, nn.Module)
+    return wrapped
+
+
+def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
+    """The default hooks, the config's own, and the launcher's."""
+    hooks = Hooks()
+    for key, given in hook_cfgs(cfg.get("default_hooks"), cfg.get("custom_hooks")):
+        with at(key):
+            if isinstance(given, Hook):
+                hooks.register(given)
+                continue
+            args = dict(given) if isinstance(given, Mapping) else given
+            priority = args.pop("priority", None) if isinstance(args, dict) else None
+            hook = HOOKS.build(args)
+            if not isinstance(hook, Hook):
+                raise InputError(f"{type(hook).__name__} is no Hook")
+            hooks.register(hook, priority)
+    for hook in extra_hooks:
+        hooks.register(hook)
+    return hooks
+
+
+def build_visualizer(cfg: Any, *, save_dir: Path) -> Any:
+    """The visualizer, which writes below ``save_dir``."""
+    given = cfg.get("visualizer") or {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
+    with at("visualizer"):
+        return VISUALIZERS.build(given, {"name": "visualizer", "save_dir": str(save_dir)})
+
+
+def build_evaluator(cfg: Any, *, key: str = "val_evaluator") -> Evaluator:
+    """The evaluator of a metric's config, of a list of them, or of its own config."""
+    with at(key):
+        if isinstance(cfg, Mapping) and "metrics" in cfg:
+            made = EVALUATOR.build(cfg, {"type": "Evaluator"})
+        else:
+            made = EVALUATOR.build({"type": "Evaluator", "metrics": cfg}) if not isinstance(cfg, Evaluator) else cfg
+    assert isinstance(made, Evaluator)
+    return made
+
+
+def build_optim(cfg: Any, model: nn.Module) -> Any:
+    """The optimizer in its wrapper."""
+    given = cfg["optim_wrapper"]
+    if not isinstance(given, Mapping):
+        return given
+    with at("optim_wrapper"):
+        if given.get("optimizer") is None and given.get("constructor") is None:
+            raise InputError("has no optimizer; did a _delete_=True remove it?")
+        if isinstance(given.get("type"), str):
+            OPTIM_WRAPPERS.get(given["type"])
+    optimizer = given.get("optimizer")
+    if isinstance(optimizer, Mapping):
+        with at("optim_wrapper.optimizer"):
+            if isinstance(optimizer.get("type"), str):
+                OPTIMIZERS.get(optimizer["type"])
+    with at("optim_wrapper"):
+        return build_optim_wrapper(unwrapped(model), given)
+
+
+def build_schedulers(
+    cfg: Any, optim_wrapper: Any, epoch_length: int, *, max_epochs: int | None, max_iters: int | None
+) -> Any:
+    """The schedulers of learning rate, momentum and other settings."""
+    return build_param_scheduler(
+        cfg.get("param_scheduler"),
+        optim_wrapper,
+        epoch_length=epoch_length,
+        max_epochs=max_epochs,
+        max_iters=max_iters,
+    )
+
+
+def _mp_start_method(cfg: Any) -> str | None:
+    mp_cfg = (cfg.get("env_cfg") or {}).get("mp_cfg") or {}
+    method = mp_cfg.get("mp_start_method")
+    if method not in (None, "fork", "spawn", "forkserver"):
+        raise InputError(f"env_cfg.mp_cfg.mp_start_method must be fork, spawn or forkserver, got {method!r}")
+    return method
+
+
+# -- parts made at first use ------------------------------------------------------------------------------------
+
+
+def _make_train_loop(cfg: Any, runner: Runner) -> Any:
+    if cfg.get("train_dataloader") is None:
+        raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
+    with at("train_cfg"):
+        args = loop_cfg(cfg["train_cfg"], "train")
+    loader = build_loader(
+        cfg["train_dataloader"], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key="train_dataloader"
+    )
+    with at("train_cfg"):
+        return LOOPS.build(args, {"runner": runner, "dataloader": loader})
+
+
+def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
+    if cfg.get(f"{mode}_dataloader") is None:
+        return None
+    with at(f"{mode}_cfg"):
+        args = loop_cfg(cfg[f"{mode}_cfg"], mode)
+    evaluator = build_evaluator(cfg[f"{mode}_evaluator"], key=f"{mode}_evaluator")
+    for metric in evaluator.metrics:
+        metric.logger = runner.logger
+    key = f"{mode}_dataloader"
+    loader = build_loader(cfg[key], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key=key)
+    with at(f"{mode}_cfg"):
+        return LOOPS.build(args, {"runner": runner, "dataloader": loader, "evaluator": evaluator})
+
+
+def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
+    if cfg.get("optim_wrapper") is None:
+        raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
+    wrapper = build_optim(cfg, runner.model)
+    wrapper.grad_norm_sink = partial(runner.message_hub.update_scalar, "train/grad_norm")
+    runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
+    return wrapper
+
+
+def _make_schedulers(cfg: Any, runner: Runner) -> Any:
+    loop = runner.train_loop
+    return build_schedulers(
+        cfg, runner.optim_wrapper, len(loop.dataloader), max_epochs=loop.max_epochs, max_iters=loop.max_iters
+    )
+
+
+def _text_of(cfg: Any) -> str:
+    """The config as text; empty where it holds live objects, as configs made in a script may."""
+    try:
+        return str(getattr(cfg, "pretty_text", ""))
+    except InputError:
+        return ""
+
+
+def _introduce(runner: Runner, hooks: Hooks) -> None:
+    """Say what runs, and keep the config."""
+    device = (
+        torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else platform.processor() or "CPU"
+    )
+    runner.logger.info(
+        "raydet3d %s, Python %s, torch %s, %d process(es) on %s, %d torch threads each, seed %d",
+        __version__,
+        platform.python_version(),
+        torch.__version__,
+        runner.world_size,
+        device,
+        torch.get_num_threads(),
+        runner.seed,
+    )
+    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", hooks.table())
+    if runner.rank == 0 and runner.cfg_text:
+        stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
+        runner.cfg.dump(runner.work_dir / stem)
+        runner.visualizer.add_config(runner.cfg)
+    elif hasattr(runner.cfg, "dump"):
+        runner.logger.warning("the config holds live objects, so it is not written to a file")

@@ -1,0 +1,238 @@
+"""The scalars and facts of a run. Scalars stay on their device until somebody reads; then all move at once."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
+PENDING = 2000  # values of a scalar that may wait on the device when nobody reads
+
+
+class Series:
+    """The values of one scalar: the last ones, and sums over all of them.
+
+    Args:
+        flush: Brings in what still waits on the device.
+    """
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self.pending: list[float | Tensor] = []
+        self._flush = flush
+        self._values: deque[float] = deque(maxlen=KEEP)
+        self.count = 0
+        self.total = 0.0
+        self.least = math.inf
+        self.most = -math.inf
+
+    def take(self, values: list[float]) -> None:
+        """Append values that are on the host."""
+        self._values.extend(values)
+        self.count += len(values)
+        self.total += sum(values)
+        self.least = min(self.least, *values)
+        self.most = max(self.most, *values)
+
+    def reserve(self, length: int) -> None:
+        """Keep at least this many values from now on."""
+        if length > (self._values.maxlen or 0):
+            self._values = deque(self._values, maxlen=length)
+
+    @property
+    def data(self) -> list[float]:
+        """The values that are kept, oldest first."""
+        self._flush()
+        return list(self._values)
+
+    def current(self) -> float:
+        """The newest value."""
+        self._flush()
+        if not self._values:
+            raise ValueError("the scalar has no value yet")
+        return self._values[-1]
+
+    def mean(self, window: int | None = None) -> float:
+        """Mean of the last ``window`` values; of all that ever were, without a window."""
+        self._flush()
+        if window is None:
+            return self.total / self.count if self.count else math.nan
+        last = self._last(window)
+        return sum(last) / len(last) if last else math.nan
+
+    def min(self, window: int | None = None) -> float:
+        """Least of the last ``window`` values, or of all."""
+        self._flush()
+        return self.least if window is None else min(self._last(window), default=math.nan)
+
+    def max(self, window: int | None = None) -> float:
+        """Greatest of the last ``window`` values, or of all."""
+        self._flush()
+        return self.most if window is None else max(self._last(window), default=math.nan)
+
+    def statistics(self, name: str, window: int | None = None) -> float:
+        """One of ``mean``, ``min``, ``max``, ``current`` by name."""
+        if name not in ("mean", "min", "max", "current"):
+            raise ValueError(f"unknown statistic {name!r}; known: mean, min, max, current")
+        return self.current() if name == "current" else float(getattr(self, name)(window))
+
+    def _last(self, window: int) -> list[float]:
+        self.reserve(window)
+        return list(self._values)[-window:]
+
+
+class History:
+    """What a run has said about itself: scalars over iterations, and facts (``info``).
+
+    ``runner.message_hub`` is one of these. Nothing waits for the device before ``flush``, which every reader calls; a
+    tensor must not be changed in place after it was handed over.
+    """
+
+    def __init__(self) -> None:
+        self.log_scalars: dict[str, Series] = {}
+        self.runtime_info: dict[str, Any] = {}
+        self._unsaved: set[str] = set()
+        self._waiting = False
+
+    def update_scalar(self, key: str, value: Any, count: int = 1, *, resumed: bool = True) -> None:
+        """Add a value of a scalar.
+
+        Args:
+            key: Name; ``train/loss``, ``val/...``.
+            value: A number, or a tensor or array with one element; a tensor stays where it is.
+            count: How many samples the value stands for; a value that is a sum over them is divided by it.
+            resumed: Whether checkpoints keep it.
+        """
+        series = self.log_scalars.get(key)
+        if series is None:
+            series = self.log_scalars[key] = Series(self.flush)
+            if not resumed:
+                self._unsaved.add(key)
+        if isinstance(value, Tensor):
+            value = value.detach()
+        elif not isinstance(value, (int, float)):
+            value = float(np.asarray(value).item())
+        series.pending.append(value if count == 1 else value / count)
+        self._waiting = True
+        if len(series.pending) >= PENDING:
+            self.flush()
+
+    def update_scalars(self, scalars: Mapping[str, Any], *, resumed: bool = True) -> None:
+        """Add a value to each of several scalars; a value may be ``dict(value=..., count=...)``."""
+        for key, value in scalars.items():
+            if isinstance(value, Mapping):
+                self.update_scalar(key, value["value"], value.get("count", 1), resumed=resumed)
+            else:
+                self.update_scalar(key, value, resumed=resumed)
+
+    def get_scalar(self, key: str) -> Series:
+        """A scalar's values.
+
+        Raises:
+            KeyError: No such scalar.
+        """
+        if key not in self.log_scalars:
+            raise KeyError(f"no scalar {key!r} in the history; there are {', '.join(self.log_scalars) or 'none'}")
+        self.flush()
+        return self.log_scalars[key]
+
+    def flush(self) -> None:
+        """Bring all waiting values to the host, with one copy per device."""
+        if not self._waiting:
+            return
+        self._waiting = False
+        waiting: dict[torch.device, list[tuple[list[float | Tensor], int, Tensor]]] = {}
+        touched = [(key, series) for key, series in self.log_scalars.items() if series.pending]
+        for key, series in touched:
+            for i, value in enumerate(series.pending):
+                if isinstance(value, Tensor):
+                    if value.numel() != 1:
+                        raise ValueError(f"scalar {key!r} must have one element, got shape {tuple(value.shape)}")
+                    waiting.setdefault(value.device, []).append((series.pending, i, value))
+        for places in waiting.values():
+            for (pending, i, _), number in zip(places, _read([v for _, _, v in places]), strict=True):
+                pending[i] = number
+        for _, series in touched:
+            series.take([float(value) for value in series.pending])
+            series.pending.clear()
+
+    # -- facts --------------------------------------------------------------------------------------------------
+
+    def update_info(self, key: str, value: Any, *, resumed: bool = True) -> None:
+        """Set a fact; checkpoints keep those that are plain data, unless ``resumed`` is false."""
+        self.runtime_info[key] = value
+        if not resumed:
+            self._unsaved.add(key)
+
+    def update_info_dict(self, facts: Mapping[str, Any], *, resumed: bool = True) -> None:
+        """Set several facts."""
+        for key, value in facts.items():
+            self.update_info(key, value, resumed=resumed)
+
+    def get_info(self, key: str, default: Any = None) -> Any:
+        """A fact, or the default."""
+        return self.runtime_info.get(key, default)
+
+    def pop_info(self, key: str, default: Any = None) -> Any:
+        """Take a fact out."""
+        return self.runtime_info.pop(key, default)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The kept values, the sums, and the plain facts."""
+        self.flush()
+        return {
+            "scalars": {
+                key: {
+                    "values": torch.tensor(series.data, dtype=torch.float64),
+                    "count": series.count,
+                    "total": series.total,
+                    "least": series.least,
+                    "most": series.most,
+                }
+                for key, series in self.log_scalars.items()
+                if key not in self._unsaved
+            },
+            "info": {k: v for k, v in self.runtime_info.items() if k not in self._unsaved and is_plain(v)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the contents by what ``state_dict`` gave."""
+        self.log_scalars.clear()
+        for key, saved in state["scalars"].items():
+            series = self.log_scalars[key] = Series(self.flush)
+            values = saved["values"].tolist()
+            series.reserve(len(values))
+            series.take(values) if values else None
+            series.count, series.total = int(saved["count"]), float(saved["total"])
+            series.least, series.most = float(saved["least"]), float(saved["most"])
+        self.runtime_info.update(state["info"])
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is made of containers, numbers, strings and None only."""
+    if value is None or type(value) in (bool, int, float, str):
+        return True
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    return type(value) is dict and all(type(k) in (str, int) and is_plain(v) for k, v in value.items())
+
+
+def _read(tensors: list[Tensor]) -> list[float]:
+    """Numbers of one-element tensors of one device: one copy, however many there are."""
+    by_type: dict[torch.dtype, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        by_type.setdefault(tensor.dtype, []).append(i)
+    order = [i for group in by_type.values() for i in group]
+    parts = [torch.stack([tensors[i].reshape(()) for i in group]) for group in by_type.values()]
+    flat = parts[0] if len(parts) == 1 else torch.cat([part.to(torch.float64) for part in parts])
+    out = [0.0] * len(tensors)
+    for i, number in zip(order, flat.tolist(), strict=True):
+        out[i] = float(number)
+    return out

@@ -1,0 +1,169 @@
+"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index stamped with its epoch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from raydet3d.data.dataset import ready
+from raydet3d.data.stamp import Stamped, StampedBatches
+from raydet3d.dist import get_rank, get_world_size
+from raydet3d.errors import InputError
+from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from raydet3d.runtime.sections import at
+
+_OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
+_TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
+
+
+def build_loader(
+    cfg: Any, *, seed: int, mp_start_method: str | None = None, key: str = "dataloader"
+) -> DataLoader[Any]:
+    """A loader from its config.
+
+    Args:
+        cfg: ``dataset``, ``sampler`` (or ``batch_sampler``), ``batch_size``, ``num_workers``, ``collate_fn``,
+            ``num_batch_per_epoch``, and DataLoader's own arguments; or a ready loader.
+        seed: The run's seed.
+        mp_start_method: How worker processes start.
+        key: Where the config stands, for messages.
+    """
+    if isinstance(cfg, DataLoader):
+        return cfg
+    if not isinstance(cfg, Mapping):
+        raise InputError(f"{key} must be a dict, got {cfg!r}")
+    args = dict(cfg)
+    _check_keys(args, key)
+    dataset = _build_dataset(args["dataset"], key)
+    limit = args.pop("num_batch_per_epoch", None)
+    if limit is not None:
+        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * get_world_size())
+    with at(f"{key}.sampler"):
+        sampler = _build(DATA_SAMPLERS, args.get("sampler"), {"dataset": dataset, "seed": seed})
+    batches = _build_batches(args, sampler, key)
+    workers = int(args.get("num_workers", 0))
+    options: dict[str, Any] = {name: args[name] for name in _TORCHS if args.get(name) is not None}
+    if workers == 0:  # both are refused by torch then, and mean nothing
+        options.pop("persistent_workers", None)
+        options.pop("prefetch_factor", None)
+    elif mp_start_method is not None:
+        options["multiprocessing_context"] = mp_start_method
+    return DataLoader(
+        Stamped(dataset, seed),
+        batch_sampler=StampedBatches(batches, sampler),
+        collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
+        worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
+        # Its own generator: a loader draws a number whenever it starts, and a resumed run starts it once more.
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
+
+
+def ready_data(cfg: Mapping[str, Any]) -> None:
+    """Let every data set of a config check, or make, its data: once, on the driver, before anything else.
+
+    Args:
+        cfg: The whole config.
+
+    Raises:
+        InputError: Data are missing; the message says how to prepare them.
+    """
+    for mode in ("train", "val", "test"):
+        loader = cfg.get(f"{mode}_dataloader")
+        if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
+            with at(f"{mode}_dataloader.dataset"):
+                ready(loader["dataset"])
+
+
+def release(loader: DataLoader[Any]) -> None:
+    """Let a loader's worker processes go.
+
+    Persistent ones otherwise live until the loader is collected; being part of a cycle (run, loop, loader), that is
+    late, and in an order in which torch waits 5 s for each of them.
+    """
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
+
+
+class Slice(Dataset[Any]):
+    """The beginning of a data set; everything else is asked of the data set itself.
+
+    Args:
+        dataset: The data set.
+        length: How many samples of it.
+    """
+
+    def __init__(self, dataset: Any, length: int) -> None:
+        self.dataset = dataset
+        self.length = min(length, len(dataset))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def _check_keys(args: Mapping[str, Any], key: str) -> None:
+    if "dataset" not in args:
+        raise InputError(f"{key} has no dataset")
+    if args.get("sampler") is None and args.get("batch_sampler") is None:
+        raise InputError(f"{key} has no sampler, such as dict(type='DefaultSampler', shuffle=True)")
+    known = (*_OURS, *_TORCHS, "num_batch_per_epoch")
+    for name in args:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+            raise InputError(f"{key} has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _build_dataset(cfg: Any, key: str) -> Any:
+    with at(f"{key}.dataset"):
+        dataset = _build(DATASETS, cfg, {})
+        if hasattr(dataset, "full_init"):
+            dataset.full_init()
+    return dataset
+
+
+def _build_batches(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
+    size = args.get("batch_size", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{key}.batch_size must be an integer above 0, got {size!r}")
+    if args.get("batch_sampler") is None:
+        return BatchSampler(sampler, size, bool(args.get("drop_last", False)))
+    with at(f"{key}.batch_sampler"):
+        return _build(DATA_SAMPLERS, args["batch_sampler"], {"sampler": sampler, "batch_size": size})
+
+
+def _build(table: Any, cfg: Any, given: Mapping[str, Any]) -> Any:
+    return table.build(cfg, given) if isinstance(cfg, Mapping) else cfg
+
+
+def _function(cfg: Any, key: str) -> Any:
+    """A function from ``dict(type=name, **arguments)``, or as it is."""
+    if not isinstance(cfg, Mapping):
+        return cfg
+    args = dict(cfg)
+    with at(key):
+        kind = args.pop("type", None)
+        if kind is None:
+            raise InputError("needs a type")
+        found = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    return partial(found, **args) if args else found
+
+
+def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Any:
+    """What a worker process runs first; samples are seeded one by one, so by default nothing is needed."""
+    if cfg is None:
+        return None
+    found = _function(cfg, f"{key}.worker_init_fn")
+    return partial(found, num_workers=workers, rank=get_rank(), seed=seed)

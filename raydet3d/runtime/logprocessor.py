@@ -1,0 +1,197 @@
+"""``LogProcessor``: the history of a run as numbers to record and a line to read, in MMEngine's format."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raydet3d.errors import InputError
+from raydet3d.registry import LOG_PROCESSORS
+from raydet3d.runtime.history import Series
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+SMOOTHED = r".*(loss|time|data_time|grad_norm).*"
+_CUSTOM_KEYS = {"data_src", "method_name", "window_size", "log_name"}
+
+
+def peak_memory(device: torch.device | None) -> int:
+    """Most memory that this process has held, in MB: on the GPU it uses, else of the host."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device)) // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
+
+
+@LOG_PROCESSORS.register_module()
+class LogProcessor:
+    """Turns the history into a tag (numbers by name) and a line.
+
+    Args:
+        window_size: Losses, times and the gradient norm are means over this many iterations; other scalars are the
+            newest value. Windows run on across epochs.
+        by_epoch: Write ``Epoch(train) [1][ 10/100]`` rather than ``Iter(train) [ 10/1000]``.
+        custom_cfg: Further or other statistics; each ``dict(data_src=, method_name=, log_name=, window_size=)``, where
+            the method is mean, min, max or current and the window a number, ``'epoch'`` or ``'global'``. Without a
+            ``log_name``, the source's own column is replaced.
+        num_digits: Digits after the point.
+        log_with_hierarchy: Record ``train/loss`` rather than ``loss``.
+        mean_pattern: Scalars whose name matches are smoothed.
+    """
+
+    def __init__(
+        self,
+        window_size: int = 10,
+        by_epoch: bool = True,
+        custom_cfg: Sequence[Mapping[str, Any]] | None = None,
+        num_digits: int = 4,
+        log_with_hierarchy: bool = False,
+        mean_pattern: str = SMOOTHED,
+    ) -> None:
+        self.window_size = window_size
+        self.by_epoch = by_epoch
+        self.custom_cfg = [dict(item) for item in custom_cfg or []]
+        self.num_digits = num_digits
+        self.log_with_hierarchy = log_with_hierarchy
+        self.mean_pattern = re.compile(mean_pattern)
+        self._check_custom()
+
+    def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
+        """The tag and the line of an iteration.
+
+        Args:
+            runner: The run.
+            batch_idx: Batch of the epoch, from 0 (of the run, by iteration).
+            mode: ``train``, ``val`` or ``test``.
+        """
+        scalars = self._collect(runner, batch_idx, mode)
+        tag: dict[str, Any] = {**self._named(scalars, mode)}
+        parts = [self._head_of_iter(runner, batch_idx, mode)]
+        rates = {key: scalars.pop(key) for key in list(scalars) if key.endswith("lr")}
+        parts.append(" ".join(f"{key}: {value:.{self.num_digits}e}" for key, value in rates.items()))
+        eta = runner.message_hub.get_info("eta")
+        if eta is not None:
+            parts.append(f"eta: {timedelta(seconds=int(eta))}")
+        for key in ("time", "data_time"):
+            if key in scalars:
+                parts.append(f"{key}: {scalars.pop(key):.{self.num_digits}f}")
+        memory = peak_memory(runner.device)
+        parts.append(f"memory: {memory}")
+        if mode == "train":
+            if self.by_epoch:
+                tag["epoch"] = runner.epoch + 1
+            tag["iter"] = runner.iter + 1
+            parts.extend(f"{key}: {self._digits(value)}" for key, value in scalars.items())
+        tag["memory"] = memory
+        return tag, "  ".join(parts)
+
+    def get_log_after_epoch(
+        self, runner: Runner, batch_idx: int, mode: str, with_non_scalar: bool = False
+    ) -> tuple[dict[str, Any], str]:
+        """The tag and the line of a validation or a test.
+
+        Args:
+            runner: The run.
+            batch_idx: Number of batches.
+            mode: ``val`` or ``test``.
+            with_non_scalar: Whether the tag has the metrics that are no numbers too.
+        """
+        hub = runner.message_hub
+        metrics: Mapping[str, Any] = hub.get_info(f"{mode}_metrics", {})
+        scalars = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+        other = {key: value for key, value in metrics.items() if key not in scalars}
+        times = {
+            key: series.mean(max(batch_idx, 1))
+            for key in ("data_time", "time")
+            if (series := hub.log_scalars.get(f"{mode}/{key}")) is not None
+        }
+        tag: dict[str, Any] = self._named({**scalars, **times}, mode)
+        if with_non_scalar:
+            tag.update(other)
+        shown, total = {**metrics, **times}, batch_idx
+        if mode == "val" and self.by_epoch:
+            head = f"Epoch({mode}) [{runner.epoch}][{total}/{total}]"
+        else:
+            head = f"{'Epoch' if self.by_epoch else 'Iter'}({mode}) [{total}/{total}]"
+        return tag, f"{head}    " + "  ".join(f"{key}: {self._digits(value)}" for key, value in shown.items())
+
+    def _head_of_iter(self, runner: Runner, batch_idx: int, mode: str) -> str:
+        if mode == "train" and not self.by_epoch:
+            done, total = runner.iter + 1, runner.max_iters
+        else:
+            loader = getattr(runner, f"{mode}_dataloader")
+            done, total = batch_idx + 1, len(loader)
+        count = f"[{done:>{len(str(total))}}/{total}]"
+        if not self.by_epoch:
+            return f"Iter({mode}) {count}"
+        if mode == "test":
+            return f"Epoch({mode}) {count}"
+        epoch = runner.epoch + 1 if mode == "train" else runner.epoch
+        return f"Epoch({mode}) {f'[{epoch}]':>{len(str(runner.max_epochs or 1)) + 2}}{count}"
+
+    def _collect(self, runner: Runner, batch_idx: int, mode: str) -> dict[str, float]:
+        """This mode's scalars, smoothed as they should be, by their short names."""
+        hub = runner.message_hub
+        hub.flush()
+        series = {
+            key.removeprefix(f"{mode}/"): found
+            for key, found in hub.log_scalars.items()
+            if key.startswith(mode) and (mode == "train" or key in (f"{mode}/time", f"{mode}/data_time"))
+        }
+        out = {
+            key: one.mean(self.window_size) if self.mean_pattern.match(key) else one.current()
+            for key, one in series.items()
+        }
+        if mode == "train":
+            for item in self.custom_cfg:
+                name = item["data_src"]
+                if name not in series:
+                    raise InputError(
+                        f"log_processor.custom_cfg: no scalar {name!r} to log; there are {', '.join(series)}"
+                    )
+                out[item.get("log_name", name)] = self._statistic(item, series[name], runner, batch_idx)
+        return out
+
+    def _statistic(self, item: Mapping[str, Any], series: Series, runner: Runner, batch_idx: int) -> float:
+        window: int | str | None = item.get("window_size", self.window_size)
+        if window == "global":
+            window = None
+        elif window == "epoch":
+            series.reserve(len(runner.train_dataloader))
+            window = batch_idx + 1
+        return series.statistics(item["method_name"], int(window) if window is not None else None)
+
+    def _named(self, scalars: Mapping[str, float], mode: str) -> dict[str, Any]:
+        if not self.log_with_hierarchy:
+            return dict(scalars)
+        return {key if key.startswith(f"{mode}/") else f"{mode}/{key}": value for key, value in scalars.items()}
+
+    def _digits(self, value: Any) -> str:
+        return f"{value:.{self.num_digits}f}" if isinstance(value, float) else str(value)
+
+    def _check_custom(self) -> None:
+        seen = set()
+        for item in self.custom_cfg:
+            where = "log_processor.custom_cfg"
+            if unknown := set(item) - _CUSTOM_KEYS:
+                raise InputError(f"{where}: unknown key {min(unknown)!r}; it takes {', '.join(sorted(_CUSTOM_KEYS))}")
+            if not {"data_src", "method_name"} <= set(item):
+                raise InputError(f"{where}: each entry needs a data_src and a method_name, got {item}")
+            window = item.get("window_size", self.window_size)
+            if not (isinstance(window, int) or window in ("epoch", "global")):
+                raise InputError(f"{where}: window_size must be a number, 'epoch' or 'global', got {window!r}")
+            if window == "epoch" and not self.by_epoch:
+                raise InputError(f"{where}: window_size='epoch' needs by_epoch=True")
+            if item["method_name"] not in ("mean", "min", "max", "current"):
+                raise InputError(f"{where}: unknown method_name {item['method_name']!r}; mean, min, max or current")
+            name = item.get("log_name", item["data_src"])
+            if name in seen:
+                raise InputError(f"{where}: two entries log {name!r}; give one another log_name")
+            seen.add(name)

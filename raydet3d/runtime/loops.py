@@ -1,0 +1,342 @@
+"""The loops: what is done in which order, and when to validate. All else is hooks."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from raydet3d.dist import all_reduce, broadcast_buffers
+from raydet3d.errors import InputError
+from raydet3d.registry import LOOPS
+from raydet3d.runtime import rng
+from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.progress import Phase
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
+    """Say where the next pass over a loader begins; one whose batches are not stamped begins at its beginning."""
+    stamped: Any = getattr(loader, "batch_sampler", None)
+    if hasattr(stamped, "set_position"):
+        stamped.set_position(epoch, batches)
+
+
+class _TrainLoop:
+    """What both ways of training share.
+
+    Args:
+        runner: The run.
+        dataloader: Batches of this rank.
+        limit: Epochs or iterations to train.
+        name: The config's word for it.
+        val_begin: First epoch or iteration that may be followed by a validation.
+        val_interval: Epochs or iterations from one validation to the next.
+        dynamic_intervals: ``(milestone, interval)`` pairs: from the milestone on, another interval holds.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any],
+        limit: int,
+        name: str,
+        val_begin: int,
+        val_interval: int,
+        dynamic_intervals: Sequence[Sequence[int]] | None,
+    ) -> None:
+        if len(dataloader) == 0:
+            raise InputError("train_dataloader gives no batch: fewer samples than batch_size, with drop_last=True?")
+        if isinstance(limit, bool) or limit != int(limit) or limit <= 0:
+            raise InputError(f"train_cfg.{name} must be a whole number above 0, got {limit!r}")
+        self.runner = runner
+        self.dataloader = dataloader
+        self.limit = int(limit)
+        self.val_begin = val_begin
+        self.val_interval = val_interval
+        self.stop_training = False
+        pairs = sorted((int(milestone), int(interval)) for milestone, interval in dynamic_intervals or [])
+        self._milestones = [0, *(milestone for milestone, _ in pairs)]
+        self._intervals = [val_interval, *(interval for _, interval in pairs)]
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.runner.progress.epoch
+
+    @property
+    def iter(self) -> int:
+        """Finished iterations."""
+        return self.runner.progress.iter
+
+    def _decide_interval(self, done: int) -> None:
+        self.val_interval = self._intervals[bisect(self._milestones, done + 1) - 1]
+
+    def _validate(self, done: int) -> None:
+        """Validate, if it is time after so many epochs or iterations."""
+        due = done >= self.val_begin and (done % self.val_interval == 0 or done == self.limit)
+        if self.runner.val_loop is not None and due:
+            self.runner.val_loop.run()
+            self.runner.progress.validated = self.iter
+
+    def _catch_up(self, done: int) -> None:
+        """Hold the validation that a run was stopped before: its checkpoint was written first."""
+        progress = self.runner.progress
+        if done > 0 and progress.batch == 0 and progress.validated < progress.iter:
+            self._decide_interval(done)
+            self._validate(done)
+
+    def _train(self, batch_idx: int, data_batch: Any) -> None:
+        """One iteration."""
+        runner, progress = self.runner, self.runner.progress
+        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
+        with _blamed(f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch):
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        progress.phase = Phase.ITER
+        runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        progress.finish_iter()
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(_TrainLoop):
+    """Train a number of epochs; validate after some of them.
+
+    Args:
+        runner: The run.
+        dataloader: Batches of this rank.
+        max_epochs: Epochs to train.
+        val_begin: First epoch (from 1) that may be followed by a validation.
+        val_interval: Epochs from one validation to the next; the last epoch is always validated.
+        dynamic_intervals: ``(milestone, interval)`` pairs: once the next epoch is the milestone, another interval
+            holds.
+    """
+
+    by_epoch = True
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any],
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(runner, dataloader, max_epochs, "max_epochs", val_begin, val_interval, dynamic_intervals)
+        self.max_epochs = self.limit
+        self.max_iters = self.max_epochs * len(dataloader)
+
+    def run(self) -> None:
+        """Train to the end, or until ``stop_training``."""
+        self.runner.call_hook("before_train")
+        self._catch_up(self.epoch)
+        while self.epoch < self.max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_interval(self.epoch)
+            self._validate(self.epoch)
+        self.runner.call_hook("after_train")
+
+    def run_epoch(self) -> None:
+        """Train one epoch, or what is left of it."""
+        runner, progress = self.runner, self.runner.progress
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        set_position(self.dataloader, progress.epoch, progress.batch)
+        for batch_idx, data_batch in enumerate(self.dataloader, start=progress.batch):
+            self._train(batch_idx, data_batch)
+        progress.phase = Phase.EPOCH
+        runner.call_hook("after_train_epoch")
+        progress.finish_epoch()
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(_TrainLoop):
+    """Train a number of iterations, over the data again and again; hooks see one single epoch.
+
+    Args:
+        runner: The run.
+        dataloader: Batches of this rank.
+        max_iters: Iterations to train.
+        val_begin: First iteration (from 1) that may be followed by a validation.
+        val_interval: Iterations from one validation to the next; the last is always validated.
+        dynamic_intervals: ``(milestone, interval)`` pairs: once the next iteration is the milestone, another interval
+            holds.
+    """
+
+    by_epoch = False
+    max_epochs = 1
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any],
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(runner, dataloader, max_iters, "max_iters", val_begin, val_interval, dynamic_intervals)
+        self.max_iters = self.limit
+
+    def run(self) -> None:
+        """Train to the end, or until ``stop_training``."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        if self.iter > 0 and runner.progress.validated < self.iter:
+            self._decide_interval(self.iter)
+            self._validate(self.iter)
+        runner.call_hook("before_train_epoch")
+        batches = self._batches()
+        while self.iter < self.max_iters and not self.stop_training:
+            data_batch = next(batches)
+            runner.model.train()
+            self._train(self.iter, data_batch)
+            self._decide_interval(self.iter)
+            self._validate(self.iter)
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+
+    def _batches(self) -> Iterator[Any]:
+        """Batches without end: pass after pass, each with its own order and augmentation."""
+        progress, loader = self.runner.progress, self.dataloader
+        if getattr(getattr(loader.batch_sampler, "sampler", None), "endless", False):
+            set_position(loader, 0, progress.iter)
+            yield from loader
+            return
+        while True:
+            set_position(loader, progress.round, progress.batch)
+            yield from loader
+            progress.finish_round()
+
+
+class _EvalLoop:
+    """What validation and testing share."""
+
+    mode: str
+
+    def __init__(self, runner: Runner, dataloader: DataLoader[Any], evaluator: Evaluator, fp16: bool = False) -> None:
+        self.runner = runner
+        self.dataloader = dataloader
+        self.evaluator = evaluator
+        self.fp16 = fp16
+        meta = getattr(dataloader.dataset, "metainfo", None)
+        if meta is not None:
+            evaluator.dataset_meta = meta
+            runner.visualizer.dataset_meta = meta
+
+    def run(self) -> dict[str, Any]:
+        """Go through the data once.
+
+        Every rank evaluates the same model (rank 0's buffers), and training's random state is left as it was.
+
+        Returns:
+            The metrics, the same on every rank.
+        """
+        runner, mode = self.runner, self.mode
+        broadcast_buffers(runner.model)
+        with rng.fenced(runner.device) as before, torch.no_grad():
+            runner.fence = before
+            try:
+                runner.call_hook(f"before_{mode}")
+                runner.call_hook(f"before_{mode}_epoch")
+                runner.model.eval()
+                losses = self._go_through()
+                metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
+                metrics.update(self._mean(losses))
+                runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
+                runner.call_hook(f"after_{mode}")
+            finally:
+                runner.fence = None
+        return metrics
+
+    def _go_through(self) -> dict[str, list[torch.Tensor]]:
+        runner, mode = self.runner, self.mode
+        step = getattr(runner.model, f"{mode}_step")
+        dtype = torch.float16 if runner.device.type == "cuda" else torch.bfloat16
+        losses: dict[str, list[torch.Tensor]] = {}
+        set_position(self.dataloader, 0, 0)
+        for batch_idx, data_batch in enumerate(self.dataloader):
+            runner.call_hook(f"before_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
+            autocast = torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16)
+            with _blamed(f"in the {mode} step, batch {batch_idx + 1}", data_batch), autocast:
+                outputs = step(data_batch)
+            outputs = _take_losses(outputs, losses)
+            self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+            runner.call_hook(f"after_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        return losses
+
+    def _mean(self, losses: dict[str, list[torch.Tensor]]) -> dict[str, float]:
+        """Losses over all batches of all ranks, and their sum under ``val_loss``."""
+        if not losses:
+            return {}
+        sums = torch.stack([torch.stack(values).double().sum() for values in losses.values()])
+        counts = torch.tensor([len(values) for values in losses.values()], dtype=sums.dtype, device=sums.device)
+        all_reduce(sums)
+        all_reduce(counts)
+        means = dict(zip(losses, (sums / counts).tolist(), strict=True))
+        return {**means, f"{self.mode}_loss": sum(means.values())}
+
+
+@LOOPS.register_module()
+class ValLoop(_EvalLoop):
+    """Validation.
+
+    Args:
+        runner: The run.
+        dataloader: Batches of this rank.
+        evaluator: Scores the predictions.
+        fp16: Predict under autocast.
+    """
+
+    mode = "val"
+
+
+@LOOPS.register_module()
+class TestLoop(_EvalLoop):
+    """Testing.
+
+    Args:
+        runner: The run.
+        dataloader: Batches of this rank.
+        evaluator: Scores the predictions.
+        fp16: Predict under autocast.
+    """
+
+    __test__ = False  # it is no test case of pytest's
+    mode = "test"
+
+
+def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) -> Sequence[Any]:
+    """Take a last output that holds nothing but losses off the predictions."""
+    last = outputs[-1] if outputs else None
+    keys = getattr(last, "keys", None)
+    if last is None or keys is None or set(keys()) != {"loss"}:
+        return outputs
+    found = last["loss"]
+    for name, value in (found if isinstance(found, dict) else {"loss": found}).items():
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        losses.setdefault(name, []).append(torch.stack([part.detach().mean() for part in parts]).sum())
+    return outputs[:-1]
+
+
+@contextmanager
+def _blamed(where: str, data_batch: Any) -> Iterator[None]:
+    """Note on an error where it came up, and for which samples."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{where}, samples {sample_ids(data_batch)}")
+        raise
+
+
+def sample_ids(data_batch: Any) -> list[Any]:
+    """The ids of a batch's samples, where they have any."""
+    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+    ids = [getattr(sample, "sample_idx", None) for sample in samples or []]
+    return [number for number in ids if number is not None]

@@ -1,0 +1,89 @@
+"""The run's scalars as one file that goes on across starts: ``work_dir/scalars.json``, a JSON object a line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Record:
+    """One line of numbers for each logged iteration and each validation, from the first start to the last.
+
+    Every line has ``iter``, the iterations finished then. When a run resumes from an earlier point than it had reached,
+    what lies beyond that point is cut off, and the lines written again up to where the run had been before say
+    ``"redone": true``.
+
+    Args:
+        path: The file. A fresh run begins it anew, and puts one that is there aside (``scalars_1.json``, ...).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reached = -1
+        self._open = False
+
+    def begin(self, iteration: int, *, drop_validation: bool = False) -> None:
+        """Make the file end at a point of the run.
+
+        Args:
+            iteration: Iterations finished there; lines beyond are cut off.
+            drop_validation: Whether the validation at exactly that point is still to come, so a line of it goes too.
+        """
+        self._open = True
+        if iteration == 0:
+            self._put_aside()
+        kept: list[tuple[int, str]] = []
+        cut: list[tuple[int, str]] = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    at = int(entry["iter"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # the torn last line of a process that was killed
+                again = at > iteration or (drop_validation and at == iteration and entry.get("mode") == "val")
+                (cut if again else kept).append((at, line))
+        self._reached = max((at for at, _ in cut), default=-1)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(f"{line}\n" for _, line in kept), encoding="utf-8")
+        temporary.replace(self.path)
+
+    def _put_aside(self) -> None:
+        """Give an earlier run's record another name."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return
+        for number in itertools.count(1):
+            aside = self.path.with_name(f"{self.path.stem}_{number}{self.path.suffix}")
+            if not aside.exists():
+                self.path.rename(aside)
+                return
+
+    def write(self, tag: Mapping[str, Any], *, mode: str, iteration: int, step: int) -> None:
+        """Add a line.
+
+        Args:
+            tag: Numbers by name.
+            mode: ``train`` or ``val``.
+            iteration: Iterations finished.
+            step: What the tag counts by: iteration, or epoch.
+        """
+        if not self._open:
+            return
+        line = {**tag, "step": step, "mode": mode, "iter": iteration}
+        if iteration <= self._reached:
+            line["redone"] = True
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: _to_json(v) for k, v in line.items()}) + "\n")
+
+
+def _to_json(value: Any) -> Any:
+    """A value that every JSON reader takes: NaN and infinity become null, other things their text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (int, str)) or value is None else str(value)

@@ -1,0 +1,91 @@
+"""Seeds, determinism, and the state of this process's random generators as something that can be saved."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydet3d.dist import broadcast_object
+
+
+def draw_seed() -> int:
+    """A seed from the operating system, the same on every rank."""
+    return int(broadcast_object(int.from_bytes(os.urandom(4), "little") >> 1))
+
+
+def set_seed(seed: int, *, rank: int = 0, diff_rank_seed: bool = False, deterministic: bool = False) -> int:
+    """Seed Python's, numpy's and torch's global generators.
+
+    Args:
+        seed: The run's seed.
+        rank: This process's rank.
+        diff_rank_seed: Seed rank r with ``seed + r``.
+        deterministic: Ask torch for deterministic algorithms only (slower; process-wide).
+
+    Returns:
+        The seed that was used here.
+    """
+    here = seed + rank if diff_rank_seed else seed
+    random.seed(here)
+    np.random.seed(here % 2**32)
+    torch.manual_seed(here)  # every CUDA device's generator too
+    if deterministic:
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return here
+
+
+def capture(device: torch.device | None = None) -> dict[str, Any]:
+    """The generators' state, in types that ``torch.load(weights_only=True)`` reads.
+
+    Args:
+        device: Device of the run; a CUDA device's generator is included.
+    """
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+    }
+    if device is not None and device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore(state: Mapping[str, Any], device: torch.device | None = None) -> None:
+    """Set the generators to what ``capture`` saw."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if device is not None and device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+@contextmanager
+def fenced(device: torch.device | None = None) -> Iterator[dict[str, Any]]:
+    """Leave the generators as they were, whatever the block draws.
+
+    Yields:
+        The state from before the block.
+    """
+    before = capture(device)
+    try:
+        yield before
+    finally:
+        restore(before, device)

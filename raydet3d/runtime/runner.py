@@ -1,0 +1,373 @@
+"""``Runner``: the parts of one run and their order. It calls hooks, runs a loop, and says what is in a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydet3d import dist
+from raydet3d.errors import InputError
+from raydet3d.hooks.hook import Hook, Hooks
+from raydet3d.log import close_logger
+from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.history import History
+from raydet3d.runtime.loaders import release
+from raydet3d.runtime.parts import Makers, Parts
+from raydet3d.runtime.reader import read_checkpoint
+from raydet3d.runtime.record import Record
+from raydet3d.runtime.start import Start
+from raydet3d.runtime.state import apply, collect
+from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.weights import load_weights, revised
+from raydet3d.runtime.wrappers import unwrapped
+
+
+class Runner(Parts):
+    """One run. Made by ``raydet3d.runtime.build.assemble``, known to users as ``Runner.from_cfg``.
+
+    Args:
+        model: On its device and in its wrapper.
+        device: The device.
+        work_dir: Folder of the run.
+        timestamp: Name of this start; its logs lie in a folder of this name.
+        name: Name of the run, for logs and manifests.
+        run: Name under which the first start of the run wrote its checkpoints.
+        seed: The run's seed.
+        hooks: All hooks, in order.
+        logger: Where lines go.
+        log_processor: Makes lines of the history.
+        visualizer: Takes scalars and pictures.
+        makers: Make the rest.
+        start: How to begin.
+        cfg: The config, for the record.
+        cfg_text: The same as text, without secrets.
+    """
+
+    from_cfg: Callable[..., Runner]
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        device: torch.device,
+        work_dir: Path,
+        timestamp: str,
+        name: str,
+        run: str,
+        seed: int,
+        hooks: Hooks,
+        logger: logging.Logger,
+        log_processor: Any,
+        visualizer: Any,
+        makers: Makers,
+        start: Start,
+        cfg: Any,
+        cfg_text: str = "",
+    ) -> None:
+        super().__init__(makers)
+        self.model: Any = model
+        self.device = device
+        self.work_dir = work_dir
+        self.timestamp = timestamp
+        self.log_dir = work_dir / timestamp
+        self.experiment_name = name
+        self.seed = seed
+        self._hooks = hooks
+        self.logger = logger
+        self.log_processor = log_processor
+        self.visualizer = visualizer
+        self.cfg = cfg
+        self.cfg_text = cfg_text
+        self.message_hub = History()
+        self.record = Record(work_dir / "scalars.json")
+        self.store = self._store_at(work_dir, run)
+        self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
+        self.run_name = run
+        self._start: Start | None = start
+        self._stores = {work_dir: self.store}
+
+    # -- hooks -------------------------------------------------------------------------------------------------
+
+    @property
+    def hooks(self) -> list[Hook]:
+        """The hooks in calling order."""
+        return list(self._hooks)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks at a stage."""
+        self._hooks.call(self, fn_name, **kwargs)
+
+    def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
+        """Add a hook."""
+        self._hooks.register(hook, priority)
+
+    def hook_states(self) -> list[dict[str, Any]]:
+        """State of the hooks that have some."""
+        return self._hooks.state_dict()
+
+    def load_hook_states(self, states: list[dict[str, Any]]) -> list[str]:
+        """Give hooks their state back; returns the names of those that this run does not have."""
+        return self._hooks.load_state_dict(states)
+
+    # -- doing --------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Train from where the run stands to its end, validating on the way.
+
+        Returns:
+            The summary: ``metrics`` of the last validation, ``headline`` (the ones that count, by short name),
+            ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
+            ``iter``, ``seconds``.
+        """
+        began = time.monotonic()
+        wrapper, loop = self.optim_wrapper, self.train_loop
+        if self.val_loop is None:
+            self.logger.info("no validation: the config has no val_dataloader, val_cfg and val_evaluator")
+        _ = self.param_schedulers
+        self.call_hook("before_run")
+        self._init_weights()
+        self._begin()
+        wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
+        if self.rank == 0:
+            self.store.folder.sweep()
+            due = self.progress.validated < self.iter
+            self.record.begin(self.iter, drop_validation=due)
+        try:
+            loop.run()
+        finally:
+            self._release()
+        self.call_hook("after_run")
+        self._close_stores()
+        result = summarize(self, seconds=time.monotonic() - began)
+        self.logger.info("%s", to_lines(result))
+        return result
+
+    def val(self) -> dict[str, Any]:
+        """Validate the model as it is, or as ``load_from`` says.
+
+        Returns:
+            The metrics.
+        """
+        return self._evaluate(self.val_loop, "val")
+
+    def test(self) -> dict[str, Any]:
+        """Test the model as it is, or as ``load_from`` says.
+
+        Returns:
+            The metrics.
+        """
+        return self._evaluate(self.test_loop, "test")
+
+    def _evaluate(self, loop: Any, mode: str) -> dict[str, Any]:
+        if loop is None:
+            raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
+        self.call_hook("before_run")
+        self._begin(weights_only=True)
+        try:
+            metrics: dict[str, Any] = loop.run()
+        finally:
+            self._release()
+        self.call_hook("after_run")
+        return metrics
+
+    def _release(self) -> None:
+        """Let loader workers go; what is being saved is written to its end, whatever happened."""
+        for name in ("train_loop", "val_loop", "test_loop"):
+            if (loop := vars(self).get(name)) is not None:
+                release(loop.dataloader)
+        for store in self._stores.values():
+            store.drain()
+
+    def close(self) -> None:
+        """Wait for what is being written and give files back."""
+        self._close_stores()
+        self.visualizer.close()
+        close_logger(self.logger)
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    def _init_weights(self) -> None:
+        """Initialise the weights, the same on every rank."""
+        model: Any = unwrapped(self.model)
+        if hasattr(model, "init_weights"):
+            model.init_weights()
+        if self.distributed:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor)
+
+    def _begin(self, *, weights_only: bool = False) -> None:
+        """Resume, or load the weights to begin with; once a runner."""
+        start, self._start = self._start, None
+        if start is None:
+            return
+        if start.resume_from is not None and start.state is not None:
+            if weights_only:
+                self._load_weights(start.state, str(start.resume_from), strict=True)
+            else:
+                self._resume(start.state, str(start.resume_from))
+        elif start.load_from is not None:
+            self.load_checkpoint(start.load_from)
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = "cpu",
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
+    ) -> dict[str, Any]:
+        """Load the weights of a checkpoint.
+
+        Args:
+            filename: The file.
+            map_location: Accepted for MMEngine's sake: it is always read to the host first.
+            strict: Refuse a checkpoint whose names or shapes differ.
+            revise_keys: (pattern, replacement) pairs for the names.
+
+        Returns:
+            The checkpoint.
+        """
+        checkpoint = read_checkpoint(Path(filename))
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
+        return checkpoint
+
+    def resume(self, filename: str, resume_optimizer: bool = True, resume_param_scheduler: bool = True) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            filename: The file.
+            resume_optimizer: Whether the optimizer's state is taken over.
+            resume_param_scheduler: Whether the schedulers' state is.
+        """
+        state = read_checkpoint(Path(filename))
+        self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
+
+    def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
+        self.call_hook("after_load_checkpoint", checkpoint=state)
+        self._load_weights(state, title, strict=True)
+        if optimizer and "optimizer" not in state:
+            raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
+        self.load_state_dict(state, optimizer=optimizer, schedulers=schedulers)
+        self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
+
+    def _load_weights(
+        self,
+        checkpoint: Mapping[str, Any],
+        title: str,
+        *,
+        strict: bool,
+        revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
+    ) -> None:
+        weights = revised(checkpoint["state_dict"], revise_keys)
+        self.logger.info("%s", load_weights(unwrapped(self.model), weights, strict=strict, title=title))
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
+        """Scale learning rates by global batch size over ``auto_scale_lr['base_batch_size']``, where it is enabled.
+
+        Args:
+            optim_wrapper: The wrapper, before schedulers are made for it.
+            auto_scale_lr: ``dict(enable=, base_batch_size=)``.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get("enable", False):
+            return
+        base = auto_scale_lr.get("base_batch_size")
+        if not base:
+            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
+        batch_size = getattr(self.train_dataloader.batch_sampler, "batch_size", None)
+        if not batch_size:
+            raise InputError("auto_scale_lr needs train_dataloader.batch_size")
+        ratio = self.world_size * batch_size / base
+        self.logger.info(
+            "learning rates times %g: batch size %d x %d over %d", ratio, self.world_size, batch_size, base
+        )
+        optim_wrapper.scale_lr(ratio)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *, optimizer: bool = True, schedulers: bool = True) -> dict[str, Any]:
+        """Everything a run needs to go on as if it had not stopped. Every rank calls it.
+
+        Args:
+            optimizer: Whether the optimizer's state (and the scaler's) is in it.
+            schedulers: Whether the schedulers' state is in it.
+        """
+        return collect(self, optimizer=optimizer, schedulers=schedulers)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, optimizer: bool = True, schedulers: bool = True) -> None:
+        """The mirror of ``state_dict``, but for the weights, which are in place already."""
+        apply(self, state, optimizer=optimizer, schedulers=schedulers)
+
+    def save_checkpoint(
+        self,
+        out_dir: str | Path,
+        filename: str,
+        file_client_args: Any = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: Mapping[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: Any = None,
+        *,
+        group: str = "",
+        limit: int = -1,
+        scores: Mapping[str, float] | None = None,
+        point: bool = False,
+    ) -> Path:
+        """Save a checkpoint. Every rank calls it, at the same step; rank 0 writes, behind the training's back.
+
+        Args:
+            out_dir: The folder.
+            filename: The file's name.
+            file_client_args: Accepted for MMEngine's sake.
+            save_optimizer: Whether the optimizer's state is in it.
+            save_param_scheduler: Whether the schedulers' state is in it.
+            meta: Further entries of ``meta``.
+            by_epoch: Accepted for MMEngine's sake: the counts in it are always those to go on from.
+            backend_args: Accepted for MMEngine's sake.
+            group: Group that ``limit`` counts.
+            limit: How many of the group to keep.
+            scores: Metrics to note in the manifest.
+            point: Whether ``last_checkpoint`` is to name it.
+
+        Returns:
+            Where it will lie.
+        """
+        dist.broadcast_buffers(unwrapped(self.model))
+        state = self.state_dict(optimizer=save_optimizer, schedulers=save_param_scheduler)
+        state["meta"].update(meta or {})
+        self.call_hook("before_save_checkpoint", checkpoint=state)
+        if self.rank == 0:
+            store = self.store_in(Path(out_dir))
+            step = state["progress"]["iter"]
+            store.save(state, filename, step=step, group=group, limit=limit, scores=scores, point=point)
+        return Path(out_dir) / filename
+
+    def store_in(self, folder: Path) -> Store:
+        """The store of a folder."""
+        if folder not in self._stores:
+            self._stores[folder] = self._store_at(folder, self.run_name)
+        return self._stores[folder]
+
+    def _store_at(self, folder: Path, run: str) -> Store:
+        return Store(
+            folder, run=run, start=self.timestamp, seed=self.seed, logger=self.logger, pointer_dir=self.work_dir
+        )
+
+    def _close_stores(self) -> None:
+        """Wait for the writers; all ranks fail together if checkpoints were to be kept and none could be."""
+        for store in self._stores.values():
+            store.drain()
+        lost = [store.failure for store in self._stores.values() if store.failure and not store.entries()]
+        failure = dist.broadcast_object(lost[0] if lost else None)
+        if failure:
+            raise RuntimeError(failure)
+
+    def headline(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics that count, by the last part of their name: those that hooks name, or all where they are few."""
+        return headline(metrics, [part for hook in self._hooks for part in getattr(hook, "headline", None) or ()])

@@ -1,0 +1,116 @@
+"""The config's sections before anything is built: is what belongs together there, and does each key exist?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from raydet3d.errors import InputError
+from raydet3d.registry import LOOPS, Registry
+
+TRIPLES = {
+    "train": ("train_dataloader", "train_cfg", "optim_wrapper"),
+    "val": ("val_dataloader", "val_cfg", "val_evaluator"),
+    "test": ("test_dataloader", "test_cfg", "test_evaluator"),
+}
+DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
+    "runtime_info": {"type": "RuntimeInfoHook"},
+    "timer": {"type": "IterTimerHook"},
+    "sampler_seed": {"type": "DistSamplerSeedHook"},
+    "logger": {"type": "LoggerHook"},
+    "param_scheduler": {"type": "ParamSchedulerHook"},
+    "checkpoint": {"type": "CheckpointHook", "interval": 1},
+}
+_GIVEN = ("runner", "dataloader", "evaluator")
+
+
+@contextmanager
+def at(key: str) -> Iterator[None]:
+    """Name the key that is read in what goes wrong meanwhile."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(f"{key}:") or str(error).startswith(f"{key}."):
+            raise
+        raise InputError(f"{key}: {error}") from error
+
+
+def check_sections(cfg: Mapping[str, Any]) -> None:
+    """Check what can be checked without building anything.
+
+    Raises:
+        InputError: Parts of training, validation or testing are missing, or a loop has a key that does not exist.
+    """
+    if not isinstance(cfg.get("model"), Mapping):
+        raise InputError("the config has no model=dict(type=...)")
+    for mode, names in TRIPLES.items():
+        there = [name for name in names if cfg.get(name) is not None]
+        if there and len(there) < 3:
+            absent = ", ".join(name for name in names if name not in there)
+            raise InputError(f"the config has {' and '.join(there)} but no {absent}: all three or none")
+        if len(there) == 3:
+            key = f"{mode}_cfg"
+            with at(key):
+                _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
+
+
+def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
+    """A loop's config with its type.
+
+    Args:
+        cfg: ``train_cfg``, ``val_cfg`` or ``test_cfg``.
+        mode: Which.
+    """
+    if not isinstance(cfg, Mapping):
+        raise InputError(f"must be a dict, got {cfg!r}")
+    out = dict(cfg)
+    if mode != "train":
+        out.setdefault("type", f"{mode.capitalize()}Loop")
+    elif "type" in out and "by_epoch" in out:
+        raise InputError("has both type and by_epoch; one of them says which loop it is")
+    elif "type" not in out:
+        out["type"] = "EpochBasedTrainLoop" if out.pop("by_epoch", True) else "IterBasedTrainLoop"
+    return out
+
+
+def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
+    """All hooks in registration order, each with the key it came from.
+
+    A default hook's dict in the config replaces ours as a whole; None switches it off; a name of the config's own is
+    added.
+
+    Args:
+        default_hooks: Of the config.
+        custom_hooks: Of the config.
+    """
+    given = dict(default_hooks or {})
+    out: list[tuple[str, Any]] = []
+    for name, ours in DEFAULT_HOOKS.items():
+        mine = given.pop(name, ours)
+        if mine is not None:
+            out.append((f"default_hooks.{name}", mine))
+    for name, mine in given.items():
+        if mine is None:
+            raise InputError(f"default_hooks.{name}: there is no such default hook to switch off")
+        out.append((f"default_hooks.{name}", mine))
+    if custom_hooks is not None and not isinstance(custom_hooks, (list, tuple)):
+        raise InputError(f"custom_hooks must be a list, got {custom_hooks!r}")
+    out.extend((f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ()))
+    return out
+
+
+def _check_arguments(table: Registry, cfg: Mapping[str, Any]) -> None:
+    """Refuse unknown and missing arguments of a loop without making it."""
+    kind = cfg["type"]
+    loop = table.get(kind) if isinstance(kind, str) else kind
+    signature = inspect.signature(loop)
+    given = {name: None for name in _GIVEN if name in signature.parameters}
+
+    def stand_in(**_: Any) -> None:
+        """Has the loop's signature and does nothing."""
+
+    stand_in.__signature__ = signature  # type: ignore[attr-defined]
+    stand_in.__name__ = getattr(loop, "__name__", str(loop))
+    table.build({**given, **cfg, "type": stand_in})

@@ -1,0 +1,122 @@
+"""How a run begins: where, under which name and seed, and what it goes on from."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydet3d import dist
+from raydet3d.errors import InputError
+from raydet3d.runtime import rng
+from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.reader import read_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a run begins.
+
+    Args:
+        resume_from: Checkpoint to go on from.
+        state: Its content.
+        load_from: Else, weights to begin with.
+    """
+
+    resume_from: Path | None = None
+    state: dict[str, Any] | None = None
+    load_from: str | None = None
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """The device to run on."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def place(cfg: Any) -> tuple[Path, str]:
+    """The work dir and the name of a run."""
+    filename = getattr(cfg, "filename", None)
+    stem = Path(filename).stem if filename else "run"
+    work_dir = Path(cfg.get("work_dir") or Path("work_dirs") / stem).expanduser().absolute()
+    return work_dir, str(cfg.get("experiment_name") or stem)
+
+
+def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
+    """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
+    failure = None
+    if dist.get_rank() == 0:
+        wanted = timestamp or time.strftime("%Y%m%d_%H%M%S")
+        try:
+            for number in itertools.count():
+                name = wanted if number == 0 else f"{wanted}-{number}"
+                try:
+                    (work_dir / name).mkdir(parents=True, exist_ok=timestamp is not None)
+                except FileExistsError:
+                    if not (work_dir / name).is_dir():
+                        raise
+                    continue
+                timestamp = name
+                break
+        except OSError as error:
+            failure = f"work_dir {work_dir} cannot be written to: {error.strerror}"
+    timestamp, failure = dist.broadcast_object((timestamp, failure))
+    if failure or timestamp is None:
+        raise InputError(failure)
+    return timestamp
+
+
+def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str) -> Start:
+    """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing."""
+    load_from = cfg.get("load_from")
+    wanted = resume or cfg.get("resume", False)
+    path: Path | None = None
+    if wanted == "retry":
+        path = _latest(work_dir, timestamp)
+        wanted = cfg.get("resume", False) if path is None else False
+    if isinstance(wanted, str):
+        path = Path(wanted)
+    elif wanted:
+        path = _latest(work_dir)
+        if path is None and resume is not True and load_from is not None:
+            path = Path(load_from)  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+    if path is None:
+        return Start(load_from=load_from)
+    return Start(resume_from=path, state=read_checkpoint(path))
+
+
+def _latest(work_dir: Path, start: str | None = None) -> Path | None:
+    """The newest checkpoint: rank 0 looks and tells the others."""
+    path = Store(work_dir).latest(start=start) if dist.get_rank() == 0 else None
+    found: Path | None = dist.broadcast_object(path)
+    return found
+
+
+def settle_seed(cfg: Any, start: Start) -> int:
+    """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
+    given = dict(cfg.get("randomness") or {})
+    seed = given.pop("seed", None)
+    diff_rank_seed = bool(given.pop("diff_rank_seed", False))
+    deterministic = bool(given.pop("deterministic", False))
+    if given:
+        raise InputError(f"randomness has no {min(given)!r}; it takes seed, diff_rank_seed, deterministic")
+    if seed is None and start.state is not None:
+        seed = start.state.get("meta", {}).get("seed")
+    if seed is None:
+        seed = rng.draw_seed()
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"randomness.seed must be an integer of at least 0, got {seed!r}")
+    rng.set_seed(seed, rank=dist.get_rank(), diff_rank_seed=diff_rank_seed, deterministic=deterministic)
+    return seed
+
+
+def apply_env(cfg: Any) -> None:
+    """What ``env_cfg`` says about this process; how workers start is told to the loaders alone."""
+    env = cfg.get("env_cfg") or {}
+    if env.get("cudnn_benchmark", False) and not (cfg.get("randomness") or {}).get("deterministic", False):
+        torch.backends.cudnn.benchmark = True

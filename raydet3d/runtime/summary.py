@@ -1,0 +1,55 @@
+"""The end of a run in a few lines: the scores that count, the best checkpoint, where logs and pictures lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+FEW = 12  # metrics that are all shown; where there are more, hooks say which
+
+
+def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, float]:
+    """The metrics that count, by the last part of their name.
+
+    Args:
+        metrics: All of a validation.
+        wanted: Parts of the names that count; where none is found, all count if they are few.
+    """
+    scalars = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+    found = {key: value for key, value in scalars.items() if any(part in key for part in wanted)}
+    if not found and len(scalars) <= FEW:
+        found = scalars
+    short = [key.rsplit("/", 1)[-1] for key in found]
+    unique = len(set(short)) == len(short)
+    return dict(zip(short if unique else found, found.values(), strict=True))
+
+
+def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
+    """What ``Runner.train`` returns."""
+    info = runner.message_hub.get_info
+    metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
+    pictures = runner.log_dir / "vis_data" / "vis_image"
+    return {
+        "metrics": metrics,
+        "headline": runner.headline(metrics),
+        "best_score": info("best_score"),
+        "best_checkpoint": info("best_ckpt"),
+        "last_checkpoint": info("last_ckpt"),
+        "log_dir": str(runner.log_dir),
+        "picture_dir": str(pictures) if pictures.is_dir() else None,
+        "epoch": runner.epoch,
+        "iter": runner.iter,
+        "seconds": seconds,
+    }
+
+
+def to_lines(summary: Mapping[str, Any]) -> str:
+    """A summary as text."""
+    lines = [f"done in {summary['seconds']:.0f} s"]
+    lines += [f"  {name}: {value:.4f}" for name, value in summary["headline"].items()]
+    places = ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir")
+    lines += [f"  {key.replace('_', ' ')}: {summary[key]}" for key in places if summary[key]]
+    return "\n".join(lines)

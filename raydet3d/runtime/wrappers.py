@@ -1,0 +1,131 @@
+"""Model wrappers: what stands round the model when several processes train it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.registry import MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class MMDistributedDataParallel(DistributedDataParallel):
+    """DistributedDataParallel with ``train_step``, ``val_step`` and ``test_step``.
+
+    The layout of the gradient buckets is fixed before the first step. (Torch lays them out anew after the first
+    backward pass; from three ranks on that changes the order in which gradients are summed, so a resumed run, whose
+    first step is a later one, would drift from the undisturbed run in the last bits.)
+
+    Args:
+        module: The model.
+        detect_anomalous_params: Name parameters that a loss does not reach.
+        **kwargs: Of DistributedDataParallel.
+    """
+
+    def __init__(self, module: nn.Module, detect_anomalous_params: bool = False, **kwargs: Any) -> None:
+        # Gradients come roughly in the reverse order of parameters. The pinned layout follows the order in which
+        # DDP lists them; where it cannot be pinned (unused parameters are looked for) torch reverses by itself.
+        self._reverse = not kwargs.get("find_unused_parameters", False)
+        if "broadcast_buffers" in kwargs and "forward_sync_buffers" in signature(DistributedDataParallel).parameters:
+            kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")  # its name from torch 2.13 on
+        super().__init__(module, **kwargs)
+        self.detect_anomalous_params = detect_anomalous_params
+        if self._reverse:
+            self.reducer._push_all_rebuilt_params()
+            self.reducer._rebuild_buckets()
+
+    def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+        parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        return (parameters[::-1], sparse[::-1]) if self._reverse else (parameters, sparse)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """One step of training.
+
+        Args:
+            data: A batch from the loader.
+            optim_wrapper: Takes the loss and updates the parameters.
+
+        Returns:
+            The losses by name, ``loss`` first.
+        """
+        with optim_wrapper.optim_context(self):
+            data = self.module.data_preprocessor(data, True)
+            losses = self(**data, mode="loss") if isinstance(data, Mapping) else self(*data, mode="loss")
+        loss, log_vars = self.module.parse_losses(losses)
+        optim_wrapper.update_params(loss)
+        if self.detect_anomalous_params:
+            name_unreached(self.module)
+        out: dict[str, Tensor] = log_vars
+        return out
+
+    def val_step(self, data: Any) -> Any:
+        """Predictions for a batch of validation."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: Any) -> Any:
+        """Predictions for a batch of testing."""
+        return self.module.test_step(data)
+
+
+def name_unreached(model: nn.Module) -> None:
+    """Warn of parameters that got no gradient."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if names:
+        get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
+
+
+def is_model_wrapper(model: nn.Module) -> bool:
+    """Whether a module stands round a model, as ``module``."""
+    kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
+    return isinstance(model, (DistributedDataParallel, *kinds))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself."""
+    inner = model.module if is_model_wrapper(model) else model
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:
+    """Replace BatchNorm by one whose statistics are those of all ranks.
+
+    Args:
+        model: The model.
+        kind: ``torch`` (``mmcv`` is taken for the same).
+    """
+    if kind not in ("torch", "mmcv"):
+        raise InputError(f"sync_bn must be 'torch' or 'mmcv', got {kind!r}")
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    assert isinstance(converted, nn.Module)
+    return converted
+
+
+def from_sync_bn(model: nn.Module) -> nn.Module:
+    """Replace SyncBatchNorm by BatchNorm: a process alone has nobody to share statistics with."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.SyncBatchNorm):
+            setattr(model, name, _PlainBatchNorm.like(child))
+        else:
+            from_sync_bn(child)
+    return model
+
+
+class _PlainBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm for inputs of any number of dimensions, as SyncBatchNorm takes them."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    @classmethod
+    def like(cls, norm: nn.SyncBatchNorm) -> _PlainBatchNorm:
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made.load_state_dict(norm.state_dict())
+        return made

@@ -1,0 +1,85 @@
+"""Runs of several real processes over gloo: against one process on the same global batch, and against themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydet3d import dist
+from raydet3d.hooks import Hook
+from raydet3d.runtime import assemble
+from tests.kit.spawn import run_ranks
+from tests.kit.toy import SaveAt, ToyModel, toy_cfg
+
+NO_SAVES = {"type": "CheckpointHook", "save_last": False}
+
+
+def train(folder: str, changes: dict[str, Any], resume: str = "") -> dict[str, Any]:
+    torch.set_num_threads(1)
+    runner = assemble(toy_cfg(Path(folder), **changes), resume=resume)
+    result = runner.train()
+    model = runner.model.module if dist.get_world_size() > 1 else runner.model
+    weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    return {"weights": weights, "metrics": result["metrics"], "lines": len(list(Path(folder).glob("*/*.log")))}
+
+
+def test_two_processes_are_one_on_the_same_global_batch(tmp_path: Path) -> None:
+    plain = {"model": {"type": ToyModel, "dropout": 0.0}, "default_hooks__checkpoint": NO_SAVES}
+    one = train(str(tmp_path / "one"), {**plain, "train_dataloader__batch_size": 4})
+    two = run_ranks(train, 2, str(tmp_path / "two"), plain)
+    for rank in two:
+        for name, value in one["weights"].items():
+            assert abs(rank["weights"][name] - value).max() < 1e-6, name
+        assert rank["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
+        assert rank["metrics"]["toy/count"] == 9  # 9 samples on 2 ranks: the one that was repeated is not counted
+        assert rank["lines"] == 1
+
+
+def test_ranks_evaluate_rank_0s_buffers_and_agree(tmp_path: Path) -> None:
+    norm = {"model": {"type": ToyModel, "norm": True}, "default_hooks__checkpoint": NO_SAVES}
+    first, second = run_ranks(train, 2, str(tmp_path), norm)
+    assert first["metrics"] == second["metrics"]
+    # The last validation came after the last step, and nothing trained since: buffers are still rank 0's.
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert (first["weights"][name] == second["weights"][name]).all()
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (2, 3), (3, 1)])
+def test_resumed_ranks_end_bit_for_bit_as_undisturbed_ones(tmp_path: Path, world: int, accumulate: int) -> None:
+    # With 3 ranks the order of summing gradients shows; batches of 2 x 3 give 4 iterations an epoch, else 6.
+    end, stop = (18, 10) if world == 2 else (12, 6)
+    changes = {
+        "custom_hooks": [{"type": SaveAt, "iters": [stop, end]}],
+        "default_hooks__checkpoint": NO_SAVES,
+        "model": {"type": ToyModel, "dropout": 0.3},
+        "optim_wrapper__accumulative_counts": accumulate,
+        "randomness": {"seed": 3, "diff_rank_seed": True},
+    }
+    whole = run_ranks(train, world, str(tmp_path / "whole"), changes)
+    part = run_ranks(train, world, str(tmp_path / "part"), changes, str(tmp_path / "whole" / f"iter_{stop}.pth"))
+    for before, after in zip(whole, part, strict=True):
+        assert before["metrics"] == after["metrics"]
+        for name, value in before["weights"].items():
+            assert (value == after["weights"][name]).all(), name
+
+
+class FailAt(Hook):
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter == 3:
+            raise OSError("hook broke")
+
+
+def broken(folder: str) -> str:
+    try:
+        train(folder, {"custom_hooks": [{"type": FailAt}]})
+    except OSError as error:
+        return " ".join(error.__notes__)
+    return "no error"
+
+
+def test_an_error_in_a_hook_names_hook_stage_and_iteration_on_each_rank(tmp_path: Path) -> None:
+    notes = run_ranks(broken, 2, str(tmp_path))
+    assert notes == ["in hook FailAt, stage after_train_iter, epoch 1, iteration 4"] * 2

@@ -1,0 +1,154 @@
+"""LoggerHook: lines and files of a run of toys; formats are those that MMEngine 0.10.7 prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydet3d.errors import InputError
+from raydet3d.hooks import LoggerHook
+from raydet3d.runtime import Runner, assemble
+from tests.kit.toy import ToyModel, toy_cfg
+
+LOCAL = {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
+NO_SAVES = {"type": "CheckpointHook", "save_last": False}
+NUMBER = r"\d+\.\d{4}"
+TIMES = rf"time: {NUMBER}  data_time: {NUMBER}  memory: \d+"
+
+
+def run(folder: Path, **changes: Any) -> tuple[Runner, str]:
+    runner = assemble(toy_cfg(folder, default_hooks__checkpoint=NO_SAVES, **changes))
+    runner.train()
+    return runner, next(folder.glob("*/*.log")).read_text()
+
+
+def test_lines_by_epoch(tmp_path: Path) -> None:
+    _, text = run(tmp_path, train_cfg={"by_epoch": True, "max_epochs": 10, "val_interval": 9})
+    header = r"^\d\d/\d\d \d\d:\d\d:\d\d - raydet3d - INFO - "
+    losses = rf"grad_norm: {NUMBER}  loss: {NUMBER}  loss_fit: {NUMBER}  error: {NUMBER}$"
+    train = [line for line in text.splitlines() if "Epoch(train)" in line]
+    assert len(train) == 20
+    # The epoch stands right in the width of the last one's, the batch in that of the epoch's length.
+    lr = rf"lr: {NUMBER}e-\d\d  eta: \d:\d\d:\d\d  {TIMES}  {losses}"
+    assert re.search(header + r"Epoch\(train\)  \[1\]\[ 5/12\]  " + lr, train[0])
+    assert re.search(header + r"Epoch\(train\)  \[9\]\[10/12\]  " + lr, train[17])
+    assert re.search(header + r"Epoch\(train\) \[10\]\[10/12\]  " + lr, train[-1])
+    val = [line for line in text.splitlines() if "Epoch(val)" in line]
+    assert re.search(rf"Epoch\(val\)  \[9\]\[5/5\]    eta: 0:00:00  {TIMES}$", val[0])
+    scores = rf"toy/mAE_loss: {NUMBER}  toy/AP: {NUMBER}  toy/count: 9  data_time: {NUMBER}  time: {NUMBER}$"
+    assert re.search(r"Epoch\(val\) \[9\]\[5/5\]    " + scores, val[1])
+    assert text.count("Exp name: run_") == 10  # at the end of each epoch
+
+
+def test_lines_by_iteration_and_of_a_test(tmp_path: Path) -> None:
+    changes = {
+        "train_cfg": {"by_epoch": False, "max_iters": 15, "val_interval": 10},
+        "log_processor": {"by_epoch": False},
+    }
+    runner, text = run(tmp_path, **changes)
+    assert re.search(r"Iter\(train\) \[ 5/15\]  lr: ", text)
+    assert re.search(r"Iter\(val\) \[5/5\]    eta: ", text)
+    assert re.search(r"Iter\(val\) \[5/5\]    toy/mAE_loss: ", text)
+    metrics = runner.test()
+    text = next(tmp_path.glob("*/*.log")).read_text()
+    assert re.search(r"Iter\(test\) \[5/5\]    eta: ", text)
+    dumped = json.loads((runner.log_dir / f"{runner.timestamp}.json").read_text())
+    assert dumped["toy/AP"] == metrics["toy/AP"]
+
+
+def test_base_lr_comes_first(tmp_path: Path) -> None:
+    wrapper = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 0.01},
+        "paramwise_cfg": {"bias_lr_mult": 0.1, "bypass_duplicate": True},
+    }
+    _, text = run(tmp_path, optim_wrapper=wrapper, param_scheduler=[])
+    assert "  base_lr: 1.0000e-02 lr: 1.0000e-02  eta: " in text
+
+
+def test_scalars_go_to_the_backends_and_to_the_record(tmp_path: Path) -> None:
+    runner, _ = run(tmp_path, visualizer=LOCAL)
+    kept = (runner.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
+    twin = (runner.log_dir / "vis_data" / f"{runner.timestamp}.json").read_text().splitlines()
+    assert kept == twin
+    train = [json.loads(line) for line in kept if "loss" in json.loads(line)]
+    names = ["lr", "data_time", "grad_norm", "loss", "loss_fit", "error", "time", "epoch", "iter", "memory", "step"]
+    assert list(train[0]) == names
+    assert [line["step"] for line in train] == [5, 10, 17, 22, 29, 34]
+    assert [line["epoch"] for line in train] == [1, 1, 2, 2, 3, 3]
+    val = [json.loads(line) for line in kept if "toy/AP" in json.loads(line)]
+    assert [line["step"] for line in val] == [1, 2, 3]
+    record = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
+    assert [line["iter"] for line in record] == [5, 10, 12, 17, 22, 24, 29, 34, 36]
+
+
+def test_the_record_goes_on_over_a_resume(tmp_path: Path) -> None:
+    save = {"type": "CheckpointHook", "interval": 7, "by_epoch": False, "save_last": False}
+    assemble(toy_cfg(tmp_path, default_hooks__checkpoint=save)).train()
+    before = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
+    for path in ("iter_35.pth.json", "iter_28.pth.json"):
+        (tmp_path / path).unlink()
+    assemble(toy_cfg(tmp_path, default_hooks__checkpoint=save), resume=True).train()  # from iteration 21
+    after = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
+    assert [(line["iter"], line["mode"]) for line in before] == [(line["iter"], line["mode"]) for line in after]
+    assert [line.get("redone", False) for line in after] == [line["iter"] > 21 for line in after]
+    assert [line.get("loss") for line in before] == [line.get("loss") for line in after]
+
+
+def test_a_short_epoch_still_has_a_line(tmp_path: Path) -> None:
+    hooks = {"type": "LoggerHook", "interval": 50}
+    _, text = run(tmp_path, default_hooks__logger=hooks)
+    assert len(re.findall(r"Epoch\(train\) \[\d\]\[12/12\]", text)) == 3
+    _, text = run(tmp_path / "rest", default_hooks__logger={"interval": 5, "ignore_last": False, "type": "LoggerHook"})
+    assert len(re.findall(r"Epoch\(train\) \[\d\]\[12/12\]", text)) == 3
+
+
+def test_steps_that_were_left_out_are_named_with_their_samples(tmp_path: Path) -> None:
+    runner, text = run(tmp_path, model={"type": ToyModel, "poison": [8, 10]})
+    (line,) = [line for line in text.splitlines() if "left out" in line]
+    assert "2 of the last 5 steps left out, weights untouched: first at iteration 8 (rank 0, samples [" in line
+    assert re.search(r"samples \[\d+, \d+\]\); the loss of this rank was not finite", line)
+    assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
+
+
+def test_the_end_shows_what_counts(tmp_path: Path) -> None:
+    logger = {"type": "LoggerHook", "interval": 5, "headline": ["toy/AP"]}
+    runner, text = run(tmp_path, default_hooks__logger=logger)
+    end = text[text.index("done in") :]
+    assert re.search(rf"  AP: {NUMBER}\n", end)
+    assert "count:" not in end
+    assert f"log dir: {runner.log_dir}" in end
+
+
+def test_logs_are_copied_where_wanted(tmp_path: Path) -> None:
+    logger = {"type": "LoggerHook", "interval": 5, "out_dir": str(tmp_path / "out"), "keep_local": False}
+    cfg = toy_cfg(tmp_path / "work", default_hooks__logger=logger, visualizer=LOCAL, default_hooks__checkpoint=NO_SAVES)
+    assemble(cfg).train()
+    copied = {path.suffix for path in (tmp_path / "out" / "work").rglob("*") if path.is_file()}
+    assert copied == {".json", ".log", ".py"}
+    assert not list((tmp_path / "work").glob("*/vis_data/scalars.json"))
+
+
+def test_a_live_line_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("raydet3d.hooks.logger._LiveLine.PERIOD_S", 0.0)
+    run(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"\r\[\.+\] 1/36  eta 0:00:0\d", out)
+    assert re.search(r"\r\[#+\.*\] 33/36  eta ", out)
+    # It is wiped before a line of the log takes its place.
+    assert all(part.endswith("\r") or "\r" not in part for part in out.split("11/")[0:1])
+    assert re.search(r"\r +\r\d\d/\d\d ", out)
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5])
+def test_bad_intervals(interval: Any) -> None:
+    with pytest.raises(InputError, match="interval must be an integer above 0"):
+        LoggerHook(interval=interval)

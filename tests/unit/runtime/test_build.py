@@ -1,0 +1,186 @@
+"""From a config to a run: what is wrong is said by key before anything runs; defaults and forms as in MMEngine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raydet3d.errors import InputError
+from raydet3d.hooks import CheckpointHook, Hook, LoggerHook
+from raydet3d.runtime import Evaluator, assemble
+from raydet3d.runtime.build import (
+    build_evaluator,
+    build_hooks,
+    build_model,
+    build_optim,
+    build_schedulers,
+    build_visualizer,
+    wrap_model,
+)
+from tests.kit.toy import ToyMetric, ToyModel, toy_cfg
+
+
+def quiet(folder: Path, **changes: Any) -> Any:
+    return toy_cfg(folder, **{"log_level": "ERROR", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": None}, "the config has no model=dict"),
+        ({"model": {"type": "VoxelNett"}}, "model: unknown model type 'VoxelNett'; did you mean 'VoxelNet'"),
+        ({"model": {"type": ToyModel, "dropuot": 1}}, "model: model ToyModel has no argument 'dropuot'; .*'dropout'"),
+        ({"train_cfg": {"max_epoch": 3}}, "train_cfg: .* has no argument 'max_epoch'; did you mean 'max_epochs'"),
+        ({"train_cfg": {"type": "EpochBasedTrainLoop", "by_epoch": True, "max_epochs": 1}}, "train_cfg: has both"),
+        ({"train_cfg": {}}, "train_cfg: .*max_epochs"),
+        ({"train_cfg": {"type": "EpochTrainLoop"}}, "train_cfg: unknown loop type 'EpochTrainLoop'"),
+        ({"val_cfg": {"fp_16": True}}, "val_cfg: .* has no argument 'fp_16'; did you mean 'fp16'"),
+        ({"val_cfg": None}, "the config has val_dataloader and val_evaluator but no val_cfg: all three or none"),
+        ({"custom_hooks": [{"type": "NoHook"}]}, r"custom_hooks\[0\]: unknown hook type 'NoHook'"),
+        ({"custom_hooks": {"type": "LoggerHook"}}, "custom_hooks must be a list"),
+        ({"custom_hooks": [{"type": "LoggerHook", "priority": "FIRST"}]}, r"custom_hooks\[0\]: unknown hook priority"),
+        ({"default_hooks__timer": {"type": "IterTimerHook", "x": 1}}, "default_hooks.timer: .* has no argument 'x'"),
+        ({"default_hooks__emma": None}, "default_hooks.emma: there is no such default hook"),
+        ({"log_processor": {"windowsize": 3}}, "log_processor: .*'windowsize'; did you mean 'window_size'"),
+        ({"randomness": {"sed": 3}}, "randomness has no 'sed'"),
+        ({"randomness": {"seed": -3}}, "randomness.seed must be an integer of at least 0, got -3"),
+        ({"visualizer": {"type": "Visualiser"}}, "visualizer: unknown visualizer type 'Visualiser'; .*'Visualizer'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, changes: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        assemble(quiet(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"optim_wrapper__optimizer": {"type": "AdamWW", "lr": 1}},
+            "optim_wrapper.optimizer: unknown optimizer type 'AdamWW'; did you mean 'AdamW'",
+        ),
+        ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; did a _delete_=True"),
+        ({"optim_wrapper__type": "OptimWraper"}, "optim_wrapper: unknown optim wrapper type 'OptimWraper'"),
+        ({"param_scheduler": [{"type": "StepLr", "step_size": 1}]}, r"param_scheduler\[0\]: .*StepLr.*StepLR"),
+        ({"train_dataloader__batchsize": 3}, "train_dataloader has no argument 'batchsize'; did you mean 'batch_size'"),
+        ({"train_dataloader__sampler": {"type": "Defaultsampler"}}, "train_dataloader.sampler: unknown sampler type"),
+        ({"train_dataloader__dataset": {"type": "KitiDataset"}}, "train_dataloader.dataset: unknown dataset type"),
+        ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
+        ({"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}}, "mp_start_method must be fork, spawn or forkserver"),
+        ({"auto_scale_lr": {"enable": True}}, "auto_scale_lr.enable needs auto_scale_lr.base_batch_size"),
+    ],
+)
+def test_what_is_wrong_in_training_is_said_by_key(tmp_path: Path, changes: Any, words: str) -> None:
+    runner = assemble(quiet(tmp_path, **changes))
+    with pytest.raises(InputError, match=words):
+        runner.train()
+
+
+def test_a_work_dir_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"work_dir .*file cannot be written to"):
+        assemble(quiet(tmp_path / "file"))
+
+
+def test_default_hooks_and_what_replaces_them() -> None:
+    hooks = build_hooks({})
+    names = [type(hook).__name__ for hook in hooks]
+    assert names == [
+        "RuntimeInfoHook",
+        "IterTimerHook",
+        "DistSamplerSeedHook",
+        "LoggerHook",
+        "ParamSchedulerHook",
+        "CheckpointHook",
+    ]
+    own = Hook()
+    cfg = {
+        "default_hooks": {"logger": {"type": "LoggerHook", "interval": 7}, "timer": None, "extra": own},
+        "custom_hooks": [{"type": "DisableObjectSampleHook", "priority": "LOWEST"}],
+    }
+    hooks = build_hooks(cfg, extra_hooks=[Hook()])
+    kinds = [type(hook) for hook in hooks]
+    assert "IterTimerHook" not in [kind.__name__ for kind in kinds]
+    assert next(hook for hook in hooks if isinstance(hook, LoggerHook)).interval == 7
+    assert next(hook for hook in hooks if isinstance(hook, CheckpointHook)).interval == 1
+    assert own in list(hooks)
+    assert kinds[-1].__name__ == "DisableObjectSampleHook"
+    assert cfg["custom_hooks"][0]["priority"] == "LOWEST"  # the config is not eaten up
+
+
+def test_evaluators() -> None:
+    metric = {"type": ToyMetric}
+    for cfg in (metric, [metric], {"type": "Evaluator", "metrics": [metric]}, Evaluator(ToyMetric())):
+        evaluator = build_evaluator(cfg)
+        assert [type(one) for one in evaluator.metrics] == [ToyMetric]
+
+
+def test_the_preprocessor_of_the_top_level_goes_into_the_model() -> None:
+    class Needs(nn.Module):
+        def __init__(self, data_preprocessor: Any) -> None:
+            super().__init__()
+            self.given = data_preprocessor
+
+    cfg = {"model": {"type": Needs}, "data_preprocessor": {"type": "X"}}
+    assert build_model(cfg).given == {"type": "X"}
+    cfg["model"]["data_preprocessor"] = {"type": "Y"}
+    assert build_model(cfg).given == {"type": "Y"}
+    with pytest.raises(InputError, match=r"model: .* makes no nn.Module"):
+        build_model({"model": {"type": dict}})
+
+
+def test_parts_alone(tmp_path: Path) -> None:
+    cfg = quiet(tmp_path)
+    model = wrap_model(build_model(cfg), cfg, torch.device("cpu"))
+    wrapper = build_optim(cfg, model)
+    schedulers = build_schedulers(cfg, wrapper, 12, max_epochs=3, max_iters=36)
+    assert [type(s).__name__ for s in schedulers] == ["LinearLR", "CosineAnnealingLR"]
+    assert type(build_visualizer({}, save_dir=tmp_path)).__name__ == "Visualizer"
+
+
+def test_learning_rates_are_scaled_by_batch_size(tmp_path: Path) -> None:
+    changes = {"auto_scale_lr": {"enable": True, "base_batch_size": 8}, "param_scheduler": []}
+    runner = assemble(quiet(tmp_path, **changes))
+    assert runner.optim_wrapper.get_lr()["lr"] == [0.0025]
+
+
+def test_start_method_is_for_loaders_alone(tmp_path: Path) -> None:
+    import multiprocessing
+
+    before = multiprocessing.get_start_method(allow_none=True)
+    changes = {"env_cfg": {"mp_cfg": {"mp_start_method": "spawn"}}, "train_dataloader__num_workers": 1}
+    loader = assemble(quiet(tmp_path, **changes)).train_dataloader
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
+    assert multiprocessing.get_start_method(allow_none=True) == before
+
+
+def test_two_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
+    first = assemble(toy_cfg(tmp_path / "a"))
+    second = assemble(toy_cfg(tmp_path / "b", optim_wrapper__optimizer={"type": "AdamW", "lr": 0.02}))
+    assert first.logger is not second.logger
+    assert first.visualizer is not second.visualizer
+    first.train()
+    assert not second.message_hub.log_scalars
+    second.train()
+    texts = [next((tmp_path / name).glob("*/*.log")).read_text() for name in "ab"]
+    assert texts[0].count("Epoch(train)") == texts[1].count("Epoch(train)") == 6
+    first.close()
+    second.close()
+    assert not first.logger.handlers
+    # The same second, the same work dir: each start has a folder of its own.
+    names = {assemble(quiet(tmp_path / "c")).timestamp for _ in range(3)}
+    assert len(names) == 3
+
+
+def test_the_config_is_kept_and_live_objects_are_no_obstacle(tmp_path: Path, caplog: Any) -> None:
+    assemble(quiet(tmp_path / "a"))
+    assert "max_epochs" in (tmp_path / "a" / "config.py").read_text()
+    assemble(quiet(tmp_path / "b", custom_hooks=[Hook()]))
+    assert not (tmp_path / "b" / "config.py").exists()
+    assert logging.getLogger("raydet3d").level == logging.NOTSET

@@ -1,0 +1,217 @@
+"""The store: damage it in every way, and ask it again. Reads go through torch's safe loader."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydet3d.runtime.checkpoint import Entry, Store, surplus, to_host
+from raydet3d.runtime.reader import read_checkpoint
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path, run="r", start="s")
+
+
+def fill(store: Store, count: int = 3, **kwargs: Any) -> None:
+    for i in range(1, count + 1):
+        state = {"state_dict": {"w": torch.full((50, 50), float(i))}, "meta": {"seed": 7}}
+        store.save(state, f"epoch_{i}.pth", step=10 * i, group="epoch", **kwargs)
+    store.drain()
+
+
+def names(store: Store) -> list[str]:
+    return [name for name in store.folder.names() if name.endswith(".pth")]
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    fill(store, scores={"AP": 0.5})
+    assert store.latest() == store.folder.path / "epoch_3.pth"
+    assert read_checkpoint(store.folder.path / "epoch_3.pth")["state_dict"]["w"][0, 0] == 3
+    assert (store.folder.path / "last_checkpoint").read_text() == "epoch_3.pth"  # no absolute path: folders move
+    manifest = json.loads((store.folder.path / "epoch_2.pth.json").read_text())
+    assert (manifest["step"], manifest["scores"], manifest["run"]) == (20, {"AP": 0.5}, "r")
+    assert manifest["size"] == (store.folder.path / "epoch_2.pth").stat().st_size
+    assert not [name for name in store.folder.names() if name.endswith(".tmp")]
+
+
+def test_what_is_saved_is_what_was_there_at_that_moment(store: Store) -> None:
+    weight = torch.zeros(1000, 1000)
+    store.save({"state_dict": {"w": weight}}, "a.pth", step=1)
+    weight += 1  # training goes on while the thread writes
+    store.drain()
+    assert read_checkpoint(store.folder.path / "a.pth")["state_dict"]["w"].abs().max() == 0
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [(truncate, "has .* bytes, its manifest says"), (flip_a_bit, "is damaged"), (Path.unlink, "cannot be read")],
+)
+def test_a_damaged_newest_is_named_in_one_line_and_passed_over(
+    store: Store, damage: Any, word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(store)
+    damage(store.folder.path / "epoch_3.pth")
+    with caplog.at_level(logging.WARNING):
+        assert store.latest() == store.folder.path / "epoch_2.pth"
+    (record,) = caplog.records
+    assert "epoch_3.pth" in record.getMessage()
+    assert record.getMessage().count("\n") == 0
+    assert __import__("re").search(word, record.getMessage())
+
+
+def test_without_its_manifest_a_checkpoint_does_not_exist(store: Store) -> None:
+    fill(store)
+    (store.folder.path / "epoch_3.pth.json").unlink()
+    assert store.latest() == store.folder.path / "epoch_2.pth"
+    (store.folder.path / "epoch_2.pth.json").write_text("{torn")
+    assert store.latest() == store.folder.path / "epoch_1.pth"
+
+
+def test_killed_while_writing(store: Store) -> None:
+    fill(store)
+    # What a kill can leave: a temporary file; a file without its manifest; and when one is replaced by one of its
+    # name, the new file under a manifest that names both.
+    store.folder.write("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
+    assert store.latest() == store.folder.path / "epoch_3.pth"
+    store.folder.sweep()
+    assert ".epoch_4.pth.tmp" not in store.folder.names()
+    shutil.copy(store.folder.path / "epoch_1.pth", store.folder.path / "epoch_4.pth")
+    assert store.latest() == store.folder.path / "epoch_3.pth"
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_at_no_moment_of_a_write_is_there_no_latest(tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the only checkpoint by one of its name, and stop after each step that touches the disk."""
+    store = Store(tmp_path, run="r")
+    fill(store, 1)
+    calls = 0
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise OSError("killed")
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", counted(os.fsync))
+        patch.setattr(Path, "replace", counted(Path.replace))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        store.save({"state_dict": {"w": torch.ones(3)}}, "epoch_1.pth", step=10, group="epoch", limit=1)
+        store.drain()
+    latest = Store(tmp_path).latest()
+    assert latest is not None
+    assert read_checkpoint(latest)["state_dict"]["w"].shape in ((3,), (50, 50))
+
+
+def test_keep_limits_count_a_group_of_this_run(store: Store) -> None:
+    fill(store, 2)
+    other = Store(store.folder.path, run="another")
+    other.save({"state_dict": {}}, "best_AP_epoch_1.pth", step=1, group="best_AP", limit=1, point=False)
+    other.save({"state_dict": {}}, "epoch_9.pth", step=90, group="epoch", limit=1)
+    other.drain()
+    assert names(store) == ["best_AP_epoch_1.pth", "epoch_1.pth", "epoch_2.pth", "epoch_9.pth"]
+    fill(store, 4, limit=2)
+    assert names(store) == ["best_AP_epoch_1.pth", "epoch_3.pth", "epoch_4.pth", "epoch_9.pth"]
+    assert store.latest() == store.folder.path / "epoch_4.pth"
+
+
+def test_latest_is_of_the_run_that_saved_last_and_of_one_start_if_asked(store: Store) -> None:
+    fill(store)
+    fresh = Store(store.folder.path, run="fresh", start="t2")
+    fresh.save({"state_dict": {}}, "epoch_1.pth", step=10, group="epoch")
+    fresh.drain()
+    assert fresh.latest() == store.folder.path / "epoch_1.pth"
+    truncate(store.folder.path / "epoch_1.pth")
+    # An older run's epoch 3 is no place for this run to go on from.
+    assert Store(store.folder.path).latest() is None
+    assert store.latest(start="s") == store.folder.path / "epoch_3.pth"
+    assert store.latest(start="t3") is None
+
+
+def test_one_deletion_that_fails_ends_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    fill(store, 1)
+    (store.folder.path / "epoch_1.pth").unlink()
+    (store.folder.path / "epoch_1.pth").mkdir()
+    fill(Store(store.folder.path, run="r", start="s"), 0)
+    store.save({"state_dict": {}}, "epoch_2.pth", step=20, group="epoch", limit=1)
+    store.save({"state_dict": {}}, "epoch_3.pth", step=30, group="epoch", limit=1)
+    store.drain()
+    assert "could not be deleted" in caplog.text
+    assert names(store) == ["epoch_1.pth", "epoch_3.pth"]
+
+
+def test_a_write_that_fails_is_reported_and_harms_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    fill(store, 1)
+    (store.folder.path / ".epoch_2.pth.tmp").mkdir()
+    store.save({"state_dict": {}}, "epoch_2.pth", step=20)
+    store.drain()
+    assert store.failure is not None
+    assert "epoch_2.pth could not be written" in store.failure
+    assert "(it needs 0.0 MB, " in caplog.text
+    assert "MB are free); training goes on" in caplog.text
+    assert store.latest() == store.folder.path / "epoch_1.pth"
+
+
+def test_best(store: Store) -> None:
+    for i, score in enumerate((0.2, 0.9, 0.5)):
+        store.save({"state_dict": {}}, f"best_{i}.pth", step=i, group="best", scores={"AP": score}, point=False)
+    store.drain()
+    assert store.best("AP") == store.folder.path / "best_1.pth"
+    assert store.best("AP", greater=False) == store.folder.path / "best_0.pth"
+    truncate(store.folder.path / "best_1.pth")
+    assert store.best("AP") == store.folder.path / "best_2.pth"
+    assert store.best("mAP") is None
+    assert store.latest() is None  # a best model has no optimizer: no run goes on from it
+
+
+def test_mmengines_work_dir_has_a_pointer_only(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "meta": {"epoch": 3}}, tmp_path / "epoch_3.pth")
+    (tmp_path / "last_checkpoint").write_text(f"/somewhere/else/{tmp_path.name}/epoch_3.pth")
+    assert Store(tmp_path).latest() == tmp_path / "epoch_3.pth"
+    truncate(tmp_path / "epoch_3.pth")
+    assert Store(tmp_path).latest() is None
+    assert Store(tmp_path / "nothing").latest() is None
+
+
+@given(st.lists(st.integers(0, 50), unique=True), st.integers(-1, 6))
+def test_surplus_leaves_the_newest(serials: list[int], limit: int) -> None:
+    entries = [Entry(name=str(s), sha256=[], size=0, step=0, serial=s) for s in serials]
+    dropped = {entry.serial for entry in surplus(entries, limit)}
+    kept = set(serials) - dropped
+    assert len(kept) == (min(limit, len(serials)) if limit > 0 else len(serials))
+    assert not kept or not dropped or min(kept) > max(dropped)
+
+
+def test_to_host_copies_tensors_at_any_depth() -> None:
+    tensor = torch.zeros(2, requires_grad=True)
+    copy = to_host({"a": [tensor, (1, tensor)], "b": "x"})
+    with torch.no_grad():
+        tensor += 1
+    assert copy["a"][0].sum() == copy["a"][1][1].sum() == 0
+    assert not copy["a"][0].requires_grad
+    assert copy["b"] == "x"

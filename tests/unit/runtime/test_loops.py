@@ -1,0 +1,216 @@
+"""Loops: the stages they call, in order, and when they validate; against MMEngine's rules (runtime.md 1.5)."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from raydet3d.errors import InputError
+from raydet3d.hooks import STAGES, Hook
+from raydet3d.registry import LOOPS
+from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
+from raydet3d.runtime.loops import sample_ids
+from raydet3d.structures import InstanceData
+from tests.kit.toy import ToyData, ToyModel, ToySample, toy_cfg
+
+NO_SAVES = {"type": "CheckpointHook", "save_last": False}
+
+
+class Diary(Hook):
+    """Notes every stage with the counts that hooks see."""
+
+    priority = "HIGHEST"
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.counts: list[tuple[str, int, int]] = []
+        self.val_at: list[tuple[int, int]] = []
+        self.batches: list[int] = []
+        for stage in STAGES:
+            setattr(self, stage, lambda runner, _stage=stage, **kwargs: self.note(runner, _stage, kwargs))
+
+    def note(self, runner: Runner, stage: str, kwargs: dict[str, Any]) -> None:
+        self.stages.append(stage)
+        self.counts.append((stage, runner.epoch, runner.iter))
+        if stage == "before_val":
+            self.val_at.append((runner.epoch, runner.iter))
+        if stage == "before_train_iter":
+            self.batches.append(kwargs["batch_idx"])
+
+
+def run(folder: Path, train_cfg: dict[str, Any], **changes: Any) -> Diary:
+    diary = Diary()
+    cfg = toy_cfg(folder, train_cfg=train_cfg, default_hooks__checkpoint=NO_SAVES, log_level="ERROR", **changes)
+    assemble(cfg, extra_hooks=[diary]).train()
+    return diary
+
+
+def test_stages_by_epoch(tmp_path: Path) -> None:
+    diary = run(tmp_path, {"by_epoch": True, "max_epochs": 2, "val_interval": 2}, train_dataloader__batch_size=12)
+    iteration = ["before_train_iter", "after_train_iter"]
+    epoch = ["before_train_epoch", *iteration, *iteration, "after_train_epoch"]
+    val = (
+        ["before_val", "before_val_epoch"]
+        + ["before_val_iter", "after_val_iter"] * 5
+        + ["after_val_epoch", "after_val"]
+    )
+    assert diary.stages == ["before_run", "before_train", *epoch, *epoch, *val, "after_train", "after_run"]
+    assert diary.batches == [0, 1, 0, 1]
+    # In an iteration its own is not counted yet; after the epoch's last the iteration is, the epoch is not.
+    assert [c[1:] for c in diary.counts if c[0] == "after_train_iter"] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    assert [c[1:] for c in diary.counts if c[0] == "after_train_epoch"] == [(0, 2), (1, 4)]
+    assert diary.val_at == [(2, 4)]
+
+
+def test_stages_by_iteration(tmp_path: Path) -> None:
+    diary = run(tmp_path, {"by_epoch": False, "max_iters": 27, "val_interval": 10})
+    assert diary.stages.count("before_train_epoch") == diary.stages.count("after_train_epoch") == 1
+    assert diary.batches == list(range(27))  # over 24 samples in batches of 2, the data are gone through again
+    assert diary.val_at == [(0, 10), (0, 20), (0, 27)]
+
+
+def expected_validations(last: int, begin: int, start: int, pairs: list[tuple[int, int]]) -> list[int]:
+    """MMEngine's rule: after step n, the interval of the last milestone that is at most n + 1."""
+    milestones, intervals = [0, *(m for m, _ in pairs)], [start, *(i for _, i in pairs)]
+    out = []
+    for step in range(1, last + 1):
+        interval = intervals[bisect(milestones, step + 1) - 1]
+        if step >= begin and (step % interval == 0 or step == last):
+            out.append(step)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("begin", "interval", "dynamic"),
+    [(1, 1, []), (3, 2, []), (1, 4, [(5, 1)]), (1, 1, [[3, 3], [6, 2]]), (1, 5, [(6, 7)])],
+)
+def test_when_to_validate(tmp_path: Path, begin: int, interval: int, dynamic: list[Any]) -> None:
+    cfg = {"max_epochs": 7, "val_begin": begin, "val_interval": interval, "dynamic_intervals": dynamic}
+    diary = run(tmp_path, {"type": "EpochBasedTrainLoop", **cfg}, train_dataloader__batch_size=24)
+    expected = expected_validations(7, begin, interval, [tuple(pair) for pair in dynamic])
+    assert [epoch for epoch, _ in diary.val_at] == expected
+    cfg["max_iters"] = cfg.pop("max_epochs")
+    diary = run(tmp_path / "iters", {"type": "IterBasedTrainLoop", **cfg})
+    assert [iteration for _, iteration in diary.val_at] == expected
+
+
+def test_the_guides_dynamic_interval_skips_365000() -> None:
+    # The page says that a validation happens there; MMEngine's rule, and so ours, says not.
+    pairs = [(365001, 368750)]
+    assert expected_validations(368750, 1, 5000, pairs)[-3:] == [355000, 360000, 368750]
+
+
+def test_stop_training_ends_after_the_epoch(tmp_path: Path) -> None:
+    class Stop(Hook):
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            runner.train_loop.stop_training = runner.iter == 3
+
+    cfg = toy_cfg(tmp_path, train_dataloader__batch_size=6, log_level="ERROR")
+    runner = assemble(cfg, extra_hooks=[Stop()])
+    assert runner.train()["epoch"] == 1
+
+
+@pytest.mark.parametrize("limit", [0, 2.5, True])
+def test_bad_limits(tmp_path: Path, limit: Any) -> None:
+    with pytest.raises(InputError, match=r"train_cfg.max_epochs must be a whole number above 0"):
+        assemble(toy_cfg(tmp_path, train_cfg={"max_epochs": limit}, log_level="ERROR")).train()
+
+
+def test_whole_floats_are_numbers_and_empty_loaders_are_none(tmp_path: Path) -> None:
+    assert assemble(toy_cfg(tmp_path, train_cfg={"max_epochs": 2.0}, log_level="ERROR")).train()["epoch"] == 2
+    changes = {"train_dataloader__batch_size": 99, "train_dataloader__drop_last": True}
+    with pytest.raises(InputError, match="gives no batch"):
+        assemble(toy_cfg(tmp_path, **changes)).train()
+
+
+class LossModel(ToyModel):
+    """Appends the losses of a validation to its predictions."""
+
+    def val_step(self, data: Any) -> list[Any]:
+        outputs = super().val_step(data)
+        value = torch.tensor([1.0, 3.0]) * len(outputs)
+        return [*outputs, InstanceDataLike(loss={"loss_a": value, "loss_b": [value, value]})]
+
+
+class InstanceDataLike(dict):  # type: ignore[type-arg]
+    """A last output whose only key is 'loss'."""
+
+
+def test_losses_of_a_validation_become_metrics(tmp_path: Path) -> None:
+    metrics = assemble(toy_cfg(tmp_path, model={"type": LossModel}, log_level="ERROR")).val()
+    # Batches of 2, 2, 2, 2, 1 samples: means of 4, 4, 4, 4, 2, so 3.6; loss_b is twice that.
+    assert metrics["loss_a"] == pytest.approx(3.6)
+    assert metrics["loss_b"] == pytest.approx(7.2)
+    assert metrics["val_loss"] == pytest.approx(10.8)
+    assert metrics["toy/count"] == 9
+
+
+def test_an_error_in_the_step_names_its_samples(tmp_path: Path) -> None:
+    class Broken(ToyModel):
+        def forward(self, inputs: Any, data_samples: Any, mode: str = "tensor") -> Any:
+            raise ZeroDivisionError("here")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        assemble(toy_cfg(tmp_path, model={"type": Broken}, log_level="ERROR")).train()
+    (note,) = caught.value.__notes__
+    assert note.startswith("in the training step, epoch 1, iteration 1, samples [")
+    with pytest.raises(ZeroDivisionError) as caught:
+        assemble(toy_cfg(tmp_path / "val", model={"type": Broken}, log_level="ERROR")).val()
+    assert caught.value.__notes__ == ["in the val step, batch 1, samples [0, 1]"]
+
+
+def test_a_loop_of_a_users_own(tmp_path: Path) -> None:
+    class Short(EpochBasedTrainLoop):
+        def run(self) -> None:
+            self.runner.call_hook("before_train")
+            self.run_epoch()
+            self.runner.call_hook("after_train")
+
+    with LOOPS.temporary(Short=Short):
+        cfg = toy_cfg(tmp_path, train_cfg={"type": "Short", "max_epochs": 3}, log_level="ERROR")
+        assert assemble(cfg).train()["epoch"] == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts reads of scalars, each of which would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "_local_scalar_dense" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_training_waits_for_no_scalar_between_log_points(tmp_path: Path) -> None:
+    no_val = {f"val_{part}": None for part in ("dataloader", "cfg", "evaluator")}
+    sgd = {"type": "SGD", "lr": 0.01, "momentum": 0.9}  # Adam on the host reads its step counts
+    logger = {"type": "LoggerHook", "interval": 100}
+    runner = assemble(
+        toy_cfg(
+            tmp_path,
+            **no_val,
+            optim_wrapper__optimizer=sgd,
+            default_hooks__logger=logger,
+            default_hooks__checkpoint=NO_SAVES,
+            train_dataloader__dataset={"type": ToyData, "noise": 0.0, "size": 240},
+            train_cfg={"max_epochs": 1},
+            log_level="ERROR",
+        )
+    )
+    with Reads() as reads:
+        runner.train()
+    assert runner.iter == 120
+    # The loader draws a seed on the host when it starts; the one log point reads the count of steps left out.
+    assert reads.count <= 2
+
+
+def test_ids_of_samples() -> None:
+    assert sample_ids({"data_samples": [ToySample(4, torch.zeros(1)), InstanceData()]}) == [4]
+    assert sample_ids([1, 2]) == []

@@ -1,0 +1,142 @@
+"""The Runner's public face, frozen: what users' hooks rely on; and its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydet3d.errors import InputError
+from raydet3d.hooks import Hook
+from raydet3d.runtime import Runner, assemble
+from raydet3d.runtime.summary import headline, to_lines
+from tests.kit.toy import toy_cfg
+
+FACE = {
+    *(
+        "model",
+        "cfg",
+        "work_dir",
+        "log_dir",
+        "timestamp",
+        "experiment_name",
+        "epoch",
+        "iter",
+        "max_epochs",
+        "max_iters",
+    ),
+    *("train_loop", "val_loop", "test_loop", "train_dataloader", "val_dataloader", "test_dataloader", "val_interval"),
+    *(
+        "val_begin",
+        "optim_wrapper",
+        "param_schedulers",
+        "hooks",
+        "visualizer",
+        "message_hub",
+        "log_processor",
+        "logger",
+    ),
+    *("rank", "world_size", "distributed", "seed", "train", "val", "test", "call_hook", "register_hook"),
+    *("load_checkpoint", "save_checkpoint", "resume", "scale_lr", "from_cfg"),
+}
+
+
+def test_what_hooks_rely_on(tmp_path: Path) -> None:
+    runner = Runner.from_cfg(toy_cfg(tmp_path, log_level="ERROR"), timestamp="t")
+    for name in FACE:
+        assert hasattr(runner, name), name
+    assert (runner.epoch, runner.iter, runner.max_epochs, runner.max_iters) == (0, 0, 3, 36)
+    assert (runner.val_interval, runner.val_begin, runner.seed) == (1, 1, 3)
+    assert (runner.rank, runner.world_size, runner.distributed) == (0, 1, False)
+    assert runner.log_dir == tmp_path / "t"
+    assert runner.experiment_name == "run_t"
+    assert len(runner.train_dataloader) == 12
+
+
+def test_the_result(tmp_path: Path) -> None:
+    hook = {"type": "CheckpointHook", "interval": -1, "save_best": "toy/AP"}
+    local = {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
+
+    class Picture(Hook):
+        def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+            runner.visualizer.add_image("a", torch.zeros(4, 4, 3, dtype=torch.uint8).numpy(), step=runner.epoch)
+
+    runner = assemble(
+        toy_cfg(tmp_path, default_hooks__checkpoint=hook, visualizer=local, log_level="ERROR"), extra_hooks=[Picture()]
+    )
+    result = runner.train()
+    assert set(result["metrics"]) == {"toy/mAE_loss", "toy/AP", "toy/count"}
+    assert result["headline"] == {"AP": result["metrics"]["toy/AP"]}  # what save_best names
+    assert result["best_score"] == result["metrics"]["toy/AP"]
+    assert Path(result["best_checkpoint"]).is_file()
+    assert Path(result["last_checkpoint"]).is_file()
+    assert len(list(Path(result["picture_dir"]).glob("*.png"))) == 3
+    assert (result["epoch"], result["iter"]) == (3, 36)
+    assert 0 < result["seconds"] < 600
+
+
+def test_a_hook_that_is_added_later_and_saves_by_itself(tmp_path: Path) -> None:
+    class Own(Hook):
+        def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+            runner.save_checkpoint(tmp_path / "own", "now.pth", meta={"note": "x"})
+
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR"))
+    runner.register_hook(Own(), "LOWEST")
+    assert type(runner.hooks[-1]) is Own
+    runner.train()
+    state = torch.load(tmp_path / "own" / "now.pth", weights_only=True)
+    assert state["meta"]["note"] == "x"
+    # Saved within the last validation: a run that goes on from it holds that validation again.
+    assert state["progress"] == {"epoch": 3, "iter": 36, "round": 3, "batch": 0, "validated": 24}
+    again = assemble(toy_cfg(tmp_path / "again", log_level="ERROR"))
+    again.resume(str(tmp_path / "own" / "now.pth"))
+    assert (again.epoch, again.iter) == (3, 36)
+    weights_only = assemble(toy_cfg(tmp_path / "weights", log_level="ERROR"))
+    weights_only.load_checkpoint(str(tmp_path / "own" / "now.pth"), strict=True)
+    assert weights_only.iter == 0
+
+
+class Block(Hook):
+    """Makes it impossible to write some checkpoints."""
+
+    def __init__(self, epochs: list[int]) -> None:
+        self.epochs = epochs
+
+    def before_train(self, runner: Any) -> None:
+        for epoch in self.epochs:
+            (runner.work_dir / f".epoch_{epoch}.pth.tmp").mkdir()
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_and_none_at_all_fails_it(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([3])])
+    assert runner.train()["iter"] == 36
+    assert (tmp_path / "a" / "last_checkpoint").read_text() == "epoch_2.pth"
+    runner = assemble(toy_cfg(tmp_path / "b", log_level="CRITICAL"), extra_hooks=[Block([1, 2, 3])])
+    with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
+        runner.train()
+    assert runner.iter == 36
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    without = {f"{mode}_{part}": None for mode in ("val", "test") for part in ("dataloader", "cfg", "evaluator")}
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR", **without))
+    with pytest.raises(InputError, match="the config has no test_dataloader, test_cfg and test_evaluator"):
+        runner.test()
+    assert runner.train()["metrics"] == {}
+    no_train = {"train_dataloader": None, "train_cfg": None, "optim_wrapper": None}
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR", **no_train))
+    with pytest.raises(InputError, match="nothing to train with: no train_dataloader, train_cfg, optim_wrapper"):
+        runner.train()
+    assert runner.val()["toy/count"] == 9
+
+
+def test_headlines() -> None:
+    metrics = {"Kitti metric/pred/KITTI/Car_3D_strict": 70.5, "Kitti metric/pred/KITTI/Car_BEV_strict": 80, "text": "x"}
+    assert headline(metrics, ["3D_strict"]) == {"Car_3D_strict": 70.5}
+    assert headline(metrics, []) == {"Car_3D_strict": 70.5, "Car_BEV_strict": 80.0}
+    assert headline({str(i): i for i in range(40)}, []) == {}
+    text = to_lines({"seconds": 3.2, "headline": {"AP": 1.5}, **dict.fromkeys(
+        ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir"))})  # fmt: skip
+    assert text == "done in 3 s\n  AP: 1.5000"

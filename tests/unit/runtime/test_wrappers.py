@@ -1,0 +1,92 @@
+"""The wrapper of several ranks: against torch's own, whose buckets move after the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet3d import dist
+from raydet3d.errors import InputError
+from raydet3d.runtime.wrappers import MMDistributedDataParallel, from_sync_bn, is_model_wrapper, to_sync_bn, unwrapped
+from tests.kit.spawn import run_ranks
+
+
+def _make(kind: Any) -> tuple[Any, nn.Module]:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(300, 300) for _ in range(8)])
+    return kind(model), model
+
+
+def _steps(wrapped: Any, model: nn.Module, first: int, end: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for i in range(first, end):
+        generator = torch.Generator().manual_seed(i * 10 + dist.get_rank())
+        optimizer.zero_grad()
+        (0.05 * wrapped(torch.randn(16, 300, generator=generator)).square().sum()).backward()
+        optimizer.step()
+
+
+def resumed_equals_whole(_: str) -> list[bool]:
+    torch.set_num_threads(1)
+    equal = []
+    for kind in (DistributedDataParallel, MMDistributedDataParallel):
+        whole, whole_model = _make(kind)
+        _steps(whole, whole_model, 0, 6)
+        first, first_model = _make(kind)
+        _steps(first, first_model, 0, 3)
+        again, again_model = _make(kind)
+        again_model.load_state_dict(first_model.state_dict())
+        _steps(again, again_model, 3, 6)
+        pairs = zip(whole_model.parameters(), again_model.parameters(), strict=True)
+        equal.append(all(torch.equal(a, b) for a, b in pairs))
+    return equal
+
+
+def test_a_resumed_run_of_three_ranks_sums_gradients_in_the_same_order() -> None:
+    # Torch's own wrapper shows that the test can see the difference.
+    assert run_ranks(resumed_equals_whole, 3, "") == [[False, True]] * 3
+
+
+class Uneven(nn.Module):
+    """Uses one of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(2, 1), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def unused_parameters(_: str) -> bool:
+    wrapped = MMDistributedDataParallel(Uneven(), find_unused_parameters=True)
+    for _step in range(3):
+        wrapped(torch.ones(3, 2)).sum().backward()
+    return is_model_wrapper(wrapped) and unwrapped(wrapped).spare.weight.grad is None
+
+
+def test_unused_parameters_are_found_where_asked() -> None:
+    assert run_ranks(unused_parameters, 2, "") == [True, True]
+
+
+def test_a_plain_model_is_its_own_inside() -> None:
+    model = nn.Linear(2, 2)
+    assert not is_model_wrapper(model)
+    assert unwrapped(model) is model
+
+
+def test_sync_bn_there_and_back() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
+    model[1].running_mean.fill_(0.25)
+    expected = model.eval()(torch.ones(2, 3, 5, 5))
+    synced = to_sync_bn(model, "torch")
+    assert isinstance(synced[1], nn.SyncBatchNorm)
+    plain = from_sync_bn(synced).eval()
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in plain.modules())
+    assert torch.equal(plain(torch.ones(2, 3, 5, 5)), expected)
+    with pytest.raises(InputError, match="must be 'torch' or 'mmcv', got 'apex'"):
+        to_sync_bn(model, "apex")
