@@ -1,0 +1,117 @@
+"""A small PointPillars on a generated town: minutes on two cores, without a GPU and without a download.
+
+The town (400 training frames, 120 others for validation, in KITTI's layout) is generated into data/town on first use,
+in about 20 s. 1,500 steps of 2 workers x 2 frames follow, then one validation. Car 3D AP40 moderate (strict)
+was 74 after 700 steps of 4 frames in one process.
+
+    python -m raydet3d.train configs/demo/pointpillars_town.py
+"""
+
+_base_ = [
+    '../_base_/models/pointpillars_hv_secfpn_kitti.py',
+    '../_base_/datasets/town-3d-3class.py', '../_base_/default_runtime.py'
+]
+
+point_cloud_range = [0, -20.48, -3, 40.96, 20.48, 1]
+voxel_size = [0.32, 0.32, 4]  # 128 x 128 pillars
+
+model = dict(
+    data_preprocessor=dict(
+        voxel_layer=dict(
+            max_num_points=32,
+            point_cloud_range=point_cloud_range,
+            voxel_size=voxel_size,
+            max_voxels=(8000, 8000))),
+    voxel_encoder=dict(
+        feat_channels=[32],
+        voxel_size=voxel_size,
+        point_cloud_range=point_cloud_range),
+    middle_encoder=dict(in_channels=32, output_shape=[128, 128]),
+    backbone=dict(
+        in_channels=32,
+        layer_nums=[1, 2, 2],
+        layer_strides=[1, 2, 2],
+        out_channels=[32, 32, 64]),
+    neck=dict(
+        in_channels=[32, 32, 64],
+        upsample_strides=[1, 2, 4],
+        out_channels=[32, 32, 32]),
+    bbox_head=dict(
+        in_channels=96,
+        feat_channels=96,
+        anchor_generator=dict(
+            # The road is 1.73 m under the LiDAR, the pavement 0.12 m higher.
+            ranges=[
+                [0, -20.48, -1.65, 40.96, 20.48, -1.65],
+                [0, -20.48, -1.7, 40.96, 20.48, -1.7],
+                [0, -20.48, -1.73, 40.96, 20.48, -1.73],
+            ],
+            sizes=[[0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [3.9, 1.6, 1.56]])))
+
+# One cycle: the rate climbs to 10 lr, then falls to lr / 10,000.
+epoch_num = 15
+lr = 0.001
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.95, 0.99), weight_decay=0.01),
+    clip_grad=dict(max_norm=35, norm_type=2))
+param_scheduler = [
+    dict(
+        type='CosineAnnealingLR',
+        T_max=epoch_num * 0.4,
+        eta_min=lr * 10,
+        begin=0,
+        end=epoch_num * 0.4,
+        by_epoch=True,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=epoch_num * 0.6,
+        eta_min=lr * 1e-4,
+        begin=epoch_num * 0.4,
+        end=epoch_num,
+        by_epoch=True,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingMomentum',
+        T_max=epoch_num * 0.4,
+        eta_min=0.85,
+        begin=0,
+        end=epoch_num * 0.4,
+        by_epoch=True,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingMomentum',
+        T_max=epoch_num * 0.6,
+        eta_min=0.95,
+        begin=epoch_num * 0.4,
+        end=epoch_num,
+        by_epoch=True,
+        convert_to_iter_based=True)
+]
+
+train_cfg = dict(
+    type='EpochBasedTrainLoop', max_epochs=epoch_num, val_interval=epoch_num)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+default_hooks = dict(
+    logger=dict(
+        type='LoggerHook', interval=20, headline=['3D_AP40_moderate_strict']),
+    checkpoint=dict(
+        type='CheckpointHook',
+        interval=5,
+        max_keep_ckpts=2,
+        save_best='Kitti metric/pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict',
+        rule='greater'),
+    visualization=dict(
+        type='Det3DVisualizationHook',
+        draw=True,
+        interval=20,
+        score_thr=0.3,
+        vis_task='lidar_det'))
+
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(vis_backends=vis_backends)
+
+ray = dict(num_workers=2)
