@@ -1,0 +1,129 @@
+"""The door to a score: ``python -m raydet3d.evaluate CONFIG CHECKPOINT``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import raydet3d
+from raydet3d.config import Config, find_config, parse_options
+from raydet3d.errors import InputError
+from raydet3d.launch.door import run_door
+from raydet3d.launch.preflight import check_work_dir
+from raydet3d.launch.worker import default_work_dir, import_plugins, is_torchrun, join_torchrun
+
+EXAMPLES = """examples:
+  python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth
+  python -m raydet3d.evaluate CONFIG CHECKPOINT --out results/          # KITTI-format result files, one for each frame
+  python -m raydet3d.evaluate CONFIG CHECKPOINT --show-dir pictures/    # bird's-eye pictures of every frame
+  torchrun --nproc-per-node 8 -m raydet3d.evaluate CONFIG CHECKPOINT    # the frames dealt out to 8 processes
+
+exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The door's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raydet3d.evaluate",
+        description="Score a checkpoint on the config's test set (test_dataloader, test_evaluator).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json)")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file, ours or MMEngine's weights")
+    parser.add_argument("--work-dir", metavar="DIR", help="folder for logs (default: work_dirs/<config's name>)")
+    parser.add_argument("--out", metavar="DIR", help="write result files into this folder (submission_prefix)")
+    parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every frame into this folder")
+    parser.add_argument("--score-thr", type=float, metavar="S", help="least score of a drawn box")
+    parser.add_argument("--threads", type=int, metavar="N", help="torch threads (default: those of the training)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys or variables of the config",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"raydet3d {raydet3d.__version__}")
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the flags applied.
+
+    Raises:
+        InputError: The config, the checkpoint or a flag is wrong.
+    """
+    cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
+    if not Path(args.checkpoint).is_file():
+        raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    if args.work_dir is not None:
+        cfg["work_dir"] = args.work_dir
+    cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
+    cfg["load_from"] = args.checkpoint
+    if args.out is not None:
+        for evaluator in _metrics(cfg):
+            evaluator["submission_prefix"] = str(Path(args.out).absolute())
+    if args.show_dir is not None:
+        hook = cfg.get("default_hooks", {}).get("visualization")
+        if hook is None:
+            raise InputError(
+                "--show-dir needs default_hooks.visualization=dict(type='Det3DVisualizationHook') in the config"
+            )
+        hook.update(draw=True, test_out_dir=str(Path(args.show_dir).absolute()))
+        if args.score_thr is not None:
+            hook["score_thr"] = args.score_thr
+    return cfg
+
+
+def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
+    """The test evaluator's metric dicts."""
+    given = cfg.get("test_evaluator")
+    if given is None:
+        raise InputError("the config has no test_evaluator, so there is nothing to score with")
+    if isinstance(given, MutableMapping) and given.get("type") == "Evaluator":
+        given = given["metrics"]
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Run the door.
+
+    Returns:
+        The exit code.
+    """
+    cfg = load_config(args)
+    check_work_dir(Path(cfg["work_dir"]))
+
+    import torch
+
+    from raydet3d.dist import barrier, broadcast_object, is_main_process
+    from raydet3d.runtime.build import assemble, ready_data
+
+    device = join_torchrun() if is_torchrun() else None
+    if is_main_process():
+        ready_data(cfg)
+    barrier()
+    threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
+    torch.set_num_threads(threads)
+    import_plugins(cfg)
+    runner = assemble(cfg, device=device, timestamp=broadcast_object(time.strftime("%Y%m%d_%H%M%S")))
+    metrics = runner.test()
+    if is_main_process():
+        for name, value in runner.headline(metrics).items():
+            print(f"{name}: {value:.2f}")
+    return 0
+
+
+def main() -> int:
+    """Parse the command line and evaluate."""
+    return evaluate(make_parser().parse_args())
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,1 @@
+"""The floor that knows Ray: from a config to workers that train, and back with their result."""

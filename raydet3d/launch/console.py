@@ -1,0 +1,83 @@
+"""The driver's terminal: the workers' lines as they come, and under them one line that says how far the run is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+WIDTH = 24
+LINE = re.compile(
+    r"(?:Epoch\(train\)\s+\[ *(?P<epoch>\d+)\]|Iter\(train\)\s+)\[ *(?P<done>\d+)/(?P<of>\d+)\].*?eta: (?P<eta>\S+)"
+)
+
+
+class StatusTerminal:
+    """A terminal whose last line shows the run's progress, read from the training lines that pass.
+
+    Args:
+        terminal: The terminal.
+        max_epochs: Epochs of the run; None where it counts iterations.
+    """
+
+    def __init__(self, terminal: TextIO, max_epochs: int | None) -> None:
+        self._terminal = terminal
+        self._max_epochs = max_epochs
+        self._status = ""
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        """Write lines above the status line."""
+        with self._lock:
+            for match in LINE.finditer(text):
+                self._status = self._draw(match)
+            self._terminal.write(f"\r\x1b[K{text}{self._status if text.endswith(chr(10)) else ''}")
+            self._terminal.flush()
+        return len(text)
+
+    def clear(self) -> None:
+        """Wipe the status line for good."""
+        with self._lock:
+            if self._status:
+                self._terminal.write("\r\x1b[K")
+                self._terminal.flush()
+            self._status = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._terminal, name)
+
+    def _draw(self, match: re.Match[str]) -> str:
+        done, of = int(match["done"]), int(match["of"])
+        where = f"iteration {done}/{of}"
+        if match["epoch"] is not None and self._max_epochs:
+            epoch = int(match["epoch"])
+            where = f"epoch {epoch}/{self._max_epochs}, batch {done}/{of}"
+            done, of = (epoch - 1) * of + done, self._max_epochs * of
+        filled = WIDTH * done // max(of, 1)
+        line = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {100 * done // max(of, 1)} %  {where}  eta {match['eta']}"
+        return line[: shutil.get_terminal_size().columns - 1]
+
+
+@contextmanager
+def status_line(train_cfg: Mapping[str, Any] | None) -> Iterator[None]:
+    """Show the run's progress for as long as the ``with`` block, where there is a terminal.
+
+    Args:
+        train_cfg: The config's ``train_cfg``, for the number of epochs.
+    """
+    if not sys.stdout.isatty():
+        yield
+        return
+    before = sys.stdout
+    epochs = (train_cfg or {}).get("max_epochs")
+    terminal = StatusTerminal(before, int(epochs) if epochs else None)
+    sys.stdout = terminal
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        terminal.clear()

@@ -1,0 +1,66 @@
+"""What is checked before a worker starts: refuse early, and say what to do."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from raydet3d.errors import InputError
+from raydet3d.launch.options import RayOptions
+
+
+def check_work_dir(work_dir: Path) -> None:
+    """Make the work dir and write to it once.
+
+    Raises:
+        InputError: It cannot be made or written to.
+    """
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"work_dir {work_dir} cannot be written to ({error.strerror}); choose another with --work-dir DIR"
+        ) from None
+
+
+def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -> RayOptions:
+    """Fill in what was left open and hold it against what there is.
+
+    Args:
+        options: What the run asks for.
+        resources: Totals of the cluster, as ``ray.cluster_resources()`` gives them.
+        where: What to call the cluster in messages ("this machine", "the cluster").
+
+    Returns:
+        Options without open values.
+
+    Raises:
+        InputError: More was asked for than there is.
+    """
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    each_gpu = options.gpus_per_worker
+    if each_gpu is None:
+        each_gpu = 1 if gpus else 0
+    workers = options.num_workers
+    if workers is None:
+        workers = max(int(gpus / each_gpu), 1) if each_gpu else 1
+    for name, each, have in (("GPU", each_gpu, gpus), ("CPU", options.cpus_per_worker, cpus)):
+        asked = workers * each
+        if asked > have:
+            fits = int(have / each)
+            raise InputError(
+                f"asked for {workers} workers with {each:g} {name} each ({asked:g} {name}s), {where} has {have:g}; "
+                + (f"use --workers {fits}" if fits else "use --workers 0 (this process, no Ray)")
+                + f" or a smaller ray.{name.lower()}s_per_worker"
+            )
+    return replace(options, num_workers=workers, gpus_per_worker=each_gpu)
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

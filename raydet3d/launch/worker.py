@@ -1,0 +1,105 @@
+"""What every training process does, whoever started it: make a Runner from plain data, train, hand back the result."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as torch_dist
+
+from raydet3d.config import Config
+from raydet3d.launch.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from raydet3d.hooks.hook import Hook
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run as plain data, so that it can cross to another process.
+
+    Args:
+        cfg: The resolved config.
+        filename: The config's file, for names and records.
+        run_id: Name of this start of the run; the same for all its processes and retries.
+        resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
+        threads: Torch threads a process; None leaves torch's default.
+        cwd: Where relative paths of the config start.
+    """
+
+    cfg: dict[str, Any]
+    filename: str | None
+    run_id: str
+    resume: bool | str = False
+    threads: int | None = None
+    cwd: str = "."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for the wire."""
+        return asdict(self)
+
+
+def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
+    """Train.
+
+    Args:
+        plan: The run.
+        device: Where to train; None lets the runtime choose.
+        hooks: Hooks of the launcher, besides the config's.
+
+    Returns:
+        The run's result: metrics, best checkpoint, folders (see ``Runner.train``).
+    """
+    from raydet3d.runtime.build import assemble
+
+    if os.path.isdir(plan.cwd):
+        os.chdir(plan.cwd)
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    keep_freed_memory()
+    cfg = Config(plan.cfg, filename=plan.filename)
+    import_plugins(cfg)
+    runner = assemble(cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume)
+    return runner.train()
+
+
+def import_plugins(cfg: Mapping[str, Any]) -> None:
+    """Import the modules of ``custom_imports``, so that users' classes register themselves in this process too."""
+    custom = cfg.get("custom_imports") or {}
+    imports = custom.get("imports") or []
+    for module in [imports] if isinstance(imports, str) else imports:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            if not custom.get("allow_failed_imports", False):
+                raise
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun (or a launcher with its variables) started this process as one rank of several."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def join_torchrun() -> torch.device:
+    """Join the process group that torchrun describes.
+
+    Returns:
+        This rank's device.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    torch_dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return device
+
+
+def default_work_dir(cfg: Mapping[str, Any], filename: str | None) -> Path:
+    """``work_dir`` of the config, else ``work_dirs/<config's name>``; absolute."""
+    given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
+    return Path(given).expanduser().absolute()

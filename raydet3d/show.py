@@ -1,0 +1,332 @@
+"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups CONFIG``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config, find_config, parse_options
+from raydet3d.errors import InputError
+from raydet3d.launch.door import run_door, version
+from raydet3d.launch.options import RayOptions
+
+EXAMPLES = """examples:
+  python -m raydet3d.show config CONFIG                         the config with its bases and overrides, as it will run
+  python -m raydet3d.show config CONFIG --diff OTHER            what differs from another config
+  python -m raydet3d.show schedule CONFIG --png schedule.png    learning rate and momentum over the whole run
+  python -m raydet3d.show schedule CONFIG --epoch-length 619    the same where the data are not on this machine
+  python -m raydet3d.show hooks CONFIG                          which hook is called at which stage, in order
+  python -m raydet3d.show groups CONFIG                         which parameters train with which settings
+
+exit codes: 0 done; 2 something in the config or the flags has to be mended"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The door's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raydet3d.show",
+        description="Show what a config will do, before it does it. Nothing is trained and no data are read or made.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups")
+    for name, help_text in {
+        "config": "the resolved config, as python",
+        "schedule": "learning rate and momentum over the run",
+        "hooks": "the hooks of each stage, in calling order",
+        "groups": "the param groups of the model",
+    }.items():
+        view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
+        view.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")
+        view.add_argument(
+            "--cfg-options",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override keys (optim_wrapper.optimizer.lr=0.01) or variables (lr=0.01) of the config",
+        )
+        if name == "config":
+            view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
+        if name == "schedule":
+            view.add_argument(
+                "--epoch-length",
+                type=int,
+                metavar="N",
+                help="iterations of an epoch; by default worked out from the data, if they are on this machine",
+            )
+            view.add_argument("--workers", type=int, metavar="N", help="as for train: they share an epoch's samples")
+            view.add_argument(
+                "--rows", type=int, default=24, metavar="N", help="rows of the table, about (default: 24)"
+            )
+            view.add_argument("--csv", type=Path, metavar="FILE", help="write every iteration's values to this file")
+            view.add_argument("--png", type=Path, metavar="FILE", help="draw the curves into this file")
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------------ config
+
+
+def show_config(cfg: Config, args: argparse.Namespace) -> None:
+    """Print the resolved config, or what differs from another one."""
+    if args.diff is None:
+        print(cfg.pretty_text, end="")
+    else:
+        print(Config.diff(Config.fromfile(args.diff), cfg) or "no difference")
+
+
+# ---------------------------------------------------------------------------------------------------------- schedule
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Learning rate and momentum at every iteration of a run.
+
+    Attributes:
+        epoch_length: Iterations of an epoch.
+        lr: What iteration i trains with.
+        momentum: The same of the momentum (the first of ``betas`` where there is none).
+        corners: Iterations at which some schedule begins or ends.
+    """
+
+    epoch_length: int
+    lr: list[float]
+    momentum: list[float]
+    corners: list[int]
+
+
+def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 1) -> Curves:
+    """Run the config's schedules without a model, and note what each iteration would train with.
+
+    Args:
+        cfg: The config.
+        epoch_length: Iterations of an epoch.
+        workers: Training processes, for ``auto_scale_lr``.
+    """
+    from torch import nn
+
+    from raydet3d.runtime.build import build_optim, build_schedulers
+
+    # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
+    given = _needed(cfg, "optim_wrapper")
+    plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
+    wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
+    scale = cfg.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale["base_batch_size"])
+    loop = _needed(cfg, "train_cfg")
+    max_epochs: int | None = loop.get("max_epochs")
+    max_iters: int | None = loop.get("max_iters")
+    by_epoch = max_epochs is not None
+    total = max_iters if max_epochs is None else max_epochs * epoch_length
+    if total is None:
+        raise InputError("train_cfg has neither max_epochs nor max_iters, so the run has no length")
+    schedulers = build_schedulers(cfg, wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters)
+    curves = [item for item in schedulers if not getattr(item, "need_val_args", False)]
+    lr, momentum = [], []
+    for i in range(1, total + 1):
+        lr.append(float(wrapper.get_lr()["lr"][0]))
+        momentum.append(float(wrapper.get_momentum()["momentum"][0]))
+        for item in curves:
+            # In an iteration-based run the epoch-wise ones tick once, after the last iteration.
+            if not item.by_epoch or (by_epoch and i % epoch_length == 0):
+                item.step()
+    beats = {tick * (epoch_length if item.by_epoch else 1) for item in curves for tick in (item.begin, item.end)}
+    return Curves(epoch_length, lr, momentum, sorted(int(beat) for beat in beats if beat < total))
+
+
+def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
+    """Print learning rate and momentum as a table; write them as CSV and PNG where asked to."""
+    workers = RayOptions.from_config(cfg.get("ray"), workers=args.workers).num_workers or 1
+    if args.rows < 2:
+        raise InputError(f"--rows must be 2 or more, got {args.rows}")
+    length, origin = epoch_length(cfg, given=args.epoch_length, workers=workers)
+    curves = trace_schedule(cfg, epoch_length=length, workers=workers)
+    total = len(curves.lr)
+    print(f"{total} iterations; an epoch has {length} ({origin})\n")
+    print(f"{'epoch':>6} {'iteration':>10} {'lr':>12} {'momentum':>9}")
+    for i in sample_rows(curves, args.rows):
+        print(f"{i // length + 1:>6} {i + 1:>10} {curves.lr[i]:>12.4e} {curves.momentum[i]:>9.5f}")
+    print()
+    for name, values in (("lr", curves.lr), ("momentum", curves.momentum)):
+        low, high = (values.index(pick(values)) for pick in (min, max))
+        print(f"{name}: {values[low]:.6g} (iteration {low + 1}) to {values[high]:.6g} (iteration {high + 1})")
+    for item in _listed(cfg.get("param_scheduler")):
+        if str(item.get("type", "")).rpartition(".")[2].startswith("ReduceOnPlateau"):
+            print(f"{item['type']} follows a metric, which nobody knows in advance: left out")
+    if args.csv is not None:
+        _into(args.csv, lambda: write_csv(args.csv, curves))
+    if args.png is not None:
+        _into(args.png, lambda: write_png(args.png, curves, title=Path(cfg.filename or "").stem))
+
+
+def sample_rows(curves: Curves, rows: int) -> list[int]:
+    """Iterations that tell the story: the first and the last, where schedules begin and end, even steps between.
+
+    In between, an epoch's first iteration stands for it, where there are enough epochs.
+    """
+    total, length = len(curves.lr), curves.epoch_length
+    step = max(total / rows, 1)
+    if step > length:
+        step = math.ceil(step / length) * length
+    even = [round(k * step) for k in range(math.ceil(total / step))]
+    wanted = {0, total - 1, *curves.corners, *(corner - 1 for corner in curves.corners if corner > 0), *even}
+    return sorted(i for i in wanted if 0 <= i < total)
+
+
+def write_csv(path: Path, curves: Curves) -> None:
+    """Write one line for each iteration: iteration, epoch, lr, momentum; both counted from 1."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["iteration", "epoch", "lr", "momentum"])
+        for i, (lr, momentum) in enumerate(zip(curves.lr, curves.momentum, strict=True)):
+            writer.writerow([i + 1, i // curves.epoch_length + 1, repr(lr), repr(momentum)])
+
+
+def write_png(path: Path, curves: Curves, *, title: str) -> None:
+    """Draw learning rate and momentum, one above the other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6), constrained_layout=True)
+    places = [i / curves.epoch_length for i in range(len(curves.lr))]
+    for axis, values, name in zip(axes, (curves.lr, curves.momentum), ("learning rate", "momentum"), strict=True):
+        axis.plot(places, values, linewidth=1.5)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+    axes[0].set_title(title)
+    axes[1].set_xlabel("epoch")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> tuple[int, str]:
+    """Iterations of an epoch, and where the number comes from.
+
+    Args:
+        cfg: The config.
+        given: What the user says; goes before the data.
+        workers: Training processes; they share the samples of an epoch.
+
+    Raises:
+        InputError: The data are not on this machine and the user says nothing, or says less than 1.
+    """
+    if given is not None:
+        if given < 1:
+            raise InputError(f"--epoch-length must be 1 or more, got {given}")
+        return given, "--epoch-length"
+    loader = _needed(cfg, "train_dataloader")
+    for file in _info_files(loader["dataset"]):
+        if not file.is_file():
+            raise InputError(
+                f"{file} is not here, so the length of an epoch is not known; "
+                "prepare the data, or give --epoch-length N (iterations)"
+            )
+    from raydet3d.registry import DATASETS
+
+    samples = len(DATASETS.build(loader["dataset"]))
+    share = math.ceil(samples / workers)
+    batch = loader["batch_size"]
+    length = share // batch if loader.get("drop_last") else math.ceil(share / batch)
+    if length == 0:
+        raise InputError(f"{samples} samples are less than one batch of {batch} for {workers} workers (drop_last)")
+    return length, f"{samples} samples / {workers} workers / batches of {batch}"
+
+
+def _info_files(dataset: Mapping[str, Any]) -> Iterator[Path]:
+    """The info files that a data set reads, also inside of wrappers."""
+    inner = dataset.get("dataset")
+    several = dataset.get("datasets") or ([inner] if isinstance(inner, Mapping) else [])
+    for item in several:
+        yield from _info_files(item)
+    if not several and dataset.get("ann_file"):
+        yield Path(dataset.get("data_root") or "", dataset["ann_file"])
+
+
+# ---------------------------------------------------------------------------------------------------- hooks and groups
+
+
+def show_hooks(cfg: Config, args: argparse.Namespace) -> None:
+    """Print the hooks of each stage, in calling order."""
+    from raydet3d.runtime.build import build_hooks
+
+    print(build_hooks(cfg).table())
+
+
+def show_groups(cfg: Config, args: argparse.Namespace) -> None:
+    """Print the param groups in memory: how many parameters, which settings, which parameters."""
+    from raydet3d.runtime.build import build_model, build_optim
+
+    for key in ("model", "optim_wrapper"):
+        _needed(cfg, key)
+    model = build_model(cfg)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    groups = build_optim(cfg, model).describe_groups()
+    trained = {name for names, _ in groups for name in names}
+    print(f"{type(model).__name__}: {len(sizes)} parameters, {sum(sizes.values()):,} numbers, {len(groups)} groups")
+    alike = {key for key, value in groups[0][1].items() if all(other.get(key) == value for _, other in groups)}
+    print("all groups: " + _settings({key: value for key, value in groups[0][1].items() if key in alike}))
+    for i, (names, settings) in enumerate(groups):
+        own = _settings({key: value for key, value in settings.items() if key not in alike})
+        print(f"\ngroup {i}: {len(names)} parameters, {sum(sizes[name] for name in names):,} numbers  {own}".rstrip())
+        print("\n".join(f"  {line}" for line in _shortened(names)))
+    still = [name for name in sizes if name not in trained]
+    if still:
+        print(f"\nin no group: {len(still)} parameters")
+        print("\n".join(f"  {line}" for line in _shortened(still)))
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value:g}" if type(value) is float else f"{key}={value}" for key, value in settings.items())
+
+
+def _shortened(names: Sequence[str], limit: int = 8) -> list[str]:
+    return (
+        list(names) if len(names) <= limit else [*names[: limit - 2], f"... {len(names) - limit + 1} more", names[-1]]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- shared
+
+
+def _needed(cfg: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = cfg.get(key)
+    if not isinstance(value, Mapping):
+        raise InputError(f"the config has no {key}, so there is nothing to show")
+    return value
+
+
+def _listed(value: Any) -> list[Mapping[str, Any]]:
+    return [value] if isinstance(value, Mapping) else list(value or [])
+
+
+def _into(path: Path, write: Callable[[], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except (OSError, ValueError) as error:  # ValueError: matplotlib knows no such picture format
+        raise InputError(f"cannot write {path}: {error}") from error
+    print(f"wrote {path}")
+
+
+VIEWS = {"config": show_config, "schedule": show_schedule, "hooks": show_hooks, "groups": show_groups}
+
+
+def main() -> int:
+    """Parse the command line and show."""
+    args = make_parser().parse_args()
+    cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
+    VIEWS[args.view](cfg, args)
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

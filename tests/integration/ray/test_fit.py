@@ -1,0 +1,105 @@
+"""Runs on real Ray workers, against the same run in this process: samples, augmentation, weights, and after kill -9."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydet3d.launch.options import RayOptions
+from raydet3d.launch.worker import Plan, work
+from tests.kit.toy import toy_cfg
+from tests.kit.trace import KillOnce, WriteSamples, read_steps
+
+pytestmark = pytest.mark.ray
+
+
+def plan_of(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> Plan:
+    trace = {"type": WriteSamples, "folder": str(work_dir / "samples")}
+    cfg = toy_cfg(work_dir, custom_hooks=[trace, *hooks], **changes)
+    return Plan(cfg=cfg.to_dict(), filename=None, run_id="start", threads=1, cwd=str(Path.cwd()))
+
+
+def on_ray(plan: Plan, workers: int) -> dict[str, Any]:
+    from raydet3d.launch.trainer import fit
+
+    options = RayOptions(num_workers=workers, gpus_per_worker=0, cpus_per_worker=2 / workers)
+    return fit(plan, options, work_dir=Path(plan.cfg["work_dir"]))
+
+
+def weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(work_dir / "epoch_3.pth", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    work_dir = tmp_path_factory.mktemp("undisturbed")
+    return work_dir, on_ray(plan_of(work_dir), workers=2)
+
+
+def test_the_result_comes_back(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    work_dir, result = undisturbed
+    assert (result["epoch"], result["iter"], result["workers"], result["restarts"]) == (3, 18, 2, 0)
+    assert result["metrics"]["toy/count"] == 9
+    assert Path(result["last_checkpoint"]) == work_dir / "epoch_3.pth"
+
+
+def test_two_workers_see_what_one_process_sees(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    # The same global batch of 4: the same samples in the same order with the same augmentation.
+    work_dir, _ = undisturbed
+    work(plan_of(tmp_path, train_dataloader__batch_size=4))
+    alone, together = read_steps(tmp_path / "samples"), read_steps(work_dir / "samples")
+    assert len(alone) == 18
+    assert alone == together
+
+
+def test_one_worker_with_loader_workers_sees_it_too(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    work_dir, _ = undisturbed
+    on_ray(plan_of(tmp_path, train_dataloader__batch_size=4, train_dataloader__num_workers=2), workers=1)
+    assert read_steps(tmp_path / "samples") == read_steps(work_dir / "samples")
+
+
+def test_kill_dash_nine_of_a_worker_costs_no_bit(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    # Saved after every 4th iteration; rank 1 dies before the 11th: iterations 9 and 10 are done again.
+    kill = {"type": KillOnce, "rank": 1, "at": 10, "marker": str(tmp_path / "killed")}
+    every = {"type": "CheckpointHook", "interval": 4, "by_epoch": False}
+    result = on_ray(plan_of(tmp_path, kill, default_hooks__checkpoint=every), workers=2)
+    assert (result["restarts"], result["iter"]) == (1, 18)
+    steps = (tmp_path / "samples" / "rank0.jsonl").read_text().splitlines()
+    assert len(steps) in (20, 21)  # rank 0 may have begun the 11th before it noticed
+    last = torch.load(tmp_path / "iter_18.pth", weights_only=True)["state_dict"]
+    work_dir, _ = undisturbed
+    for name, value in weights(work_dir).items():
+        assert torch.equal(value, last[name]), name
+
+
+def test_what_the_user_has_to_mend_comes_as_one_sentence(two_cpus: None, tmp_path: Path) -> None:
+    from raydet3d.errors import InputError
+
+    plan = plan_of(tmp_path, optim_wrapper__optimizer={"type": "AdamWW", "lr": 0.1})
+    with pytest.raises(InputError, match=r"unknown optimizer type 'AdamWW'; did you mean 'AdamW'"):
+        on_ray(plan, workers=2)
+
+
+def test_a_mistake_in_code_is_raised_and_not_tried_again(two_cpus: None, tmp_path: Path) -> None:
+    import ray.train
+
+    plan = plan_of(tmp_path, {"type": Broken})
+    with pytest.raises(ray.train.TrainingFailedError, match="of no use"):
+        on_ray(plan, workers=2)
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+class Broken(WriteSamples):
+    """A hook that fails on rank 0."""
+
+    def __init__(self) -> None:
+        pass
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.rank == 0:
+            with (runner.work_dir / "tries").open("a") as file:
+                file.write("x")
+            raise ZeroDivisionError("of no use")

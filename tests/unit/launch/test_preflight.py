@@ -1,0 +1,47 @@
+"""What is refused before a worker starts, with the numbers in the sentence."""
+
+import pytest
+
+from raydet3d.errors import InputError
+from raydet3d.launch.options import RayOptions
+from raydet3d.launch.preflight import check_work_dir, settle
+
+
+def test_one_worker_a_gpu_where_there_are_gpus():
+    settled = settle(RayOptions(), {"CPU": 16, "GPU": 4}, where="the cluster")
+    assert (settled.num_workers, settled.gpus_per_worker) == (4, 1)
+
+
+def test_one_worker_without_gpus():
+    settled = settle(RayOptions(), {"CPU": 2}, where="this machine")
+    assert (settled.num_workers, settled.gpus_per_worker) == (1, 0)
+
+
+def test_more_gpus_than_there_are():
+    with pytest.raises(InputError, match=r"8 workers with 1 GPU each \(8 GPUs\), the cluster has 4; use --workers 4"):
+        settle(RayOptions(num_workers=8), {"CPU": 64, "GPU": 4}, where="the cluster")
+
+
+def test_more_cpus_than_there_are():
+    with pytest.raises(InputError, match=r"3 workers with 1 CPU each \(3 CPUs\), this machine has 2; use --workers 2"):
+        settle(RayOptions(num_workers=3), {"CPU": 2}, where="this machine")
+
+
+def test_a_worker_that_fits_nowhere():
+    with pytest.raises(InputError, match="use --workers 0"):
+        settle(RayOptions(num_workers=1, cpus_per_worker=4), {"CPU": 2}, where="this machine")
+
+
+def test_half_a_cpu_each_fits():
+    assert settle(RayOptions(num_workers=4, cpus_per_worker=0.5), {"CPU": 2}, where="x").num_workers == 4
+
+
+def test_work_dir_is_made_and_left_empty(tmp_path):
+    check_work_dir(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_work_dir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"work_dir .*file/x cannot be written to .*--work-dir"):
+        check_work_dir(tmp_path / "file" / "x")
