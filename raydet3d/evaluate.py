@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.door import run_door
 from raydet3d.launch.preflight import check_work_dir
-from raydet3d.launch.worker import default_work_dir, import_plugins, is_torchrun, join_torchrun
+from raydet3d.launch.worker import default_work_dir, is_torchrun, join_torchrun
 
 EXAMPLES = """examples:
   python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth
@@ -65,7 +64,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
     cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
-    cfg["load_from"] = args.checkpoint
+    cfg["load_from"], cfg["resume"] = args.checkpoint, False  # this checkpoint, not one of the work dir
     if args.out is not None:
         for evaluator in _metrics(cfg):
             evaluator["submission_prefix"] = str(Path(args.out).absolute())
@@ -102,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
     import torch
 
-    from raydet3d.dist import barrier, broadcast_object, is_main_process
+    from raydet3d.dist import barrier, is_main_process
     from raydet3d.runtime.build import assemble, ready_data
 
     device = join_torchrun() if is_torchrun() else None
@@ -111,8 +110,7 @@ def evaluate(args: argparse.Namespace) -> int:
     barrier()
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)
-    import_plugins(cfg)
-    runner = assemble(cfg, device=device, timestamp=broadcast_object(time.strftime("%Y%m%d_%H%M%S")))
+    runner = assemble(cfg, device=device)
     metrics = runner.test()
     if is_main_process():
         for name, value in runner.headline(metrics).items():

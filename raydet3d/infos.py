@@ -42,7 +42,9 @@ def read_infos(path: str | Path) -> Any:
         with path.open("rb") as file:
             return _PlainUnpickler(file).load()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such info file; make it with 'python -m raydet3d.data.prepare'") from None
+        raise InputError(
+            f"{path}: no such info file; make it with 'python -m raydet3d.data.prepare kitti {Path(path).parent}'"
+        ) from None
     except _RefusedName as error:
         raise InputError(
             f"{path}: holds {error}, which is neither a plain container nor a numpy array; "
@@ -106,6 +108,15 @@ def to_v2(infos: Any, path: str | Path = "info file") -> dict[str, Any]:
         "metainfo": {"categories": categories, "dataset": "kitti", "info_version": "1.1"},
         "data_list": data_list,
     }
+
+
+def check_backend(backend_args: Mapping[str, Any] | None) -> None:
+    """Refuse a storage that is not the local one; ``backend_args=None`` is."""
+    name = (backend_args or {}).get("backend", "local")
+    if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):
+        raise InputError(
+            f"backend_args: backend {name!r} is not known here; files are read from local or mounted paths"
+        )
 
 
 class _RefusedName(Exception):
@@ -231,8 +242,7 @@ def _instances_to_v2(
     points = column("num_points_in_gt", [-1] * count)
     bbox, alpha = column("bbox", []), column("alpha", [])
     truncated, occluded = column("truncated", []), column("occluded", [])
-    levels = [_difficulty(*seen) for seen in zip(bbox, truncated, occluded, strict=True)]
-    difficulty = column("difficulty", levels)
+    difficulty = column("difficulty", kitti_difficulty(bbox, truncated, occluded).tolist())
     out = []
     for i, name in enumerate(map(str, annos["name"])):
         label = categories.setdefault(name, sum(number >= 0 for number in categories.values()))
@@ -257,13 +267,25 @@ def _instances_to_v2(
     return out
 
 
-def _difficulty(bbox: list[float], truncated: float, occluded: float) -> int:
-    """0 easy, 1 moderate, 2 hard, -1 none of them."""
-    height = bbox[3] - bbox[1]
-    for level, (least, most_hidden, most_cut) in enumerate(((40, 0, 0.15), (25, 1, 0.3), (25, 2, 0.5))):
-        if height > least and occluded <= most_hidden and truncated <= most_cut:
-            return level
-    return -1
+def kitti_difficulty(bbox: Any, truncated: Any, occluded: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """KITTI's difficulty of labelled objects, by height in the image, occlusion and truncation.
+
+    Args:
+        bbox: (K, 4) boxes in the image, pixels.
+        truncated: (K,) share that is cut off by the image's border.
+        occluded: (K,) 0 visible, 1 partly, 2 largely hidden, 3 unknown.
+
+    Returns:
+        (K,) 0 easy, 1 moderate, 2 hard, -1 none of them.
+    """
+    bbox = np.asarray(bbox, float).reshape(-1, 4)
+    truncated, occluded = np.asarray(truncated, float), np.asarray(occluded, float)
+    height = bbox[:, 3] - bbox[:, 1]
+    out = np.full(len(bbox), -1, np.int64)
+    # From hard to easy, so that the easiest that fits stays.
+    for level, tall, hidden, cut in ((2, 25, 2, 0.5), (1, 25, 1, 0.3), (0, 40, 0, 0.15)):
+        out[(height > tall) & (occluded <= hidden) & (truncated <= cut)] = level
+    return out
 
 
 def _square(matrix: Any) -> np.ndarray[Any, Any]:

@@ -119,10 +119,11 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
     scale = cfg.get("auto_scale_lr") or {}
     if scale.get("enable"):
+        if not scale.get("base_batch_size"):
+            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
         wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale["base_batch_size"])
     loop = _needed(cfg, "train_cfg")
-    max_epochs: int | None = loop.get("max_epochs")
-    max_iters: int | None = loop.get("max_iters")
+    max_epochs, max_iters = (None if loop.get(key) is None else int(loop[key]) for key in ("max_epochs", "max_iters"))
     by_epoch = max_epochs is not None
     total = max_iters if max_epochs is None else max_epochs * epoch_length
     if total is None:

@@ -12,8 +12,9 @@ from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.door import run_door
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import check_work_dir, local_cpus
+from raydet3d.launch.preflight import check_this_machine, check_work_dir
 from raydet3d.launch.worker import Plan, default_work_dir, is_torchrun, join_torchrun, work
+from raydet3d.machine import num_processors
 
 EXAMPLES = """examples:
   python -m raydet3d.train configs/demo/pointpillars_town.py
@@ -119,15 +120,18 @@ def train(args: argparse.Namespace) -> int:
     cfg = load_config(args)
     work_dir = Path(cfg["work_dir"])
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
+    if not is_torchrun():
+        check_this_machine(options)
     check_work_dir(work_dir)
 
     from raydet3d.runtime.build import ready_data  # torch is imported from here on: what is above fails fast
     from raydet3d.runtime.rng import draw_seed
 
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
-    randomness = cfg.setdefault("randomness", {})
+    randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
-        randomness["seed"] = draw_seed()  # once, here, so that every process and every restart has the same
+        # Once, here, so that every process and every restart has the same.
+        cfg["randomness"] = {**randomness, "seed": draw_seed()}
     plan = Plan(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
@@ -144,13 +148,13 @@ def train(args: argparse.Namespace) -> int:
             ready_data(cfg)
         barrier()
         plan = broadcast_object(plan)
-        result = {**work(plan, device=device), "workers": get_world_size(), "cpus": local_cpus()}
+        result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}
         if not is_main_process():
             return 0
     else:
         ready_data(cfg)
         if options.num_workers == 0:
-            result = {**work(plan), "workers": 0, "cpus": local_cpus()}
+            result = {**work(plan), "workers": 0, "cpus": num_processors()}
         else:
             from raydet3d.launch.trainer import fit
 

@@ -1,4 +1,14 @@
-"""A reduced PointPillars learns five real KITTI frames by heart: a check of the whole path on real data, no benchmark.
+"""A reduced PointPillars learns a handful of real KITTI frames by heart: the whole path on real data, no benchmark.
+
+For KITTI roots with a few frames in training/ and ImageSets/{train,val,trainval}.txt; it trains and validates on
+trainval.txt. Of the five frames 000000, 000001, 000002, 000008 and 000134 it finds all 22 labelled cars, pedestrians
+and cyclists within 40.96 m to the front and 20.48 m to the sides, at 3D IoU above 0.7, 0.5 and 0.5 and scores above
+0.3, with no box too many (5 runs of 5: other seeds, one and two threads, in this process and on Ray, with --amp).
+KITTI's AP needs 41 objects of a class: n found objects stand there as 2.5 (n - 1). The 300 steps of all five frames
+take 1 minute on two idle cores, 1.5 on one.
+
+    python -m raydet3d.data.prepare kitti data/kitti
+    python -m raydet3d.train configs/demo/pointpillars_kitti_frames.py --workers 0
 """
 
 _base_ = [
@@ -11,9 +21,9 @@ ann_file = 'kitti_infos_trainval.pkl'
 point_cloud_range = [0, -20.48, -3, 40.96, 20.48, 1]
 voxel_size = [0.32, 0.32, 4]  # 128 x 128 pillars
 
-# Statistics of the last 10 steps, not of the last 100: the run is short.
-norm_cfg = dict(type='BN', eps=1e-3, momentum=0.1)
-norm_cfg_1d = dict(type='BN1d', eps=1e-3, momentum=0.1)
+# The published 0.01 remembers 100 steps and more: after 300 its averages still lag behind the weights, and the same
+# training finds nothing.
+bn_momentum = 0.1
 
 model = dict(
     data_preprocessor=dict(
@@ -24,18 +34,18 @@ model = dict(
             max_voxels=(8000, 8000))),
     voxel_encoder=dict(
         feat_channels=[32],
-        norm_cfg=norm_cfg_1d,
+        norm_cfg=dict(type='BN1d', eps=1e-3, momentum=bn_momentum),
         voxel_size=voxel_size,
         point_cloud_range=point_cloud_range),
     middle_encoder=dict(in_channels=32, output_shape=[128, 128]),
     backbone=dict(
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type='BN', eps=1e-3, momentum=bn_momentum),
         in_channels=32,
         layer_nums=[1, 2, 2],
         layer_strides=[1, 2, 2],
         out_channels=[32, 32, 64]),
     neck=dict(
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type='BN', eps=1e-3, momentum=bn_momentum),
         in_channels=[32, 32, 64],
         upsample_strides=[1, 2, 4],
         out_channels=[32, 32, 32]),
@@ -48,9 +58,7 @@ model = dict(
                 [0, -20.48, -1.0, 40.96, 20.48, -1.0],
                 [0, -20.48, -1.7, 40.96, 20.48, -1.7],
             ],
-            sizes=[[0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [3.9, 1.6, 1.56]])),
-    # A car alone fills the published 100 with its neighbours.
-    test_cfg=dict(nms_pre=1000))
+            sizes=[[0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [3.9, 1.6, 1.56]])))
 
 train_pipeline = [
     dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=4, use_dim=4),

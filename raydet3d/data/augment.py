@@ -115,6 +115,10 @@ class GlobalRotScaleTrans(Transform):
                 "GlobalRotScaleTrans: shift_height=True needs a height channel, which no loader here makes"
             )
         self.rot_range = _pair(rot_range, "GlobalRotScaleTrans: rot_range")
+        if isinstance(scale_ratio_range, int | float) or min(scale_ratio_range) <= 0:
+            raise InputError(
+                f"GlobalRotScaleTrans: scale_ratio_range must be two factors above 0, got {scale_ratio_range!r}"
+            )
         self.scale_ratio_range = _pair(scale_ratio_range, "GlobalRotScaleTrans: scale_ratio_range")
         self.translation_std = _triple(translation_std, "GlobalRotScaleTrans: translation_std")
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from raydet3d.data.paths import check_backend, inside, join, require
+from raydet3d.data.paths import inside, join, require
 from raydet3d.data.pipeline import Compose, Sample
 from raydet3d.errors import InputError
-from raydet3d.infos import read_infos, to_v2
+from raydet3d.infos import check_backend, read_infos, to_v2
+from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS, BadArgument
 from raydet3d.structures import get_box_type
 
@@ -67,7 +68,8 @@ class Det3DDataset(Dataset[Any]):
     Args:
         ann_file: Info file, relative to `data_root`.
         data_root: Folder of the data set; what the info file names has to lie in it.
-        metainfo: `classes` to train on, in the order of their labels; the class's own by default.
+        metainfo: `classes` to train on, in the order of their labels (`CLASSES`, as configs before MMDetection3D 1.1
+            spell it, is the same); the class's own by default.
         data_prefix: Folders of the clouds (`pts`) and images (`img`), relative to `data_root`.
         pipeline: Configs of the transforms.
         modality: `use_lidar`, `use_camera`: which sensors the pipeline may ask for.
@@ -83,6 +85,8 @@ class Det3DDataset(Dataset[Any]):
         backend_args: Where files are; None or the local disk.
         load_type: Accepted when it is `frame_based`.
         pcd_limit_range: Accepted; the metric has its own.
+        show_ins_var: Accepted; objects are not counted while samples are made.
+        filter_cfg: Accepted when it is empty: `filter_empty_gt` is the one filter.
         **unknown: Refused, with the nearest argument of the class or of those that it derives from.
     """
 
@@ -110,10 +114,14 @@ class Det3DDataset(Dataset[Any]):
         backend_args: Mapping[str, Any] | None = None,
         load_type: str = "frame_based",
         pcd_limit_range: Sequence[float] | None = None,
+        show_ins_var: bool = False,
+        filter_cfg: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         self._refuse(unknown)
         check_backend(backend_args)
+        if filter_cfg:
+            raise InputError(f"{type(self).__name__}: filter_cfg={dict(filter_cfg)!r}: set filter_empty_gt instead")
         if load_type != "frame_based":
             raise InputError(f"{type(self).__name__}: load_type is {load_type!r}; only 'frame_based' is known")
         self.pcd_limit_range = pcd_limit_range
@@ -131,8 +139,9 @@ class Det3DDataset(Dataset[Any]):
         self.load_eval_anns = load_eval_anns
         self.indices = indices
         self.max_refetch = max_refetch
-        self._metainfo = {**self.METAINFO, **(metainfo or {})}
-        for key in ("classes", "palette"):
+        old = {"CLASSES": "classes", "PALETTE": "palette"}
+        self._metainfo = {**self.METAINFO, **{old.get(key, key): value for key, value in (metainfo or {}).items()}}
+        for key in old.values():
             if key in self._metainfo:
                 self._metainfo[key] = tuple(self._metainfo[key])
         self._label_of: dict[int, int] = {}
@@ -286,6 +295,16 @@ class Det3DDataset(Dataset[Any]):
                 column = np.array([self._label_of.get(int(label), -1) for label in column], dtype=np.int64)
             annotation[name] = column
         keep = annotation["gt_labels_3d"] >= 0
+        # A box without a size has no logarithm of it to learn: one would make every loss of its frame infinite.
+        flat = keep & ~(annotation["gt_bboxes_3d"][:, 3:6] > 0).all(1)
+        if flat.any():
+            get_logger().warning(
+                "%s: frame %s has %d boxes without a size; they are left out",
+                self.ann_file,
+                info.get("sample_idx"),
+                flat.sum(),
+            )
+            keep &= ~flat
         return {name: column[keep] for name, column in annotation.items() if len(column) == len(keep)}
 
     def _folder(self, kind: str) -> str:

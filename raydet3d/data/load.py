@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from raydet3d.data.paths import check_backend
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.data.raw import read_cloud
 from raydet3d.errors import InputError
+from raydet3d.infos import check_backend
 from raydet3d.registry import TRANSFORMS
 
 
@@ -22,6 +22,8 @@ class LoadPointsFromFile(Transform):
         coord_type: Frame of the cloud: LIDAR, DEPTH or CAMERA. Only the LiDAR frame is used by what follows here.
         load_dim: Numbers of a point in the file.
         use_dim: How many of them to keep from the front, or which.
+        shift_height: Accepted when false: a height above the floor is indoor data's.
+        use_color: Accepted when false: likewise.
         norm_intensity: Squeeze the fourth number by tanh.
         norm_elongation: Squeeze the fifth number by tanh.
         backend_args: Where files are; None or the local disk.
@@ -32,6 +34,8 @@ class LoadPointsFromFile(Transform):
         coord_type: str = "LIDAR",
         load_dim: int = 6,
         use_dim: int | Sequence[int] = (0, 1, 2),
+        shift_height: bool = False,
+        use_color: bool = False,
         norm_intensity: bool = False,
         norm_elongation: bool = False,
         backend_args: Mapping[str, Any] | None = None,
@@ -39,6 +43,9 @@ class LoadPointsFromFile(Transform):
         check_backend(backend_args)
         if coord_type not in ("LIDAR", "DEPTH", "CAMERA"):
             raise InputError(f"LoadPointsFromFile: coord_type is {coord_type!r}; known: LIDAR, DEPTH, CAMERA")
+        for name, asked in (("shift_height", shift_height), ("use_color", use_color)):
+            if asked:
+                raise InputError(f"LoadPointsFromFile: {name}=True is for indoor data, which is not read here")
         self.coord_type = coord_type
         self.load_dim = load_dim
         self.use_dim = list(range(use_dim)) if isinstance(use_dim, int) else [int(dim) for dim in use_dim]

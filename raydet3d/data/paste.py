@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from raydet3d import dist
 from raydet3d.data.collision import overlaps
 from raydet3d.data.load import LoadPointsFromFile
-from raydet3d.data.paths import check_backend, inside, join
+from raydet3d.data.paths import inside, join
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.errors import InputError
-from raydet3d.infos import read_infos
+from raydet3d.infos import check_backend, read_infos
 from raydet3d.log import get_logger
 from raydet3d.ops.points import bev_corners, points_in_boxes
 from raydet3d.registry import TRANSFORMS
@@ -296,6 +296,11 @@ class ObjectSample(Transform):
             return results
         new_boxes, new_labels, new_points = drawn
         points = results["points"]
+        if new_points.shape[1] != points.shape[1]:
+            raise InputError(
+                f"ObjectSample: points_loader gives {new_points.shape[1]} numbers a point, the scene has "
+                f"{points.shape[1]}; give both the same load_dim and use_dim"
+            )
         # Far quicker than any(1) over so few columns.
         inside = np.flatnonzero(points_in_boxes(points[:, :3], new_boxes)) // len(new_boxes)
         room = np.ones(len(points), dtype=bool)

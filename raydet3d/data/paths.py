@@ -1,11 +1,9 @@
-"""Paths that come out of files: they must stay under the folder they belong to. And where files are read from."""
+"""Paths that come out of files: they must stay under the folder they belong to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raydet3d.errors import InputError
 
@@ -34,15 +32,6 @@ def inside(folder: str, path: str, *, source: str) -> str:
         if os.path.commonpath([root, os.path.abspath(joined)]) != root:
             raise InputError(f"{source}: the path {path!r} leads outside of {folder!r}; only files in it are read")
     return joined
-
-
-def check_backend(backend_args: Mapping[str, Any] | None) -> None:
-    """Refuse a storage that is not the local one; `backend_args=None` is."""
-    name = (backend_args or {}).get("backend", "local")
-    if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):
-        raise InputError(
-            f"backend_args: backend {name!r} is not known here; files are read from local or mounted paths"
-        )
 
 
 def require(path: str, *, what: str, hint: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet3d.errors import InputError
+from raydet3d.infos import kitti_difficulty
 from raydet3d.ops.points import limit_period
 
 Floats = NDArray[np.float64]
@@ -85,11 +86,7 @@ class Labels:
     @property
     def difficulty(self) -> NDArray[np.int64]:
         """(K,) 0 easy, 1 moderate, 2 hard, -1 none of them; by the box's height in the image, occlusion, truncation."""
-        height = self.bbox[:, 3] - self.bbox[:, 1]
-        out = np.full(len(self), -1)
-        # From hard to easy, so that the easiest that fits stays.
-        for level, tall, hidden, cut in ((2, 25, 2, 0.5), (1, 25, 1, 0.3), (0, 40, 0, 0.15)):
-            out[(height > tall) & (self.occluded <= hidden) & (self.truncated <= cut)] = level
+        out = kitti_difficulty(self.bbox, self.truncated, self.occluded)
         out[np.array([name == "DontCare" for name in self.names], bool)] = -1
         return out
 

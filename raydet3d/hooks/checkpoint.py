@@ -139,7 +139,7 @@ class CheckpointHook(Hook):
         last = self.is_last_train_iter(runner)
         if self.every_n_train_iters(runner, self.interval, self.save_begin) or (self.save_last and last):
             self._save(runner, runner.iter + 1)
-        elif self._rolls and self.every_n_train_iters(runner, runner.val_interval):
+        elif self._rolls and self.every_n_train_iters(runner, _stride(runner)):
             self._save(runner, runner.iter + 1, limit=1)
 
     @property
@@ -250,3 +250,9 @@ class CheckpointHook(Hook):
             published = path.with_name(f"{path.stem}-{digest}.pth")
             temporary.replace(published)
             runner.logger.info("published %s", published)
+
+
+def _stride(runner: Runner) -> int:
+    """Iterations from one validation, or one epoch, to the next: ``val_interval`` may count either."""
+    by_epoch = getattr(runner.train_loop, "by_epoch", True)
+    return len(runner.train_dataloader) if by_epoch else runner.val_interval

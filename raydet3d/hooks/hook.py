@@ -245,7 +245,7 @@ class Hook:
         parts = stage.split("_")
         if len(parts) == 3 and parts[1] in ("train", "val", "test"):
             general = f"_{parts[0]}_{parts[2]}"
-            return getattr(cls, general) is not getattr(Hook, general)
+            return getattr(cls, general, None) is not getattr(Hook, general, None)
         return False
 
 

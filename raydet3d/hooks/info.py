@@ -27,7 +27,13 @@ class RuntimeInfoHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Facts that hold for the whole run."""
         runner.message_hub.update_info_dict(
-            {"seed": runner.seed, "experiment_name": runner.experiment_name, "version": __version__}, resumed=False
+            {
+                "cfg": runner.cfg_text,
+                "seed": runner.seed,
+                "experiment_name": runner.experiment_name,
+                "version": __version__,
+            },
+            resumed=False,
         )
 
     def before_train(self, runner: Runner) -> None:

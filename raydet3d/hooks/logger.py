@@ -35,7 +35,8 @@ class LoggerHook(Hook):
         file_client_args: Accepted for MMEngine's sake.
         log_metric_by_epoch: Count metrics by epoch rather than by iteration.
         backend_args: Accepted for MMEngine's sake.
-        headline: Parts of the names of those metrics that the end of a run shows; by default all, where they are few.
+        headline: Parts of the names of those metrics that the terminal and the end of a run show (files hold all); by
+            default the terminal shows all, and the end all where they are few.
     """
 
     priority = "BELOW_NORMAL"
@@ -113,7 +114,9 @@ class LoggerHook(Hook):
         """A line and the scalars of a validation."""
         if runner.rank != 0:
             return
-        tag, line = runner.log_processor.get_log_after_epoch(runner, len(runner.val_dataloader), "val")
+        tag, line = runner.log_processor.get_log_after_epoch(
+            runner, len(runner.val_dataloader), "val", headline=self.headline
+        )
         self._live.clear()
         runner.logger.info(line)
         step = runner.epoch if self.log_metric_by_epoch and runner.log_processor.by_epoch else runner.iter
@@ -125,7 +128,7 @@ class LoggerHook(Hook):
         if runner.rank != 0:
             return
         tag, line = runner.log_processor.get_log_after_epoch(
-            runner, len(runner.test_dataloader), "test", with_non_scalar=True
+            runner, len(runner.test_dataloader), "test", with_non_scalar=True, headline=self.headline
         )
         runner.logger.info(line)
         path = runner.log_dir / self._json_name(runner)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
+from raydet3d.machine import num_processors
 
 
 def check_work_dir(work_dir: Path) -> None:
@@ -61,6 +62,11 @@ def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -
     return replace(options, num_workers=workers, gpus_per_worker=each_gpu)
 
 
-def local_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def check_this_machine(options: RayOptions) -> None:
+    """Where no cluster is to be joined, answer the common slip before anything is made: more workers than CPUs.
+
+    Raises:
+        InputError: This machine has fewer CPUs than was asked for. (Its GPUs are for Ray to count.)
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        settle(replace(options, gpus_per_worker=0), {"CPU": num_processors()}, where="this machine")

@@ -15,7 +15,7 @@ from typing import Any
 from raydet3d.errors import InputError
 from raydet3d.launch.console import status_line
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import local_cpus, settle
+from raydet3d.launch.preflight import settle
 from raydet3d.launch.worker import Plan, work
 from raydet3d.log import get_logger
 
@@ -58,9 +58,6 @@ def fit(plan: Plan, options: RayOptions, *, work_dir: Path) -> dict[str, Any]:
         InputError: The cluster has less than was asked for, or a worker found something that the user has to mend.
         ray.train.TrainingFailedError: The run failed.
     """
-    if not os.environ.get("RAY_ADDRESS"):
-        # Known without a cluster, so the common slip is answered at once; GPUs are for Ray to count.
-        settle(replace(options, gpus_per_worker=0), {"CPU": local_cpus()}, where="this machine")
     with cluster(options) as where:
         resources = ray.cluster_resources()
         options = settle(options, resources, where=where)
@@ -97,12 +94,10 @@ def cluster(options: RayOptions) -> Iterator[str]:
 def _try_until_done(plan: Plan, options: RayOptions, work_dir: Path) -> dict[str, Any]:
     """Fit, and fit again from the newest checkpoint when a worker process died, as often as the options allow."""
     storage = work_dir / ".ray"
-    # A retry goes on from what this start has saved; where that is nothing yet, it begins as the first try did.
-    again = replace(plan, resume="retry", cfg={**plan.cfg, "resume": plan.resume or plan.cfg.get("resume", False)})
     for attempt in range(options.max_failures + 1):
         name = f"{plan.run_id}-a{attempt}"
         try:
-            result = _fit_once(again if attempt else plan, options, storage, name)
+            result = _fit_once(replace(plan, retry=attempt > 0), options, storage, name)
         except (ray.train.TrainingFailedError, ray.exceptions.ActorDiedError) as error:
             if (mistake := _user_mistake(error)) is not None:
                 raise InputError(mistake) from None

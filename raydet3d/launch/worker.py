@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as torch_dist
-
 from raydet3d.config import Config
 from raydet3d.launch.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    import torch
+
     from raydet3d.hooks.hook import Hook
 
 
@@ -28,6 +26,7 @@ class Plan:
         filename: The config's file, for names and records.
         run_id: Name of this start of the run; the same for all its processes and retries.
         resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
+        retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
     """
@@ -36,6 +35,7 @@ class Plan:
     filename: str | None
     run_id: str
     resume: bool | str = False
+    retry: bool = False
     threads: int | None = None
     cwd: str = "."
 
@@ -55,6 +55,8 @@ def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequenc
     Returns:
         The run's result: metrics, best checkpoint, folders (see ``Runner.train``).
     """
+    import torch  # here, not above: the doors name what is wrong before it is loaded
+
     from raydet3d.runtime.build import assemble
 
     if os.path.isdir(plan.cwd):
@@ -63,21 +65,11 @@ def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequenc
         torch.set_num_threads(plan.threads)
     keep_freed_memory()
     cfg = Config(plan.cfg, filename=plan.filename)
-    import_plugins(cfg)
-    runner = assemble(cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume)
+    cfg.import_custom_modules()
+    runner = assemble(
+        cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume, retry=plan.retry
+    )
     return runner.train()
-
-
-def import_plugins(cfg: Mapping[str, Any]) -> None:
-    """Import the modules of ``custom_imports``, so that users' classes register themselves in this process too."""
-    custom = cfg.get("custom_imports") or {}
-    imports = custom.get("imports") or []
-    for module in [imports] if isinstance(imports, str) else imports:
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            if not custom.get("allow_failed_imports", False):
-                raise
 
 
 def is_torchrun() -> bool:
@@ -91,6 +83,9 @@ def join_torchrun() -> torch.device:
     Returns:
         This rank's device.
     """
+    import torch
+    import torch.distributed as torch_dist
+
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.infos import KITTI_CATEGORIES, read_infos, to_v2
+from raydet3d.infos import KITTI_CATEGORIES, check_backend, read_infos, to_v2
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
 from raydet3d.metrics.kitti_files import (
     Annotation,
@@ -46,7 +46,7 @@ class KittiMetric(BaseMetric):
         submission_prefix: Where to write KITTI's result files, ``PREFIX/pred_instances_3d/000008.txt``, named by
             frame id.
         collect_device: Accepted for MMEngine's sake.
-        backend_args: Accepted for MMEngine's sake; files are local.
+        backend_args: Where files are; None or the local disk.
 
     Example:
         ``val_evaluator = dict(type='KittiMetric', ann_file='data/kitti/kitti_infos_val.pkl', metric='bbox')``
@@ -54,6 +54,20 @@ class KittiMetric(BaseMetric):
 
     default_prefix: ClassVar[str | None] = "Kitti metric"
     METRICS: ClassVar[tuple[str, ...]] = ("bbox", "img_bbox")
+
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Check that the info file is there, before a training that it is to score.
+
+        Raises:
+            InputError: It is not.
+        """
+        ann_file = Path(cfg.get("ann_file", ""))
+        if not ann_file.is_file():
+            raise InputError(
+                f"ann_file {ann_file}: no such info file; the metric wants its whole path (mind the last '/' of "
+                f"data_root), and 'python -m raydet3d.data.prepare kitti ROOT' makes it"
+            )
 
     def __init__(
         self,
@@ -69,8 +83,7 @@ class KittiMetric(BaseMetric):
         backend_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        if backend_args not in (None, {"backend": "local"}) and backend_args:
-            raise InputError(f"KittiMetric: backend_args={dict(backend_args)!r}: info files are read from disk only")
+        check_backend(backend_args)
         self.ann_file = Path(ann_file)
         self.metric_names = [metric] if isinstance(metric, str) else list(metric)
         for name in self.metric_names:

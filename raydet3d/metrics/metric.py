@@ -42,6 +42,18 @@ class BaseMetric(ABC):
         self.results: list[Any] = []
         self.logger: logging.Logger = get_logger()
 
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Check, before training begins, that what the metric will read is there; here that is nothing.
+
+        Args:
+            cfg: The metric's config.
+
+        Raises:
+            InputError: It is not.
+        """
+        return
+
     @abstractmethod
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Append one entry per sample to ``self.results``.

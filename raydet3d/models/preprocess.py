@@ -71,7 +71,13 @@ class Det3DDataPreprocessor(nn.Module):
         self.device = torch.device("cpu")
         self.voxel_layer: VoxelLayer | None = None
         if voxel_layer is not None:
-            self.voxel_layer = TASK_UTILS.build({**voxel_layer, "type": VoxelLayer})
+            self.voxel_layer = layer = TASK_UTILS.build({**voxel_layer, "type": VoxelLayer})
+            for key, least in (
+                ("max_num_points", layer.max_num_points),
+                ("max_voxels", min(layer.limit(training) for training in (True, False))),
+            ):
+                if least < 1:
+                    raise InputError(f"voxel_layer: {key} is 1 or more where voxel_type is 'hard', got {least}")
             try:
                 grid_size(self.voxel_layer.voxel_size, self.voxel_layer.point_cloud_range)
             except ValueError as error:

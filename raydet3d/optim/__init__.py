@@ -11,7 +11,7 @@ from raydet3d.optim.plateau import (
 )
 from raydet3d.optim.replay import resume_schedulers
 from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, build_param_scheduler, register_curve
-from raydet3d.optim.wrapper import OptimWrapper, scale_lr
+from raydet3d.optim.wrapper import OptimWrapper
 
 __all__ = [
     "CURVES",
@@ -30,5 +30,4 @@ __all__ = [
     "preview",
     "register_curve",
     "resume_schedulers",
-    "scale_lr",
 ]

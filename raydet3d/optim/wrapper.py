@@ -382,13 +382,3 @@ class OptimWrapper:
 
 def _number(value: Any) -> float:
     return value.item() if isinstance(value, Tensor) else value
-
-
-def scale_lr(optim_wrapper: OptimWrapper, ratio: float) -> None:
-    """Scale the learning rates for another batch size than they were chosen for.
-
-    Args:
-        optim_wrapper: What to scale, before schedulers are built.
-        ratio: Real batch size / the batch size that the learning rate is for.
-    """
-    optim_wrapper.scale_lr(ratio)

@@ -63,6 +63,7 @@ def assemble(
     extra_hooks: Sequence[Hook] = (),
     timestamp: str | None = None,
     resume: bool | str = False,
+    retry: bool = False,
 ) -> Runner:
     """A run from its config; also known as ``Runner.from_cfg``.
 
@@ -74,14 +75,15 @@ def assemble(
         extra_hooks: Hooks of the launcher.
         timestamp: Name of this start; the time, by default.
         resume: True goes on from the newest checkpoint of the work dir, and begins afresh (with ``load_from``, if
-            given) where there is none; a path goes on from that file; ``"retry"`` goes on from the newest checkpoint
-            that this start (timestamp) has written. Else, and where a retry finds none, the config says.
+            given) where there is none; a path goes on from that file. Else the config says.
+        retry: Go on from the newest checkpoint that this start (timestamp) has written; where there is none, as
+            ``resume`` says.
     """
     check_sections(cfg)
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
-    start = find_start(cfg, resume, work_dir, timestamp)
+    start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
 
@@ -91,6 +93,8 @@ def assemble(
         rank=dist.get_rank(),
         level=cfg.get("log_level", "INFO"),
     )
+    if (resume or cfg.get("resume")) and start.resume_from is None:
+        logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
     with at("log_processor"):
         log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
     hooks = build_hooks(cfg, extra_hooks)

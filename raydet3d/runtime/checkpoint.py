@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -49,6 +50,7 @@ class Entry:
         time: When it was written.
         versions: Of raydet3d and torch.
         config: Digest of the config's text.
+        resumable: Whether training can go on from it; the best models, without the optimizer, are for use.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Entry:
     time: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     config: str = ""
+    resumable: bool = True
 
 
 class Sink:
@@ -149,7 +152,8 @@ class Folder:
         """Delete what interrupted writes have left."""
         for name in self.names():
             if name.startswith(".") and name.endswith(".tmp"):
-                self.remove(name)
+                with suppress(OSError):  # a remnant takes room and does no more harm
+                    self.remove(name)
 
     def _temporary(self, name: str) -> Path:
         return self.path / f".{name}.tmp"
@@ -199,6 +203,7 @@ class Store:
         scores: Mapping[str, float] | None = None,
         limit: int = -1,
         point: bool = True,
+        resumable: bool = True,
     ) -> Path:
         """Save a checkpoint: returns when its copy on the host is made; a thread writes it.
 
@@ -210,10 +215,11 @@ class Store:
             scores: Metrics to note in the manifest.
             limit: How many of the group to keep; the older ones of this run are dropped once this one is safe.
             point: Whether ``last_checkpoint`` names it then.
+            resumable: Whether training can go on from it.
         """
         self.drain()  # one in flight at a time
         copy = to_host(state)
-        job = (copy, name, step, group, {k: float(v) for k, v in (scores or {}).items()}, limit, point)
+        job = (copy, name, step, group, {k: float(v) for k, v in (scores or {}).items()}, limit, point, resumable)
         self._thread = threading.Thread(target=self._write, args=job, name="checkpoint-writer")
         self._thread.start()
         return self.folder.path / name
@@ -233,6 +239,7 @@ class Store:
         scores: dict[str, float],
         limit: int,
         point: bool,
+        resumable: bool,
     ) -> None:
         try:
             entries = self.entries()
@@ -252,6 +259,7 @@ class Store:
                 time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 versions={"raydet3d": __version__, "torch": str(torch.__version__)},
                 config=hashlib.sha256(str(state.get("meta", {}).get("cfg", "")).encode()).hexdigest(),
+                resumable=resumable,
             )
             before = [e for e in entries if e.name == name]
             if before:  # replaced by one of its name: at no moment may there be neither
@@ -262,7 +270,7 @@ class Store:
             if point:
                 self._pointers.write_text(POINTER, os.path.relpath(self.folder.path / name, self._pointers.path))
             self.last, self.failure = name, None
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread ends here: what is not told to the run is lost
             self.failure = f"checkpoint {name} could not be written: {_reason(error, state, self.folder.path)}"
             self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
             return
@@ -294,6 +302,10 @@ class Store:
                 self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", name)
         return sorted(out, key=lambda entry: entry.serial)
 
+    def has_own(self) -> bool:
+        """Whether this run has a checkpoint here."""
+        return any(entry.run == self.run for entry in self.entries())
+
     def fault(self, entry: Entry) -> str | None:
         """What is wrong with a checkpoint; None if it is whole."""
         try:
@@ -313,7 +325,7 @@ class Store:
         Args:
             start: Only those that this start (timestamp) of the run wrote.
         """
-        entries = [e for e in self.entries() if not e.group.startswith("best")]
+        entries = [e for e in self.entries() if e.resumable]
         if start is not None:
             entries = [e for e in entries if e.start == start]
         for entry in reversed(entries):

@@ -14,7 +14,7 @@ from raydet3d.data.dataset import ready
 from raydet3d.data.stamp import Stamped, StampedBatches
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
-from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
 from raydet3d.runtime.sections import at
 
 _OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
@@ -65,7 +65,9 @@ def build_loader(
 
 
 def ready_data(cfg: Mapping[str, Any]) -> None:
-    """Let every data set of a config check, or make, its data: once, on the driver, before anything else.
+    """Let every data set of a config check, or make, its data, and every metric check what it will read.
+
+    Once, on the driver, before anything else: a score that cannot be worked out should not take a training to notice.
 
     Args:
         cfg: The whole config.
@@ -78,6 +80,15 @@ def ready_data(cfg: Mapping[str, Any]) -> None:
         if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
             with at(f"{mode}_dataloader.dataset"):
                 ready(loader["dataset"])
+        given = cfg.get(f"{mode}_evaluator")
+        metrics = given.get("metrics", given) if isinstance(given, Mapping) else given
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            kind = metric.get("type") if isinstance(metric, Mapping) else None
+            if kind is not None:
+                with at(f"{mode}_evaluator"):
+                    made = METRICS.get(kind) if isinstance(kind, str) else kind
+                    if hasattr(made, "ready"):
+                        made.ready(metric)
 
 
 def release(loader: DataLoader[Any]) -> None:

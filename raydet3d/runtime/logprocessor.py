@@ -93,7 +93,12 @@ class LogProcessor:
         return tag, "  ".join(parts)
 
     def get_log_after_epoch(
-        self, runner: Runner, batch_idx: int, mode: str, with_non_scalar: bool = False
+        self,
+        runner: Runner,
+        batch_idx: int,
+        mode: str,
+        with_non_scalar: bool = False,
+        headline: Sequence[str] = (),
     ) -> tuple[dict[str, Any], str]:
         """The tag and the line of a validation or a test.
 
@@ -102,6 +107,7 @@ class LogProcessor:
             batch_idx: Number of batches.
             mode: ``val`` or ``test``.
             with_non_scalar: Whether the tag has the metrics that are no numbers too.
+            headline: Parts of the names of those metrics that the line shows; all by default.
         """
         hub = runner.message_hub
         metrics: Mapping[str, Any] = hub.get_info(f"{mode}_metrics", {})
@@ -115,7 +121,8 @@ class LogProcessor:
         tag: dict[str, Any] = self._named({**scalars, **times}, mode)
         if with_non_scalar:
             tag.update(other)
-        shown, total = {**metrics, **times}, batch_idx
+        said = {k: v for k, v in metrics.items() if not headline or any(part in k for part in headline)}
+        shown, total = {**said, **times}, batch_idx
         if mode == "val" and self.by_epoch:
             head = f"Epoch({mode}) [{runner.epoch}][{total}/{total}]"
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from raydet3d.dist import all_reduce, broadcast_buffers
+from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
@@ -85,12 +85,12 @@ class _TrainLoop:
             self.runner.val_loop.run()
             self.runner.progress.validated = self.iter
 
-    def _catch_up(self, done: int) -> None:
-        """Hold the validation that a run was stopped before: its checkpoint was written first."""
-        progress = self.runner.progress
-        if done > 0 and progress.batch == 0 and progress.validated < progress.iter:
+    def _catch_up(self, done: int, *, between: bool = True) -> None:
+        """Go on as after ``done``: with the interval of that point, and the validation that a stop has cut off."""
+        if done > 0:
             self._decide_interval(done)
-            self._validate(done)
+            if between and self.runner.progress.validated < self.iter:  # a checkpoint comes before its validation
+                self._validate(done)
 
     def _train(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
@@ -135,7 +135,7 @@ class EpochBasedTrainLoop(_TrainLoop):
     def run(self) -> None:
         """Train to the end, or until ``stop_training``."""
         self.runner.call_hook("before_train")
-        self._catch_up(self.epoch)
+        self._catch_up(self.epoch, between=self.runner.progress.batch == 0)
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_interval(self.epoch)
@@ -188,9 +188,7 @@ class IterBasedTrainLoop(_TrainLoop):
         """Train to the end, or until ``stop_training``."""
         runner = self.runner
         runner.call_hook("before_train")
-        if self.iter > 0 and runner.progress.validated < self.iter:
-            self._decide_interval(self.iter)
-            self._validate(self.iter)
+        self._catch_up(self.iter)
         runner.call_hook("before_train_epoch")
         batches = self._batches()
         while self.iter < self.max_iters and not self.stop_training:
@@ -273,14 +271,14 @@ class _EvalLoop:
 
     def _mean(self, losses: dict[str, list[torch.Tensor]]) -> dict[str, float]:
         """Losses over all batches of all ranks, and their sum under ``val_loss``."""
-        if not losses:
-            return {}
-        sums = torch.stack([torch.stack(values).double().sum() for values in losses.values()])
-        counts = torch.tensor([len(values) for values in losses.values()], dtype=sums.dtype, device=sums.device)
-        all_reduce(sums)
-        all_reduce(counts)
-        means = dict(zip(losses, (sums / counts).tolist(), strict=True))
-        return {**means, f"{self.mode}_loss": sum(means.values())}
+        # By name, since a rank whose share of the data is empty has none; it must take part all the same.
+        mine = {name: (torch.stack(values).double().sum().item(), len(values)) for name, values in losses.items()}
+        ranks = all_gather_object(mine)
+        means = {}
+        for name in {name: None for rank in ranks for name in rank}:
+            sums, counts = zip(*(rank[name] for rank in ranks if name in rank), strict=True)
+            means[name] = sum(sums) / sum(counts)
+        return {**means, f"{self.mode}_loss": sum(means.values())} if means else {}
 
 
 @LOOPS.register_module()

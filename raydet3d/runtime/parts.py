@@ -114,10 +114,10 @@ class Parts:
 
     @property
     def val_dataloader(self) -> Any:
-        """Batches for validation."""
-        return self.val_loop.dataloader
+        """Batches for validation; None where the config has none."""
+        return getattr(self.val_loop, "dataloader", None)
 
     @property
     def test_dataloader(self) -> Any:
-        """Batches for testing."""
-        return self.test_loop.dataloader
+        """Batches for testing; None where the config has none."""
+        return getattr(self.test_loop, "dataloader", None)

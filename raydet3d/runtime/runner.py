@@ -185,8 +185,9 @@ class Runner(Parts):
             store.drain()
 
     def close(self) -> None:
-        """Wait for what is being written and give files back."""
-        self._close_stores()
+        """Wait for what is being written and give files back. Asks nothing of the other ranks."""
+        for store in self._stores.values():
+            store.drain()
         self.visualizer.close()
         close_logger(self.logger)
 
@@ -237,13 +238,20 @@ class Runner(Parts):
         self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
         return checkpoint
 
-    def resume(self, filename: str, resume_optimizer: bool = True, resume_param_scheduler: bool = True) -> None:
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = "default",
+    ) -> None:
         """Go on from a checkpoint.
 
         Args:
             filename: The file.
             resume_optimizer: Whether the optimizer's state is taken over.
             resume_param_scheduler: Whether the schedulers' state is.
+            map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
         state = read_checkpoint(Path(filename))
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
@@ -345,7 +353,16 @@ class Runner(Parts):
         if self.rank == 0:
             store = self.store_in(Path(out_dir))
             step = state["progress"]["iter"]
-            store.save(state, filename, step=step, group=group, limit=limit, scores=scores, point=point)
+            store.save(
+                state,
+                filename,
+                step=step,
+                group=group,
+                limit=limit,
+                scores=scores,
+                point=point,
+                resumable=save_optimizer,
+            )
         return Path(out_dir) / filename
 
     def store_in(self, folder: Path) -> Store:
@@ -363,7 +380,7 @@ class Runner(Parts):
         """Wait for the writers; all ranks fail together if checkpoints were to be kept and none could be."""
         for store in self._stores.values():
             store.drain()
-        lost = [store.failure for store in self._stores.values() if store.failure and not store.entries()]
+        lost = [store.failure for store in self._stores.values() if store.failure and not store.has_own()]
         failure = dist.broadcast_object(lost[0] if lost else None)
         if failure:
             raise RuntimeError(failure)

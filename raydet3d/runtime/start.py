@@ -71,14 +71,14 @@ def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
     return timestamp
 
 
-def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str) -> Start:
-    """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing."""
+def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, retry: bool = False) -> Start:
+    """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
+
+    A retry of a start goes on from what that start has saved; where that is nothing yet, it begins as the start did.
+    """
     load_from = cfg.get("load_from")
-    wanted = resume or cfg.get("resume", False)
-    path: Path | None = None
-    if wanted == "retry":
-        path = _latest(work_dir, timestamp)
-        wanted = cfg.get("resume", False) if path is None else False
+    path = _latest(work_dir, timestamp) if retry else None
+    wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
         path = Path(wanted)
     elif wanted:

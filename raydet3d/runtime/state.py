@@ -88,6 +88,12 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
     for name in runner.load_hook_states(state.get("hooks", [])):
         runner.logger.warning("the checkpoint has state of %s, which this run does not have", name)
     _restore_rng(runner, state.get("rng", []))
+    if meta.get("seed", runner.seed) != runner.seed:
+        runner.logger.warning(
+            "the checkpoint was made with seed %s, this run has %d: what is left of the pass comes in another order",
+            meta["seed"],
+            runner.seed,
+        )
     threads = meta.get("threads", torch.get_num_threads())
     if threads != torch.get_num_threads():
         runner.logger.warning(

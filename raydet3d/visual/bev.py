@@ -42,6 +42,8 @@ PALETTE: tuple[Color, ...] = (
 HEIGHTS = np.array([(52, 70, 122), (70, 108, 166), (112, 150, 184), (180, 200, 210), (246, 244, 232)], float)
 SMOOTH = 2
 MARGIN = 28
+FARTHEST_M = 500.0
+"""No LiDAR sees this far: what lies beyond does not widen a picture. Diverging models find boxes of any size."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,13 @@ def find_view(
         low, high = np.array(limits[:2], float), np.array(limits[half : half + 2], float)
     else:
         parts = []
+        points = points[np.isfinite(points[:, :2]).all(1)]
         if len(points):
             parts.append(np.quantile(points[:, :2], [0.002, 0.998], axis=0))
         if len(boxes):
             parts.append(bev_corners(boxes[:, [0, 1, 3, 4, 6]]).reshape(-1, 2))
         ground = np.concatenate(parts) if parts else np.array([[0.0, -20.0], [40.0, 20.0]])
+        ground = np.clip(ground, -FARTHEST_M, FARTHEST_M)
         # To the next 2 m, so that frames of a drive share a view; with the sensor if it is near; never a sliver.
         low, high = np.floor((ground.min(0) - 1) / 2) * 2, np.ceil((ground.max(0) + 1) / 2) * 2
         if (low < 10).all() and (high > -10).all():

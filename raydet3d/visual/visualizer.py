@@ -346,22 +346,27 @@ def _found(sample: Mapping[str, Any], least: float) -> Marks:
     if "bboxes_3d" not in own:
         return Marks(scores=np.zeros(0))
     scores = _array(own["scores_3d"])
-    keep = scores >= least
-    marks = _marks(own["bboxes_3d"], own["labels_3d"], sample)
-    return Marks(marks.boxes[keep], marks.labels[keep], scores[keep])
+    return _marks(own["bboxes_3d"], own["labels_3d"], sample, scores=scores, least=least)
 
 
-def _marks(boxes: Any, labels: Any, sample: Mapping[str, Any]) -> Marks:
-    """Boxes of any frame in the LiDAR's."""
+def _marks(
+    boxes: Any, labels: Any, sample: Mapping[str, Any], *, scores: Array | None = None, least: float = 0.0
+) -> Marks:
+    """Boxes of any frame in the LiDAR's; those that are not finite, or whose score is below ``least``, are left out."""
     numbers = _array(labels).astype(int)
-    if not isinstance(boxes, Boxes3D):
-        return Marks(_array(boxes).reshape(len(numbers), -1)[:, :7], numbers)
-    boxes = boxes.to("cpu")
-    if boxes.mode != Box3DMode.LIDAR:
-        lidar2cam = sample.get("lidar2cam") if boxes.mode == Box3DMode.CAM else None
-        matrix = None if lidar2cam is None else np.linalg.inv(_square(lidar2cam))
-        boxes = boxes.convert_to(Box3DMode.LIDAR, matrix)
-    return Marks(_array(boxes.tensor)[:, :7], numbers)
+    if isinstance(boxes, Boxes3D):
+        boxes = boxes.to("cpu")
+        if boxes.mode != Box3DMode.LIDAR:
+            lidar2cam = sample.get("lidar2cam") if boxes.mode == Box3DMode.CAM else None
+            matrix = None if lidar2cam is None else np.linalg.inv(_square(lidar2cam))
+            boxes = boxes.convert_to(Box3DMode.LIDAR, matrix)
+        boxes = boxes.tensor
+    rows = _array(boxes)
+    rows = rows.reshape(len(numbers), rows.shape[1] if rows.ndim > 1 else 7)[:, :7]  # K may be 0
+    keep = np.isfinite(rows).all(1)
+    if scores is not None:
+        keep &= scores >= least
+    return Marks(rows[keep], numbers[keep], None if scores is None else scores[keep])
 
 
 def _projection(sample: Mapping[str, Any]) -> Array | None:

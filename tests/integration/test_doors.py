@@ -71,12 +71,37 @@ def test_a_run_leaves_what_the_readme_says(town: Path) -> None:
     assert list(work_dir.glob("2*/vis_data/**/events.out.tfevents*"))
 
 
+def test_torchrun_trains_on_its_ranks_without_ray(town: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "raydet3d.train",
+        str(DEMO),
+    ]
+    command += ["--work-dir", "ranks", "--cfg-options", *SMALL, "epoch_num=1", "train_dataloader.batch_size=1"]
+    run = subprocess.run(command, cwd=town, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert len(re.findall(r"Finished in .* with 2 workers", run.stdout)) == 1  # rank 0 speaks, nobody else
+    assert "2 process(es)" in run.stdout
+    assert (town / "ranks" / "epoch_1.pth").is_file()
+    assert not (town / "ranks" / ".ray").exists()
+
+
 def test_a_config_that_does_not_exist(tmp_path: Path) -> None:
     refused(door("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town")
 
 
 def test_a_missing_data_root_says_how_to_prepare_it(tmp_path: Path) -> None:
     refused(door("train", KITTI, "--workers", 0, cwd=tmp_path), "data/kitti", "python -m raydet3d.data.prepare kitti")
+
+
+def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) -> None:
+    refused(train(town, "val_evaluator.ann_file=data/townkitti_infos_val.pkl"), "val_evaluator", "townkitti", "prepare")
 
 
 def test_a_misspelt_key_is_named_with_its_file(tmp_path: Path) -> None:

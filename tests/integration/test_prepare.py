@@ -283,3 +283,16 @@ def test_an_empty_cloud_is_named_but_no_reason_to_stop(tmp_path: Path, caplog: p
     assert f"{root}/training/velodyne/000001.bin: no point in the camera's view" in caplog.text
     counts = [one["num_lidar_pts"] for one in read_infos(root / "kitti_infos_train.pkl")["data_list"][1]["instances"]]
     assert counts == [0, 0, 0, 0, -1]
+
+
+def test_unknown_types_in_label_files_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    for name in ("000001", "000002"):
+        labels = root / f"training/label_2/{name}.txt"
+        line = labels.read_text().splitlines()[0].split(maxsplit=1)[1]
+        labels.write_text(f"Pedestrain {line}\nZeppelin {line}\nCar {line}\n")
+    for _ in range(2):  # also where nothing is left to do
+        caplog.clear()
+        prepare_kitti(root)
+        said = "2 'Pedestrain' (did you mean 'Pedestrian'?), 2 'Zeppelin'; KITTI's types are Pedestrian, "
+        assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]

@@ -83,3 +83,25 @@ def broken(folder: str) -> str:
 def test_an_error_in_a_hook_names_hook_stage_and_iteration_on_each_rank(tmp_path: Path) -> None:
     notes = run_ranks(broken, 2, str(tmp_path))
     assert notes == ["in hook FailAt, stage after_train_iter, epoch 1, iteration 4"] * 2
+
+
+class LossModel(ToyModel):
+    """Gives a loss with its predictions."""
+
+    def val_step(self, data: Any) -> Any:
+        return [*super().val_step(data), {"loss": torch.tensor(2.0)}]
+
+
+def lonely(folder: str) -> dict[str, Any]:
+    changes = {"model": {"type": LossModel}, "val_dataloader__dataset__size": 1}
+    runner = assemble(toy_cfg(Path(folder), val_dataloader__sampler__round_up=False, **changes))
+    metrics = runner.val()
+    if dist.get_rank() == 1:
+        runner.close()  # as a rank does that alone has failed
+    return metrics
+
+
+def test_nobody_waits_for_a_rank_without_samples_nor_for_one_that_leaves(tmp_path: Path) -> None:
+    first, second = run_ranks(lonely, 2, str(tmp_path), timeout_s=60)
+    assert first == second
+    assert first["val_loss"] == 2.0

@@ -14,6 +14,7 @@ from torch import nn
 
 from raydet3d import show
 from raydet3d.config import Config
+from raydet3d.errors import InputError
 from raydet3d.registry import DATASETS, HOOKS, MODELS
 
 PUBLISHED = "configs/pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
@@ -44,6 +45,13 @@ param_scheduler = dict(type='MultiStepLR', milestones=[4, 8], gamma=0.1, by_epoc
 
 
 class TestSchedule:
+    def test_whole_floats_are_numbers_and_a_lacking_base_is_named(self, run: Show, tmp_path: Path) -> None:
+        text = STEPS.replace("type='IterBasedTrainLoop', max_iters=10", "by_epoch=True, max_epochs=2.0")
+        assert run("schedule", config(tmp_path, text), "--epoch-length", 5).startswith("10 iterations;")
+        path = config(tmp_path, text + "auto_scale_lr = dict(enable=True)\ntrain_dataloader = dict(batch_size=2)\n")
+        with pytest.raises(InputError, match=r"auto_scale_lr\.enable needs auto_scale_lr\.base_batch_size"):
+            run("schedule", path, "--epoch-length", 5)
+
     def test_published_curves(self, run: Show, tmp_path: Path) -> None:
         """Two half cosines. The second starts from the value that the first has one step before its end."""
         file, picture = tmp_path / "deep" / "a.csv", tmp_path / "a.png"

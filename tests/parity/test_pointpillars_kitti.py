@@ -1,6 +1,7 @@
 """The published KITTI PointPillars: its tensors by name and shape, and its anchors.
 
-Reference: the list of keys and shapes of the published checkpoint's model, beside this file.
+Reference: the list of keys and shapes of the published checkpoint's model, beside this file; the published values,
+typed here and in the kit a second time.
 """
 
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet3d.config import Config
 from raydet3d.registry import MODELS, TASK_UTILS
 from tests.kit.pointpillars import published
 
@@ -22,6 +24,42 @@ def test_has_the_published_tensors():
     assert ours == listed
     assert len(ours) == 126
     assert sum(p.numel() for p in model.parameters()) == 4_834_888
+
+
+def without_scopes(value):
+    if isinstance(value, dict):
+        return {k: v.rsplit(".", 1)[-1] if k == "type" else without_scopes(v) for k, v in value.items()}
+    return [without_scopes(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def test_the_shipped_config_holds_the_published_values():
+    cfg = Config.fromfile("pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py").to_dict()
+    assert without_scopes(cfg["model"]) == without_scopes(published())
+    wrapper = cfg["optim_wrapper"]
+    assert wrapper["optimizer"] == {"type": "AdamW", "lr": 0.001, "betas": (0.95, 0.99), "weight_decay": 0.01}
+    assert wrapper["clip_grad"] == {"max_norm": 35, "norm_type": 2}
+    curves = [(c["type"], c["begin"], c["end"], c["T_max"], c["eta_min"]) for c in cfg["param_scheduler"]]
+    assert curves == [
+        ("CosineAnnealingLR", 0, 32, 32, pytest.approx(0.01)),
+        ("CosineAnnealingLR", 32, 80, 48, pytest.approx(1e-7)),
+        ("CosineAnnealingMomentum", 0, 32, 32, pytest.approx(0.85 / 0.95)),
+        ("CosineAnnealingMomentum", 32, 80, 48, 1),
+    ]
+    assert (cfg["train_cfg"]["max_epochs"], cfg["train_cfg"]["val_interval"]) == (80, 2)
+    loader = cfg["train_dataloader"]
+    assert (loader["batch_size"], loader["dataset"]["type"], loader["dataset"]["times"]) == (6, "RepeatDataset", 2)
+    steps = {step["type"]: step for step in loader["dataset"]["dataset"]["pipeline"]}
+    assert list(steps) == [
+        *("LoadPointsFromFile", "LoadAnnotations3D", "ObjectSample", "RandomFlip3D", "GlobalRotScaleTrans"),
+        *("PointsRangeFilter", "ObjectRangeFilter", "PointShuffle", "Pack3DDetInputs"),
+    ]
+    sampler = steps["ObjectSample"]["db_sampler"]
+    assert sampler["sample_groups"] == {"Car": 15, "Pedestrian": 15, "Cyclist": 15}
+    assert sampler["prepare"]["filter_by_min_points"] == {"Car": 5, "Pedestrian": 5, "Cyclist": 5}
+    assert steps["ObjectSample"]["use_ground_plane"]
+    assert steps["GlobalRotScaleTrans"]["rot_range"] == [-0.78539816, 0.78539816]
+    assert steps["PointsRangeFilter"]["point_cloud_range"] == [0, -39.68, -3, 69.12, 39.68, 1]
+    assert cfg["auto_scale_lr"]["base_batch_size"] == 48
 
 
 def test_frozen_and_channels_last_do_not_show_in_checkpoints():

@@ -10,6 +10,7 @@ import torch
 from raydet3d import registry
 from raydet3d.config import Config, configs_root
 from raydet3d.config.names import KNOWN_KEYS
+from raydet3d.models.layers import CONVS, NORMS, UPSAMPLES
 from raydet3d.registry import Registry
 
 ROOT = configs_root()
@@ -17,6 +18,7 @@ assert ROOT is not None
 FILES = sorted(ROOT.rglob("*.py"))
 RUNS = [path for path in FILES if "_base_" not in path.parts]
 TABLES = [value for value in vars(registry).values() if isinstance(value, Registry)]
+LAYERS = {"norm_cfg": NORMS, "conv_cfg": CONVS, "upsample_cfg": UPSAMPLES}
 
 
 def types(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -35,7 +37,7 @@ def test_every_type_is_in_a_table(path: Any) -> None:
     unknown = [
         f"{where}: {name}"
         for where, name in types(Config.fromfile(path).to_dict())
-        if not any(name in table for table in TABLES)
+        if not any(name in table for table in [*TABLES, LAYERS.get(where.rpartition(".")[2], {})])
     ]
     assert not unknown
 

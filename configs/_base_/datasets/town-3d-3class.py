@@ -20,6 +20,8 @@ town = dict(
 input_modality = dict(use_lidar=True, use_camera=False)
 metainfo = dict(classes=class_names)
 data_prefix = dict(pts='training/velodyne_reduced')
+# The camera's pictures are not trained on; validation draws boxes into them.
+val_prefix = dict(pts='training/velodyne_reduced', img='training/image_2')
 backend_args = None
 
 train_pipeline = [
@@ -80,7 +82,7 @@ val_dataloader = dict(
         data_root=data_root,
         town=town,
         ann_file='kitti_infos_val.pkl',
-        data_prefix=data_prefix,
+        data_prefix=val_prefix,
         pipeline=test_pipeline,
         modality=input_modality,
         test_mode=True,

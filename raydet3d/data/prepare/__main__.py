@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from raydet3d.data.prepare.kitti import prepare_kitti
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.machine import num_processors
 
 EXAMPLES = """The raw layout that is wanted, and what comes beside it:
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = logging.StreamHandler(sys.stdout)
     get_logger().addHandler(console)
     get_logger().setLevel(logging.INFO)
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    workers = num_processors() if options.workers is None else options.workers
     try:
         prepare_kitti(options.root, workers=workers)
     except InputError as error:

@@ -90,7 +90,7 @@ def prepare_frame(job: Job) -> dict[str, Any]:
 
     Returns:
         The journal's record: `signature`, `info` (the frame's entry in the info file), `num_points` of the reduced
-        cloud, `objects` (entries of the database's info file).
+        cloud, `objects` (entries of the database's info file), `unknown` (types of labels that are none of KITTI's).
     """
     files = job.inputs()
     calib = read_calib(files["calib"])
@@ -98,7 +98,7 @@ def prepare_frame(job: Job) -> dict[str, Any]:
     cloud = read_cloud(files["velodyne"])
     reduced = cloud[in_view(cloud, calib.p[2] @ calib.lidar2cam, size)]
     write_atomic(job.reduced(), reduced.data if len(reduced) else b"")
-    record: dict[str, Any] = {"signature": job.signature(), "num_points": len(reduced), "objects": []}
+    record: dict[str, Any] = {"signature": job.signature(), "num_points": len(reduced), "objects": [], "unknown": []}
     info = _describe(job, calib, size)
     if "planes" in files:
         info["plane"] = read_plane(files["planes"]).tolist()
@@ -107,6 +107,7 @@ def prepare_frame(job: Job) -> dict[str, Any]:
         boxes = camera_to_lidar(labels.boxes, calib.lidar2cam)
         inside: NDArray[Any] = points_in_boxes(np.asarray(reduced, dtype=np.float64), boxes)
         info["instances"] = _instances(labels, calib, inside.sum(0))
+        record["unknown"] = [name for name in labels.names if name not in CATEGORIES]
         if job.cut_out:
             record["objects"] = _cut_out(job, labels, boxes.astype(np.float32), reduced, inside)
     record["info"] = info

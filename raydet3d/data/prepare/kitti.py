@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,7 @@ from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 
 SPLITS = {"train": "training", "val": "training", "trainval": "training", "test": "testing"}
-_JOURNAL_VERSION = "kitti 1"
+_JOURNAL_VERSION = "kitti 2"
 _LAYOUT = (
     "KITTI's object data is laid out as ROOT/ImageSets/{train,val}.txt and "
     "ROOT/training/{velodyne,label_2,calib,image_2}/000000.*"
@@ -58,6 +60,7 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
                 if not record["num_points"]:
                     get_logger().warning("%s: no point in the camera's view", job.inputs()["velodyne"])
                 bar.step()
+        _warn_of_unknown(root, [journal.records[key] for key in jobs])
         _write_all(root, splits, journal.records)
 
 
@@ -118,6 +121,23 @@ def _work(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _warn_of_unknown(root: Path, records: list[dict[str, Any]]) -> None:
+    """Say once which types in the label files are none of KITTI's: a slip of the pen would go unnoticed."""
+    counts = Counter(name for record in records for name in record["unknown"])
+    if not counts:
+        return
+    parts = []
+    for name, count in counts.most_common():
+        near = difflib.get_close_matches(name, CATEGORIES, n=1)
+        parts.append(f"{count} {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    get_logger().warning(
+        "%s: label files hold objects of unknown types, which are left out like DontCare: %s; KITTI's types are %s",
+        root / "training" / "label_2",
+        ", ".join(parts),
+        ", ".join(CATEGORIES),
+    )
 
 
 def _write_all(root: Path, splits: dict[str, list[str]], records: dict[str, dict[str, Any]]) -> None:

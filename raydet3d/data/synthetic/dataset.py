@@ -11,6 +11,8 @@ from raydet3d.data.synthetic.settings import TownSettings
 from raydet3d.data.synthetic.town import ensure_town
 from raydet3d.registry import DATASETS
 
+DEFAULT_ROOT = "data/town"
+
 
 @DATASETS.register_module()
 class TownDataset(KittiDataset):
@@ -29,11 +31,12 @@ class TownDataset(KittiDataset):
     def __init__(
         self,
         ann_file: str = "kitti_infos_train.pkl",
-        data_root: str = "data/town",
+        data_root: str = DEFAULT_ROOT,
         *,
         town: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        data_root = data_root or DEFAULT_ROOT
         ensure_town(Path(data_root), TownSettings.read(town or {}))
         super().__init__(ann_file, data_root, **kwargs)
 
@@ -47,5 +50,6 @@ class TownDataset(KittiDataset):
         Raises:
             InputError: A setting is wrong, or the folder holds something else.
         """
-        ensure_town(Path(cfg.get("data_root") or "data/town"), TownSettings.read(cfg.get("town") or {}))
-        super().ready(cfg)
+        root = cfg.get("data_root") or DEFAULT_ROOT
+        ensure_town(Path(root), TownSettings.read(cfg.get("town") or {}))
+        super().ready({**cfg, "data_root": root})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from raydet3d.data.synthetic.settings import TownSettings
 from raydet3d.data.synthetic.write import write_town
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.machine import num_processors
 
 SETTINGS_FILE = "settings.json"
 MOST_WORKERS = 16
@@ -102,7 +102,7 @@ def _generate(root: Path, settings: TownSettings) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
     try:
-        workers = min(_cpus(), MOST_WORKERS)
+        workers = min(num_processors(), MOST_WORKERS)
         with Bar(settings.num_train + settings.num_val, f"town for {root}") as bar:
             for _ in write_town(partial, settings, workers=workers):
                 bar.step()
@@ -115,8 +115,3 @@ def _generate(root: Path, settings: TownSettings) -> None:
         raise
     frames = settings.num_train + settings.num_val
     get_logger().info("generated %d frames in %s in %.0f s", frames, root, time.monotonic() - started)
-
-
-def _cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -247,6 +247,11 @@ def test_nothing_at_all_goes_through() -> None:
         (lambda: RandomFlip3D(flip_ratio_bev_horizontal=50), r"must lie in \[0, 1\], got 50"),
         (lambda: GlobalRotScaleTrans(translation_std=[1, 2]), "translation_std must be a number or three"),
         (lambda: GlobalRotScaleTrans(rot_range=[1, 2, 3]), "rot_range must be a number or two"),
+        (
+            lambda: GlobalRotScaleTrans(scale_ratio_range=1.05),
+            "scale_ratio_range must be two .* got 1.05",
+        ),
+        (lambda: GlobalRotScaleTrans(scale_ratio_range=[0, 1.05]), "scale_ratio_range must be two factors above 0"),
         (lambda: GlobalRotScaleTrans(shift_height=True), "shift_height"),
         (lambda: ObjectNoise(global_rot_range=[0, 1]), "global_rot_range"),
         (lambda: ObjectNoise(num_try=0), "num_try"),

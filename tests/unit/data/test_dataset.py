@@ -65,9 +65,22 @@ def test_labels_follow_the_configs_classes(tiny: Path) -> None:
     assert dataset.metainfo["classes"] == ("Van", "Car")
     assert dataset[1]["ann_info"]["gt_labels_3d"].tolist() == [1, 0]
     assert dataset[0]["ann_info"]["gt_labels_3d"].tolist() == [1]
+    assert build(tiny, metainfo={"CLASSES": ["Van", "Car"]}).metainfo["classes"] == ("Van", "Car")
     assert build(tiny, metainfo=None).metainfo["classes"][:3] == ("Pedestrian", "Cyclist", "Car")
     with pytest.raises(InputError, match="no class 'Pedestrain'; did you mean 'Pedestrian'"):
         build(tiny, metainfo={"classes": ["Pedestrain"]})
+
+
+def test_a_box_without_a_size_is_left_out_with_a_word(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flatten(content):
+        content["data_list"][1]["instances"][0]["bbox_3d"][4] = 0.0  # the car's height
+
+    with caplog.at_level("WARNING", logger="raydet3d"):
+        annotation = build(rewrite(tiny, tmp_path, flatten))[1]["ann_info"]
+    assert annotation["gt_labels_3d"].tolist() == [0, 1]
+    assert "frame 1 has 1 boxes without a size" in caplog.text
 
 
 def test_accesses_do_not_share_anything(tiny: Path) -> None:
@@ -181,9 +194,14 @@ def test_a_frame_that_lacks_a_key_is_named(tiny: Path, tmp_path: Path) -> None:
         build(root)
 
 
+def test_arguments_without_an_effect_here_are_accepted(tiny: Path) -> None:
+    assert len(build(tiny, filter_cfg=None, show_ins_var=False, serialize_data=True)) == len(build(tiny))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"filter_cfg": {"min_size": 32}}, "filter_cfg={'min_size': 32}: set filter_empty_gt instead"),
         ({"load_type": "fov_image_based"}, "load_type is 'fov_image_based'"),
         ({"backend_args": {"backend": "petrel"}}, "backend 'petrel' is not known"),
         ({"modality": {"lidar": True}}, "modality has no 'lidar'"),

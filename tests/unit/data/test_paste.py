@@ -276,6 +276,13 @@ def test_a_path_that_leads_outside_is_refused(tmp_path: Path, path: str) -> None
         make(root, {"Car": 1})(scene())
 
 
+def test_objects_and_scene_have_as_many_numbers_a_point(tmp_path: Path) -> None:
+    root = write_database(tmp_path, {"Car": 1})
+    three = {"type": "LoadPointsFromFile", "load_dim": 4, "use_dim": 3}
+    with pytest.raises(InputError, match="points_loader gives 3 numbers a point, the scene has 4"):
+        make(root, {"Car": 1}, points_loader=three)(scene())
+
+
 def test_a_malformed_database_is_named(tmp_path: Path) -> None:
     root = write_database(tmp_path, {"Car": 1})
     infos = read_infos(root / "dbinfos.pkl")

@@ -89,6 +89,8 @@ def test_points_are_loaded_as_asked(tmp_path: Path) -> None:
     cloud.tofile(path)
     load = LoadPointsFromFile("LIDAR", load_dim=5, use_dim=4)
     assert_close(load({"lidar_path": str(path)})["points"], cloud[:, :4])
+    load = LoadPointsFromFile("LIDAR", load_dim=5, use_dim=5, shift_height=False, use_color=False)
+    assert_close(load({"lidar_path": str(path)})["points"], cloud)
     load = LoadPointsFromFile("LIDAR", load_dim=5, use_dim=[0, 1, 2, 4, 3], norm_intensity=True, norm_elongation=True)
     made = load({"lidar_points": {"lidar_path": str(path)}})["points"]
     assert_close(made[:, :3], cloud[:, :3])
@@ -99,6 +101,7 @@ def test_points_are_loaded_as_asked(tmp_path: Path) -> None:
         ({"coord_type": "RADAR"}, "coord_type is 'RADAR'"),
         ({"load_dim": 4, "use_dim": 5}, "use_dim=5 asks for more than load_dim=4"),
         ({"load_dim": 4, "use_dim": 3, "norm_intensity": True}, "norm_intensity needs use_dim to keep at least 4"),
+        ({"use_color": True}, "use_color=True is for indoor data"),
         ({"backend_args": {"backend": "s3"}}, "backend 's3' is not known"),
     ):
         with pytest.raises(InputError, match=message):

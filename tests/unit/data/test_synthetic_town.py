@@ -53,6 +53,15 @@ def test_first_use_generates_and_prepares(root: Path):
     assert not (root.parent / ".town.partial").exists()
 
 
+def test_without_a_root_it_goes_to_the_same_folder_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = {key: value for key, value in config(tmp_path).items() if key != "data_root"}
+    cfg["town"] = {**TOWN, "num_train": 1, "num_val": 1}
+    TownDataset.ready(cfg)
+    assert (tmp_path / "data/town/settings.json").is_file()
+    assert len(DATASETS.build(cfg)) == len(DATASETS.build({**cfg, "data_root": ""})) == 1
+
+
 def test_second_use_leaves_the_files_alone(root: Path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     TownDataset.ready(config(root))

@@ -60,6 +60,13 @@ def test_interval_minus_one_loses_an_epoch_by_a_crash_and_not_the_run(tmp_path: 
     assert files(tmp_path) == ["epoch_3.pth"]
 
 
+def test_counting_iterations_under_an_epoch_loop_keeps_one_an_epoch(tmp_path: Path) -> None:
+    hook = {"interval": -1, "by_epoch": False}
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path, hook, train_cfg={**EPOCHS, "val_interval": 1}, custom_hooks=[{"type": Crash}])
+    assert files(tmp_path) == ["iter_36.pth"]
+
+
 def test_what_is_in_it(tmp_path: Path) -> None:
     run(tmp_path, {"interval": 1, "save_param_scheduler": False})
     state = torch.load(tmp_path / "epoch_2.pth", weights_only=True)

@@ -94,6 +94,7 @@ def test_a_stage_of_a_users_own() -> None:
     hooks.register(Own())
     hooks.call(RUNNER, "after_lunch", menu="soup")
     assert seen == ["soup"]
+    hooks.call(RUNNER, "after_train_nap")  # has the shape of a stage by mode; nobody listens
 
 
 def test_an_error_keeps_its_type_and_trace_and_says_where() -> None:

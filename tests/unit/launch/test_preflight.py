@@ -4,7 +4,8 @@ import pytest
 
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import check_work_dir, settle
+from raydet3d.launch.preflight import check_this_machine, check_work_dir, settle
+from raydet3d.machine import num_processors
 
 
 def test_one_worker_a_gpu_where_there_are_gpus():
@@ -45,3 +46,12 @@ def test_work_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"work_dir .*file/x cannot be written to .*--work-dir"):
         check_work_dir(tmp_path / "file" / "x")
+
+
+def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):
+    many = RayOptions(num_workers=num_processors() + 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=f"this machine has {num_processors()}"):
+        check_this_machine(many)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_this_machine(many)

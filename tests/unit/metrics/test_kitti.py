@@ -273,6 +273,9 @@ def test_refuses_what_it_cannot_use(tmp_path):
         KittiMetric(file, metric="map")
     with pytest.raises(InputError, match="pcd_limit_range needs 6 numbers"):
         KittiMetric(file, pcd_limit_range=[0, 1])
+    KittiMetric(file, backend_args={"backend": "disk"})  # as the data sets take it
+    with pytest.raises(InputError, match="backend 's3' is not known"):
+        KittiMetric(file, backend_args={"backend": "s3"})
     with pytest.raises(InputError, match="has no frame 105"):
         run(KittiMetric(file), [sample(5, *frames[0])])
     with pytest.raises(InputError, match="no camera 'CAM9'; default_cam_key must be one of CAM2"):

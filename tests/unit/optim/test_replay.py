@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from raydet3d.optim import ParamScheduler, build_optim_wrapper, build_param_scheduler, resume_schedulers, scale_lr
+from raydet3d.optim import ParamScheduler, build_optim_wrapper, build_param_scheduler, resume_schedulers
 from raydet3d.registry import PARAM_SCHEDULERS
 from tests.kit.optim import small_model
 
@@ -22,7 +22,7 @@ SCHEDULE = [
 def start(optimizer=OPTIMIZER, schedule=SCHEDULE, epochs=6, rules=RULES, ratio=None):
     wrapper = build_optim_wrapper(small_model(), {"optimizer": dict(optimizer), "paramwise_cfg": rules})
     if ratio:
-        scale_lr(wrapper, ratio)
+        wrapper.scale_lr(ratio)
     schedulers = build_param_scheduler(
         schedule, wrapper, epoch_length=EPOCH, max_epochs=epochs, max_iters=epochs * EPOCH
     )

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydet3d import dist
 from raydet3d.errors import InputError
-from raydet3d.optim import OptimWrapper, build_optim_wrapper, scale_lr, wrapper
+from raydet3d.optim import OptimWrapper, build_optim_wrapper, wrapper
 from tests.kit.optim import batches, same, small_model, train, weights
 from tests.kit.spawn import run_ranks
 
@@ -237,7 +237,7 @@ class TestScaleLr:
     def test_all_but_the_base(self):
         cfg = {"optimizer": {"type": "SGD", "lr": 0.1}, "paramwise_cfg": {"bias_lr_mult": 2.0}}
         wrapped = build_optim_wrapper(small_model(), cfg)
-        scale_lr(wrapped, 0.5)
+        wrapped.scale_lr(0.5)
         assert wrapped.get_lr() == {"base_lr": [0.1], "lr": [0.05, 0.1, 0.05, 0.05, 0.05, 0.1]}
         assert wrapped.state_dict()["configured"][0]["lr"] == 0.05
 
@@ -245,7 +245,7 @@ class TestScaleLr:
         _, wrapped = make()
         wrapped.param_groups[0]["initial_lr"] = 0.1
         with pytest.raises(RuntimeError, match="before schedulers"):
-            scale_lr(wrapped, 2.0)
+            wrapped.scale_lr(2.0)
 
 
 def through_a_file(state):

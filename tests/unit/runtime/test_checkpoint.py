@@ -177,9 +177,33 @@ def test_a_write_that_fails_is_reported_and_harms_nothing(store: Store, caplog: 
     assert store.latest() == store.folder.path / "epoch_1.pth"
 
 
+def test_what_cannot_be_pickled_is_reported_too(store: Store) -> None:
+    fill(store, 1)
+    store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_2.pth", step=20)
+    store.drain()
+    assert store.failure is not None
+    assert "epoch_2.pth could not be written" in store.failure
+    assert store.latest() == store.folder.path / "epoch_1.pth"
+
+
+def test_latest_passes_over_what_training_cannot_go_on_from(store: Store) -> None:
+    fill(store, 1)
+    store.save({"state_dict": {}}, "weights.pth", step=20, resumable=False)
+    store.drain()
+    assert store.latest() == store.folder.path / "epoch_1.pth"
+
+
 def test_best(store: Store) -> None:
     for i, score in enumerate((0.2, 0.9, 0.5)):
-        store.save({"state_dict": {}}, f"best_{i}.pth", step=i, group="best", scores={"AP": score}, point=False)
+        store.save(
+            {"state_dict": {}},
+            f"best_{i}.pth",
+            step=i,
+            group="best",
+            scores={"AP": score},
+            point=False,
+            resumable=False,
+        )
     store.drain()
     assert store.best("AP") == store.folder.path / "best_1.pth"
     assert store.best("AP", greater=False) == store.folder.path / "best_0.pth"

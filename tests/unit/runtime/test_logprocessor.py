@@ -72,6 +72,9 @@ def test_scores_of_a_validation_and_what_is_no_number() -> None:
     assert line == "Epoch(val) [1][1/1]    AP: 12.3457  count: 3  table: a b  data_time: 0.2500  time: 0.5000"
     assert tag == {"AP": 12.34567, "count": 3, "data_time": 0.25, "time": 0.5}
     assert LogProcessor().get_log_after_epoch(run, 1, "val", with_non_scalar=True)[0]["table"] == "a b"
+    some = LogProcessor().get_log_after_epoch(run, 1, "val", headline=["nothing of this name"])
+    assert some[0] == tag  # files keep all
+    assert "table" not in some[1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from raydet3d.registry import LOOPS
 from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
 from raydet3d.runtime.loops import sample_ids
 from raydet3d.structures import InstanceData
-from tests.kit.toy import ToyData, ToyModel, ToySample, toy_cfg
+from tests.kit.toy import SaveAt, ToyData, ToyModel, ToySample, toy_cfg
 
 NO_SAVES = {"type": "CheckpointHook", "save_last": False}
 
@@ -97,6 +97,19 @@ def test_when_to_validate(tmp_path: Path, begin: int, interval: int, dynamic: li
     cfg["max_iters"] = cfg.pop("max_epochs")
     diary = run(tmp_path / "iters", {"type": "IterBasedTrainLoop", **cfg})
     assert [iteration for _, iteration in diary.val_at] == expected
+
+
+def test_a_resumed_run_has_the_interval_of_its_point_from_the_start(tmp_path: Path) -> None:
+    class Look(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            seen.append(runner.val_interval)
+
+    seen: list[int] = []
+    loop = {"type": "EpochBasedTrainLoop", "max_epochs": 3, "val_interval": 3, "dynamic_intervals": [(2, 1)]}
+    cfg = toy_cfg(tmp_path, train_cfg=loop, custom_hooks=[{"type": SaveAt, "iters": [17]}], log_level="ERROR")
+    assemble(cfg).train()
+    assemble(cfg, extra_hooks=[Look()], resume=str(tmp_path / "iter_17.pth")).train()
+    assert seen == [1] * 19
 
 
 def test_the_guides_dynamic_interval_skips_365000() -> None:

@@ -91,7 +91,7 @@ def test_a_hook_that_is_added_later_and_saves_by_itself(tmp_path: Path) -> None:
     # Saved within the last validation: a run that goes on from it holds that validation again.
     assert state["progress"] == {"epoch": 3, "iter": 36, "round": 3, "batch": 0, "validated": 24}
     again = assemble(toy_cfg(tmp_path / "again", log_level="ERROR"))
-    again.resume(str(tmp_path / "own" / "now.pth"))
+    again.resume(str(tmp_path / "own" / "now.pth"), map_location="cpu")
     assert (again.epoch, again.iter) == (3, 36)
     weights_only = assemble(toy_cfg(tmp_path / "weights", log_level="ERROR"))
     weights_only.load_checkpoint(str(tmp_path / "own" / "now.pth"), strict=True)
@@ -117,6 +117,10 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_and_none_at_all_
     with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
         runner.train()
     assert runner.iter == 36
+    # Another run's checkpoints in the same folder are no comfort. (What it has left behind is no hindrance either.)
+    runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([1, 2])], timestamp="other")
+    with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
+        runner.train()
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
@@ -124,6 +128,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     runner = assemble(toy_cfg(tmp_path, log_level="ERROR", **without))
     with pytest.raises(InputError, match="the config has no test_dataloader, test_cfg and test_evaluator"):
         runner.test()
+    assert (runner.val_dataloader, runner.test_dataloader) == (None, None)
     assert runner.train()["metrics"] == {}
     no_train = {"train_dataloader": None, "train_cfg": None, "optim_wrapper": None}
     runner = assemble(toy_cfg(tmp_path, log_level="ERROR", **no_train))

@@ -62,15 +62,23 @@ def test_the_first_start_of_an_auto_resuming_job_uses_load_from(tmp_path: Path, 
 
 
 def test_auto_resume_without_anything_begins_afresh(tmp_path: Path) -> None:
-    assert began(assemble(toy_cfg(tmp_path, **ONE), resume=True))[0] == 0
+    assert began(assemble(toy_cfg(tmp_path, **{**ONE, "log_level": "INFO"}), resume=True))[0] == 0
+    assert (
+        f"no checkpoint to resume from in {tmp_path}: the run begins afresh"
+        in next(tmp_path.glob("*/*.log")).read_text()
+    )
 
 
 def test_a_retry_takes_checkpoints_of_its_own_start_only(tmp_path: Path, done: Path) -> None:
     assemble(toy_cfg(tmp_path, **ONE), timestamp="first").train()
-    assert began(assemble(toy_cfg(tmp_path, log_level="ERROR"), timestamp="second", resume="retry"))[0] == 0
-    assert began(assemble(toy_cfg(tmp_path, log_level="ERROR"), timestamp="first", resume="retry"))[0] == 12
+    assert began(assemble(toy_cfg(tmp_path, log_level="ERROR"), timestamp="second", retry=True))[0] == 0
+    assert began(assemble(toy_cfg(tmp_path, log_level="ERROR"), timestamp="first", retry=True))[0] == 12
     asked = {"resume": str(done / "epoch_2.pth"), "log_level": "ERROR"}
-    assert began(assemble(toy_cfg(tmp_path, **asked), timestamp="second", resume="retry"))[0] == 24
+    assert began(assemble(toy_cfg(tmp_path, **asked), timestamp="second", retry=True))[0] == 24
+    # --resume with load_from, and the first try died before it saved: the weights to begin with, as the first time.
+    given = {"load_from": str(done / "epoch_2.pth"), "log_level": "ERROR"}
+    again = assemble(toy_cfg(tmp_path / "new", **given), timestamp="third", resume=True, retry=True)
+    assert began(again)[0] == 0
 
 
 def test_the_newest_is_damaged(tmp_path: Path) -> None:

@@ -85,3 +85,10 @@ def test_what_else_differs_is_said(tmp_path: Path, saved: Path) -> None:
     assert "the checkpoint has state of GoneHook, which this run does not have" in text
     assert "the checkpoint was made with 77 torch threads" in text
     assert "changed since the checkpoint: lr: 0.01 -> 0.02" in text
+
+
+def test_another_seed_is_said(tmp_path: Path, saved: Path) -> None:
+    _, log = resumed(tmp_path / "a", saved / "iter_17.pth", randomness={"seed": 4})
+    assert "the checkpoint was made with seed 3, this run has 4: what is left of the pass comes in another order" in log
+    _, log = resumed(tmp_path / "b", saved / "iter_17.pth")
+    assert "made with seed" not in log

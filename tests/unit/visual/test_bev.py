@@ -100,6 +100,16 @@ def test_a_view_holds_points_and_boxes_but_not_the_farthest_strays():
     assert max(view.size) <= 1201
 
 
+def test_boxes_and_points_of_any_size_leave_a_view():
+    points = np.array([[10.0, 0, 0], [np.nan, 0, 0], [np.inf, 5, 0], [12.0, 4, 0]])
+    for size in (2e9, 1e30):
+        boxes = marks(box(20, 0, dx=size), scores=[0.9])
+        view = find_view(points, boxes.boxes)
+        assert view.x[0] > -1000
+        assert view.x[1] < 1000
+        assert draw_bev(points, marks(), boxes, view=view).shape[1] <= 1201
+
+
 def test_a_view_of_little_or_nothing():
     for points, boxes in ((NOTHING, np.zeros((0, 7))), (np.array([[50.0, 3.0, 0.0]]), np.zeros((0, 7)))):
         view = find_view(points, boxes)

@@ -122,6 +122,16 @@ def test_what_is_drawn_can_be_chosen(tmp_path, truth, found):
     assert has(picture, (0, 0, 255)) is has(picture, (255, 0, 0)) is found
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_left_out(tmp_path, wrong):
+    given = sample(scores=(0.9, 0.8))
+    given.pred_instances_3d.bboxes_3d.tensor[1, 3] = wrong
+    visualizer = build(tmp_path)
+    visualizer.add_datasample("val", {"points": POINTS}, given)
+    assert has(visualizer.get_image(), PALETTE[2])
+    assert not has(visualizer.get_image(), PALETTE[0])
+
+
 def test_training_samples_dicts_and_nothing_at_all(tmp_path):
     visualizer = build(tmp_path)
     training = Det3DDataSample(gt_instances_3d=InstanceData(bboxes_3d=sample().eval_ann_info["gt_bboxes_3d"],
@@ -129,7 +139,9 @@ def test_training_samples_dicts_and_nothing_at_all(tmp_path):
     for one in (training, training.to_dict()):
         visualizer.add_datasample("a", {"points": POINTS.numpy()}, one)
         assert has(visualizer.get_image(), TRUTH)
-    for one in (None, {}, Det3DDataSample(), sample(scores=(0.1, 0.1))):
+    nothing_found = sample()
+    nothing_found.pred_instances_3d = nothing_found.pred_instances_3d[:0]
+    for one in (None, {}, Det3DDataSample(), nothing_found, sample(scores=(0.1, 0.1))):
         for points in (POINTS[:0], None):
             visualizer.add_datasample("a", {"points": points}, one)
     assert not has(visualizer.get_image(), PALETTE[2])
