@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -70,6 +71,51 @@ def broadcast_object(value: Any, src: int = 0) -> Any:
     box = [value]
     torch_dist.broadcast_object_list(box, src)
     return box[0]
+
+
+def first(function: Callable[[], R]) -> R:
+    """Let rank 0 alone do something; every rank gets its result, or its failure.
+
+    So all ranks go on, or end, alike: none waits for one that has left.
+
+    Args:
+        function: What rank 0 calls; what it returns or raises must be picklable.
+
+    Returns:
+        Rank 0's result.
+
+    Raises:
+        Exception: What rank 0 raised. On the other ranks it has ``told_by_first`` set: rank 0 says it.
+    """
+    if get_world_size() == 1:
+        return function()
+    failure: Exception | None = None
+    packed = b""
+    if is_main_process():
+        try:
+            packed = pickle.dumps((function(), None))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for ever
+            failure = error
+            packed = _pack(error)
+    packed = broadcast_object(packed)
+    if failure is not None:
+        raise failure
+    result, raised = pickle.loads(packed)
+    if raised is not None:
+        raised.told_by_first = True
+        raise raised
+    value: R = result
+    return value
+
+
+def _pack(error: Exception) -> bytes:
+    """A failure for the other ranks; in words where it does not survive the way."""
+    try:
+        packed = pickle.dumps((None, error))
+        pickle.loads(packed)
+    except Exception:  # noqa: BLE001 - exceptions may hold anything
+        packed = pickle.dumps((None, RuntimeError(f"rank 0 failed with {type(error).__name__}: {error}")))
+    return packed
 
 
 def all_gather_object(value: Any) -> list[Any]:

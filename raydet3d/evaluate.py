@@ -101,13 +101,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
     import torch
 
-    from raydet3d.dist import barrier, is_main_process
+    from raydet3d.dist import first, is_main_process
     from raydet3d.runtime.build import assemble, ready_data
 
     device = join_torchrun() if is_torchrun() else None
-    if is_main_process():
-        ready_data(cfg)
-    barrier()
+    first(lambda: ready_data(cfg))
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)
     runner = assemble(cfg, device=device)

@@ -42,7 +42,7 @@ def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: in
     logger = logging.getLogger(f"{NAME}.{name}")
     close_logger(logger)
     logger.propagate = False
-    _show_library_lines(rank, level)
+    _show_library_lines(rank)
     logger.setLevel(level if rank == 0 else "ERROR")
     formatter = logging.Formatter(FORMAT.replace("%(name)s", NAME), DATES)
     handlers: list[logging.Handler] = [_Stdout()]
@@ -55,12 +55,12 @@ def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: in
     return logger
 
 
-def _show_library_lines(rank: int, level: int | str) -> None:
-    """Let what library code reports look like the run's lines, on the console; no file is theirs."""
+def _show_library_lines(rank: int) -> None:
+    """Let what library code warns of look like the run's lines, on the console; no file is theirs."""
     package = get_logger()
-    package.setLevel(level if rank == 0 else "ERROR")
     if not package.handlers:
         console = _Stdout()
+        console.setLevel("WARNING" if rank == 0 else "ERROR")
         console.setFormatter(logging.Formatter(FORMAT, DATES))
         package.addHandler(console)
 

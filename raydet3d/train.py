@@ -141,12 +141,10 @@ def train(args: argparse.Namespace) -> int:
         cwd=str(Path.cwd()),
     )
     if is_torchrun():
-        from raydet3d.dist import barrier, broadcast_object, get_world_size, is_main_process
+        from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
 
         device = join_torchrun()
-        if is_main_process():
-            ready_data(cfg)
-        barrier()
+        first(lambda: ready_data(cfg))
         plan = broadcast_object(plan)
         result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}
         if not is_main_process():

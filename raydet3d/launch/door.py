@@ -19,8 +19,8 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 def run_door(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    An ``InputError`` is printed as one line and ends with 2, Ctrl-C ends with 130, anything else that is raised ends
-    with its trace and 1.
+    An ``InputError`` is printed as one line (once, where it is that of all ranks) and ends with 2, Ctrl-C ends with
+    130, anything else that is raised ends with its trace and 1.
 
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
@@ -29,7 +29,8 @@ def run_door(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except InputError as error:
-        print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not _is_said_elsewhere(error):
+            print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("raydet3d: interrupted", file=sys.stderr)
@@ -42,6 +43,22 @@ def run_door(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = FAILED
     sys.exit(code)
+
+
+def _is_said_elsewhere(error: InputError) -> bool:
+    """Whether another rank of torchrun's prints the same sentence.
+
+    What rank 0 alone did (``dist.first``), rank 0 says. Before the ranks have met, those of a machine meet the same
+    files: its first one says it. After that, what a rank finds (a damaged file among its samples) may be known to
+    nobody else.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        return False
+    if getattr(error, "told_by_first", False):
+        return True
+    dist = sys.modules.get("raydet3d.dist")  # not imported here: doors are quick to refuse
+    met = dist is not None and dist.is_distributed()
+    return not met and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def version() -> str:

@@ -11,6 +11,10 @@ How a step is skipped depends on where the weights are:
 * with any other, weights and moments are copied before the step and, by integer arithmetic on their bits, put back or
   not after it. Host-side step counts are set right when the count of bad steps is read.
 
+The forward pass has changed the model's buffers by then (BatchNorm's running statistics), and one batch that is not
+finite would spoil them for good. They are copied where a step's first forward pass begins, and put back in the same
+ways.
+
 The first step of each parameter waits for the flag, because its moments do not exist before.
 """
 
@@ -21,7 +25,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -68,6 +73,8 @@ class FiniteGuard:
         self._met: set[int] = set()
         self._corrected = self._reported = 0
         self._counts_on_host = False
+        self._buffers: list[Tensor] = []  # the model's own
+        self._copies: list[Tensor] = []  # as they were
 
     def seed(self, loss: Tensor) -> Tensor | None:
         """The gradient to start the backward pass with: 1 (None stands for it), or NaN where the loss is not finite."""
@@ -92,6 +99,36 @@ class FiniteGuard:
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+
+    def keep_buffers(self, model: nn.Module) -> None:
+        """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
+
+        Args:
+            model: The model.
+        """
+        # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
+        self._buffers = [b.data for b in model.buffers() if _is_kept(b, self.device)]
+        layout = [(b.shape, b.dtype) for b in self._buffers]
+        if layout != [(c.shape, c.dtype) for c in self._copies]:
+            self._copies = [torch.empty_like(b) for b in self._buffers]
+        if self._buffers:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def put_back(self) -> None:
+        """Give the buffers back what ``keep_buffers`` noted if the flag is up; leave every bit of them otherwise.
+
+        The step is done then: there is nothing to be put back until the next ``keep_buffers``.
+        """
+        if not self._on_host:
+            _undo(_bits(self._buffers), _bits(self._copies), self.flag)
+        elif self._bad and self._buffers:
+            torch._foreach_copy_(self._buffers, self._copies)
+        self._buffers = []
+
+    @property
+    def keeps_buffers(self) -> bool:
+        """Whether there is something for ``put_back``."""
+        return bool(self._buffers)
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
         """Let the optimizer step unless the flag is up.
@@ -156,7 +193,30 @@ def _memory(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device
     for param in active:
         found.append(param.detach())
         found += [v for v in optimizer.state.get(param, {}).values() if isinstance(v, Tensor) and v.device == device]
-    return [t.view(BITS[t.element_size()]) for t in found]
+    return _bits(found)
+
+
+def _is_kept(buffer: Tensor, device: torch.device) -> bool:
+    """Whether a buffer can be put back: made already, where the flag is, and each element its own memory."""
+    if is_lazy(buffer) or buffer.device != device or buffer.layout is not torch.strided:
+        return False
+    return buffer.element_size() in BITS and buffer.is_contiguous()
+
+
+def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors as integers of the same bits."""
+    return [t.view(BITS[t.element_size()]) for t in tensors]
+
+
+def _undo(after: Sequence[Tensor], before: Sequence[Tensor], flag: Tensor) -> None:
+    """Where the flag is up, overwrite integers by those from before, which are used up; no value leaves the device."""
+    for dtype in {bits.dtype for bits in after}:
+        old = [bits for bits in before if bits.dtype is dtype]
+        new = [bits for bits in after if bits.dtype is dtype]
+        undo = flag.to(dtype)
+        torch._foreach_mul_(new, 1 - undo)
+        torch._foreach_mul_(old, undo)
+        torch._foreach_add_(new, old)
 
 
 def masked_step(optimizer: Optimizer, active: Sequence[Tensor], flag: Tensor, **kwargs: Any) -> None:
@@ -170,11 +230,4 @@ def masked_step(optimizer: Optimizer, active: Sequence[Tensor], flag: Tensor, **
     """
     before = [bits.clone() for bits in _memory(optimizer, active, flag.device)]
     optimizer.step(**kwargs)
-    after = _memory(optimizer, active, flag.device)
-    for dtype in {bits.dtype for bits in after}:
-        old = [bits for bits in before if bits.dtype is dtype]
-        new = [bits for bits in after if bits.dtype is dtype]
-        undo = flag.to(dtype)
-        torch._foreach_mul_(new, 1 - undo)
-        torch._foreach_mul_(old, undo)
-        torch._foreach_add_(new, old)
+    _undo(_memory(optimizer, active, flag.device), before, flag)

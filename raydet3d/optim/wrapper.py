@@ -53,7 +53,8 @@ class OptimWrapper:
 
     ``update_params(loss)`` is one training iteration's worth: scale the loss, go backward and, every
     ``accumulative_counts``-th time, clip over all parameters together, step, and clear the gradients. A step whose
-    loss or gradients are not finite is left out on the device and counted in ``bad_steps``.
+    loss or gradients are not finite is left out on the device and counted in ``bad_steps``; the model's buffers
+    (BatchNorm's statistics) are then put back to where ``optim_context`` found them as the step's first forward began.
 
     Args:
         optimizer: The optimizer.
@@ -163,6 +164,7 @@ class OptimWrapper:
         assert judged is not None
         self._guard.judge(judged, self._inner_count)
         self._guard.step(self.optimizer, active, **kwargs)
+        self._guard.put_back()
 
     def _clip(self, active: Sequence[Tensor]) -> Tensor | None:
         """Clip the gradients of some parameters, all together; their norm before, where it is taken."""
@@ -176,6 +178,8 @@ class OptimWrapper:
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
+        if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
+            self._guard.keep_buffers(model)
         no_sync: Any = None if self.should_sync() else getattr(model, "no_sync", None)
         with no_sync() if no_sync is not None else nullcontext():
             yield

@@ -189,7 +189,6 @@ class Store:
         self._pointers = Folder(pointer_dir or path)
         self._thread: threading.Thread | None = None
         self.failure: str | None = None
-        self.last: str | None = None
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -269,7 +268,7 @@ class Store:
             self.folder.write_text(f"{name}.json", json.dumps(asdict(entry), indent=1))
             if point:
                 self._pointers.write_text(POINTER, os.path.relpath(self.folder.path / name, self._pointers.path))
-            self.last, self.failure = name, None
+            self.failure = None
         except Exception as error:  # noqa: BLE001 - the thread ends here: what is not told to the run is lost
             self.failure = f"checkpoint {name} could not be written: {_reason(error, state, self.folder.path)}"
             self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
@@ -301,6 +300,11 @@ class Store:
             except (OSError, ValueError, TypeError, AttributeError):
                 self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", name)
         return sorted(out, key=lambda entry: entry.serial)
+
+    def newest_own(self) -> Path | None:
+        """This run's newest regular checkpoint (no ``best_...``) that is in place."""
+        own = [e for e in self.entries() if e.run == self.run and not e.group.startswith("best_")]
+        return self.folder.path / own[-1].name if own else None
 
     def has_own(self) -> bool:
         """Whether this run has a checkpoint here."""

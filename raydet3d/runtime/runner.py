@@ -213,7 +213,8 @@ class Runner(Parts):
             else:
                 self._resume(start.state, str(start.resume_from))
         elif start.load_from is not None:
-            self.load_checkpoint(start.load_from)
+            # What is trained may begin with a part of the weights (a backbone's); what is scored must be whole.
+            self.load_checkpoint(start.load_from, strict=weights_only)
 
     def load_checkpoint(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,26 +48,22 @@ def place(cfg: Any) -> tuple[Path, str]:
 
 def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
     """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
-    failure = None
-    if dist.get_rank() == 0:
-        wanted = timestamp or time.strftime("%Y%m%d_%H%M%S")
+    return dist.first(lambda: _make_place(work_dir, timestamp))
+
+
+def _make_place(work_dir: Path, timestamp: str | None) -> str:
+    wanted = timestamp or time.strftime("%Y%m%d_%H%M%S")
+    number = 0
+    while True:
+        name = f"{wanted}-{number}" if number else wanted
         try:
-            for number in itertools.count():
-                name = wanted if number == 0 else f"{wanted}-{number}"
-                try:
-                    (work_dir / name).mkdir(parents=True, exist_ok=timestamp is not None)
-                except FileExistsError:
-                    if not (work_dir / name).is_dir():
-                        raise
-                    continue
-                timestamp = name
-                break
+            (work_dir / name).mkdir(parents=True, exist_ok=timestamp is not None)
         except OSError as error:
-            failure = f"work_dir {work_dir} cannot be written to: {error.strerror}"
-    timestamp, failure = dist.broadcast_object((timestamp, failure))
-    if failure or timestamp is None:
-        raise InputError(failure)
-    return timestamp
+            if not isinstance(error, FileExistsError) or not (work_dir / name).is_dir():
+                raise InputError(f"work_dir {work_dir} cannot be written to: {error.strerror}") from None
+            number += 1
+        else:
+            return name
 
 
 def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, retry: bool = False) -> Start:
@@ -92,9 +87,7 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, 
 
 def _latest(work_dir: Path, start: str | None = None) -> Path | None:
     """The newest checkpoint: rank 0 looks and tells the others."""
-    path = Store(work_dir).latest(start=start) if dist.get_rank() == 0 else None
-    found: Path | None = dist.broadcast_object(path)
-    return found
+    return dist.first(lambda: Store(work_dir).latest(start=start))
 
 
 def settle_seed(cfg: Any, start: Start) -> int:

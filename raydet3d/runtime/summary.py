@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from raydet3d import dist
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -28,22 +31,36 @@ def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, flo
 
 
 def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
-    """What ``Runner.train`` returns."""
+    """What ``Runner.train`` returns; every rank calls it, once all that was saved is written."""
     info = runner.message_hub.get_info
     metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
     pictures = runner.log_dir / "vis_data" / "vis_image"
+    best, last = dist.first(lambda: _in_place(runner))
     return {
         "metrics": metrics,
         "headline": runner.headline(metrics),
         "best_score": info("best_score"),
-        "best_checkpoint": info("best_ckpt"),
-        "last_checkpoint": info("last_ckpt"),
+        "best_checkpoint": best,
+        "last_checkpoint": last,
         "log_dir": str(runner.log_dir),
         "picture_dir": str(pictures) if pictures.is_dir() else None,
         "epoch": runner.epoch,
         "iter": runner.iter,
         "seconds": seconds,
     }
+
+
+def _in_place(runner: Runner) -> tuple[str | None, str | None]:
+    """The best and the last checkpoint, as far as they are there: writing one may have failed."""
+    best, last = (runner.message_hub.get_info(key) for key in ("best_ckpt", "last_ckpt"))
+    if last is not None and not Path(last).is_file():
+        newest = runner.store_in(Path(last).parent).newest_own()
+        runner.logger.error("the last checkpoint %s was not written; the newest one is %s", last, newest)
+        last = None if newest is None else str(newest)
+    if best is not None and not Path(best).is_file():
+        runner.logger.error("the best checkpoint %s is not there", best)
+        best = None
+    return best, last
 
 
 def to_lines(summary: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raydet3d import dist
+from raydet3d.errors import InputError
 from tests.kit.spawn import run_ranks
 
 
@@ -70,6 +71,43 @@ def test_a_rank_that_fails_is_named() -> None:
         run_ranks(fail_on_one, 2, timeout_s=60)
 
 
+class Stubborn(Exception):
+    """Does not survive pickling."""
+
+    def __init__(self, *, needed: str) -> None:
+        super().__init__(needed)
+
+
+def only_rank_0(kind: str) -> object:
+    """What a rank meets that asks for something that rank 0 alone does."""
+
+    def do() -> object:
+        assert dist.get_rank() == 0
+        if kind == "sentence":
+            raise InputError("a.pkl does not exist")
+        if kind == "stubborn":
+            raise Stubborn(needed="x")
+        return (lambda: 1) if kind == "unpicklable" else {"from": dist.get_rank()}
+
+    try:
+        out: object = dist.first(do)
+    except Exception as error:  # noqa: BLE001
+        out = (type(error).__name__, str(error), hasattr(error, "told_by_first"))
+    dist.barrier()  # nobody has left
+    return out
+
+
+def test_what_rank_0_does_alone_ends_alike_on_all() -> None:
+    assert run_ranks(only_rank_0, 2, "well") == [{"from": 0}] * 2
+    told = [("InputError", "a.pkl does not exist", mark) for mark in (False, True)]
+    assert run_ranks(only_rank_0, 2, "sentence") == told
+    first, second = run_ranks(only_rank_0, 2, "stubborn")
+    assert first == ("Stubborn", "x", False)
+    assert second == ("RuntimeError", "rank 0 failed with Stubborn: x", True)
+    first, second = run_ranks(only_rank_0, 2, "unpicklable")
+    assert first[0] == second[0] != "function"
+
+
 def test_alone_everything_is_a_no_op() -> None:
     assert dist.get_dist_info() == (0, 1)
     assert not dist.is_distributed()
@@ -77,6 +115,7 @@ def test_alone_everything_is_a_no_op() -> None:
     assert dist.all_gather_object("x") == ["x"]
     assert dist.gather_object("x") == ["x"]
     assert dist.broadcast_object("x") == "x"
+    assert dist.first(lambda: "x") == "x"
     assert dist.collect_results([1, 2, 3, 1], 3) == [1, 2, 3]
     value = torch.tensor([1.0, 2.0])
     for op in ("sum", "mean", "max"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydet3d.optim import OptimWrapper
+from raydet3d.optim import AmpOptimWrapper, OptimWrapper
 from raydet3d.optim.guard import FiniteGuard, largest, masked_step
 from tests.kit.optim import batches, same, small_model, train, weights
 
@@ -127,6 +127,77 @@ class TestOptimWrapper:
             train(model, wrapper, poisoned(math.nan))
         assert Reads.seen == 0
         assert wrapper.bad_steps.item() == 1
+
+
+def norm_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+
+def spoiled(at, count=6):
+    data = batches(count)
+    data[at] = (torch.full_like(data[at][0], math.nan), data[at][1])
+    return data
+
+
+def everything(model):
+    return [value.clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("device_way", [False, True])
+class TestBuffers:
+    def wrap(self, model, device_way, **kwargs):
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), **kwargs)
+        wrapper._guard._on_host = not device_way
+        return wrapper
+
+    def test_a_bad_batch_leaves_the_running_statistics_alone(self, device_way):
+        model = norm_model()
+        wrapper = self.wrap(model, device_way)
+        train(model, wrapper, batches(2))
+        before = everything(model)
+        train(model, wrapper, spoiled(0, 1))
+        assert same(everything(model), before)
+        assert wrapper.bad_steps.item() == 1
+
+    @pytest.mark.parametrize("at", [0, 3])
+    def test_the_run_is_the_one_without_the_bad_batch(self, device_way, at):
+        model, expected = norm_model(), norm_model()
+        data = spoiled(at)
+        train(model, self.wrap(model, device_way), data)
+        train(expected, self.wrap(expected, device_way, guard=False), data[:at] + data[at + 1 :])
+        assert same(everything(model), everything(expected))
+
+    def test_an_accumulated_step_goes_back_to_the_start_of_its_group(self, device_way):
+        model, expected = norm_model(), norm_model()
+        data = spoiled(4, 9)  # the middle one of three groups of three
+        train(model, self.wrap(model, device_way, accumulative_counts=3), data)
+        train(expected, self.wrap(expected, device_way, accumulative_counts=3, guard=False), data[:3] + data[6:])
+        assert same(everything(model), everything(expected))
+
+    def test_good_steps_keep_every_bit(self, device_way):
+        model, expected = norm_model(), norm_model()
+        model.register_buffer("odd", torch.tensor([math.nan, -0.0, math.inf]))
+        model.register_buffer("one", torch.zeros(1).expand(3))  # of one memory: cannot be written
+        train(model, self.wrap(model, device_way), batches(4))
+        train(expected, self.wrap(expected, device_way, guard=False), batches(4))
+        ours = model.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in expected.state_dict().items())
+        assert [str(v) for v in model.odd.tolist()] == ["nan", "-0.0", "inf"]
+
+    def test_no_guard_no_copies(self, device_way):
+        model = norm_model()
+        train(model, self.wrap(model, device_way, guard=False), spoiled(0, 1))
+        assert model[1].running_mean.isnan().all()
+
+    def test_a_loss_scaler(self, device_way):
+        model = norm_model()
+        wrapper = AmpOptimWrapper(dtype="float16", optimizer=torch.optim.SGD(model.parameters(), lr=0.05))
+        wrapper._guard._on_host = not device_way
+        train(model, wrapper, batches(1))
+        before = everything(model)
+        train(model, wrapper, spoiled(0, 1))
+        assert same(everything(model), before)
 
 
 class TestMaskedStep:

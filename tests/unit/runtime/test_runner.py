@@ -111,7 +111,9 @@ class Block(Hook):
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_and_none_at_all_fails_it(tmp_path: Path) -> None:
     runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([3])])
-    assert runner.train()["iter"] == 36
+    result = runner.train()
+    assert result["iter"] == 36
+    assert result["last_checkpoint"] == str(tmp_path / "a" / "epoch_2.pth")  # not one that does not exist
     assert (tmp_path / "a" / "last_checkpoint").read_text() == "epoch_2.pth"
     runner = assemble(toy_cfg(tmp_path / "b", log_level="CRITICAL"), extra_hooks=[Block([1, 2, 3])])
     with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
@@ -121,6 +123,20 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_and_none_at_all_
     runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([1, 2])], timestamp="other")
     with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
         runner.train()
+
+
+def test_what_is_scored_is_loaded_whole_and_what_is_trained_may_begin_with_a_part(tmp_path: Path) -> None:
+    weights = assemble(toy_cfg(tmp_path, log_level="ERROR")).model.state_dict()
+    part = tmp_path / "part.pth"
+    weights["neck.x"] = weights.pop("bbox_head.bias")
+    torch.save({"state_dict": weights}, part)
+    for mode in ("val", "test"):
+        runner = assemble(toy_cfg(tmp_path, log_level="ERROR", load_from=str(part)))
+        with pytest.raises(InputError) as raised:
+            getattr(runner, mode)()
+        text = str(raised.value)
+        assert text == f"{part} does not fit the model: 1 missing: bbox_head.bias; 1 not in the model: neck.x"
+    assert assemble(toy_cfg(tmp_path, log_level="ERROR", load_from=str(part))).train()["iter"] == 36
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
