@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     console = logging.StreamHandler(sys.stdout)
+    level = get_logger().level
     get_logger().addHandler(console)
     get_logger().setLevel(logging.INFO)
     workers = num_processors() if options.workers is None else options.workers
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         get_logger().removeHandler(console)
+        get_logger().setLevel(level)
     return 0
 
 
