@@ -28,24 +28,33 @@ class StatusTerminal:
         self._terminal = terminal
         self._max_epochs = max_epochs
         self._status = ""
+        self._is_shown = False
         self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
-        """Write lines above the status line."""
+        """Write above the status line; it comes back once the text has ended its line."""
         with self._lock:
             for match in LINE.finditer(text):
                 self._status = self._draw(match)
-            self._terminal.write(f"\r\x1b[K{text}{self._status if text.endswith(chr(10)) else ''}")
+            self._wipe()
+            self._terminal.write(text)
+            if self._status and text.endswith("\n"):
+                self._terminal.write(self._status)
+                self._is_shown = True
             self._terminal.flush()
         return len(text)
 
     def clear(self) -> None:
         """Wipe the status line for good."""
         with self._lock:
-            if self._status:
-                self._terminal.write("\r\x1b[K")
-                self._terminal.flush()
+            self._wipe()
+            self._terminal.flush()
             self._status = ""
+
+    def _wipe(self) -> None:
+        if self._is_shown:
+            self._terminal.write("\r\x1b[K")
+            self._is_shown = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._terminal, name)

@@ -30,9 +30,9 @@ def line(epoch: int, done: int) -> str:
 def test_it_follows_the_training_lines_and_stays_last():
     out = io.StringIO()
     terminal = StatusTerminal(out, 4)
-    terminal.write("starting\n")
+    print("starting", file=terminal)  # print writes the text and the end of its line one after the other
     terminal.write(line(2, 50))
-    terminal.write("Saving checkpoint\n")
+    print("Saving checkpoint", file=terminal)
     shown = screen(out.getvalue())
     assert shown[0] == "starting"
     assert shown[1].endswith("loss: 1")
