@@ -7,10 +7,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-import raydet3d
 from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.door import run_door
+from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.preflight import check_work_dir
 from raydet3d.launch.worker import default_work_dir, is_torchrun, join_torchrun
 
@@ -31,24 +30,17 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json)")
+    add_config(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file, ours or MMEngine's weights")
     parser.add_argument("--work-dir", metavar="DIR", help="folder for logs (default: work_dirs/<config's name>)")
     parser.add_argument("--out", metavar="DIR", help="write result files into this folder (submission_prefix)")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every frame into this folder")
     parser.add_argument("--score-thr", type=float, metavar="S", help="least score of a drawn box")
-    parser.add_argument("--threads", type=int, metavar="N", help="torch threads (default: those of the training)")
     parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override keys or variables of the config",
+        "--threads", type=int, metavar="N", help="torch threads (default: ray.threads_per_worker, or 1)"
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
-    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"raydet3d {raydet3d.__version__}")
+    add_old_habits(parser)
+    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.door import run_door, version
+from raydet3d.launch.door import add_config, run_door, version
 from raydet3d.launch.options import RayOptions
 
 EXAMPLES = """examples:
@@ -43,15 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         "groups": "the param groups of the model",
     }.items():
         view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
-        view.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")
-        view.add_argument(
-            "--cfg-options",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override keys (optim_wrapper.optimizer.lr=0.01) or variables (lr=0.01) of the config",
-        )
+        add_config(view)
         if name == "config":
             view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
         if name == "schedule":

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import raydet3d
 from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.door import run_door
+from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.preflight import check_this_machine, check_work_dir
 from raydet3d.launch.worker import Plan, default_work_dir, is_torchrun, join_torchrun, work
@@ -36,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json)")
+    add_config(parser)
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
@@ -61,22 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scale the learning rate by batch size, as auto_scale_lr.base_batch_size says",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override keys (optim_wrapper.optimizer.lr=0.01) or variables (lr=0.01) of the config",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch"],
-        default="none",
-        help="accepted for old habits; torchrun is recognised by itself",
-    )
-    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"raydet3d {raydet3d.__version__}")
+    add_old_habits(parser)
+    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -14,6 +15,25 @@ import raydet3d
 from raydet3d.errors import InputError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add what every door takes: the config and its overrides."""
+    parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys (optim_wrapper.optimizer.lr=0.01) or variables (lr=0.01) of the config",
+    )
+
+
+def add_old_habits(parser: argparse.ArgumentParser) -> None:
+    """Accept what launch scripts of MMDetection3D pass on; torchrun is recognised by its environment."""
+    parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_door(main: Callable[[], int]) -> NoReturn:
