@@ -103,6 +103,9 @@ def evaluate(args: argparse.Namespace) -> int:
     runner = assemble(cfg, device=device)
     metrics = runner.test()
     if is_main_process():
+        for title, folder in (("Results", args.out), ("Pictures", args.show_dir)):
+            if folder is not None:
+                print(f"{title}: {folder}")
         for name, value in runner.headline(metrics).items():
             print(f"{name}: {value:.2f}")
     return 0

@@ -114,4 +114,7 @@ default_hooks = dict(
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
 
+# Another seed is another run: --cfg-options randomness.seed=1.
+randomness = dict(seed=0)
+
 ray = dict(num_workers=2)

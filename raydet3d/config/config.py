@@ -87,6 +87,7 @@ class Config(MutableMapping[str, Any]):
             else:
                 _refuse_unknown(key, values)
                 values = set_key(values, key, value)
+                _refuse_late(key, chain)
         text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
         cfg = cls(values, filename=path, text=text)
         if import_custom_modules:
@@ -287,6 +288,16 @@ def _refuse_unknown(key: str, values: Mapping[str, Any]) -> None:
     slip = next((name for name in names if is_slip(first, name)), None)
     hint = f"; did you mean {slip!r}?" if slip else nearest(first, names)
     raise InputError(f"config option {key}: the config has no {first!r}, so this changes nothing{hint}")
+
+
+def _refuse_late(key: str, chain: Chain) -> None:
+    """Refuse to merge into a variable that the files have read already: what was made of it stays as it is."""
+    first = str(split_key(key)[0])
+    if first not in KNOWN_KEYS and any(first in source.used for source in chain.sources):
+        raise InputError(
+            f"config option {key}: {first!r} is a variable, and what is made of it has its values already, so this "
+            "changes nothing; override the keys that it went into (python -m raydet3d.show config shows them)"
+        )
 
 
 def _refuse_idle(path: Path, key: str, knobs: Mapping[str, Any], chain: Chain) -> None:

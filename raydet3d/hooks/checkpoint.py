@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -182,8 +183,11 @@ class CheckpointHook(Hook):
             self._rules = {first: self._given_rule or self._rule_of(first)}
         for key in self.save_best:
             if key not in scores:
-                given = ", ".join(scores) or "nothing"
-                raise InputError(f"CheckpointHook: save_best={key!r}, but validation gave {given}")
+                ending = [name for name in scores if name.endswith(key)]
+                near = (ending or difflib.get_close_matches(key, scores, n=3, cutoff=0.6) or list(scores))[:3]
+                given = ", ".join(near) or "nothing"
+                more = f" and {len(scores) - len(near)} others" if len(scores) > len(near) else ""
+                raise InputError(f"CheckpointHook: save_best={key!r}, but validation gave {given}{more}")
             score = scores[key]
             before = self._best.get(key, {}).get("score")
             if before is None or (score > before if self._rules[key] == "greater" else score < before):

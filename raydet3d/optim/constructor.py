@@ -136,6 +136,10 @@ class DefaultOptimWrapperConstructor:
         except InputError as error:
             error.args = (f"optim_wrapper.optimizer: {error}",)
             raise
+        except (TypeError, ValueError) as error:
+            if not getattr(cls, "__module__", "").startswith("torch."):
+                raise  # somebody's own optimizer: its trace is worth more than one line
+            raise InputError(f"optim_wrapper.optimizer: {kind}: {error}") from error
         return optimizer
 
     def add_params(

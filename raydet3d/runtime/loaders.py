@@ -46,7 +46,9 @@ def build_loader(
     with at(f"{key}.sampler"):
         sampler = _build(DATA_SAMPLERS, args.get("sampler"), {"dataset": dataset, "seed": seed})
     batches = _build_batches(args, sampler, key)
-    workers = int(args.get("num_workers", 0))
+    workers = args.get("num_workers", 0)
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise InputError(f"{key}.num_workers must be an integer of at least 0, got {workers!r}")
     options: dict[str, Any] = {name: args[name] for name in _TORCHS if args.get(name) is not None}
     if workers == 0:  # both are refused by torch then, and mean nothing
         options.pop("persistent_workers", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,11 @@ def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
     stamped: Any = getattr(loader, "batch_sampler", None)
     if hasattr(stamped, "set_position"):
         stamped.set_position(epoch, batches)
+
+
+def _is_count(value: Any) -> bool:
+    """Whether this is a whole number above 0; 2.0 is one."""
+    return not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer() and float(value) > 0
 
 
 class _TrainLoop:
@@ -53,8 +59,9 @@ class _TrainLoop:
     ) -> None:
         if len(dataloader) == 0:
             raise InputError("train_dataloader gives no batch: fewer samples than batch_size, with drop_last=True?")
-        if isinstance(limit, bool) or limit != int(limit) or limit <= 0:
-            raise InputError(f"train_cfg.{name} must be a whole number above 0, got {limit!r}")
+        for key, value in ((name, limit), ("val_interval", val_interval)):
+            if not _is_count(value):
+                raise InputError(f"train_cfg.{key} must be a whole number above 0, got {value!r}")
         self.runner = runner
         self.dataloader = dataloader
         self.limit = int(limit)

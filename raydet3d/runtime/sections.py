@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from raydet3d.config.tree import nearest
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 
@@ -22,6 +24,11 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     "logger": {"type": "LoggerHook"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "checkpoint": {"type": "CheckpointHook", "interval": 1},
+}
+# Sections that are read here and there and built by nobody, so that no constructor refuses a key.
+_PLAIN = {
+    "auto_scale_lr": ("enable", "base_batch_size"),
+    "env_cfg": ("cudnn_benchmark", "dist_cfg", "mp_cfg", "resource_limit"),
 }
 _GIVEN = ("runner", "dataloader", "evaluator")
 
@@ -41,7 +48,8 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
     """Check what can be checked without building anything.
 
     Raises:
-        InputError: Parts of training, validation or testing are missing, or a loop has a key that does not exist.
+        InputError: Parts of training, validation or testing are missing, a loop or a plain section has a key that does
+            not exist, or there is no such log level.
     """
     if not isinstance(cfg.get("model"), Mapping):
         raise InputError("the config has no model=dict(type=...)")
@@ -54,6 +62,13 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
             key = f"{mode}_cfg"
             with at(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
+    for section, known in _PLAIN.items():
+        for key in cfg.get(section) or ():
+            if key not in known:
+                raise InputError(f"{section} has no {key!r}{nearest(key, known) or '; it takes ' + ', '.join(known)}")
+    level = cfg.get("log_level", "INFO")
+    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
+        raise InputError(f"log_level must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}")
 
 
 def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:

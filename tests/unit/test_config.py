@@ -258,12 +258,14 @@ class TestKnobs:
             ("param_scheduler.7.T_max", "param_scheduler has 1 items, so no index 7"),
             ("param_scheduler.T_max", "param_scheduler is a list of 1; it takes an index, not 'T_max'"),
             ("lr.x", "lr is 0.1, which has nothing inside"),
+            ("town.seed", "'town' is a variable, and what is made of it has its values already"),
             ("gone", "later code in a.py sets gone anew, so this changes nothing"),
             ("a..b", "cannot read the key"),
         ],
     )
     def test_what_changes_nothing_is_refused(self, write: Write, key: str, expected: str) -> None:
         lines = ["lr = 0.1", "epoch_num = 3", "gone = 1", "del gone", "param_scheduler = [dict(T_max=3)]"]
+        lines += ["town = dict(seed=1)", "train_dataloader = dict(dataset=dict(town=town))"]
         path = write("a.py", "\n".join([*lines, "optim_wrapper = dict(optimizer=dict(lr=lr))"]))
         text = message(lambda: Config.fromfile(path, {key: 9}))
         assert text.startswith(f"config option {key}")

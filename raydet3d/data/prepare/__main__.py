@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     get_logger().setLevel(logging.INFO)
     workers = num_processors() if options.workers is None else options.workers
     try:
+        if workers < 0:
+            raise InputError(f"--workers must be 0 or more, got {workers}")
         prepare_kitti(options.root, workers=workers)
     except InputError as error:
         print(f"raydet3d: error: {error}", file=sys.stderr)

@@ -95,6 +95,7 @@ def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() 
     [
         ({"dataset": None, "sampler": None}, "has no sampler"),
         ({"batch_size": 0}, "d.batch_size must be an integer above 0, got 0"),
+        ({"num_workers": -1}, "d.num_workers must be an integer of at least 0, got -1"),
         ({"batch_size": "4"}, "got '4'"),
         ({"shuffle": True}, "d has no argument 'shuffle'"),
         ({"collate_fn": {"type": "default_colate"}}, "d.collate_fn: unknown function type"),

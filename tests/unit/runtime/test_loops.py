@@ -128,10 +128,12 @@ def test_stop_training_ends_after_the_epoch(tmp_path: Path) -> None:
     assert runner.train()["epoch"] == 1
 
 
-@pytest.mark.parametrize("limit", [0, 2.5, True])
+@pytest.mark.parametrize("limit", [0, 2.5, True, "abc", float("inf")])
 def test_bad_limits(tmp_path: Path, limit: Any) -> None:
     with pytest.raises(InputError, match=r"train_cfg.max_epochs must be a whole number above 0"):
         assemble(toy_cfg(tmp_path, train_cfg={"max_epochs": limit}, log_level="ERROR")).train()
+    with pytest.raises(InputError, match=r"train_cfg.val_interval must be a whole number above 0"):
+        assemble(toy_cfg(tmp_path, train_cfg={"max_epochs": 2, "val_interval": limit}, log_level="ERROR")).train()
 
 
 def test_whole_floats_are_numbers_and_empty_loaders_are_none(tmp_path: Path) -> None:
