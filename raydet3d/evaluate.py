@@ -7,11 +7,11 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, find_config, parse_options
+from raydet3d.config import Config, default_work_dir, find_config, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.preflight import check_work_dir
-from raydet3d.launch.worker import default_work_dir, is_torchrun, join_torchrun
+from raydet3d.launch.worker import is_torchrun, join_torchrun
 
 EXAMPLES = """examples:
   python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth

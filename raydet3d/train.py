@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, find_config, parse_options
+from raydet3d.config import Config, default_work_dir, find_config, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.preflight import check_this_machine, check_work_dir
-from raydet3d.launch.worker import Plan, default_work_dir, is_torchrun, join_torchrun, work
+from raydet3d.launch.worker import Plan, is_torchrun, join_torchrun, work
 from raydet3d.machine import num_processors
 
 EXAMPLES = """examples:

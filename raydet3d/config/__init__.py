@@ -1,9 +1,18 @@
 """Config files: read them, inherit, override, write them back. Nothing here imports torch."""
 
 from raydet3d.config.config import Config
-from raydet3d.config.find import configs_root, find_config
+from raydet3d.config.find import configs_root, default_work_dir, find_config
 from raydet3d.config.options import parse_options, parse_value
 from raydet3d.config.read import MissingConfig
 from raydet3d.config.tree import ConfigDict
 
-__all__ = ["Config", "ConfigDict", "MissingConfig", "configs_root", "find_config", "parse_options", "parse_value"]
+__all__ = [
+    "Config",
+    "ConfigDict",
+    "MissingConfig",
+    "configs_root",
+    "default_work_dir",
+    "find_config",
+    "parse_options",
+    "parse_value",
+]

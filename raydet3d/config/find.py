@@ -1,9 +1,11 @@
-"""Where a config lies: as a path, or among the configs that come with the package."""
+"""Where a config lies, as a path or among the configs that come with the package; and where its run writes."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from raydet3d.config.read import READERS, MissingConfig
 from raydet3d.errors import InputError
@@ -49,3 +51,9 @@ def find_config(path: str | Path) -> Path:
     ]
     hint = f"did you mean {' or '.join(f'configs/{name}' for name in near)}?" if near else f"shipped configs: {root}"
     raise MissingConfig(f"no such config: {given}; {hint}")
+
+
+def default_work_dir(cfg: Mapping[str, Any], filename: str | Path | None) -> Path:
+    """``work_dir`` of the config, else ``work_dirs/<config's name>``; absolute."""
+    given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
+    return Path(given).expanduser().absolute()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config
@@ -92,9 +91,3 @@ def join_torchrun() -> torch.device:
         torch.cuda.set_device(device)
     torch_dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     return device
-
-
-def default_work_dir(cfg: Mapping[str, Any], filename: str | None) -> Path:
-    """``work_dir`` of the config, else ``work_dirs/<config's name>``; absolute."""
-    given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
-    return Path(given).expanduser().absolute()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from raydet3d import dist
+from raydet3d.config import default_work_dir
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 from raydet3d.runtime.checkpoint import Store
@@ -42,8 +43,7 @@ def place(cfg: Any) -> tuple[Path, str]:
     """The work dir and the name of a run."""
     filename = getattr(cfg, "filename", None)
     stem = Path(filename).stem if filename else "run"
-    work_dir = Path(cfg.get("work_dir") or Path("work_dirs") / stem).expanduser().absolute()
-    return work_dir, str(cfg.get("experiment_name") or stem)
+    return default_work_dir(cfg, filename), str(cfg.get("experiment_name") or stem)
 
 
 def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
