@@ -95,6 +95,7 @@ class OptimWrapper:
         self._max_counts = -1
         self._remainder_counts = 0
         self._has_pending = False
+        self._part: tuple[float, bool] = (1.0, True)  # weight of the loss to come, and whether it ends its iteration
         self._guarded = guard
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         self._guard = FiniteGuard(device)
@@ -122,8 +123,24 @@ class OptimWrapper:
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
 
+    @contextmanager
+    def part(self, *, weight: float, last: bool) -> Iterator[None]:
+        """Train on a part of an iteration: ``update_params`` adds its gradients, and only the last part counts.
+
+        Args:
+            weight: What the part's loss is multiplied by.
+            last: Whether the iteration ends with this part.
+        """
+        self._part = (weight, last)
+        try:
+            yield
+        finally:
+            self._part = (1.0, True)
+
     def scale_loss(self, loss: Tensor) -> Tensor:
         """The loss divided by the number of iterations whose gradients it will be added to."""
+        if self._part[0] != 1:
+            loss = loss * self._part[0]
         if self._accumulative_counts == 1:
             return loss
         tail = self._max_counts > 0 and self._inner_count >= self._max_counts - self._remainder_counts
@@ -142,7 +159,7 @@ class OptimWrapper:
         if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
             kwargs["gradient"] = self._guard.seed(loss)
         loss.backward(**kwargs)  # type: ignore[no-untyped-call]
-        self._inner_count += 1
+        self._inner_count += self._part[1]
         self._has_pending = True
 
     def zero_grad(self, **kwargs: Any) -> None:
@@ -212,10 +229,14 @@ class OptimWrapper:
 
     def should_update(self) -> bool:
         """Whether the iteration just counted makes a step."""
+        if not self._part[1]:
+            return False
         return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
 
     def should_sync(self) -> bool:
         """Whether the iteration to come makes a step, and so exchanges gradients."""
+        if not self._part[1]:
+            return False
         count = self._inner_count + 1
         return count % self._accumulative_counts == 0 or count == self._max_counts
 

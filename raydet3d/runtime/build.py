@@ -36,7 +36,15 @@ from raydet3d.runtime.loaders import build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
-from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.start import (
+    apply_env,
+    find_start,
+    pick_device,
+    place,
+    settle_seed,
+    settle_slots,
+    settle_timestamp,
+)
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
 __all__ = [
@@ -64,6 +72,7 @@ def assemble(
     timestamp: str | None = None,
     resume: bool | str = False,
     retry: bool = False,
+    slots: int | None = None,
 ) -> Runner:
     """A run from its config; also known as ``Runner.from_cfg``.
 
@@ -78,6 +87,8 @@ def assemble(
             given) where there is none; a path goes on from that file. Else the config says.
         retry: Go on from the newest checkpoint that this start (timestamp) has written; where there is none, as
             ``resume`` says.
+        slots: Number of ranks that an iteration is laid out for (one batch of each), however many are there. Else what
+            the checkpoint says that the run goes on from; else those that are there.
     """
     check_sections(cfg)
     device = pick_device(device)
@@ -110,6 +121,7 @@ def assemble(
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,
         seed=seed,
+        slots=slots or settle_slots(start),
         hooks=hooks,
         logger=logger,
         log_processor=log_processor,
@@ -250,7 +262,11 @@ def _make_train_loop(cfg: Any, runner: Runner) -> Any:
     with at("train_cfg"):
         args = loop_cfg(cfg["train_cfg"], "train")
     loader = build_loader(
-        cfg["train_dataloader"], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key="train_dataloader"
+        cfg["train_dataloader"],
+        seed=runner.seed,
+        mp_start_method=_mp_start_method(cfg),
+        key="train_dataloader",
+        slots=runner.slots,
     )
     with at("train_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader})
@@ -309,6 +325,10 @@ def _introduce(runner: Runner, hooks: Hooks) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
+    if runner.slots != runner.world_size:
+        runner.logger.info(
+            "an iteration is the batches of %d workers, shared by the %d that are here", runner.slots, runner.world_size
+        )
     runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", hooks.table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"

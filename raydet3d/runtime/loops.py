@@ -15,6 +15,7 @@ from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
+from raydet3d.runtime.division import train_in_parts
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.progress import Phase
 
@@ -104,10 +105,20 @@ class _TrainLoop:
         runner, progress = self.runner, self.runner.progress
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         with _blamed(f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch):
-            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            outputs = self._step(data_batch)
         progress.phase = Phase.ITER
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         progress.finish_iter()
+
+    def _step(self, data_batch: Any) -> dict[str, Any]:
+        """The training step; in parts, where the run is laid out for more or fewer ranks than are there."""
+        runner = self.runner
+        shares = getattr(self.dataloader.batch_sampler, "shares", None)
+        weights = [1.0] if shares is None else shares(runner.progress.batch)
+        if weights == [1.0]:
+            outputs: dict[str, Any] = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            return outputs
+        return train_in_parts(runner.model, data_batch, runner.optim_wrapper, weights)
 
 
 @LOOPS.register_module()

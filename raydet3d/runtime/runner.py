@@ -17,7 +17,7 @@ from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.history import History
-from raydet3d.runtime.loaders import release
+from raydet3d.runtime.loaders import global_batch_size, num_slots, release
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.record import Record
@@ -39,6 +39,7 @@ class Runner(Parts):
         name: Name of the run, for logs and manifests.
         run: Name under which the first start of the run wrote its checkpoints.
         seed: The run's seed.
+        slots: Number of ranks that the run is laid out for: an iteration is one batch of each.
         hooks: All hooks, in order.
         logger: Where lines go.
         log_processor: Makes lines of the history.
@@ -61,6 +62,7 @@ class Runner(Parts):
         name: str,
         run: str,
         seed: int,
+        slots: int,
         hooks: Hooks,
         logger: logging.Logger,
         log_processor: Any,
@@ -78,6 +80,7 @@ class Runner(Parts):
         self.log_dir = work_dir / timestamp
         self.experiment_name = name
         self.seed = seed
+        self.slots = slots
         self._hooks = hooks
         self.logger = logger
         self.log_processor = log_processor
@@ -288,13 +291,12 @@ class Runner(Parts):
         base = auto_scale_lr.get("base_batch_size")
         if not base:
             raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
-        batch_size = getattr(self.train_dataloader.batch_sampler, "batch_size", None)
-        if not batch_size:
+        samples = global_batch_size(self.train_dataloader)
+        if not samples:
             raise InputError("auto_scale_lr needs train_dataloader.batch_size")
-        ratio = self.world_size * batch_size / base
-        self.logger.info(
-            "learning rates times %g: batch size %d x %d over %d", ratio, self.world_size, batch_size, base
-        )
+        ratio = samples / base
+        slots = num_slots(self.train_dataloader)
+        self.logger.info("learning rates times %g: batch size %d x %d over %d", ratio, slots, samples // slots, base)
         optim_wrapper.scale_lr(ratio)
 
     # -- state --------------------------------------------------------------------------------------------------

@@ -108,6 +108,13 @@ def settle_seed(cfg: Any, start: Start) -> int:
     return seed
 
 
+def settle_slots(start: Start) -> int:
+    """Number of ranks that the run is laid out for: as many as when it began."""
+    state = start.state or {}
+    made_by = state.get("sampler", {}).get("slots") or state.get("meta", {}).get("world_size")
+    return int(made_by or dist.get_world_size())
+
+
 def apply_env(cfg: Any) -> None:
     """What ``env_cfg`` says about this process; how workers start is told to the loaders alone."""
     env = cfg.get("env_cfg") or {}

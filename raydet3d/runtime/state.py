@@ -13,6 +13,7 @@ from raydet3d.errors import InputError
 from raydet3d.optim import resume_schedulers
 from raydet3d.runtime import rng
 from raydet3d.runtime.history import is_plain
+from raydet3d.runtime.loaders import global_batch_size, num_slots
 from raydet3d.runtime.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
         "hooks": runner.hook_states(),
         # While a validation runs, the generators are fenced: training goes on with what they were before.
         "rng": dist.all_gather_object(runner.fence or rng.capture(runner.device)),
-        "sampler": {"seed": runner.seed, "batch_size": _global_batch_size(runner)},
+        "sampler": {
+            "seed": runner.seed,
+            "batch_size": global_batch_size(runner.train_dataloader),
+            "slots": num_slots(runner.train_dataloader),
+        },
     }
     if optimizer:
         state["optimizer"] = runner.optim_wrapper.state_dict()
@@ -79,6 +84,10 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
         pending = state.get("pending_gradients") or []
         if len(pending) == runner.world_size:
             runner.optim_wrapper.load_pending_gradients(pending[runner.rank])
+        elif pending:  # what counts is the ranks' mean
+            names = {name for rank in pending for name in rank}
+            mean = {n: sum(rank[n] for rank in pending if n in rank) / len(pending) for n in names}
+            runner.optim_wrapper.load_pending_gradients(mean)
     runner.progress.load_state_dict(state.get("progress") or _foreign_progress(runner, meta))
     if schedulers and "param_schedulers" in state:
         _load_schedulers(runner, state["param_schedulers"])
@@ -134,19 +143,16 @@ def _foreign_progress(runner: Runner, meta: Mapping[str, Any]) -> dict[str, int]
 
 def _move_position(runner: Runner, batch_size: int | None) -> None:
     """Keep the place in the data when the global batch has another size than in the checkpoint."""
-    here = _global_batch_size(runner)
+    here = global_batch_size(runner.train_dataloader)
     if batch_size and here and batch_size != here:
         runner.progress.batch = runner.progress.batch * batch_size // here
         runner.logger.warning(
-            "the global batch was %d samples and is %d now: going on at sample %d of the pass",
+            "the global batch was %d samples and is %d now: going on at sample %d of the pass; learning rates stay as "
+            "they are scheduled",
             batch_size,
             here,
             runner.progress.batch * here,
         )
-
-
-def _global_batch_size(runner: Runner) -> int:
-    return int(getattr(runner.train_dataloader.batch_sampler, "batch_size", 0) or 0) * runner.world_size
 
 
 def _dataset_meta(runner: Runner) -> dict[str, Any]:
