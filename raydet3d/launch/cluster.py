@@ -1,0 +1,134 @@
+"""A Ray to work on: joined where one is named, started on this machine where none is, and looked over before use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from raydet3d.errors import InputError
+from raydet3d.launch import preflight
+from raydet3d.launch.nodes import read_nodes, workers_on
+from raydet3d.launch.options import RayOptions
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A cluster that was found fit for a run.
+
+    Args:
+        options: What the run asks for, without open values.
+        where: What to call the cluster in messages.
+        wait_s: How long to wait for resources that are to come.
+        cpus: CPUs of the cluster.
+        is_ours: Whether this process started it, and ends it.
+    """
+
+    options: RayOptions
+    where: str
+    wait_s: float
+    cpus: int
+    is_ours: bool
+
+    def close(self) -> None:
+        """End what this process has started."""
+        if self.is_ours:
+            ray.shutdown()
+
+
+def open_ground(options: RayOptions, work_dir: Path) -> Ground:
+    """Join or start a cluster, and check that the run can work there.
+
+    Args:
+        options: What the run asks for.
+        work_dir: The run's folder.
+
+    Raises:
+        InputError: The cluster lacks what was asked for, does not see the work dir, or wants a token.
+    """
+    where, is_ours = _connect(options)
+    try:
+        options, wait_s = preflight.check_resources(options, where=where)
+        hosts = [node for node in read_nodes() if workers_on(node.total, node.labels, options) > 0]
+        preflight.check_seen_by_nodes(work_dir, hosts)
+    except BaseException:
+        if is_ours:
+            ray.shutdown()
+        raise
+    return Ground(options, where, wait_s, int(ray.cluster_resources().get("CPU", 0)), is_ours)
+
+
+def _connect(options: RayOptions) -> tuple[str, bool]:
+    """Be on a cluster; what to call it, and whether we have joined or started it."""
+    if ray.is_initialized():
+        return "the cluster", False
+    address = os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray._private.worker").addFilter(_about_threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if not address:
+            ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
+            return "this machine", True
+        preflight.check_token()
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+            if (hint := preflight.token_hint(error)) is not None:
+                raise InputError(hint) from None
+            if isinstance(error, ConnectionError):
+                raise InputError(
+                    f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one with "
+                    "`ray start --head`, or unset RAY_ADDRESS to train on this machine"
+                ) from None
+            raise
+    return "the cluster", True
+
+
+def _about_threads(record: logging.LogRecord) -> bool:
+    """All but Ray's note that a thread cannot set signal handlers: ours are set already."""
+    return "SIGTERM handler is not set" not in record.getMessage()
+
+
+class Opening(threading.Thread):
+    """Opens the ground while the caller reads its data and imports torch: both take seconds.
+
+    Args:
+        options: What the run asks for.
+        work_dir: The run's folder.
+    """
+
+    def __init__(self, options: RayOptions, work_dir: Path) -> None:
+        super().__init__(name="ray-opening", daemon=True)
+        self._options, self._work_dir = options, work_dir
+        self._ground: Ground | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Open it, and keep what went wrong for the caller."""
+        try:
+            self._ground = open_ground(self._options, self._work_dir)
+        except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that can act on it
+            self._error = error
+
+    def wait(self) -> Ground:
+        """The ground, once it is open.
+
+        Raises:
+            InputError: It is not fit for the run.
+        """
+        self.join()
+        if self._error is not None:
+            raise self._error
+        assert self._ground is not None
+        return self._ground
+
+    def close(self) -> None:
+        """Leave the ground; where it is still being opened, wait for that first."""
+        self.join()
+        if self._ground is not None:
+            self._ground.close()
