@@ -200,3 +200,43 @@ def _check(key: str, value: Any) -> None:
         right, wanted = type(value) in (int, float) and value >= 0, "a number from 0 up"
     if not right:
         raise InputError(f"ray.{key} must be {wanted}, got {value!r}")
+
+
+def describe(options: RayOptions) -> list[str]:
+    """What a run asks of a cluster, as sentences.
+
+    Args:
+        options: The options; open values are explained.
+    """
+    if options.most == 0:
+        return ["no Ray: the run trains in the process that starts it"]
+    how_many = "a worker for each GPU of the cluster, or one where there is none"
+    if options.num_workers is not None:
+        how_many = f"{options.most} worker{'s' if options.most > 1 else ''}"
+    if options.is_elastic:
+        how_many = f"{options.least} to {options.most} workers, as many as there is room for"
+    bundle = [f"{value:g} {name}" for name, value in options.bundle.items()]
+    if options.gpus_per_worker is None:
+        bundle.append("1 GPU where the cluster has any")
+    where = [f"placed by {options.placement_strategy}"]
+    where += [f"on {options.accelerator_type}"] if options.accelerator_type else []
+    where += [f"on nodes with {key}={value}" for key, value in options.label_selector.items()]
+    lines = [f"{how_many}, each with {', '.join(bundle) or 'nothing reserved'}, {', '.join(where)}"]
+    if options.num_workers is not None:
+        totals = [f"{value * options.least:g} {name}" for name, value in options.bundle.items()]
+        most = [f"{value * options.most:g} {name}" for name, value in options.bundle.items()]
+        span = f"{', '.join(totals)} at least, {', '.join(most)} at most" if options.is_elastic else ", ".join(totals)
+        lines.append(f"in all: {span}; and a controller that reserves nothing, on the driver's node")
+    slots = options.slots or (options.most if options.num_workers is not None else None)
+    lines.append(f"an iteration is the batches of {slots or 'as many'} workers, however many are there")
+    wait = options.resource_timeout_s
+    lines.append(
+        "resources that are not there: " + ("refused, unless an autoscaler may add them" if not wait else f"{wait:g} s")
+    )
+    lines.append(f"a worker, node or controller that dies: tried again, {options.max_failures} times")
+    if options.hang_timeout_s:
+        lines.append(f"no progress for {options.hang_timeout_s:g} s: every rank's stack, and tried again")
+    if options.time_limit_s:
+        lines.append(f"after {options.time_limit_s:g} s: saved, stopped, exit code 75")
+    lines.append(f"Ray's own files: {options.storage or '<work_dir>/.ray'}; checkpoints: the work dir")
+    return lines

@@ -115,9 +115,11 @@ class Watch(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Say how it went, and drop what was saved for a stop: the run's own checkpoints go further."""
-        if self._total is not None and runner.rank == 0:
-            self._report(runner, runner.iter)
         if runner.rank == 0:
+            parts = [part for part in (self._total, self._window) if part is not None]
+            if parts:
+                self._total = torch.stack(parts).sum(0)
+                self._report(runner, runner.iter)
             store = runner.store
             store.drain()
             newest = store.newest_own()
