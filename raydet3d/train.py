@@ -204,6 +204,7 @@ def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopReque
         from raydet3d.launch.trainer import fit
 
         ground = opening.wait()
+        request.listen()
         request.trains = True
         return fit(plan, options, work_dir=Path(cfg["work_dir"]), request=request, ground=ground)
     finally:

@@ -97,6 +97,9 @@ def _about_threads(record: logging.LogRecord) -> bool:
 class Opening(threading.Thread):
     """Opens the ground while the caller reads its data and imports torch: both take seconds.
 
+    The thread lives until the ground is left: Linux ends what a thread has started (Ray's own processes ask for that)
+    when the thread ends.
+
     Args:
         options: What the run asks for.
         work_dir: The run's folder.
@@ -107,13 +110,18 @@ class Opening(threading.Thread):
         self._options, self._work_dir = options, work_dir
         self._ground: Ground | None = None
         self._error: BaseException | None = None
+        self._opened, self._left = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Open it, and keep what went wrong for the caller."""
+        """Open it, or keep what went wrong for the caller; close it when the caller leaves."""
         try:
             self._ground = open_ground(self._options, self._work_dir)
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that can act on it
             self._error = error
+        self._opened.set()
+        self._left.wait()
+        if self._ground is not None:
+            self._ground.close()
 
     def wait(self) -> Ground:
         """The ground, once it is open.
@@ -121,14 +129,13 @@ class Opening(threading.Thread):
         Raises:
             InputError: It is not fit for the run.
         """
-        self.join()
+        self._opened.wait()
         if self._error is not None:
             raise self._error
         assert self._ground is not None
         return self._ground
 
     def close(self) -> None:
-        """Leave the ground; where it is still being opened, wait for that first."""
+        """Leave the ground."""
+        self._left.set()
         self.join()
-        if self._ground is not None:
-            self._ground.close()

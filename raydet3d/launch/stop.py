@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # In the order of their numbers on the wire; what the sender of a request may say.
 REASONS = ("SIGTERM", "SIGUSR1", "time limit", "drain", "resize")
@@ -42,27 +43,35 @@ class StopRequest:
         self.reason: str | None = None
         self.trains = False
 
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take SIGTERM and SIGUSR1 as requests to stop. Call it again where something else may have taken them.
+
+        (Ray's C++ core does when it starts: it would end the process three seconds after the signal.) Further signals
+        change nothing: the first one's checkpoint is on its way.
+
+        Returns:
+            The handlers that were there before.
+        """
+        return {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        signal.alarm(0)  # the one that Ray's core has set, where it came first
+        if self.reason is not None:
+            return
+        self.reason = signal.Signals(number).name
+        if not self.trains:
+            raise Stopped(self.reason)
+
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Take SIGTERM and SIGUSR1 as requests to stop, for as long as the ``with`` block.
-
-    Further signals change nothing: the first one's checkpoint is on its way.
+    """Take signals as requests to stop, for as long as the ``with`` block.
 
     Yields:
         The request; set ``trains`` once something looks at it.
     """
     request = StopRequest()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request.reason is not None:
-            return
-        request.reason = signal.Signals(number).name
-        if not request.trains:
-            raise Stopped(request.reason)
-
-    kinds = (signal.SIGTERM, signal.SIGUSR1)
-    before = {kind: signal.signal(kind, ask) for kind in kinds}
+    before = request.listen()
     try:
         yield request
     finally:

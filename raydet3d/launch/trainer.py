@@ -55,7 +55,7 @@ def fit(
         options: What it asks of the cluster.
         work_dir: The run's folder; Ray's own files go to ``.ray`` in it.
         request: Whether this process is asked to stop.
-        ground: The cluster, where it is open already.
+        ground: The cluster, where it is open already; whoever has opened it closes it.
 
     Returns:
         Rank 0's result, with ``workers``, ``cpus`` and ``restarts`` added; of a run that was asked to stop,
@@ -65,13 +65,15 @@ def fit(
         InputError: The cluster has less than was asked for, or a worker found something that the user has to mend.
         ray.train.TrainingFailedError: The run failed.
     """
-    ground = ground or open_ground(options, work_dir)
+    given = ground
+    ground = given or open_ground(options, work_dir)
     try:
         run = Tries(plan, ground, work_dir, request or StopRequest())
         with status_line(plan.cfg.get("train_cfg")):
             result = run.until_done()
     finally:
-        ground.close()
+        if given is None:
+            ground.close()
     return {**result, "workers": run.workers, "cpus": ground.cpus, "restarts": run.restarts}
 
 
@@ -292,7 +294,7 @@ class Tries:
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 worker_runtime_env=self._runtime_env(),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             ),
         )
 
