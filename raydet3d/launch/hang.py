@@ -121,5 +121,5 @@ def read_stacks(log_dir: Path, *, since: float) -> list[str]:
             last = text[text.rfind("Timeout (") :]
             threads = last.split("\n\n")
             training = [thread for thread in threads if "raydet3d/runtime/" in thread] or threads
-            out.append(f"{path.stem}:\n{training[0][:LONGEST].rstrip()}")
+            out.append(f"{path.stem}:\n" + "\n\n".join(training)[:LONGEST].rstrip())
     return out

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ class Run:
     def signal(self, number: signal.Signals) -> None:
         """Send the door's process a signal."""
         self.process.send_signal(number)
+
+    def descendants(self, name: str) -> list[int]:
+        """Processes that it has started, directly or not, whose command line has a word."""
+        parents, named = {}, []
+        for folder in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                pid = int(folder.name)
+                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if name.encode() in (folder / "cmdline").read_bytes():
+                    named.append(pid)
+        return [pid for pid in named if self._is_mine(pid, parents)]
+
+    def _is_mine(self, pid: int, parents: Mapping[int, int]) -> bool:
+        while pid > 1 and pid != self.process.pid:
+            pid = parents.get(pid, 0)
+        return pid == self.process.pid
 
     def close(self) -> None:
         """End it, if it has not ended."""

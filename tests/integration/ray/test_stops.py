@@ -1,4 +1,4 @@
-"""Runs through the door that are told to stop: they save, end with 75, and the same command goes on at the very step."""
+"""Runs through the door that are told to stop: they save, end with 75, and the same command goes on at that step."""
 
 from __future__ import annotations
 
