@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ray
 
@@ -123,6 +124,24 @@ def room(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) 
     stay = [node for node in nodes if not node.drains]
     fits = (workers_on(node.total if occupied else node.free, node.labels, options) for node in stay)
     return _place(fits, options.placement_strategy)
+
+
+def without(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
+    """The nodes as they would be without a run's workers.
+
+    Args:
+        nodes: The cluster.
+        hosts: The node of each worker.
+        options: What each of them holds.
+    """
+    count = Counter(hosts)
+    return [
+        replace(
+            node,
+            free={**node.free, **{k: node.free.get(k, 0) + v * count[node.id] for k, v in options.bundle.items()}},
+        )
+        for node in nodes
+    ]
 
 
 def room_to_come(options: RayOptions, nodes: Iterable[Node]) -> int:

@@ -33,7 +33,7 @@ class RayOptions:
         runtime_env: Ray's runtime environment of the workers, where env_vars are not enough.
         max_failures: How often a run whose worker, node or controller died is started again from its newest
             checkpoint. Drained nodes and other sizes do not count.
-        storage: Folder of Ray's own small files. None: ``.ray`` in the work dir.
+        storage: Folder for Ray's own small files, which get one of their own in it. None: ``.ray`` in the work dir.
         resource_timeout_s: How long to wait for resources that are not there. None: not at all at the beginning
             (but half an hour for an autoscaler), and 10 minutes after a node was lost.
         start_timeout_s: How long workers may take to be placed once there is room for them. None: 60, and 20 with a

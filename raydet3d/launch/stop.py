@@ -16,8 +16,8 @@ class Stopped(Exception):
     """The run was asked to stop, and has saved: every rank leaves with this, at the same iteration.
 
     Args:
-        reason: One of ``REASONS``.
-        iteration: Iterations finished; None where training had not begun.
+        reason: One of ``REASONS``; of the launcher, also another one.
+        iteration: Iterations finished; None where no training has said so.
         checkpoint: File that the run goes on from, as text.
     """
 
@@ -26,9 +26,9 @@ class Stopped(Exception):
         self.reason, self.iteration, self.checkpoint = reason, iteration, checkpoint
 
     def __str__(self) -> str:
-        where = "before training began" if self.iteration is None else f"after iteration {self.iteration}"
+        where = "" if self.iteration is None else f" after iteration {self.iteration}"
         saved = f"; it goes on from {self.checkpoint}" if self.checkpoint else ""
-        return f"stopped ({self.reason}) {where}{saved}"
+        return f"stopped ({self.reason}){where}{saved}"
 
 
 class StopRequest:

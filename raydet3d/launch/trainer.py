@@ -25,7 +25,7 @@ from raydet3d.launch.channel import FIRST_STEP, NODES, STOP, Channel, Listener
 from raydet3d.launch.cluster import Ground, open_ground
 from raydet3d.launch.console import status_line
 from raydet3d.launch.hang import read_stacks
-from raydet3d.launch.nodes import draining_nodes, read_nodes, room
+from raydet3d.launch.nodes import draining_nodes, read_nodes, room, without
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.report import RayReportHook
 from raydet3d.launch.stop import Stopped, StopRequest
@@ -92,11 +92,13 @@ class Tries:
         self.workers = 0
         self.restarts = 0
         self._plan, self._ground, self._request = plan, ground, request
-        self._storage = Path(self.options.storage or work_dir / ".ray")
+        given = self.options.storage
+        self._storage = work_dir / ".ray" if given is None else Path(given, f"raydet3d-{work_dir.name}")
         self._log_dir = work_dir / plan.run_id
         self._wait_s = ground.wait_s
         self._placement_s = self.options.placement_timeout_s
         self._began = time.monotonic()
+        self._ended = time.time()
         self._number = 0
         self._why = ""
         self._log = get_logger()
@@ -109,6 +111,7 @@ class Tries:
             began = time.time()
             result, error = self._try_once()
             self._number += 1
+            self._ended = time.time()
             if error is not None:
                 self._why = self._judge(error, began)
                 if self._why != "no room":
@@ -152,13 +155,15 @@ class Tries:
 
     def _can_go_on(self) -> bool:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
+        if ray.get_runtime_context().get_node_id() in draining_nodes():
+            return False
         return room(self.options, read_nodes()) >= self.options.least or self._ground.wait_s > 0
 
     def _await_room(self) -> int:
         """How many workers to start: as many as there is room for, within what was asked for.
 
         Raises:
-            Stopped: This process was asked to stop meanwhile.
+            Stopped: This process was asked to stop meanwhile, or there was no room any more.
             InputError: There was no room for the least number in time.
         """
         least, most = self.options.least, self.options.most
@@ -175,10 +180,14 @@ class Tries:
             if fits >= least and now - since >= STABLE_S:
                 return fits
             if now > deadline:
-                raise InputError(
+                message = (
                     f"{self._ground.where} had room for {fits} of {least} workers after {self._wait_s:.0f} s of "
                     "waiting; the same command goes on once there is more, ray.resource_timeout_s=SECONDS waits longer"
                 )
+                if self._number == 0:
+                    raise InputError(message)
+                self._log.error("%s", message)
+                raise Stopped("no room")
             if not told and now - since > STABLE_S:
                 told = True
                 self._log.info(
@@ -238,10 +247,12 @@ class Tries:
                 first_step = self._hear_first_step(channel, started)
             if reason is None and now >= next_poll:
                 next_poll = now + self.options.drain_poll_s
-                reason = "drain" if draining_nodes() & set(channel.values(NODES)) else None
+                mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
+                reason = "drain" if draining_nodes() & mine else None
             if reason is None and self.workers < self.options.most and now >= next_resize and first_step is not None:
                 next_resize = now + self.options.resize_interval_s
-                more = more + 1 if room(self.options, read_nodes()) > 0 else 0
+                others = without(read_nodes(), channel.values(NODES), self.options)
+                more = more + 1 if room(self.options, others) > self.workers else 0
                 # Twice in a row: a resource that shows up for a moment is no reason to start again.
                 if more == 1:
                     next_resize = now + min(2.0, self.options.resize_interval_s)
@@ -259,7 +270,8 @@ class Tries:
         if self.options.start_timeout_s is None:
             self._placement_s = max(self.options.placement_timeout_s, 2 * took)
         if self._number:
-            self._log.info("first step %.1f s after the restart, with %d workers", took, self.workers)
+            waited = float(word) - self._ended
+            self._log.info("first step %.1f s after the last try ended, with %d workers", waited, self.workers)
         return float(word)
 
     def _make_trainer(self, name: str, channel: str) -> TorchTrainer:

@@ -73,3 +73,18 @@ class KillAt(Hook):
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Touch(Hook):
+    """Makes a file once the first iteration is done.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.rank == 0:
+            self.path.touch()

@@ -6,5 +6,5 @@ from tests.kit import faults, toy, trace
 MODELS.register_module(module=toy.ToyModel)
 DATASETS.register_module(module=toy.ToyData)
 METRICS.register_module(module=toy.ToyMetric)
-for hook in (trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt):
+for hook in (trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt, faults.Touch):
     HOOKS.register_module(module=hook)

@@ -41,9 +41,10 @@ default_hooks = dict(
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 randomness = dict(seed=3)
 custom_hooks = {hooks}
-ray = dict(dashboard=False, gpus_per_worker=0, cpus_per_worker=0.5, **{ray})
+ray = {ray}
 """
 
+RAY = {"dashboard": False, "gpus_per_worker": 0, "cpus_per_worker": 0.5}
 DEFAULTS: dict[str, Any] = {
     "dropout": 0.3, "batch": 2, "loaders": 0, "size": 48, "epochs": 3, "val_interval": 3, "every": 4,
 }  # fmt: skip
@@ -56,7 +57,9 @@ def write_config(
     folder.mkdir(parents=True, exist_ok=True)
     first = [{"type": "WriteSamples", "folder": str(folder / "samples")}] if trace else []
     path = folder / "toy.py"
-    text = CONFIG.format(**{**DEFAULTS, **changes}, hooks=repr([*first, *map(dict, hooks)]), ray=repr(dict(ray or {})))
+    text = CONFIG.format(
+        **{**DEFAULTS, **changes}, hooks=repr([*first, *map(dict, hooks)]), ray=repr({**RAY, **(ray or {})})
+    )
     path.write_text(text)
     return path
 
@@ -171,14 +174,20 @@ def assert_same_weights(one: Path, other: Path, iteration: int) -> None:
         assert torch.equal(value, b[name]), name
 
 
-def steps_that_count(folder: Path) -> dict[int, dict[str, list[Any]]]:
-    """The samples of each rank at each iteration, of the start that counted: what was done again replaces."""
-    steps: dict[int, dict[str, list[Any]]] = {}
-    for path in sorted(folder.glob("rank*.jsonl")):
+def steps_that_count(folder: Path) -> list[list[Any]]:
+    """The samples of each iteration over all ranks, sorted, as they were trained on last: what was redone replaces."""
+    steps: dict[int, dict[int, tuple[list[Any], int]]] = {}
+    for path in folder.glob("rank*.jsonl"):
         for line in path.read_text().splitlines():
-            iteration, ids, digests = json.loads(line)
-            steps.setdefault(iteration, {})[path.stem] = [*zip(ids, digests, strict=True)]
-    return steps
+            iteration, ids, digests, world = json.loads(line)
+            rank = int(path.stem.removeprefix("rank"))
+            steps.setdefault(iteration, {})[rank] = ([*zip(ids, digests, strict=True)], world)
+    assert sorted(steps) == list(range(len(steps)))
+    out = []
+    for _, ranks in sorted(steps.items()):
+        world = ranks[0][1]  # that of the last try: ranks beyond are of an earlier one
+        out.append(sorted(pair for rank in range(world) for pair in ranks[rank][0]))
+    return out
 
 
 def iterations_logged(text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydet3d.launch.nodes import Node, room, workers_on
+from raydet3d.launch.nodes import Node, room, without, workers_on
 from raydet3d.launch.options import RayOptions
 
 
@@ -52,3 +52,11 @@ def test_the_kind_of_gpu() -> None:
 def test_resources_of_the_clusters_own_making() -> None:
     options = RayOptions(num_workers=2, gpus_per_worker=0, resources_per_worker={"lidar": 2})
     assert workers_on({"CPU": 8, "lidar": 5}, {}, options) == 2
+
+
+def test_a_runs_own_workers_are_no_others() -> None:
+    nodes = [node("a", free=1), node("b", free=4)]
+    options = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0, placement_strategy="STRICT_PACK")
+    assert room(options, without(nodes, ["a", "a", "a"], options)) == 4  # on one node: no more than there are on b
+    packed = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0)
+    assert room(packed, without(nodes, ["a", "a", "a"], packed)) == 8
