@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from raydet3d.config.blanks import Written
 from raydet3d.errors import InputError
@@ -27,6 +28,10 @@ class Origin:
     lines: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     written: Written = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for another process: ``Origin(**these)``."""
+        return {"lines": dict(self.lines), "env": dict(self.env), "written": dict(self.written)}
 
     def where(self, key: str) -> str:
         """``file:line`` of a dotted key, or of the nearest thing round it that has one; else an empty text."""
