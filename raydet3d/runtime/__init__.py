@@ -1,5 +1,6 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
+from raydet3d.registry import RUNNERS
 from raydet3d.runtime.build import assemble, ready_data
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History
@@ -9,6 +10,7 @@ from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.wrappers import MMDistributedDataParallel
 
 Runner.from_cfg = staticmethod(assemble)
+RUNNERS.register_module(module=Runner)
 
 __all__ = [
     "EpochBasedTrainLoop",
