@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,12 +93,13 @@ class Registry:
         return dict(self._table)
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Each entry's name, the module that it comes from, and the first line of what it says of itself."""
+        """Each entry's name, the module that it comes from, and the first sentence of what it says of itself."""
         self._wake()
         rows = []
         for name, thing in sorted(self._table.items()):
-            doc = (getattr(thing, "__doc__", None) or "").strip().partition("\n")[0]
-            rows.append((name, str(getattr(thing, "__module__", "")), doc))
+            paragraph = inspect.cleandoc(getattr(thing, "__doc__", None) or "").partition("\n\n")[0]
+            sentence = re.split(r"(?<=\.)\s", " ".join(paragraph.split()))[0]
+            rows.append((name, str(getattr(thing, "__module__", "")), sentence))
         return rows
 
     @overload
