@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.groups import Group, merge
+from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
@@ -225,13 +226,16 @@ def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper)
 
     Args:
         model: The model, on its device.
-        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, or a ready wrapper.
+        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, a ready wrapper, or ready
+            wrappers by name, which make an ``OptimWrapperDict``.
     """
     if isinstance(cfg, OptimWrapper):
         wrapper = cfg
+    elif not isinstance(cfg, Mapping):
+        raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
+    elif cfg and all(isinstance(value, OptimWrapper) for value in cfg.values()):
+        wrapper = OptimWrapperDict(**cfg)
     else:
-        if not isinstance(cfg, Mapping):
-            raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
         args = dict(cfg)
         constructor = args.pop("constructor", None) or "DefaultOptimWrapperConstructor"
         spec = constructor if isinstance(constructor, Mapping) else {"type": constructor}

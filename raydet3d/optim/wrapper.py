@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,10 +197,20 @@ class OptimWrapper:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
-        if self._accumulative_counts > 1 and hasattr(model, "no_sync") and not self.should_sync():
-            context: AbstractContextManager[None] = model.no_sync()
-            return context
-        return NOTHING
+        no_sync: Any = getattr(model, "no_sync", None) if self._accumulative_counts > 1 else None
+        if no_sync is None or self.should_sync():
+            return NOTHING
+        context: AbstractContextManager[None] = no_sync()
+        return context
+
+    def watch_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
+        """Hand over the gradients' norm at each step, where it is taken.
+
+        Args:
+            update: Gets the name ``grad_norm`` and the norm, as a tensor on the device.
+            prefix: Stands before the name.
+        """
+        self.grad_norm_sink = partial(update, f"{prefix}grad_norm")
 
     # ---- accumulation
 
@@ -284,6 +295,11 @@ class OptimWrapper:
             named: A model's ``named_parameters()``.
         """
         self._groups.name(named)
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether the parameters' names have been told."""
+        return all(self._groups.name_of(p) is not None for p in self._groups.params())
 
     def _set_base(self) -> None:
         many = len(self._groups.published()) > 1
