@@ -5,7 +5,6 @@ Legend: ``lr``, ``wd`` the optimizer's learning rate and weight decay, as the co
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch.optim import Optimizer
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.groups import Group, merge
+from raydet3d.optim.optimizers import build_optimizer
 from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
-from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 DEFORMABLE = frozenset({"DeformConv2d", "ModulatedDeformConv2d"})
@@ -128,20 +128,11 @@ class DefaultOptimWrapperConstructor:
         return wrapper
 
     def _build_optimizer(self, params: Any) -> Optimizer:
-        """The optimizer; parameters go in under whatever its constructor calls them."""
-        kind = self.optimizer_cfg.get("type")
-        cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-        first = next(iter(inspect.signature(cls).parameters), "params") if callable(cls) else "params"
         try:
-            optimizer: Optimizer = OPTIMIZERS.build({**self.optimizer_cfg, first: params})
+            return build_optimizer(self.optimizer_cfg, params)
         except InputError as error:
             error.args = (f"optim_wrapper.optimizer: {error}",)
             raise
-        except (TypeError, ValueError) as error:
-            if not getattr(cls, "__module__", "").startswith("torch."):
-                raise  # somebody's own optimizer: its trace is worth more than one line
-            raise InputError(f"optim_wrapper.optimizer: {kind}: {error}") from error
-        return optimizer
 
     def add_params(
         self,
