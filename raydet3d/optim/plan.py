@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from raydet3d.errors import InputError
+from raydet3d.optim.schedule import CurveScheduler
 from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS
@@ -81,7 +82,8 @@ def _build_list(
         convert = args.pop("convert_to_iter_based", False)
         own_length = args.pop("epoch_length", None)
         end = max_epochs if args.get("by_epoch", True) else max_iters
-        if end is not None and args.get("end") is None:
+        lasts = end is not None and args.get("end") is None
+        if lasts:
             args["end"] = end
         try:
             if convert:
@@ -90,10 +92,13 @@ def _build_list(
                 if not hasattr(cls, "build_iter_from_epoch"):
                     raise InputError(f"{kind} cannot be converted to iterations")
                 args["type"] = _converter(cls, own_length or epoch_length)
-            built.append(PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper}))
+            made = PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper})
         except InputError as error:
             error.args = (f"{key}[{i}]: {error}",)
             raise
+        if isinstance(made, CurveScheduler):
+            made.lasts_all_iters = lasts and not made.by_epoch and not convert
+        built.append(made)
     return built
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -124,6 +124,8 @@ class ParamScheduler:
         self.target: Target = momentum_target(optimizer) if param_name == "momentum" else Field(param_name)
         self.last_step = last_step
         self._global_step = last_step
+        # Iterations of an epoch, where the config measures in epochs what is counted in iterations.
+        self.epoch_length: int | None = None
         self.config_changes: list[str] = []
         for group in optimizer.param_groups:
             value = self.target.read(group)
@@ -175,14 +177,24 @@ class ParamScheduler:
     def state_dict(self) -> dict[str, Any]:
         """The tick count, under MMEngine's two names, and whose it is."""
         kind = {"type": type(self).__name__, "param_name": self.param_name, "by_epoch": self.by_epoch}
+        if self.epoch_length is not None:
+            kind["epoch_length"] = self.epoch_length
         return {"last_step": self.last_step, "_global_step": self._global_step, **kind}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved count; nothing is applied, since values come back with the optimizer.
 
-        What this run's config says (begin, end, the curve) stays. MMEngine's own states fit.
+        What this run's config says (begin, end, the curve) stays. A count of iterations that stand for epochs is
+        stretched where an epoch has another length now. MMEngine's own states fit.
         """
-        self.set_count(int(state_dict["_global_step"]))
+        count, length = int(state_dict["_global_step"]), state_dict.get("epoch_length")
+        self.config_changes = []
+        if length and self.epoch_length and length != self.epoch_length:
+            count = round(count * self.epoch_length / length)
+            self.config_changes.append(
+                f"{type(self).__name__}: iterations of an epoch: {length} -> {self.epoch_length}"
+            )
+        self.set_count(count)
 
     def set_count(self, count: int) -> None:
         """Go on from a count of ticks; nothing is applied."""
@@ -199,6 +211,8 @@ class CurveScheduler(ParamScheduler):
 
     curve_type: ClassVar[type[Curve]]
     param: ClassVar[str | None] = None
+    # Whether the end is the run's, counted in iterations, because the config names none.
+    lasts_all_iters: bool = False
 
     def __init__(self, optimizer: OptimWrapper | Optimizer, *name: str, **arguments: Any) -> None:
         param_name = str(self.param or (name[0] if name else arguments.pop("param_name")))
@@ -258,11 +272,16 @@ class CurveScheduler(ParamScheduler):
         """Go on from a saved count; where the saved curve was another one, ``config_changes`` says so."""
         super().load_state_dict(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
-        self.config_changes = [
+        self.config_changes += [
             f"{type(self).__name__}.{key}: {saved[key]} -> {value}"
             for key, value in now.items()
             if key in saved and saved[key] != value
         ]
+
+    def end_at(self, tick: int) -> None:
+        """Move the end, for a schedule that lasts as long as the run."""
+        self.curve = replace(self.curve, end=tick)
+        self.end = tick
 
     @classmethod
     def build_iter_from_epoch(
@@ -278,7 +297,9 @@ class CurveScheduler(ParamScheduler):
         """
         others = {k: arguments.pop(k) for k in ("last_step", "verbose", "param_name") if k in arguments}
         curve = cls.curve_type(**arguments).in_iterations(epoch_length)
-        return cls(optimizer, *name, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
+        made = cls(optimizer, *name, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
+        made.epoch_length = epoch_length
+        return made
 
 
 # What the last part of a name schedules; None: the field that ``param_name`` names.

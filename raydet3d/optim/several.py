@@ -124,7 +124,7 @@ class OptimWrapperDict(OptimWrapper):
             max_counts: Not used: how often an iteration asks which wrapper is the model's own business.
         """
         for wrapper in self.values():
-            if wrapper._accumulative_counts == 1:
+            if wrapper.accumulative_counts == 1:
                 wrapper.initialize_count_status(model, init_counts, -1)
 
     def should_update(self) -> bool:
@@ -144,6 +144,11 @@ class OptimWrapperDict(OptimWrapper):
     def defaults(self) -> dict[str, Any]:
         """Not for several."""
         self._refuse("defaults")
+
+    @property
+    def accumulative_counts(self) -> int:
+        """The most iterations whose gradients make one step."""
+        return max(wrapper.accumulative_counts for wrapper in self.values())
 
     @property
     def inner_count(self) -> int:
@@ -201,7 +206,7 @@ class OptimWrapperDict(OptimWrapper):
         states = {}
         for name, wrapper in self.items():
             states[name] = wrapper.state_dict()
-            if wrapper._accumulative_counts > 1:
+            if wrapper.accumulative_counts > 1:
                 states[name]["inner_count"] = wrapper.inner_count
         return states
 
@@ -219,7 +224,7 @@ class OptimWrapperDict(OptimWrapper):
         for name, state in state_dict.items():
             wrapper = self[name]
             wrapper.load_state_dict(state)
-            if wrapper._accumulative_counts > 1:
+            if wrapper.accumulative_counts > 1:
                 wrapper._inner_count = int(state.get("inner_count", 0))
 
     def pending_gradients(self) -> dict[str, Tensor]:

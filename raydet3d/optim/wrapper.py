@@ -248,6 +248,11 @@ class OptimWrapper:
         return count % self._accumulative_counts == 0 or count == self._max_counts
 
     @property
+    def accumulative_counts(self) -> int:
+        """Iterations whose gradients make one step."""
+        return self._accumulative_counts
+
+    @property
     def inner_count(self) -> int:
         """Iterations counted."""
         return self._inner_count
