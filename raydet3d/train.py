@@ -110,6 +110,11 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
     """
     started = time.monotonic()
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _train(cfg, args, request, started=started)
+
+
+def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, started: float) -> int:
     work_dir = Path(cfg["work_dir"])
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
@@ -162,6 +167,7 @@ def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> Plan:
     return Plan(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
+        origin=cfg.origin.to_dict(),
         run_id=time.strftime("%Y%m%d_%H%M%S"),
         resume=resume,
         threads=options.threads_per_worker if is_torchrun() else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.config import Config
+from raydet3d.config import Config, Origin
 from raydet3d.launch.memory import keep_freed_memory
 from raydet3d.launch.stop import Stopped
 
@@ -34,6 +34,7 @@ class Plan:
         why: Why this start was made, where it was not the user.
         hang_timeout_s: Seconds without progress after which the process ends; 0: never.
         straggler_ratio: A rank that takes so many times as long as the others is named.
+        origin: Where the config's values come from (``cfg.origin.to_dict()``).
     """
 
     cfg: dict[str, Any]
@@ -47,6 +48,7 @@ class Plan:
     why: str = ""
     hang_timeout_s: float = 0
     straggler_ratio: float = 1.5
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for the wire."""
@@ -84,7 +86,7 @@ def work(
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     keep_freed_memory()
-    cfg = Config(plan.cfg, filename=plan.filename)
+    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin(**plan.origin))
     cfg.import_custom_modules()
     starts, pace = StartsHook(why=plan.why), Pace()
     hang = HangHook(plan.hang_timeout_s) if plan.hang_timeout_s else None

@@ -152,8 +152,10 @@ def _build_dataset(cfg: Any, key: str) -> Any:
 def global_batch_size(loader: DataLoader[Any]) -> int:
     """Samples of one iteration over all ranks; 0 where the loader does not say."""
     batches: Any = loader.batch_sampler
-    here = int(getattr(batches, "batch_size", 0) or 0) * get_world_size()
-    return int(getattr(batches, "global_batch_size", here))
+    if hasattr(batches, "global_batch_size"):
+        return int(batches.global_batch_size)
+    size = getattr(getattr(batches, "batch_sampler", batches), "batch_size", None)
+    return size * get_world_size() if isinstance(size, int) else 0
 
 
 def num_slots(loader: DataLoader[Any]) -> int:
