@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.runs import assert_same_weights, finish, starts, write_config
+from tests.kit.runs import PATIENCE, assert_same_weights, finish, starts, write_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_a_hang_ends_with_every_ranks_stack_and_a_retry(tmp_path: Path) -> None:
     whole = finish(write_config(tmp_path / "whole"), "--workers", 2)
     hang = {"type": "Hang", "rank": 1, "at": 10, "marker": str(tmp_path / "hung")}
-    run = finish(write_config(tmp_path / "part", hang), "--workers", 2, "--ray", "hang_timeout_s=10")
+    run = finish(write_config(tmp_path / "part", hang), "--workers", 2, "--ray", f"hang_timeout_s={10 * PATIENCE:g}")
     text = run.text()
-    assert "the run made no progress for 10 s; each rank's stack (in full in" in text
+    assert f"the run made no progress for {10 * PATIENCE:g} s; each rank's stack (in full in" in text
     stacks = text[text.index("each rank's stack") :]
     rank0, rank1 = stacks[stacks.index("rank0:") :].split("rank1:", 1)
     assert "backward" in rank0  # waits in the gradient exchange
