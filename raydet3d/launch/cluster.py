@@ -136,6 +136,7 @@ class Opening(threading.Thread):
         return self._ground
 
     def close(self) -> None:
-        """Leave the ground."""
+        """Leave the ground. One that is still being opened is not waited for: it ends with this process."""
         self._left.set()
-        self.join()
+        if self._opened.is_set():
+            self.join()

@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from raydet3d.errors import InputError
 from raydet3d.launch.channel import FIRST_STEP, NODES, STOP, Channel, Listener
 from raydet3d.launch.cluster import Ground, open_ground
 from raydet3d.launch.console import status_line
+from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
 from raydet3d.launch.hang import read_stacks
 from raydet3d.launch.nodes import draining_nodes, read_nodes, room, without
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.report import RayReportHook
 from raydet3d.launch.stop import Stopped, StopRequest
 from raydet3d.launch.worker import Plan, quiet_file_loggers, work
-from raydet3d.log import get_logger
+from raydet3d.log import close_logger, open_logger
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
@@ -67,11 +67,12 @@ def fit(
     """
     given = ground
     ground = given or open_ground(options, work_dir)
+    run = Tries(plan, ground, work_dir, request or StopRequest())
     try:
-        run = Tries(plan, ground, work_dir, request or StopRequest())
         with status_line(plan.cfg.get("train_cfg")):
             result = run.until_done()
     finally:
+        run.close()
         if given is None:
             ground.close()
     return {**result, "workers": run.workers, "cpus": ground.cpus, "restarts": run.restarts}
@@ -101,7 +102,11 @@ class Tries:
         self._ended = time.time()
         self._number = 0
         self._why = ""
-        self._log = get_logger()
+        self._log = open_logger(f"driver-{plan.run_id}", self._log_dir / f"{plan.run_id}.log")
+
+    def close(self) -> None:
+        """Give the log file back."""
+        close_logger(self._log)
 
     def until_done(self) -> dict[str, Any]:
         """Try until there is a result."""
@@ -235,44 +240,40 @@ class Tries:
     def _look_after(self, thread: threading.Thread, channel: Channel, started: float) -> None:
         """Until the try ends: pass on that it is to stop, and find out whether it is."""
         told = False
-        next_poll = time.monotonic() + self.options.drain_poll_s
-        next_resize = time.monotonic() + self.options.resize_interval_s
-        first_step: float | None = None
-        more = 0
+        has_stepped = False
+        more = 0  # looks in a row that found room for more workers
+        word = Clock(1.0)
+        drain, resize = Clock(self.options.drain_poll_s), Clock(self.options.resize_interval_s)
         while thread.is_alive():
             thread.join(LOOK_S)
-            now = time.monotonic()
             reason = self._asked()
-            if first_step is None and now >= next_poll - self.options.drain_poll_s + 1:
-                first_step = self._hear_first_step(channel, started)
-            if reason is None and now >= next_poll:
-                next_poll = now + self.options.drain_poll_s
+            if not has_stepped and word.strikes():
+                has_stepped = self._hear_first_step(channel, started)
+            if reason is None and drain.strikes():
                 mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
                 reason = "drain" if draining_nodes() & mine else None
-            if reason is None and self.workers < self.options.most and now >= next_resize and first_step is not None:
-                next_resize = now + self.options.resize_interval_s
-                others = without(read_nodes(), channel.values(NODES), self.options)
-                more = more + 1 if room(self.options, others) > self.workers else 0
-                # Twice in a row: a resource that shows up for a moment is no reason to start again.
-                if more == 1:
-                    next_resize = now + min(2.0, self.options.resize_interval_s)
+            if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
+                nodes = without(read_nodes(), channel.values(NODES), self.options)
+                more = more + 1 if room(self.options, nodes) > self.workers else 0
+                if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
+                    resize.strike_in(2.0)
                 reason = "resize" if more > 1 else None
             if reason is not None and not told:
                 channel.put(STOP, reason)
                 told = True
 
-    def _hear_first_step(self, channel: Channel, started: float) -> float | None:
-        """When the first step was done; the next start may take twice as long as this one took."""
+    def _hear_first_step(self, channel: Channel, started: float) -> bool:
+        """Whether the first step was done; the next start may take twice as long as this one took."""
         word = channel.get(FIRST_STEP)
         if word is None:
-            return None
+            return False
         took = float(word) - started
         if self.options.start_timeout_s is None:
             self._placement_s = max(self.options.placement_timeout_s, 2 * took)
         if self._number:
             waited = float(word) - self._ended
             self._log.info("first step %.1f s after the last try ended, with %d workers", waited, self.workers)
-        return float(word)
+        return True
 
     def _make_trainer(self, name: str, channel: str) -> TorchTrainer:
         options, plan = self.options, self._plan
@@ -325,15 +326,15 @@ class Tries:
             InputError: A worker found what the user has to mend.
             BaseException: The error itself, where trying again is of no use.
         """
-        if (mistake := _user_mistake(error)) is not None:
+        if (mistake := user_mistake(error)) is not None:
             raise InputError(mistake) from None
-        if any(type(layer).__name__ in NO_ROOM for layer in _layers(error)):
+        if was_not_placed(error):
             self._log.warning("the workers were not placed within %.0f s", self._placement_s)
             if self.options.start_timeout_s is None:
                 self._placement_s *= 2
             self._wait_s = max(self._wait_s, self._lost_node_timeout)
             return "no room"
-        death = _death(error)
+        death = death_in(error)
         if death is None or self.restarts >= self.options.max_failures:
             raise error
         self._leave_if_asked()
@@ -348,7 +349,27 @@ class Tries:
         return f"a worker process died ({death})"
 
 
-NO_ROOM = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
+class Clock:
+    """Strikes at intervals.
+
+    Args:
+        interval_s: Seconds from one stroke to the next.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = time.monotonic() + interval_s
+
+    def strikes(self) -> bool:
+        """Whether it is time; if so, the next interval begins."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._interval_s
+        return True
+
+    def strike_in(self, seconds: float) -> None:
+        """Let the next stroke come after so many seconds, if it is not due before."""
+        self._next = min(self._next, time.monotonic() + seconds)
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -370,35 +391,3 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any] | None:
         if listener is not None:
             listener.close()
     return result if rank == 0 else None
-
-
-# Where Ray's exceptions keep the one that they stand for; asked by name, so that a Ray without one of them still works.
-WRAPPED = ("health_check_failure", "controller_failure", "_base_exc", "cause", "__cause__")
-
-
-def _layers(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it wraps, outermost first."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        layer = waiting.pop(0)
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        yield layer
-        inner = [getattr(layer, name, None) for name in WRAPPED]
-        inner += getattr(layer, "worker_failures", {}).values()
-        waiting += [item for item in inner if isinstance(item, BaseException)]
-
-
-def _death(error: BaseException) -> str | None:
-    """How a process (not its code) ended, if that is what the failure is about."""
-    ends = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    return next((type(layer).__name__ for layer in _layers(error) if isinstance(layer, ends)), None)
-
-
-def _user_mistake(error: BaseException) -> str | None:
-    """The sentence of an InputError that a worker raised."""
-    for layer in _layers(error):
-        if isinstance(layer, InputError):
-            return str(layer)
-    return None
