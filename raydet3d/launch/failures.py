@@ -8,7 +8,7 @@ import ray
 
 from raydet3d.errors import InputError
 
-NO_ROOM = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
+NO_ROOM = "WorkerGroupStartupTimeoutError"
 # Where Ray's exceptions keep the one that they stand for; asked by name, so that a Ray without one of them still works.
 WRAPPED = ("health_check_failure", "controller_failure", "_base_exc", "cause", "__cause__")
 
@@ -43,4 +43,4 @@ def user_mistake(error: BaseException) -> str | None:
 
 def was_not_placed(error: BaseException) -> bool:
     """Whether the workers did not get their places in time."""
-    return any(type(layer).__name__ in NO_ROOM for layer in _layers(error))
+    return any(type(layer).__name__ == NO_ROOM for layer in _layers(error))

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from raydet3d.log import close_logger, open_logger
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
+UNPLACED = 5  # tries in a row that may find no place though there seemed to be room
 LOOK_S = 0.2
 
 
@@ -92,6 +94,8 @@ class Tries:
         self.options = ground.options
         self.workers = 0
         self.restarts = 0
+        self._goal = 0  # workers that the next try should find room for
+        self._unplaced = 0  # tries in a row whose workers found no place
         self._plan, self._ground, self._request = plan, ground, request
         given = self.options.storage
         self._storage = work_dir / ".ray" if given is None else Path(given, f"raydet3d-{work_dir.name}")
@@ -112,7 +116,7 @@ class Tries:
         """Try until there is a result."""
         self._forget_earlier()
         while True:
-            self.workers = self._await_room()
+            self.workers = self._goal = self._await_room()
             began = time.time()
             result, error = self._try_once()
             self._number += 1
@@ -173,7 +177,7 @@ class Tries:
         """
         least, most = self.options.least, self.options.most
         deadline = time.monotonic() + max(self._wait_s, STABLE_S + 1)
-        wanted = min(self.workers or most, most)  # what was there before is about to be free again
+        wanted = self._goal or most  # what was there before is about to be free again
         stable, since, told = -1, time.monotonic(), False
         while True:
             self._leave_if_asked()
@@ -247,17 +251,19 @@ class Tries:
         while thread.is_alive():
             thread.join(LOOK_S)
             reason = self._asked()
-            if not has_stepped and word.strikes():
-                has_stepped = self._hear_first_step(channel, started)
-            if reason is None and drain.strikes():
-                mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
-                reason = "drain" if draining_nodes() & mine else None
-            if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
-                nodes = without(read_nodes(), channel.values(NODES), self.options)
-                more = more + 1 if room(self.options, nodes) > self.workers else 0
-                if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
-                    resize.strike_in(2.0)
-                reason = "resize" if more > 1 else None
+            with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
+                if not has_stepped and word.strikes():
+                    has_stepped = self._hear_first_step(channel, started)
+                if reason is None and drain.strikes():
+                    mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
+                    reason = "drain" if draining_nodes() & mine else None
+                if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
+                    fits = room(self.options, without(read_nodes(), channel.values(NODES), self.options))
+                    more = more + 1 if fits > self.workers else 0
+                    if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
+                        resize.strike_in(2.0)
+                    elif more > 1:
+                        reason, self._goal = "resize", min(fits, self.options.most)
             if reason is not None and not told:
                 channel.put(STOP, reason)
                 told = True
@@ -267,6 +273,7 @@ class Tries:
         word = channel.get(FIRST_STEP)
         if word is None:
             return False
+        self._unplaced = 0
         took = float(word) - started
         if self.options.start_timeout_s is None:
             self._placement_s = max(self.options.placement_timeout_s, 2 * took)
@@ -330,6 +337,9 @@ class Tries:
             raise InputError(mistake) from None
         if was_not_placed(error):
             self._log.warning("the workers were not placed within %.0f s", self._placement_s)
+            self._unplaced += 1
+            if self._unplaced > UNPLACED:
+                raise error
             if self.options.start_timeout_s is None:
                 self._placement_s *= 2
             self._wait_s = max(self._wait_s, self._lost_node_timeout)
