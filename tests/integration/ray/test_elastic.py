@@ -5,6 +5,7 @@ Against the undisturbed run: the same samples, augmented in the same way, in eac
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import subprocess
@@ -16,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tests.kit.runs import Run, finish, read_reached, starts, steps_that_count, write_config
+from tests.kit.runs import PATIENCE, Run, finish, read_reached, starts, steps_that_count, write_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # Iterations of 3 slots x batch 2 = 6 samples; 48 samples make 8 an epoch.
 TOY = {"epochs": 30, "val_interval": 30, "every": 10}
-LENGTH = 240
+CYCLES = int(os.environ.get("RAYDET3D_TEST_CYCLES", "3"))  # nodes lost and added again
 
 
 def slow(seconds: float) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def test_nodes_are_killed_and_added(cluster: Any, tmp_path: Path, record_propert
     shrunk, grown = [], []
     try:
         run.until(run.reached(8), 240)
-        for _ in range(3):
+        for _ in range(CYCLES):
             count = len(starts(run.work_dir))
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             shrunk.append(to_next_step(run, count))
@@ -95,7 +96,7 @@ def test_nodes_are_killed_and_added(cluster: Any, tmp_path: Path, record_propert
         run.close()
     print(f"\nfirst step after a lost node: {shrunk} s; after an added one: {grown} s")
     record_property("first_step_after_lost_node_s", shrunk)
-    assert statistics.median(shrunk) < 45
+    assert statistics.median(shrunk) < 45 * PATIENCE
     lines = starts(run.work_dir)
     # Saved after every 10th iteration: what a checkpoint had is never lost.
     assert all(line["redone"] < 20 for line in lines)
