@@ -123,7 +123,7 @@ def assemble(
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,
         seed=seed,
-        slots=slots or settle_slots(start),
+        slots=slots or settle_slots(cfg, start),
         hooks=hooks,
         logger=logger,
         log_processor=log_processor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,19 @@ def settle_seed(cfg: Any, start: Start) -> int:
     return seed
 
 
-def settle_slots(start: Start) -> int:
-    """Number of ranks that the run is laid out for: as many as when it began."""
-    state = start.state or {}
-    made_by = state.get("sampler", {}).get("slots") or state.get("meta", {}).get("world_size")
-    return int(made_by or dist.get_world_size())
+def settle_slots(cfg: Any, start: Start) -> int:
+    """Number of ranks that the run is laid out for: as many as when it began.
+
+    Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid
+    it out anew.
+    """
+    state, here = start.state or {}, dist.get_world_size()
+    sampler = state.get("sampler", {})
+    loader = cfg.get("train_dataloader")
+    size = loader.get("batch_size") if isinstance(loader, Mapping) else None
+    if isinstance(size, int) and size * here == sampler.get("batch_size"):
+        return here
+    return int(sampler.get("slots") or state.get("meta", {}).get("world_size") or here)
 
 
 def apply_env(cfg: Any) -> None:
