@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +75,8 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if not address:
-            ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
+            with _known_address():
+                ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
             return "this machine", True
         preflight.check_token()
         try:
@@ -87,6 +91,29 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
                 ) from None
             raise
     return "the cluster", True
+
+
+@contextmanager
+def _known_address() -> Iterator[None]:
+    """Let the processes of a cluster that is started know its address.
+
+    Ray Train looks after its reservations through an address that it finds by itself. Where several clusters run on a
+    machine that is another's; there it takes its own controller for dead, and ends its workers.
+    """
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    names = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _about_threads(record: logging.LogRecord) -> bool:

@@ -214,7 +214,8 @@ class OptimWrapper:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
-        no_sync: Any = getattr(model, "no_sync", None) if self._accumulative_counts > 1 else None
+        may_wait = self._accumulative_counts > 1 or not self._part[1]
+        no_sync: Any = getattr(model, "no_sync", None) if may_wait else None
         if no_sync is None or self.should_sync():
             return NOTHING
         context: AbstractContextManager[None] = no_sync()

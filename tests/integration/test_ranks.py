@@ -147,6 +147,24 @@ def test_two_then_one_then_three_ranks_train_on_the_same_iterations(tmp_path: Pa
     assert max(abs(a - b) for a, b in zip(last, whole, strict=True)) < 1e-5
 
 
+def laid_out(folder: str, slots: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    plain = {"model": {"type": ToyModel, "dropout": 0.0}, "default_hooks__checkpoint": NO_SAVES}
+    runner = assemble(toy_cfg(Path(folder), **plain), slots=slots)
+    runner.train()
+    weights = {name: value.numpy().copy() for name, value in unwrapped(runner.model).state_dict().items()}
+    return {"weights": weights, "iter": runner.iter}
+
+
+def test_slots_that_do_not_divide_are_shared_unevenly_with_the_same_gradients(tmp_path: Path) -> None:
+    # Three slots on two ranks: one trains on two batches, the other on one, and gradients are exchanged once.
+    three = run_ranks(laid_out, 3, str(tmp_path / "three"), 3)[0]
+    for rank in run_ranks(laid_out, 2, str(tmp_path / "two"), 3):
+        assert rank["iter"] == three["iter"] == 12
+        for name, value in three["weights"].items():
+            assert abs(rank["weights"][name] - value).max() < 1e-6, name
+
+
 class StopAt(Hook):
     """Leaves after an iteration whose checkpoint is written.
 
