@@ -75,7 +75,7 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if not address:
-            with _known_address():
+            with known_address():
                 ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
             return "this machine", True
         preflight.check_token()
@@ -94,7 +94,7 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
 
 
 @contextmanager
-def _known_address() -> Iterator[None]:
+def known_address() -> Iterator[None]:
     """Let the processes of a cluster that is started know its address.
 
     Ray Train looks after its reservations through an address that it finds by itself. Where several clusters run on a
