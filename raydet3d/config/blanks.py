@@ -318,14 +318,15 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     return (plain(values, ()), written) if found else (values, written)
 
 
-def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[Any, dict[str, str]]:
+def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dict[str, str] | None = None) -> Any:
     """``values`` with what the environment gave as it was written, where it still has the value that it was given.
 
-    Returns:
-        The values, in which a blank outside of quotes is a text to be looked for in the dumped config; and, by these
-        texts, the blanks.
+    Args:
+        values: Plain values.
+        written: What the environment gave.
+        bare: Where given, a blank outside of quotes becomes a text that can be looked for in the dumped config, and is
+            entered here by this text; else it becomes its own text.
     """
-    bare: dict[str, str] = {}
 
     def put(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
@@ -335,13 +336,13 @@ def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[
         value, text = written.get(place, (None, None))
         if text is None or value != here:
             return here
-        if isinstance(here, str):
+        if isinstance(here, str) or bare is None:
             return text
         mark = f"_blank_{len(bare)}_"
         bare[mark] = text
         return mark
 
-    return (put(values, ()), bare) if written else (values, bare)
+    return put(values, ()) if written else values
 
 
 def _unescaped(text: str) -> str:

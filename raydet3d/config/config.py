@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from raydet3d.config.blanks import take_written
+from raydet3d.config.blanks import put_written, take_written
 from raydet3d.config.find import find_config
 from raydet3d.config.lines import merged_lines
 from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
@@ -21,7 +21,7 @@ from raydet3d.config.options import set_key, split_key
 from raydet3d.config.origin import Origin
 from raydet3d.config.read import Chain, Source, read_chain
 from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
-from raydet3d.config.write import to_text, write_text
+from raydet3d.config.write import redact, to_text, write_text
 from raydet3d.errors import InputError
 
 _IMPORTLIB = importlib.__file__
@@ -217,6 +217,11 @@ class Config(MutableMapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """The config as plain dicts, lists and tuples, sharing nothing with this one."""
         return self._values.to_dict()
+
+    def redacted(self) -> dict[str, Any]:
+        """The config as it is dumped, as plain data: secrets hidden, blanks as they were written. For records."""
+        plain: dict[str, Any] = redact(put_written(to_plain(self._values), self._origin.written))
+        return plain
 
     @staticmethod
     def diff(old: Config | str | Path, new: Config | str | Path) -> str:

@@ -266,8 +266,8 @@ class WandbVisBackend(BaseVisBackend):
 
     def add_config(self, config: Any, **kwargs: Any) -> None:
         """Keep the config as the run's."""
-        plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        self.experiment.config.update(redact(plain), allow_val_change=True)
+        plain = config.redacted() if hasattr(config, "redacted") else redact(dict(config))
+        self.experiment.config.update(plain, allow_val_change=True)
 
     def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
         """Let wandb watch the model."""

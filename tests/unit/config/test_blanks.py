@@ -126,6 +126,15 @@ class TestDumps:
         monkeypatch.setenv("RD_N", "8")
         assert Config.fromfile(tmp_path / f"out{suffix}").vis.n == 8
 
+    def test_a_record_has_them_too(self, cfg: Config) -> None:
+        assert cfg.redacted()["vis"] == {
+            "api_key": "{{$RD_KEY:}}",
+            "n": "{{'$RD_N:4'}}",
+            "f": "{{'$RD_F:0.1'}}",
+            "root": "{{$RD_ROOT:/data}}/kitti",
+            "other": 7,
+        }
+
     def test_no_copy_and_no_other_process_forgets(self, cfg: Config) -> None:
         for other in (
             cfg.copy(),
