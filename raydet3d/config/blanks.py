@@ -213,6 +213,10 @@ def fill_calls(tree: ast.AST) -> ast.AST:
 
 
 class _Filler(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        # A docstring is no value: like a comment, it asks for nothing.
+        return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         mark = _MARK.fullmatch(node.id)
         return _call(node, int(mark[1])) if mark else node

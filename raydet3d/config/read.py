@@ -288,7 +288,8 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         except InputError:
             raise
         except Exception as error:  # whatever a config's code raises is the config's mistake
-            raise InputError(_failure(path, error)) from error
+            given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
+            raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
         values = {
             key: to_config(value)
             for key, value in space.items()

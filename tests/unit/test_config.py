@@ -277,6 +277,11 @@ class TestKnobs:
     def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
         assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
 
+    def test_a_value_that_the_code_cannot_take_is_named(self, write: Write) -> None:
+        path = write("a.py", "lr = 0.1\nlow = lr * 0.5\n")
+        expected = "in `low = lr * 0.5` (with the override lr='abc')"
+        assert message(lambda: Config.fromfile(path, {"lr": "abc"})).endswith(expected)
+
     def test_what_a_child_took_from_its_base_counts_as_read(self, write: Write) -> None:
         write("base.yaml", "town: {seed: 1}\n")
         for taken in ("_base_.town", "_base_['town']", "{{_base_.town}}"):

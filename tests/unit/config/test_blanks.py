@@ -53,6 +53,11 @@ class TestFilling:
         cfg = Config.fromfile(write("a.py", f'a = "{{{{$RD_UNSET:{default}}}}}"\n'))
         assert cfg.a == default.replace("\\\\", "\\")
 
+    def test_docstrings_and_comments_ask_for_nothing(self, write: Write) -> None:
+        text = '"""Needs {{$RD_UNSET:}} and {{_base_.x}}."""\n# {{$RD_UNSET:}}\na = 1\n'
+        assert Config.fromfile(write("a.py", text)) == {"a": 1}
+        assert Config.fromfile(write("a.yaml", "# {{$RD_UNSET:}}\na: 1\n")) == {"a": 1}
+
     def test_an_empty_variable_is_as_good_as_none(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RD_EMPTY", "")
         assert Config.fromfile(write("a.py", "a = '{{$RD_EMPTY:x}}'\n")).a == "x"
