@@ -35,7 +35,7 @@ class Config(MutableMapping[str, Any]):
     attribute is an AttributeError, a missing item a KeyError.
 
     Args:
-        values: The config's keys.
+        cfg_dict: The config's keys.
         filename: The file it was read from.
         text: The text of that file and its bases.
         origin: Where the values come from.
@@ -51,7 +51,7 @@ class Config(MutableMapping[str, Any]):
 
     def __init__(
         self,
-        values: Mapping[str, Any] | None = None,
+        cfg_dict: Mapping[str, Any] | None = None,
         *,
         filename: str | Path | None = None,
         text: str = "",
@@ -59,10 +59,10 @@ class Config(MutableMapping[str, Any]):
     ) -> None:
         object.__setattr__(self, "_origin", origin or Origin())
         for key in RESERVED:
-            if key in (values or {}):
+            if key in (cfg_dict or {}):
                 place = self.where(key) or filename or "config"
                 raise InputError(f"{place}: {key!r} is a reserved name; call the variable otherwise")
-        object.__setattr__(self, "_values", ConfigDict(merge({}, values or {})))
+        object.__setattr__(self, "_values", ConfigDict(merge({}, cfg_dict or {})))
         object.__setattr__(self, "_filename", None if filename is None else str(filename))
         object.__setattr__(self, "_text", text)
 

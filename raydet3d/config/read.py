@@ -215,7 +215,11 @@ def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{path}{line}: {why}") from error
-    return _data_draft(blanks, text, values, yaml_lines(yaml.compose(marked, _Loader)), knobs)
+    try:
+        places = yaml_lines(yaml.compose(marked, _Loader))
+    except RecursionError:
+        raise InputError(f"{path}: a value holds itself (an alias inside of its own anchor)") from None
+    return _data_draft(blanks, text, values, places, knobs)
 
 
 def _read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
@@ -238,6 +242,9 @@ def _data_draft(blanks: Blanks, text: str, values: Any, places: dict[str, Line],
     if not isinstance(values, dict):
         raise InputError(f"{path}: a config is a mapping at its top, got a {type(values).__name__}")
     lines = {key: line.number for key, line in places.items()}
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys are names, got {key!r}")
     own = {key: value for key, value in values.items() if key != BASE}
     turned = {key for key in own if key in knobs}
 
@@ -257,8 +264,9 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     try:
         tree = ast.parse(blanks.text, str(path))
     except SyntaxError as error:
-        line = ([*text.splitlines(), ""][min(error.lineno or 1, text.count("\n") + 1) - 1] or error.text or "").strip()
-        raise InputError(f"{path}:{error.lineno}: {error.msg}: {line}") from error
+        number = error.lineno or 1
+        line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
+        raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
     places = python_lines(tree)
     bases: list[str] = []
     base_line = None
@@ -270,6 +278,9 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         else:
             body.append(node)
     tree.body = body
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
+            raise InputError(f"{path}:{part.lineno}: {BASE} is set by itself, at the top level of the file")
     names = _Names()
     names.visit(tree)
     turner = _Turner(knobs)
@@ -287,7 +298,7 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
             exec(compile(code, str(path), "exec"), space)  # a python config is code
         except InputError:
             raise
-        except Exception as error:  # whatever a config's code raises is the config's mistake
+        except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
             given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
             raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
         values = {
@@ -311,7 +322,7 @@ def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:
         raise InputError(f"{path}:{node.lineno}: {BASE} must be a literal path or list of paths ({error})") from error
 
 
-def _failure(path: Path, error: Exception) -> str:
+def _failure(path: Path, error: BaseException) -> str:
     """``file:line: what went wrong`` for an error in a config's own code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
