@@ -75,6 +75,8 @@ class Config(MutableMapping[str, Any]):
         options: Mapping[str, Any] | None = None,
         *,
         import_custom_modules: bool = True,
+        lazy_import: bool | None = None,
+        format_python_code: bool = True,
     ) -> Self:
         """Read a config file, its bases and the overrides, and import what ``custom_imports`` names.
 
@@ -84,6 +86,8 @@ class Config(MutableMapping[str, Any]):
                 file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
                 merged into the result.
             import_custom_modules: Whether to run ``custom_imports``.
+            lazy_import: Accepted for MMEngine's sake: the file itself says which kind of config it is.
+            format_python_code: Accepted for MMEngine's sake: a dump is laid out in any case.
 
         Raises:
             InputError: A file cannot be read, a top-level key is misspelt, or an override names nothing or changes

@@ -470,8 +470,9 @@ class TestAccess:
         assert cfg.to_dict()["x"]["f"][0]() == 1
         assert message(lambda: cfg.pretty_text).startswith("x.type is a type (<class 'config:a.Mine'>)")
 
-    def test_by_keyword(self) -> None:
+    def test_by_the_keywords_of_scripts(self, write: Write) -> None:
         assert Config(cfg_dict={"a": 1}).a == 1
+        assert Config.fromfile(write("a.py", "a = 1\n"), lazy_import=False, format_python_code=False).a == 1
 
     def test_merge_from_dict(self) -> None:
         cfg = Config({"a": [{"x": 1}, 2]})
