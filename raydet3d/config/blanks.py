@@ -31,7 +31,9 @@ _ENV = re.compile(r"""\{\{['"]?\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*['"]?
 _BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
 _MARK = re.compile(r"_blank_(\d+)_")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SHORTEST = 4  # letters of a variable's value that are looked for inside of other texts
+# What a variable's value is looked for inside of other texts from: so many letters; fewer where it names a secret.
+_SHORTEST, _SHORTEST_SECRET = 8, 4
+_SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|CRED", re.IGNORECASE)
 
 
 class EnvText(str):
@@ -293,14 +295,19 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     """Plain values, and how those that the environment gave were written.
 
     Also a text that was computed from a variable's value (a path below a root, a header round a key) is found, by the
-    value inside of it.
+    value inside of it; short values of variables that name no secret are not looked for, since they occur anyway.
 
     Args:
         values: A config's values; not changed.
         found: The environment variables that were used.
     """
     written: Written = {}
-    inner = sorted((item for item in found.items() if len(item[1]) >= _SHORTEST), key=lambda item: -len(item[1]))
+    telling = [
+        (name, value)
+        for name, value in found.items()
+        if len(value) >= (_SHORTEST_SECRET if _SECRET_NAME.search(name) else _SHORTEST)
+    ]
+    inner = sorted(telling, key=lambda item: -len(item[1]))
 
     def plain(here: Any, place: Place) -> Any:
         if isinstance(here, dict):

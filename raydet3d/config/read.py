@@ -306,7 +306,8 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
             for key, value in space.items()
             if not key.startswith("__") and key != BASE and key not in names.imported and _is_value(value)
         }
-        return Source(path, text, values, names.lines, names.used | blanks.asked, places, blanks.found)
+        env = blanks.found | {name: os.environ[name] for name in names.env if os.environ.get(name)}
+        return Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
 
     return Draft(bases, turner.turned, run, base_line)
 
@@ -343,12 +344,19 @@ def _is_name(node: ast.expr, name: str) -> bool:
 
 
 class _Names(ast.NodeVisitor):
-    """Where a config sets its module-level names, which ones it reads, and which ones it imports."""
+    """Where a config sets its module-level names, and which ones it reads, imports, and asks the environment for."""
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.used: set[str] = set()
         self.imported: set[str] = set()
+        self.env: set[str] = set()
+
+    def visit_Call(self, node: ast.Call) -> None:
+        asks = ast.unparse(node.func).endswith(("environ.get", "environ.pop", "getenv"))
+        if asks and node.args and isinstance(node.args[0], ast.Constant):
+            self.env.add(str(node.args[0].value))
+        self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
@@ -364,6 +372,8 @@ class _Names(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if _is_name(node.value, BASE) and isinstance(node.slice, ast.Constant) and isinstance(node.ctx, ast.Load):
             self.used.add(str(node.slice.value))
+        elif isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith("environ"):
+            self.env.add(str(node.slice.value))
         self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:

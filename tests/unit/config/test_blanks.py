@@ -149,6 +149,22 @@ class TestDumps:
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text
 
+    def test_what_code_took_from_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"RD_A": SECRET, "RD_B_TOKEN": "b2b3", "RD_C": "/mnt/disk", "RD_D": "abcd"}.items():
+            monkeypatch.setenv(name, value)
+        text = "import os\nfrom os import environ, getenv\n"
+        text += "a = os.environ['RD_A']\nb = 'x' + getenv('RD_B_TOKEN')\nc = environ.get('RD_C') + '/y'\n"
+        cfg = Config.fromfile(write("a.py", f"{text}d = os.environ.get('RD_D', 'abcd')\ne = 'abcdef'\n"))
+        assert cfg.a == SECRET
+        assert cfg.pretty_text.splitlines() == [
+            "a = '{{$RD_A:}}'",
+            "b = 'x{{$RD_B_TOKEN:}}'",
+            "c = '{{$RD_C:}}/y'",
+            "d = 'abcd'",
+            "e = 'abcdef'",
+        ]
+        assert Config.fromstring(cfg.pretty_text) == cfg
+
     def test_what_was_changed_since_is_dumped_as_it_is(self, cfg: Config) -> None:
         cfg.vis.n = 9
         cfg.vis.root = "/elsewhere"
