@@ -21,6 +21,7 @@ The first step of each parameter waits for the flag, because its moments do not 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch.optim import Optimizer
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
+UNASKED = 64  # verdicts that are kept where nobody asks
 NEVER = 2**62
 
 
@@ -68,6 +70,8 @@ class FiniteGuard:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.row = torch.zeros((), dtype=torch.int64, device=device)  # bad steps in a row, up to now
+        self._verdicts: deque[tuple[int, Any, Any]] = deque(maxlen=UNASKED)
         self._on_host = device.type == "cpu"
         self._bad = False
         self._met: set[int] = set()
@@ -91,14 +95,34 @@ class FiniteGuard:
         """
         if self._on_host:
             self._bad = not is_finite(number)
+            self.row.add_(1) if self._bad else self.row.zero_()
             if self._bad:
                 self.bad_steps.add_(1)
                 self.first_bad.clamp_(max=now)
+            self._verdicts.append((now, self._bad, None))
             return
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
+        self.row.add_(1).mul_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+        if self.device.type == "cuda":
+            told = torch.empty((), dtype=torch.bool, pin_memory=True)
+            arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            told.copy_(bad, non_blocking=True)
+            arrived.record(torch.cuda.current_stream(self.device))
+            self._verdicts.append((now, told, arrived))
+
+    def verdicts(self) -> list[tuple[int, bool]]:
+        """Steps judged since the last call, as (count of iterations, whether it was bad), as far as they are known.
+
+        Never waits: what a GPU has not said yet comes with a later call.
+        """
+        known = []
+        while self._verdicts and (self._verdicts[0][2] is None or self._verdicts[0][2].query()):
+            now, bad, _ = self._verdicts.popleft()
+            known.append((now, bool(bad)))
+        return known
 
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
@@ -158,7 +182,9 @@ class FiniteGuard:
 
     def settle(self, optimizer: Optimizer) -> int:
         """All bad steps so far; waits for the device, and takes them off the step counts that are kept on the host."""
-        total = int(self.bad_steps)
+        return self._settle(optimizer, int(self.bad_steps))
+
+    def _settle(self, optimizer: Optimizer, total: int) -> int:
         new, self._corrected = total - self._corrected, total
         if new and self._counts_on_host:
             for state in optimizer.state.values():
@@ -167,13 +193,13 @@ class FiniteGuard:
                     state["step"] = step - new
         return total
 
-    def read(self, optimizer: Optimizer) -> tuple[int, int]:
-        """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
-        total = self.settle(optimizer)
+    def read(self, optimizer: Optimizer) -> tuple[int, int, int]:
+        """Bad steps since the last reading, the count of iterations at the first (-1: none), how many now in a row."""
+        total, first, row = torch.stack([self.bad_steps, self.first_bad, self.row]).tolist()
+        self._settle(optimizer, total)
         new, self._reported = total - self._reported, total
-        first = int(self.first_bad) if new else -1
         self.first_bad.fill_(NEVER)
-        return new, first
+        return new, first if new else -1, row
 
 
 def _is_plain(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> bool:

@@ -236,7 +236,21 @@ class OptimWrapper:
 
         Waits for the device; for log points.
         """
+        return self._guard.read(self.optimizer)[:2]
+
+    def read_guard(self) -> tuple[int, int, int]:
+        """What ``read_bad_steps`` gives, and how many steps in a row were left out, the newest among them.
+
+        Waits for the device, once; for log points.
+        """
         return self._guard.read(self.optimizer)
+
+    def verdicts(self) -> list[tuple[int, bool]] | None:
+        """Steps judged since the last call: iterations counted then, and whether the step was bad.
+
+        Never waits; what the device has not said yet comes later. None where steps are not guarded.
+        """
+        return self._guard.verdicts() if self._guarded else None
 
     # ---- param groups
 

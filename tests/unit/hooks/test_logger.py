@@ -112,7 +112,7 @@ def test_steps_that_were_left_out_are_named_with_their_samples(tmp_path: Path) -
     runner, text = run(tmp_path, model={"type": ToyModel, "poison": [8, 10]})
     (line,) = [line for line in text.splitlines() if "left out" in line]
     assert "2 of the last 5 steps left out, weights untouched: first at iteration 8 (rank 0, samples [" in line
-    assert re.search(r"samples \[\d+, \d+\]\); the loss of this rank was not finite", line)
+    assert re.search(r"samples \[\d+, \d+\]\): loss_fit was not finite", line)
     assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
 
