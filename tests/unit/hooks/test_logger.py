@@ -148,6 +148,12 @@ def test_a_live_line_on_a_terminal(
     assert re.search(r"\r +\r\d\d/\d\d ", out)
 
 
+def test_only_folders_are_written_to() -> None:
+    LoggerHook(backend_args={"backend": "local"}, file_client_args=None)
+    with pytest.raises(InputError, match="LoggerHook: file_client_args asks for 's3'"):
+        LoggerHook(file_client_args={"backend": "s3"})
+
+
 @pytest.mark.parametrize("interval", [0, -1, 2.5])
 def test_bad_intervals(interval: Any) -> None:
     with pytest.raises(InputError, match="interval must be an integer above 0"):
