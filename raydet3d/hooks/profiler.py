@@ -67,10 +67,6 @@ class ProfilerHook(Hook):
             raise InputError("ProfilerHook: nothing to record; set activity_with_cpu or activity_with_cuda")
         if activity_with_cuda and not torch.cuda.is_available():
             raise InputError("ProfilerHook: activity_with_cuda=True, but there is no GPU here")
-        if schedule is not None and json_trace_path is not None:
-            raise InputError(
-                "ProfilerHook: with a schedule there are several traces; use on_trace_ready instead of json_trace_path"
-            )
         self.by_epoch = by_epoch
         self.profile_times = profile_times
         kinds = profiler.ProfilerActivity
@@ -90,6 +86,8 @@ class ProfilerHook(Hook):
             kind = on_trace_ready.get("type")
             if kind not in ("log_trace", "tb_trace"):
                 raise InputError(f"ProfilerHook: on_trace_ready.type must be log_trace or tb_trace, got {kind!r}")
+            if kind == "tb_trace" and json_trace_path is not None:
+                raise InputError("ProfilerHook: a trace is written once: give on_trace_ready or json_trace_path")
         elif on_trace_ready is not None and not callable(on_trace_ready):
             raise InputError(f"ProfilerHook: on_trace_ready must be a dict or a function, got {on_trace_ready!r}")
 

@@ -54,14 +54,25 @@ class BaseAveragedModel(nn.Module):
         self._count = 0
 
     def average(self, averages: Sequence[Tensor], sources: Sequence[Tensor], steps: int) -> None:
-        """Move averages on, in place; to be written by each kind.
+        """Move all averages on, in place; one after the other by ``avg_func``, unless a kind knows a quicker way.
 
         Args:
             averages: The averages.
             sources: What the model has now, on the averages' device.
             steps: Updates so far.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define average(averages, sources, steps)")
+        for average, source in zip(averages, sources, strict=True):
+            self.avg_func(average, source, steps)
+
+    def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
+        """Move one average on, in place; to be written by a kind that does not write ``average``.
+
+        Args:
+            averaged_param: The average.
+            source_param: What the model has now.
+            steps: Updates so far.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define avg_func(averaged_param, source_param, steps)")
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:

@@ -73,7 +73,7 @@ class FiniteGuard:
         self.row = torch.zeros((), dtype=torch.int64, device=device)  # bad steps in a row, up to now
         self._verdicts: deque[tuple[int, Any, Any]] = deque(maxlen=UNASKED)
         self._on_host = device.type == "cpu"
-        self._bad = False
+        self._bad = self._was_bad = False
         self._met: set[int] = set()
         self._corrected = self._reported = 0
         self._counts_on_host = False
@@ -94,12 +94,7 @@ class FiniteGuard:
             now: Count of iterations, kept for the first bad one.
         """
         if self._on_host:
-            self._bad = not is_finite(number)
-            self.row.add_(1) if self._bad else self.row.zero_()
-            if self._bad:
-                self.bad_steps.add_(1)
-                self.first_bad.clamp_(max=now)
-            self._verdicts.append((now, self._bad, None))
+            self._note(not is_finite(number), now)
             return
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
@@ -112,6 +107,18 @@ class FiniteGuard:
             told.copy_(bad, non_blocking=True)
             arrived.record(torch.cuda.current_stream(self.device))
             self._verdicts.append((now, told, arrived))
+
+    def _note(self, bad: bool, now: int) -> None:
+        """Raise or lower the flag on the host, and count."""
+        self._bad = bad
+        self._verdicts.append((now, bad, None))
+        if bad:
+            self.bad_steps.add_(1)
+            self.row.add_(1)
+            self.first_bad.clamp_(max=now)
+        elif self._was_bad:
+            self.row.zero_()
+        self._was_bad = bad
 
     def verdicts(self) -> list[tuple[int, bool]]:
         """Steps judged since the last call, as (count of iterations, whether it was bad), as far as they are known.
@@ -182,9 +189,7 @@ class FiniteGuard:
 
     def settle(self, optimizer: Optimizer) -> int:
         """All bad steps so far; waits for the device, and takes them off the step counts that are kept on the host."""
-        return self._settle(optimizer, int(self.bad_steps))
-
-    def _settle(self, optimizer: Optimizer, total: int) -> int:
+        total = int(self.bad_steps)
         new, self._corrected = total - self._corrected, total
         if new and self._counts_on_host:
             for state in optimizer.state.values():
@@ -193,13 +198,13 @@ class FiniteGuard:
                     state["step"] = step - new
         return total
 
-    def read(self, optimizer: Optimizer) -> tuple[int, int, int]:
-        """Bad steps since the last reading, the count of iterations at the first (-1: none), how many now in a row."""
-        total, first, row = torch.stack([self.bad_steps, self.first_bad, self.row]).tolist()
-        self._settle(optimizer, total)
+    def read(self, optimizer: Optimizer) -> tuple[int, int]:
+        """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
+        total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
+        first = int(self.first_bad) if new else -1
         self.first_bad.fill_(NEVER)
-        return new, first if new else -1, row
+        return new, first
 
 
 def _is_plain(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> bool:

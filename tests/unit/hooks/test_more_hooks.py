@@ -109,6 +109,7 @@ def test_a_profile_by_a_schedule_and_a_function_of_ones_own(tmp_path: Path) -> N
         ({"profile_times": 2}, "by_epoch=True profiles one epoch, got profile_times=2"),
         ({"activity_with_cpu": False}, "nothing to record"),
         ({"on_trace_ready": {"type": "print"}}, "must be log_trace or tb_trace, got 'print'"),
+        ({"on_trace_ready": {"type": "tb_trace"}, "json_trace_path": "x"}, "a trace is written once"),
         ({"on_trace_ready": 3}, "must be a dict or a function, got 3"),
         ({"schedule": {"wit": 1}}, "ProfilerHook: schedule: .*wit"),
     ],

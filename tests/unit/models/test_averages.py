@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from raydet3d.errors import InputError
-from raydet3d.models import ExponentialMovingAverage, MomentumAnnealingEMA, StochasticWeightAverage
+from raydet3d.models import (
+    BaseAveragedModel,
+    ExponentialMovingAverage,
+    MomentumAnnealingEMA,
+    StochasticWeightAverage,
+)
 from raydet3d.registry import MODELS
 
 
@@ -60,6 +65,16 @@ def test_state_comes_back_with_its_count() -> None:
     second = StochasticWeightAverage(One())
     second.load_state_dict(first.state_dict())
     assert feed(second, [6]).module.weight.item() == pytest.approx(3)
+
+
+def test_a_kind_of_ones_own_in_mmengines_way() -> None:
+    class Most(BaseAveragedModel):
+        def avg_func(self, averaged_param: torch.Tensor, source_param: torch.Tensor, steps: int) -> None:
+            torch.maximum(averaged_param, source_param, out=averaged_param)
+
+    assert feed(Most(One()), [2, 5, 3]).module.weight.item() == 5
+    with pytest.raises(NotImplementedError, match="must define avg_func"):
+        feed(BaseAveragedModel(One()), [1, 2])
 
 
 def test_it_is_a_copy_that_nothing_trains_and_swaps() -> None:
