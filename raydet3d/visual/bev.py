@@ -133,6 +133,7 @@ def draw_bev(
     title: str = "",
     line_width: int = 3,
     colors: Array | None = None,
+    legend: Sequence[tuple[str, Color | None]] | None = None,
 ) -> Array:
     """Draw a frame seen from above.
 
@@ -146,6 +147,7 @@ def draw_bev(
         title: Headline.
         line_width: Width of the boxes' outlines in pixels.
         colors: (N, 3) uint8 colours of the points; by default they tell heights.
+        legend: What the colours mean, as (words, colour) pairs; by default ground truth and classes with their numbers.
 
     Returns:
         (H, W, 3) picture.
@@ -161,7 +163,8 @@ def draw_bev(
     if found.scores is not None:
         _score_labels(draw, found, view, palette)
     shown = heights if colors is None else None
-    return np.concatenate([_header(truth, found, view, classes, palette, title, shown), np.asarray(picture)])
+    entries = list(legend) if legend is not None else _legend(truth, found, classes, palette)
+    return np.concatenate([_header(view, entries, title, shown), np.asarray(picture)])
 
 
 def _grid(view: View) -> Array:
@@ -308,17 +311,10 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _header(
-    truth: Marks,
-    found: Marks,
-    view: View,
-    classes: Sequence[str],
-    palette: Sequence[Color],
-    title: str,
-    heights: tuple[float, float] | None,
-) -> Array:
-    """Title, what the colours mean with how many there are, and the scale of heights."""
-    width = view.size[0]
+def _legend(
+    truth: Marks, found: Marks, classes: Sequence[str], palette: Sequence[Color]
+) -> list[tuple[str, Color | None]]:
+    """What the colours mean, with how many there are."""
     entries: list[tuple[str, Color | None]] = []
     if truth.boxes.shape[0] or found.scores is None:
         entries.append((f"ground truth {len(truth)}", TRUTH))
@@ -328,6 +324,14 @@ def _header(
         for label in used:
             name = classes[label] if label < len(classes) else f"class {label}"
             entries.append((f"{name} {int((found.labels == label).sum())}", palette[label % len(palette)]))
+    return entries
+
+
+def _header(
+    view: View, entries: Sequence[tuple[str, Color | None]], title: str, heights: tuple[float, float] | None
+) -> Array:
+    """Title, what the colours mean, and the scale of heights."""
+    width = view.size[0]
     big, small = _font(20), _font(15)
     bar = 150
     rows: list[list[tuple[str, Color | None, float]]] = [[]]

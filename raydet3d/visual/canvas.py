@@ -7,8 +7,10 @@ width for all shapes there may be a list with one for each.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -270,7 +272,7 @@ class Canvas:
 
         def draw(layer: ImageDraw.ImageDraw) -> None:
             for word, place, ink, size, h, v, back in zip(words, places, inks, sizes, across, down, backs, strict=True):
-                font = ImageFont.load_default(size * SMOOTH)
+                font = _font(word, size * SMOOTH)
                 at = (float(place[0]) * SMOOTH, float(place[1]) * SMOOTH)
                 if back is not None:
                     pad = float(back.get("pad", 2)) * SMOOTH
@@ -320,6 +322,16 @@ class Canvas:
         draw(ImageDraw.Draw(layer))
         self._image = np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB"))
         return self
+
+
+def _font(text: str, size: float) -> Any:
+    """Pillow's own font, or matplotlib's where the text has letters that it lacks: alike on every machine."""
+    if not text.isascii():
+        for folder in getattr(importlib.util.find_spec("matplotlib"), "submodule_search_locations", None) or ():
+            file = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+            if file.is_file():
+                return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
 
 
 def _opacity(alpha: float) -> int:

@@ -172,7 +172,13 @@ class Det3DLocalVisualizer(Visualizer):
             self.add_image(name, picture, step)
 
     def _above(
-        self, points: Array | None, truth: Marks, found: Marks | None, title: str, colors: Array | None = None
+        self,
+        points: Array | None,
+        truth: Marks,
+        found: Marks | None,
+        title: str,
+        colors: Array | None = None,
+        legend: Sequence[tuple[str, Color | None]] | None = None,
     ) -> Array:
         """The scene from above."""
         points = points if points is not None else np.zeros((0, 3))
@@ -190,6 +196,7 @@ class Det3DLocalVisualizer(Visualizer):
             title=title,
             line_width=self.line_width,
             colors=colors,
+            legend=legend,
         )
 
     def _segments(
@@ -199,7 +206,9 @@ class Det3DLocalVisualizer(Visualizer):
         palette = self.mask_palette or _palette((self.dataset_meta or {}).get("palette")) or PALETTE
         wanted = {"ground truth": draw_gt, "predictions": draw_pred}
         sides = [(what, colors) for what, colors in semantic_colors(sample, palette) if wanted[what]]
-        tiles = [self._above(points, Marks(), None, f"{what}   {title}", colors) for what, colors in sides]
+        classes = [str(name) for name in (self.dataset_meta or {}).get("classes", ())]
+        legend: list[tuple[str, Color | None]] = list(zip(classes, palette, strict=False))
+        tiles = [self._above(points, Marks(), None, f"{what}   {title}", colors, legend) for what, colors in sides]
         return grid(tiles, len(tiles)) if tiles else self._above(points, Marks(), None, title)
 
     def _cameras(
@@ -290,11 +299,11 @@ class Det3DLocalVisualizer(Visualizer):
             Marks(),
             shown,
             view=view,
-            classes=["boxes"],
             palette=[ink],
             title=self.name,
             line_width=self.line_width,
             colors=self._cloud_colors,
+            legend=[(f"boxes {len(drawn)}", ink)],
         )
         self.set_image(picture)
         return self
