@@ -73,7 +73,6 @@ class GuardHook(Hook):
     def _forget(self) -> None:
         self._held: dict[int, Any] = {}  # batches whose step is not known to be good
         self._suspects: dict[int, Any] = {}  # those of the first bad step since the last look
-        self._ids: dict[int, list[Any]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Begin."""
@@ -87,7 +86,6 @@ class GuardHook(Hook):
             return
         now = runner.iter + 1
         self._held[now] = data_batch
-        self._ids[now] = _ids_of(data_batch)
         self._let_go(runner)
         if runner.message_hub.is_read or now - self._looked >= self.interval:
             self._look(runner, now)
@@ -172,9 +170,8 @@ class GuardHook(Hook):
             fault = runner.find_fault(batch)
             if not fault.startswith("tried again"):
                 break
-        batches = [i for i in suspects if i <= first] or [first]
-        ids = [number for i in batches for number in self._ids.get(i, ()) if number is not None]
-        mine = (self._bad_losses(runner, batches, steps), ids, fault)
+        ids = [number for batch in suspects.values() for number in _ids_of(batch)]
+        mine = (self._bad_losses(runner, list(suspects) or [first], steps), ids, fault)
         ranks = dist.all_gather_object(mine)
         guilty = next((rank for rank, found in enumerate(ranks) if found[0]), 0)
         losses, ids, fault = ranks[guilty]
@@ -203,4 +200,5 @@ class GuardHook(Hook):
 def _ids_of(data_batch: Any) -> list[Any]:
     """The ids of a batch's samples, as far as they have some."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
-    return [getattr(sample, "sample_idx", None) for sample in samples or ()]
+    ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
+    return [number for number in ids if number is not None]
