@@ -71,12 +71,17 @@ class _Trial:
         self.gradient: str | None = None
         self.bad_loss = False
         self._model = model
-        self._wrapper = optim_wrapper
+        self._given = self._wrapper = optim_wrapper
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         """The real wrapper's context."""
         context: AbstractContextManager[None] = self._wrapper.optim_context(model)
         return context
+
+    def __getitem__(self, name: str) -> _Trial:
+        """The same for one of several optimizers."""
+        self._wrapper = self._given[name]
+        return self
 
     def look(self, module: nn.Module, _: Any, output: Any) -> None:
         """Look at a module's output; children are done before their parents."""

@@ -41,9 +41,9 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
         runner.resuming = False
     load_weights(unwrapped(runner.model), state["state_dict"], strict=True, title=path.name)
     wrapper = runner.optim_wrapper
-    settings = [_settings(group) for group in wrapper.param_groups]
+    settings = [_settings(group) for group in _groups(wrapper)]
     wrapper.load_state_dict(state["optimizer"])
-    for group, kept in zip(wrapper.param_groups, settings, strict=True):
+    for group, kept in zip(_groups(wrapper), settings, strict=True):
         group.update(kept)
     wrapper.zero_grad()
     return path.name
@@ -62,6 +62,12 @@ def _find(runner: Runner, before: int, passed_over: set[str]) -> Path | None:
                 return store.folder.path / entry.name
             runner.logger.warning("checkpoint %s; trying the one before", wrong)
     return None
+
+
+def _groups(wrapper: Any) -> list[dict[str, Any]]:
+    """All param groups, of several optimizers too."""
+    groups = wrapper.param_groups
+    return [group for some in groups.values() for group in some] if isinstance(groups, dict) else groups
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
