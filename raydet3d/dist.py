@@ -1,4 +1,4 @@
-"""Rank, world size and collectives over torch.distributed; no-ops when a process is alone."""
+"""Rank, world size and collectives over torch.distributed: no-ops when alone; and the model inside its wrapper."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 import torch.distributed as torch_dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet3d.registry import MODEL_WRAPPERS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -177,8 +179,21 @@ def collect_results(results: list[Any], size: int) -> list[Any] | None:
     return [part[i] for i in range(longest) for part in parts if i < len(part)][:size]
 
 
-def broadcast_buffers(module: torch.nn.Module) -> None:
+def broadcast_buffers(module: nn.Module) -> None:
     """Give every rank rank 0's buffers (BatchNorm statistics), so that all evaluate the same model."""
     if get_world_size() > 1:
         for buffer in module.buffers():
             torch_dist.broadcast(buffer, 0)
+
+
+def is_model_wrapper(model: nn.Module) -> bool:
+    """Whether a module stands round a model, as ``module``."""
+    kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
+    return isinstance(model, (DistributedDataParallel, *kinds))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself."""
+    inner = model.module if is_model_wrapper(model) else model
+    assert isinstance(inner, nn.Module)
+    return inner

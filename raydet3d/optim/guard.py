@@ -21,6 +21,7 @@ The first step of each parameter waits for the flag, because its moments do not 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch.optim import Optimizer
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
+UNASKED = 64  # verdicts that are kept where nobody asks
 NEVER = 2**62
 
 
@@ -73,6 +75,8 @@ class FiniteGuard:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.row = torch.zeros((), dtype=torch.int64, device=device)  # bad steps in a row, up to now
+        self._verdicts: deque[tuple[int, Any, Any]] = deque(maxlen=UNASKED)
         self._on_host = device.type == "cpu"
         # A cell of memory seen from two sides: torch raises it, and no torch operation is needed to read it.
         self._raised = np.zeros(1, dtype=np.float32)
@@ -107,7 +111,25 @@ class FiniteGuard:
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
+        self.row.add_(1).mul_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+        if self.device.type == "cuda":
+            told = torch.empty((), dtype=torch.bool, pin_memory=True)
+            arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            told.copy_(bad, non_blocking=True)
+            arrived.record(torch.cuda.current_stream(self.device))
+            self._verdicts.append((now, told, arrived))
+
+    def verdicts(self) -> list[tuple[int, bool]]:
+        """Steps judged since the last call, as (count of iterations, whether it was bad), as far as they are known.
+
+        Never waits: what a GPU has not said yet comes with a later call.
+        """
+        known = []
+        while self._verdicts and (self._verdicts[0][2] is None or self._verdicts[0][2].query()):
+            now, bad, _ = self._verdicts.popleft()
+            known.append((now, bool(bad)))
+        return known
 
     def look(self, grads: Sequence[Tensor], now: int) -> None:
         """Raise the flag if a gradient is not finite, lower it otherwise, and count.
@@ -125,10 +147,14 @@ class FiniteGuard:
         self._set(bool(self._raised[0]), now)
 
     def _set(self, bad: bool, now: int) -> None:
-        self._bad = bad
+        self._verdicts.append((now, bad, None))
         if bad:
             self.bad_steps.add_(1)
+            self.row.add_(1)
             self.first_bad.clamp_(max=now)
+        elif self._bad:
+            self.row.zero_()
+        self._bad = bad
 
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.

@@ -271,6 +271,21 @@ class OptimWrapper:
         """
         return self._guard.read(self.optimizer)
 
+    def read_guard(self) -> tuple[int, int, int]:
+        """What ``read_bad_steps`` gives, and how many steps in a row were left out, the newest among them.
+
+        Waits for the device; for log points.
+        """
+        count, first = self._guard.read(self.optimizer)
+        return count, first, int(self._guard.row) if count else 0
+
+    def verdicts(self) -> list[tuple[int, bool]] | None:
+        """Steps judged since the last call: iterations counted then, and whether the step was bad.
+
+        Never waits; what the device has not said yet comes later. None where steps are not guarded.
+        """
+        return self._guard.verdicts() if self._guarded else None
+
     # ---- param groups
 
     @property

@@ -244,12 +244,12 @@ class _EvalLoop:
             The metrics, the same on every rank.
         """
         runner, mode = self.runner, self.mode
-        broadcast_buffers(runner.model)
         with rng.fenced(runner.device) as before, torch.no_grad():
             runner.fence = before
             try:
                 runner.call_hook(f"before_{mode}")
                 runner.call_hook(f"before_{mode}_epoch")
+                broadcast_buffers(runner.model)  # after hooks that average buffers, or put an average in place
                 runner.model.eval()
                 losses = self._go_through()
                 metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]

@@ -17,11 +17,13 @@ from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.download import fetched
+from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.record import Record
+from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.start import Start
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.summary import headline, summarize, to_lines
@@ -89,6 +91,7 @@ class Runner(Parts):
         self.record = Record(work_dir / "scalars.json")
         self.store = self._store_at(work_dir, run)
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
+        self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: Start | None = start
         self._stores = {work_dir: self.store}
@@ -210,6 +213,7 @@ class Runner(Parts):
             return
         if start.resume_from is not None and start.state is not None:
             if weights_only:
+                self.call_hook("after_load_checkpoint", checkpoint=start.state)
                 self._load_weights(start.state, str(start.resume_from), strict=True)
             else:
                 self._resume(start.state, str(start.resume_from))
@@ -259,7 +263,11 @@ class Runner(Parts):
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
-        self.call_hook("after_load_checkpoint", checkpoint=state)
+        self.resuming = True
+        try:
+            self.call_hook("after_load_checkpoint", checkpoint=state)
+        finally:
+            self.resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
@@ -308,6 +316,22 @@ class Runner(Parts):
                 "auto_scale_lr does not count accumulative_counts=%d; base_batch_size=%g would", counts, base / counts
             )
         optim_wrapper.scale_lr(ratio)
+
+    def roll_back(self, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
+        """Put weights and moments back to a checkpoint's, and go on from there with the batches to come.
+
+        Args:
+            before: Iterations finished in the checkpoint are fewer than this.
+            passed_over: Names of checkpoints not to use.
+
+        Returns:
+            The checkpoint's name; None where there is none, and nothing is changed.
+        """
+        return roll_back(self, before=before, passed_over=passed_over)
+
+    def find_fault(self, data_batch: Any) -> str:
+        """What of a batch, or which module on it, gives something that is not finite, by trying; in a few words."""
+        return find_fault(self.model, self.optim_wrapper, data_batch, self.device)
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -377,6 +401,11 @@ class Runner(Parts):
                 resumable=save_optimizer,
             )
         return Path(out_dir) / filename
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores that this run has saved to, the work dir's first."""
+        return list(self._stores.values())
 
     def store_in(self, folder: Path) -> Store:
         """The store of a folder."""

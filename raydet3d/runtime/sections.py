@@ -22,6 +22,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     "timer": {"type": "IterTimerHook"},
     "sampler_seed": {"type": "DistSamplerSeedHook"},
     "logger": {"type": "LoggerHook"},
+    "guard": {"type": "GuardHook"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "checkpoint": {"type": "CheckpointHook", "interval": 1},
 }
@@ -116,6 +117,8 @@ def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
         default_hooks: Of the config.
         custom_hooks: Of the config.
     """
+    if default_hooks is not None and not isinstance(default_hooks, Mapping):
+        raise InputError(f"default_hooks must be a dict of hooks by name, got {default_hooks!r}")
     given = dict(default_hooks or {})
     out: list[tuple[str, Any]] = []
     for name, ours in DEFAULT_HOOKS.items():

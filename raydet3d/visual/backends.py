@@ -9,9 +9,9 @@ import importlib
 import json
 import pprint
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -289,6 +289,25 @@ class WandbVisBackend(BaseVisBackend):
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+
+INSTEAD = ("MLflowVisBackend", "ClearMLVisBackend", "NeptuneVisBackend", "DVCLiveVisBackend", "AimVisBackend")
+"""Backends of MMEngine's that are not here."""
+
+
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refuse(**_: Any) -> NoReturn:
+        raise InputError(
+            f"{name} is not here; there are LocalVisBackend, TensorboardVisBackend and WandbVisBackend; one of your "
+            "own is a class with add_scalars in VISBACKENDS"
+        )
+
+    refuse.__name__ = name
+    return refuse
+
+
+for _name in INSTEAD:
+    VISBACKENDS.register_module(_name, module=_refusal(_name))
 
 
 def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def test_default_hooks_and_what_replaces_them() -> None:
         "IterTimerHook",
         "DistSamplerSeedHook",
         "LoggerHook",
+        "GuardHook",
         "ParamSchedulerHook",
         "CheckpointHook",
     ]
