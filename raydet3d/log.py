@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 NAME = "raydet3d"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 DATES = "%m/%d %H:%M:%S"
+
+
+class LineFile:
+    """A file that whole lines are appended to. It stays open between them, since opening costs more than writing.
+
+    Args:
+        path: The file; its folder is made when the first line comes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number: int | None = None
+
+    def write(self, line: str) -> None:
+        """Append a line; it is in the file when this returns."""
+        if self._number is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.write(self._number, f"{line}\n".encode())
+
+    def close(self) -> None:
+        """Give the file back; a further line opens it anew."""
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def get_logger() -> logging.Logger:

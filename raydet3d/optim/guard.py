@@ -6,7 +6,8 @@ have been taken without the guard.
 
 How a step is skipped depends on where the weights are:
 
-* on the CPU there is nobody to wait for, so the flag is looked at;
+* on the CPU there is nobody to wait for, so the flag is looked at (through numpy, which costs a tenth of a tensor's
+  read);
 * a fused optimizer takes the flag as ``found_inf``;
 * with any other, weights and moments are copied before the step and, by integer arithmetic on their bits, put back or
   not after it. Host-side step counts are set right when the count of bad steps is read.
@@ -56,6 +57,25 @@ def is_finite(number: Tensor) -> bool:
     return math.isfinite((number.float() if number.dtype in SHORT else number).numpy().item())
 
 
+class _Search:
+    """Looks through gradients on the CPU, all in one call: the operation that loss scalers use, with a scale of 1."""
+
+    def __init__(self) -> None:
+        self._found, self._one = torch.zeros(()), torch.ones(())
+        self._seen = self._found.numpy()  # the same memory
+
+    def __call__(self, grads: Sequence[Tensor]) -> bool:
+        """Whether all gradients are finite; multiplies them by 1, which changes no bit of them."""
+        if any(g.layout is not torch.strided or hasattr(g, "full_tensor") for g in grads):
+            return is_finite(largest(grads))
+        self._seen.fill(0)
+        try:
+            torch._amp_foreach_non_finite_check_and_unscale_(list(grads), self._found, self._one)
+        except RuntimeError:  # complex numbers, or a gradient several of whose elements share their memory
+            return is_finite(largest(grads))
+        return not self._seen
+
+
 class FiniteGuard:
     """Judges gradients, and takes the step or leaves it.
 
@@ -73,6 +93,8 @@ class FiniteGuard:
         self._met: set[int] = set()
         self._corrected = self._reported = 0
         self._counts_on_host = False
+        self._search = _Search()
+        self._places = _Buffers()
         self._buffers: list[Tensor] = []  # the model's own
         self._copies: list[Tensor] = []  # as they were
 
@@ -90,15 +112,30 @@ class FiniteGuard:
             now: Count of iterations, kept for the first bad one.
         """
         if self._on_host:
-            self._bad = not is_finite(number)
-            if self._bad:
-                self.bad_steps.add_(1)
-                self.first_bad.clamp_(max=now)
+            self._note(not is_finite(number), now)
             return
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+
+    def search(self, grads: Sequence[Tensor], now: int) -> None:
+        """Judge gradients by looking at every one of them.
+
+        Args:
+            grads: The gradients.
+            now: Count of iterations.
+        """
+        if self._on_host:
+            self._note(not self._search(grads), now)
+        else:
+            self.judge(largest(grads), now)
+
+    def _note(self, bad: bool, now: int) -> None:
+        self._bad = bad
+        if bad:
+            self.bad_steps.add_(1)
+            self.first_bad.clamp_(max=now)
 
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
@@ -107,21 +144,24 @@ class FiniteGuard:
             model: The model.
         """
         # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
-        self._buffers = [b.data for b in model.buffers() if _is_kept(b, self.device)]
+        self._buffers = [b.data for b in self._places.of(model) if _is_kept(b, self.device)]
+        if not self._buffers:
+            return
         layout = [(b.shape, b.dtype) for b in self._buffers]
         if layout != [(c.shape, c.dtype) for c in self._copies]:
             self._copies = [torch.empty_like(b) for b in self._buffers]
-        if self._buffers:
-            torch._foreach_copy_(self._copies, self._buffers)
+        torch._foreach_copy_(self._copies, self._buffers)
 
     def put_back(self) -> None:
         """Give the buffers back what ``keep_buffers`` noted if the flag is up; leave every bit of them otherwise.
 
         The step is done then: there is nothing to be put back until the next ``keep_buffers``.
         """
+        if not self._buffers:
+            return
         if not self._on_host:
             _undo(_bits(self._buffers), _bits(self._copies), self.flag)
-        elif self._bad and self._buffers:
+        elif self._bad:
             torch._foreach_copy_(self._buffers, self._copies)
         self._buffers = []
 
@@ -174,6 +214,29 @@ class FiniteGuard:
         first = int(self.first_bad) if new else -1
         self.first_bad.fill_(NEVER)
         return new, first
+
+
+class _Buffers:
+    """A model's buffers, without a walk through all its modules at every step.
+
+    The modules that have some are looked up again every ``EVERY`` calls, for models that grow.
+    """
+
+    EVERY = 100
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._calls = 0
+        self._tables: list[dict[str, Tensor | None]] = []
+
+    def of(self, model: nn.Module) -> list[Tensor]:
+        """The buffers that a model has now, each once."""
+        if model is not self._model or self._calls % self.EVERY < 2:
+            self._model, self._calls = model, self._calls if model is self._model else 0
+            self._tables = [module._buffers for module in model.modules() if module._buffers]
+        self._calls += 1
+        found = {id(b): b for table in self._tables for b in table.values() if b is not None}
+        return list(found.values())
 
 
 def _is_plain(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> bool:

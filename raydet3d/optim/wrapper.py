@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from raydet3d.dist import get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.groups import Group, Groups, reconcile, settings_of
-from raydet3d.optim.guard import FiniteGuard, largest, whole
+from raydet3d.optim.guard import FiniteGuard, whole
 from raydet3d.registry import OPTIM_WRAPPERS
 
 CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -25,6 +25,7 @@ CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 # Norms that are finite exactly if all they are taken of is (but for overflow).
 TELLING_NORMS = (1.0, 2.0, float("inf"))
+NOTHING = nullcontext()
 
 
 def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
@@ -90,6 +91,8 @@ class OptimWrapper:
         self.grad_norm_sink: Callable[[Tensor], None] | None = None
         # What the config has changed against the state that was loaded last, one line each.
         self.config_changes: list[str] = []
+        # Whether the norm that clipping takes says whether all is finite.
+        self._norm_tells = self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
         self._accumulative_counts = accumulative_counts
         self._inner_count = 0
         self._max_counts = -1
@@ -147,8 +150,12 @@ class OptimWrapper:
 
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients."""
-        self.optimizer.zero_grad(**kwargs)
         self._has_pending = False
+        if kwargs or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad(**kwargs)
+            return
+        for param in self._groups.params():  # what the optimizer does too, in ten times the time
+            param.grad = None
 
     def step(self, **kwargs: Any) -> None:
         """Clip, and let the optimizer step unless the gradients are not finite."""
@@ -157,12 +164,11 @@ class OptimWrapper:
             self._clip(active)
             self.optimizer.step(**kwargs)
             return
-        telling = self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
-        number = None if telling else largest([p.grad for p in active if p.grad is not None])
+        if not self._norm_tells:
+            self._guard.search([p.grad for p in active if p.grad is not None], self._inner_count)
         norm = self._clip(active)
-        judged = whole(norm) if number is None and norm is not None else number
-        assert judged is not None
-        self._guard.judge(judged, self._inner_count)
+        if self._norm_tells and norm is not None:
+            self._guard.judge(whole(norm), self._inner_count)
         self._guard.step(self.optimizer, active, **kwargs)
         self._guard.put_back()
 
@@ -175,14 +181,12 @@ class OptimWrapper:
             self.grad_norm_sink(norm.detach())
         return norm
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
         no_sync: Any = None if self.should_sync() else getattr(model, "no_sync", None)
-        with no_sync() if no_sync is not None else nullcontext():
-            yield
+        return NOTHING if no_sync is None else no_sync()
 
     # ---- accumulation
 
@@ -291,10 +295,10 @@ class OptimWrapper:
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
         memory = [_number(group["lr"]) for group in self.optimizer.param_groups]
-        lr = {"lr": [memory[owner] for owner in self._groups.owners()]}
-        if self.base_param_settings is not None:
-            return {"base_lr": [_number(self.base_param_settings["lr"])], **lr}
-        return lr
+        if self.base_param_settings is None:
+            return {"lr": memory}
+        lr = [memory[owner] for owner in self._groups.owners()]
+        return {"base_lr": [_number(self.base_param_settings["lr"])], "lr": lr}
 
     def get_momentum(self) -> dict[str, list[float]]:
         """The momentum of each of MMEngine's groups: ``momentum``, the first of ``betas``, or 0."""

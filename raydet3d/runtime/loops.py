@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +102,11 @@ class _TrainLoop:
         """One iteration."""
         runner, progress = self.runner, self.runner.progress
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
-        with _blamed(f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch):
+        try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        except Exception as error:
+            _blame(error, f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch)
+            raise
         progress.phase = Phase.ITER
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         progress.finish_iter()
@@ -269,8 +271,12 @@ class _EvalLoop:
         for batch_idx, data_batch in enumerate(self.dataloader):
             runner.call_hook(f"before_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
             autocast = torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16)
-            with _blamed(f"in the {mode} step, batch {batch_idx + 1}", data_batch), autocast:
-                outputs = step(data_batch)
+            try:
+                with autocast:
+                    outputs = step(data_batch)
+            except Exception as error:
+                _blame(error, f"in the {mode} step, batch {batch_idx + 1}", data_batch)
+                raise
             outputs = _take_losses(outputs, losses)
             self.evaluator.process(data_samples=outputs, data_batch=data_batch)
             runner.call_hook(f"after_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
@@ -330,14 +336,9 @@ def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) 
     return outputs[:-1]
 
 
-@contextmanager
-def _blamed(where: str, data_batch: Any) -> Iterator[None]:
+def _blame(error: Exception, where: str, data_batch: Any) -> None:
     """Note on an error where it came up, and for which samples."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"{where}, samples {sample_ids(data_batch)}")
-        raise
+    error.add_note(f"{where}, samples {sample_ids(data_batch)}")
 
 
 def sample_ids(data_batch: Any) -> list[Any]:

@@ -189,6 +189,7 @@ class Runner(Parts):
         for store in self._stores.values():
             store.drain()
         self.visualizer.close()
+        self.record.close()
         close_logger(self.logger)
 
     # -- beginning ----------------------------------------------------------------------------------------------
