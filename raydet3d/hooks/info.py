@@ -57,7 +57,7 @@ class RuntimeInfoHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The iteration and the learning rates."""
         hub = runner.message_hub
-        hub.runtime_info["iter"] = runner.iter
+        hub.runtime_info["iter"] = runner.progress.iter
         for name, rates in runner.optim_wrapper.get_lr().items():
             hub.update_scalar("train/" + name, rates[0])
 

@@ -30,8 +30,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from raydet3d.optim.bare import BareStep
+
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
+PLAIN = {Tensor}
 NEVER = 2**62
 
 
@@ -64,16 +67,16 @@ class _Search:
         self._found, self._one = torch.zeros(()), torch.ones(())
         self._seen = self._found.numpy()  # the same memory
 
-    def __call__(self, grads: Sequence[Tensor]) -> bool:
+    def __call__(self, grads: list[Tensor]) -> bool:
         """Whether all gradients are finite; multiplies them by 1, which changes no bit of them."""
-        if any(g.layout is not torch.strided or hasattr(g, "full_tensor") for g in grads):
+        if set(map(type, grads)) != PLAIN:
             return is_finite(largest(grads))
-        self._seen.fill(0)
+        self._seen[()] = 0
         try:
-            torch._amp_foreach_non_finite_check_and_unscale_(list(grads), self._found, self._one)
-        except RuntimeError:  # complex numbers, or a gradient several of whose elements share their memory
+            torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
+        except RuntimeError:  # sparse or complex, or several elements of a gradient share their memory
             return is_finite(largest(grads))
-        return not self._seen
+        return not self._seen.item()
 
 
 class FiniteGuard:
@@ -94,6 +97,7 @@ class FiniteGuard:
         self._corrected = self._reported = 0
         self._counts_on_host = False
         self._search = _Search()
+        self._bare: BareStep | None = None
         self._places = _Buffers()
         self._buffers: list[Tensor] = []  # the model's own
         self._copies: list[Tensor] = []  # as they were
@@ -119,7 +123,7 @@ class FiniteGuard:
         self.bad_steps.add_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
 
-    def search(self, grads: Sequence[Tensor], now: int) -> None:
+    def search(self, grads: list[Tensor], now: int) -> None:
         """Judge gradients by looking at every one of them.
 
         Args:
@@ -180,7 +184,9 @@ class FiniteGuard:
         """
         if self._on_host:
             if not self._bad:
-                optimizer.step(**kwargs)
+                if self._bare is None or self._bare.optimizer is not optimizer:
+                    self._bare = BareStep(optimizer)
+                self._bare(**kwargs)
             return
         if any(id(p) not in self._met for p in active) or not _is_plain(optimizer, active, self.device):
             if not self.flag.item():

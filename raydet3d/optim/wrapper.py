@@ -92,7 +92,9 @@ class OptimWrapper:
         # What the config has changed against the state that was loaded last, one line each.
         self.config_changes: list[str] = []
         # Whether the norm that clipping takes says whether all is finite.
-        self._norm_tells = self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
+        self._norm_tells = (
+            self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
+        )
         self._accumulative_counts = accumulative_counts
         self._inner_count = 0
         self._max_counts = -1

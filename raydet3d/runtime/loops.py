@@ -100,15 +100,16 @@ class _TrainLoop:
 
     def _train(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
-        runner, progress = self.runner, self.runner.progress
-        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
+        runner = self.runner
+        progress, call = runner.progress, runner.call_hook
+        call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         except Exception as error:
             _blame(error, f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch)
             raise
         progress.phase = Phase.ITER
-        runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        call("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         progress.finish_iter()
 
 
