@@ -30,7 +30,12 @@ class BareStep:
     def __call__(self, **kwargs: Any) -> None:
         """Step."""
         optimizer, inner = self.optimizer, self._inner
-        if inner is None or "step" in vars(optimizer) or torch.autograd._profiler_enabled() or _is_watched(optimizer):
+        if (
+            inner is None
+            or "step" in vars(optimizer)
+            or torch._C._autograd._profiler_enabled()
+            or _is_watched(optimizer)
+        ):
             optimizer.step(**kwargs)
         else:
             inner(optimizer, **kwargs)

@@ -217,7 +217,9 @@ class FiniteGuard:
         """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
         total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
-        first = int(self.first_bad) if new else -1
+        if not new:
+            return 0, -1
+        first = int(self.first_bad)
         self.first_bad.fill_(NEVER)
         return new, first
 

@@ -5,8 +5,8 @@
 All three train the same tiny model on the same batches from a list in memory; ours and MMEngine's with their default
 hooks and two schedules. Each lives in a process of its own and waits for its turn, epoch by epoch, so that whatever
 else the machine does hits all alike; times are the processor's. The medians over the rounds are printed as JSON:
-``share`` is (ours - plain) / (MMEngine's - plain), and ``late_us`` is our cost after ``--late`` further iterations, beside
-``early_us``: what it was at the beginning of the same process.
+``share`` is (ours - plain) / (MMEngine's - plain), and ``late_us`` is our cost after ``--late`` further iterations,
+beside ``early_us``: what it was at the beginning of the same process.
 
 MMEngine is looked for in the python that ``--mmengine`` or ``RAYDET3D_MMENGINE_PYTHON`` names, else in this one.
 """
