@@ -36,7 +36,15 @@ from raydet3d.runtime.loaders import build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
-from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.start import (
+    apply_env,
+    find_start,
+    leave_no_trace,
+    pick_device,
+    place,
+    settle_seed,
+    settle_timestamp,
+)
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
 __all__ = [
@@ -83,6 +91,23 @@ def assemble(
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
+    try:
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry)
+    except BaseException:
+        leave_no_trace(work_dir, timestamp)
+        raise
+
+
+def _put_together(
+    cfg: Any,
+    device: torch.device,
+    extra_hooks: Sequence[Hook],
+    work_dir: Path,
+    name: str,
+    timestamp: str,
+    resume: bool | str,
+    retry: bool,
+) -> Runner:
     start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
@@ -92,6 +117,7 @@ def assemble(
         work_dir / timestamp / f"{timestamp}.log",
         rank=dist.get_rank(),
         level=cfg.get("log_level", "INFO"),
+        held=True,
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
         logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
@@ -102,7 +128,7 @@ def assemble(
     model = wrap_model(build_model(cfg).to(device), cfg, device)
 
     full_name = f"{name}_{timestamp}"
-    runner = Runner(
+    return Runner(
         model=model,
         device=device,
         work_dir=work_dir,
@@ -120,13 +146,12 @@ def assemble(
             test_loop=partial(_make_eval_loop, cfg, "test"),
             optim_wrapper=partial(_make_optim_wrapper, cfg),
             param_schedulers=partial(_make_schedulers, cfg),
+            introduce=_introduce,
         ),
         start=start,
         cfg=cfg,
         cfg_text=_text_of(cfg),
     )
-    _introduce(runner, hooks)
-    return runner
 
 
 # -- parts ------------------------------------------------------------------------------------------------------
@@ -294,7 +319,7 @@ def _text_of(cfg: Any) -> str:
         return ""
 
 
-def _introduce(runner: Runner, hooks: Hooks) -> None:
+def _introduce(runner: Runner) -> None:
     """Say what runs, and keep the config."""
     device = (
         torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else platform.processor() or "CPU"
@@ -309,7 +334,7 @@ def _introduce(runner: Runner, hooks: Hooks) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
-    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", hooks.table())
+    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
         runner.cfg.dump(runner.work_dir / stem)

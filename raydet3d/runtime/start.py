@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
             return name
 
 
+def leave_no_trace(work_dir: Path, timestamp: str) -> None:
+    """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
+    if dist.is_main_process():
+        with suppress(OSError):  # something lies there
+            (work_dir / timestamp).rmdir()
+            work_dir.rmdir()
+
+
 def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, retry: bool = False) -> Start:
     """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
 
@@ -81,6 +90,8 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, 
         if path is None and resume is not True and load_from is not None:
             path = Path(load_from)  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
+        if load_from is not None and "://" not in str(load_from) and not Path(load_from).is_file():
+            raise InputError(f"load_from: there is no file {load_from}")
         return Start(load_from=load_from)
     return Start(resume_from=path, state=read_checkpoint(path))
 
