@@ -32,7 +32,7 @@ from raydet3d.registry import (
     VISUALIZERS,
 )
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import build_loader, ready_data
+from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
@@ -286,13 +286,33 @@ def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
         return None
     with at(f"{mode}_cfg"):
         args = loop_cfg(cfg[f"{mode}_cfg"], mode)
-    evaluator = build_evaluator(cfg[f"{mode}_evaluator"], key=f"{mode}_evaluator")
-    for metric in evaluator.metrics:
-        metric.logger = runner.logger
-    key = f"{mode}_dataloader"
-    loader = build_loader(cfg[key], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key=key)
+    key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", cfg[f"{mode}_dataloader"], cfg[f"{mode}_evaluator"]
+    make = partial(build_loader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
+    loader: Any
+    evaluator: Any
+    if isinstance(loader_cfg, (list, tuple)):
+        evaluator = _build_evaluators(evaluator_cfg, len(loader_cfg), f"{mode}_evaluator", runner)
+        loader = Loaders([make(one, key=f"{key}[{i}]") for i, one in enumerate(loader_cfg)])
+    else:
+        evaluator = _heard(build_evaluator(evaluator_cfg, key=f"{mode}_evaluator"), runner)
+        loader = make(loader_cfg, key=key)
     with at(f"{mode}_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader, "evaluator": evaluator})
+
+
+def _build_evaluators(cfg: Any, count: int, key: str, runner: Runner) -> list[Evaluator]:
+    """One evaluator for each of several loaders."""
+    if not isinstance(cfg, (list, tuple)) or len(cfg) != count:
+        given = f"a list of {len(cfg)}" if isinstance(cfg, (list, tuple)) else "one"
+        raise InputError(f"{key} must be a list of {count}, one for each loader, got {given}")
+    return [_heard(build_evaluator(one, key=f"{key}[{i}]"), runner) for i, one in enumerate(cfg)]
+
+
+def _heard(evaluator: Evaluator, runner: Runner) -> Evaluator:
+    """The evaluator, whose metrics speak through the run's logger."""
+    for metric in evaluator.metrics:
+        metric.logger = runner.logger
+    return evaluator
 
 
 def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:

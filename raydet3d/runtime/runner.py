@@ -25,6 +25,7 @@ from raydet3d.runtime.record import Record
 from raydet3d.runtime.start import Start, leave_no_trace
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.wanted import check_wanted
 from raydet3d.runtime.weights import load_weights, revised
 from raydet3d.runtime.wrappers import unwrapped
 
@@ -187,7 +188,10 @@ class Runner(Parts):
 
     def _prepare_training(self) -> None:
         with self._preparing():
-            _ = self.train_loop, self.optim_wrapper, self.param_schedulers, self.val_loop
+            _ = self.train_loop, self.optim_wrapper, self.param_schedulers
+            val = self.val_loop
+            given = val.names() if hasattr(val, "names") else None
+            check_wanted(self._hooks, given, validates=val is not None)
 
     def _evaluate(self, mode: str) -> dict[str, Any]:
         with self._preparing():
@@ -207,7 +211,8 @@ class Runner(Parts):
         """Let loader workers go; what is being saved is written to its end, whatever happened."""
         for name in ("train_loop", "val_loop", "test_loop"):
             if (loop := vars(self).get(name)) is not None:
-                release(loop.dataloader)
+                for loader in getattr(loop.dataloader, "loaders", [loop.dataloader]):
+                    release(loader)
         for store in self._stores.values():
             store.drain()
 
