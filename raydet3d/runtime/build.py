@@ -34,6 +34,7 @@ from raydet3d.registry import (
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
 from raydet3d.runtime.parts import Makers
+from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
 from raydet3d.runtime.start import (
@@ -57,6 +58,7 @@ __all__ = [
     "build_schedulers",
     "build_visualizer",
     "check_sections",
+    "finish_model",
     "ready_data",
     "wrap_model",
 ]
@@ -147,6 +149,7 @@ def _put_together(
             optim_wrapper=partial(_make_optim_wrapper, cfg),
             param_schedulers=partial(_make_schedulers, cfg),
             introduce=_introduce,
+            finish_model=lambda runner: finish_model(runner.model, cfg),
         ),
         start=start,
         cfg=cfg,
@@ -187,6 +190,25 @@ def wrap_model(model: nn.Module, cfg: Any, device: torch.device) -> nn.Module:
         wrapped = MODEL_WRAPPERS.build(cfg.get("model_wrapper_cfg") or {}, defaults)
     assert isinstance(wrapped, nn.Module)
     return wrapped
+
+
+def finish_model(model: nn.Module, cfg: Any) -> None:
+    """What is done to a model whose weights are in place: activation checkpointing, and compiling.
+
+    Args:
+        model: The model, in its wrapper or not.
+        cfg: The config: ``activation_checkpointing`` and ``compile`` are read.
+    """
+    recompute(unwrapped(model), cfg.get("activation_checkpointing") or ())
+    given = cfg.get("compile") or False
+    if given is False:
+        return
+    with at("compile"):
+        try:
+            # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
+            unwrapped(model).compile(**(dict(given) if isinstance(given, Mapping) else {}))
+        except (RuntimeError, ValueError) as error:  # an unknown back end or mode
+            raise InputError(str(error).splitlines()[0]) from None
 
 
 def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:

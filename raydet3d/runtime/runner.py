@@ -140,6 +140,7 @@ class Runner(Parts):
         self.call_hook("before_run")
         self._init_weights()
         self._begin()
+        self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
         if self.rank == 0:
             self.store.folder.sweep()
