@@ -6,8 +6,7 @@ have been taken without the guard.
 
 How a step is skipped depends on where the weights are:
 
-* on the CPU there is nobody to wait for, so the flag is looked at (through numpy, which costs a tenth of a tensor's
-  read);
+* on the CPU there is nobody to wait for, so the flag is looked at;
 * a fused optimizer takes the flag as ``found_inf``;
 * with any other, weights and moments are copied before the step and, by integer arithmetic on their bits, put back or
   not after it. Host-side step counts are set right when the count of bad steps is read.
@@ -25,6 +24,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -34,7 +34,6 @@ from raydet3d.optim.bare import BareStep
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
-PLAIN = {Tensor}
 NEVER = 2**62
 
 
@@ -54,29 +53,14 @@ def largest(grads: Sequence[Tensor]) -> Tensor:
     return norm if is_finite(norm) else torch.stack([g.abs().max() for g in dense if g.numel()]).max()
 
 
+def _is_usual(grad: Tensor) -> bool:
+    return grad.dtype is torch.float32 and grad.layout is torch.strided and type(grad) is Tensor
+
+
 def is_finite(number: Tensor) -> bool:
     """Whether a number on the CPU is finite; no torch operation reads it."""
     number = number.detach()
     return math.isfinite((number.float() if number.dtype in SHORT else number).numpy().item())
-
-
-class _Search:
-    """Looks through gradients on the CPU, all in one call: the operation that loss scalers use, with a scale of 1."""
-
-    def __init__(self) -> None:
-        self._found, self._one = torch.zeros(()), torch.ones(())
-        self._seen = self._found.numpy()  # the same memory
-
-    def __call__(self, grads: list[Tensor]) -> bool:
-        """Whether all gradients are finite; multiplies them by 1, which changes no bit of them."""
-        if set(map(type, grads)) != PLAIN:
-            return is_finite(largest(grads))
-        self._seen[()] = 0
-        try:
-            torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
-        except RuntimeError:  # sparse or complex, or several elements of a gradient share their memory
-            return is_finite(largest(grads))
-        return not self._seen.item()
 
 
 class FiniteGuard:
@@ -92,14 +76,19 @@ class FiniteGuard:
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
         self._on_host = device.type == "cpu"
+        # A cell of memory seen from two sides: torch raises it, and no torch operation is needed to read it.
+        self._raised = np.zeros(1, dtype=np.float32)
+        self._cell, self._one = torch.from_numpy(self._raised), torch.ones(1)
+        self._bare: BareStep | None = None
         self._bad = False
         self._met: set[int] = set()
         self._corrected = self._reported = 0
         self._counts_on_host = False
-        self._search = _Search()
-        self._bare: BareStep | None = None
-        self._places = _Buffers()
-        self._buffers: list[Tensor] = []  # the model's own
+        self._kept = False
+        self._slots: list[tuple[dict[str, Tensor | None], str]] = []  # where the model keeps its buffers
+        self._slots_of: int | None = None  # which model's these are
+        self._found: list[Tensor | None] = []  # what was in the slots
+        self._buffers: list[Tensor] = []  # of these, the ones that can be put back
         self._copies: list[Tensor] = []  # as they were
 
     def seed(self, loss: Tensor) -> Tensor | None:
@@ -116,26 +105,29 @@ class FiniteGuard:
             now: Count of iterations, kept for the first bad one.
         """
         if self._on_host:
-            self._note(not is_finite(number), now)
+            self._set(not is_finite(number), now)
             return
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
 
-    def search(self, grads: list[Tensor], now: int) -> None:
-        """Judge gradients by looking at every one of them.
+    def look(self, grads: Sequence[Tensor], now: int) -> None:
+        """Raise the flag if a gradient is not finite, lower it otherwise, and count.
 
         Args:
             grads: The gradients.
-            now: Count of iterations.
+            now: Count of iterations, kept for the first bad one.
         """
-        if self._on_host:
-            self._note(not self._search(grads), now)
-        else:
+        if not self._on_host or not all(map(_is_usual, grads)):
             self.judge(largest(grads), now)
+            return
+        # One call for all. It multiplies by 1, which changes no bit, and raises the cell at what is not finite.
+        self._raised[0] = 0
+        torch._amp_foreach_non_finite_check_and_unscale_(list(grads), self._cell, self._one)
+        self._set(bool(self._raised[0]), now)
 
-    def _note(self, bad: bool, now: int) -> None:
+    def _set(self, bad: bool, now: int) -> None:
         self._bad = bad
         if bad:
             self.bad_steps.add_(1)
@@ -144,35 +136,42 @@ class FiniteGuard:
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
 
+        The model is looked through once, and again after each ``read``.
+
         Args:
             model: The model.
         """
-        # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
-        self._buffers = [b.data for b in self._places.of(model) if _is_kept(b, self.device)]
-        if not self._buffers:
+        if self._slots_of != id(model):
+            self._slots = [(m._buffers, name) for m in model.modules() for name in m._buffers]
+            self._slots_of, self._found = id(model), []
+        if not self._slots:
             return
-        layout = [(b.shape, b.dtype) for b in self._buffers]
-        if layout != [(c.shape, c.dtype) for c in self._copies]:
+        found = [buffers.get(name) for buffers, name in self._slots]
+        if len(found) != len(self._found) or any(a is not b for a, b in zip(found, self._found, strict=True)):
+            mine = {id(b): b for b in found if b is not None and _is_kept(b, self.device)}
+            # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
+            self._found, self._buffers = found, [b.data for b in mine.values()]
             self._copies = [torch.empty_like(b) for b in self._buffers]
-        torch._foreach_copy_(self._copies, self._buffers)
+        if self._buffers:
+            torch._foreach_copy_(self._copies, self._buffers)
+        self._kept = True
 
     def put_back(self) -> None:
         """Give the buffers back what ``keep_buffers`` noted if the flag is up; leave every bit of them otherwise.
 
         The step is done then: there is nothing to be put back until the next ``keep_buffers``.
         """
-        if not self._buffers:
-            return
-        if not self._on_host:
-            _undo(_bits(self._buffers), _bits(self._copies), self.flag)
-        elif self._bad:
-            torch._foreach_copy_(self._buffers, self._copies)
-        self._buffers = []
+        if self._kept and self._buffers:
+            if not self._on_host:
+                _undo(_bits(self._buffers), _bits(self._copies), self.flag)
+            elif self._bad:
+                torch._foreach_copy_(self._buffers, self._copies)
+        self._kept = False
 
     @property
     def keeps_buffers(self) -> bool:
         """Whether there is something for ``put_back``."""
-        return bool(self._buffers)
+        return self._kept
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
         """Let the optimizer step unless the flag is up.
@@ -215,6 +214,7 @@ class FiniteGuard:
 
     def read(self, optimizer: Optimizer) -> tuple[int, int]:
         """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
+        self._slots_of = None
         total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
         if not new:
@@ -222,29 +222,6 @@ class FiniteGuard:
         first = int(self.first_bad)
         self.first_bad.fill_(NEVER)
         return new, first
-
-
-class _Buffers:
-    """A model's buffers, without a walk through all its modules at every step.
-
-    The modules that have some are looked up again every ``EVERY`` calls, for models that grow.
-    """
-
-    EVERY = 100
-
-    def __init__(self) -> None:
-        self._model: nn.Module | None = None
-        self._calls = 0
-        self._tables: list[dict[str, Tensor | None]] = []
-
-    def of(self, model: nn.Module) -> list[Tensor]:
-        """The buffers that a model has now, each once."""
-        if model is not self._model or self._calls % self.EVERY < 2:
-            self._model, self._calls = model, self._calls if model is self._model else 0
-            self._tables = [module._buffers for module in model.modules() if module._buffers]
-        self._calls += 1
-        found = {id(b): b for table in self._tables for b in table.values() if b is not None}
-        return list(found.values())
 
 
 def _is_plain(optimizer: Optimizer, active: Sequence[Tensor], device: torch.device) -> bool:
