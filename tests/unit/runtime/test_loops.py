@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
@@ -190,41 +189,6 @@ def test_a_loop_of_a_users_own(tmp_path: Path) -> None:
     with LOOPS.temporary(Short=Short):
         cfg = toy_cfg(tmp_path, train_cfg={"type": "Short", "max_epochs": 3}, log_level="ERROR")
         assert assemble(cfg).train()["epoch"] == 1
-
-
-class Reads(TorchDispatchMode):
-    """Counts reads of scalars, each of which would wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += "_local_scalar_dense" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
-def test_training_waits_for_no_scalar_between_log_points(tmp_path: Path) -> None:
-    no_val = {f"val_{part}": None for part in ("dataloader", "cfg", "evaluator")}
-    sgd = {"type": "SGD", "lr": 0.01, "momentum": 0.9}  # Adam on the host reads its step counts
-    logger = {"type": "LoggerHook", "interval": 100}
-    runner = assemble(
-        toy_cfg(
-            tmp_path,
-            **no_val,
-            optim_wrapper__optimizer=sgd,
-            default_hooks__logger=logger,
-            default_hooks__checkpoint=NO_SAVES,
-            train_dataloader__dataset={"type": ToyData, "noise": 0.0, "size": 240},
-            train_cfg={"max_epochs": 1},
-            log_level="ERROR",
-        )
-    )
-    with Reads() as reads:
-        runner.train()
-    assert runner.iter == 120
-    # The loader draws a seed on the host when it starts; the one log point reads the count of steps left out.
-    assert reads.count <= 2
 
 
 def test_ids_of_samples() -> None:
