@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -52,6 +53,22 @@ def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
         return function(*args, **kwargs) if is_main_process() else None
 
     return guarded
+
+
+def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str, Any]:
+    """How the ranks of a run meet: arguments of ``init_process_group``.
+
+    Args:
+        dist_cfg: ``env_cfg.dist_cfg``: ``backend`` and ``timeout`` (in seconds). ``nccl``, which every published config
+            says, means the GPUs' way where there are some, and gloo for what lies on the host.
+        cuda: Whether the ranks have GPUs.
+    """
+    given = dict(dist_cfg or {})
+    backend = given.get("backend") or "nccl"
+    if backend == "nccl":
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    timeout = given.get("timeout")
+    return {"backend": backend, **({} if timeout is None else {"timeout": timedelta(seconds=float(timeout))})}
 
 
 def barrier() -> None:
