@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.current import at_work
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger
@@ -125,6 +126,10 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
+        with at_work(self):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.monotonic()
         wrapper, loop = self.optim_wrapper, self.train_loop
         if self.val_loop is None:
@@ -154,7 +159,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.val_loop, "val")
+        with at_work(self):
+            return self._evaluate(self.val_loop, "val")
 
     def test(self) -> dict[str, Any]:
         """Test the model as it is, or as ``load_from`` says.
@@ -162,7 +168,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.test_loop, "test")
+        with at_work(self):
+            return self._evaluate(self.test_loop, "test")
 
     def _evaluate(self, loop: Any, mode: str) -> dict[str, Any]:
         if loop is None:
