@@ -89,6 +89,11 @@ def evaluate(args: argparse.Namespace) -> int:
         The exit code.
     """
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _evaluate(cfg, args)
+
+
+def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
     check_work_dir(Path(cfg["work_dir"]))
 
     import torch

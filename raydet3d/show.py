@@ -104,9 +104,11 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from torch import nn
 
     from raydet3d.runtime.build import build_optim, build_schedulers
+    from raydet3d.runtime.sections import refuse_deleted_optimizer
 
     # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
     given = _needed(cfg, "optim_wrapper")
+    refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
     scale = cfg.get("auto_scale_lr") or {}
@@ -317,7 +319,8 @@ def main() -> int:
     """Parse the command line and show."""
     args = make_parser().parse_args()
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
-    VIEWS[args.view](cfg, args)
+    with cfg.origin.located():
+        VIEWS[args.view](cfg, args)
     return 0
 
 

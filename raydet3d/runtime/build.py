@@ -35,7 +35,7 @@ from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
+from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
@@ -206,9 +206,10 @@ def build_optim(cfg: Any, model: nn.Module) -> Any:
     given = cfg["optim_wrapper"]
     if not isinstance(given, Mapping):
         return given
+    refuse_deleted_optimizer(cfg)
     with at("optim_wrapper"):
         if given.get("optimizer") is None and given.get("constructor") is None:
-            raise InputError("has no optimizer; did a _delete_=True remove it?")
+            raise InputError("has no optimizer; give it optimizer=dict(type=..., lr=...)")
         if isinstance(given.get("type"), str):
             OPTIM_WRAPPERS.get(given["type"])
     optimizer = given.get("optimizer")

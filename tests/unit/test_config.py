@@ -101,7 +101,8 @@ class TestInheritance:
     def test_two_bases_with_the_same_key(self, write: Write) -> None:
         first, second = write("one.py", "lr = 1\n"), write("two.py", "lr = 2\n")
         path = write("child.py", "_base_ = ['one.py', 'two.py']\n")
-        assert message(lambda: Config.fromfile(path)) == f"{path}: two of its bases set 'lr': {first} and {second}"
+        expected = f"{path}:1: two of its bases set 'lr': {first}:1 and {second}:1"
+        assert message(lambda: Config.fromfile(path)) == expected
 
     def test_a_ring_of_bases(self, write: Write) -> None:
         write("one.py", "_base_ = 'two.py'\n")
@@ -120,10 +121,14 @@ class TestBadFiles:
         [
             ("a.py", "lr = 1\nx = dict(\n", "a.py:2: '(' was never closed"),
             ("a.py", "lr = 1\nx = lrr * 2\n", "a.py:2: NameError: name 'lrr' is not defined in `x = lrr * 2`"),
-            ("a.py", "_base_ = 3\n", "a.py: _base_ must be a path or a list of paths, got 3"),
+            ("a.py", "_base_ = 3\n", "a.py:1: _base_ must be a path or a list of paths, got 3"),
             ("a.py", "n = 'b.py'\n_base_ = n\n", "a.py:2: _base_ must be a literal path"),
-            ("a.py", "_base_ = 'gone.py'\n", "a.py: _base_ names a file that does not exist"),
-            ("a.py", "_base_ = 'mmdet::x.py'\n", "_base_ 'mmdet::x.py' names another package"),
+            ("a.py", "_base_ = 'gone.py'\n", "a.py:1: _base_ names a file that does not exist"),
+            (
+                "a.py",
+                "_base_ = 'mmdet::x.py'\n",
+                "_base_ 'mmdet::x.py': configs of other packages are not known here",
+            ),
             ("a.yaml", "a: [1\nb: 2\n", "a.yaml:2: "),
             ("a.yaml", "- 1\n", "a.yaml: a config is a mapping at its top, got a list"),
             ("a.yaml", "a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
@@ -502,7 +507,7 @@ class TestCustomImports:
     def test_a_module_that_fails(self, write: Write) -> None:
         path = write("a.py", "custom_imports = dict(imports=['no_such_plug_in'])\n")
         text = message(lambda: Config.fromfile(path))
-        assert text.startswith(f"{path}: custom_imports cannot import 'no_such_plug_in': No module named")
+        assert text.startswith(f"{path}:1: custom_imports cannot import 'no_such_plug_in': No module named")
         with pytest.warns(UserWarning, match="no_such_plug_in"):
             Config.fromfile(write("b.py", "_base_='a.py'\ncustom_imports = dict(allow_failed_imports=True)\n"))
 
