@@ -210,13 +210,11 @@ def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
     for tensors in kinds.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         all_reduce(flat, op)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
-def collect_results(
-    results: list[Any], size: int, device: str = "cpu", tmpdir: str | None = None
-) -> list[Any] | None:
+def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: str | None = None) -> list[Any] | None:
     """One list of all ranks' results in data set order, on rank 0.
 
     A sampler deals samples out in turn (rank r holds r, r + world, ...), so the lists are interleaved; what the

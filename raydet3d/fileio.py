@@ -41,6 +41,8 @@ def load(file: Any, file_format: str | None = None, backend_args: Backend = None
     if kind in ("pkl", "pickle"):
         if hasattr(file, "read"):
             raise InputError("a pickle is loaded from its path, not from an open file")
+        if not Path(file).is_file():
+            raise InputError(f"{file}: no such file")
         return read_infos(file)
     text = file.read() if hasattr(file, "read") else get_text(file)
     try:
@@ -86,13 +88,15 @@ def dump(
 def get(filepath: str | Path, backend_args: Backend = None) -> bytes:
     """The bytes of a file."""
     check_backend(backend_args)
-    return _reading(filepath, Path.read_bytes)
+    data: bytes = _reading(filepath, Path.read_bytes)
+    return data
 
 
 def get_text(filepath: str | Path, encoding: str = "utf-8", backend_args: Backend = None) -> str:
     """The text of a file."""
     check_backend(backend_args)
-    return _reading(filepath, lambda path: path.read_text(encoding=encoding))
+    text: str = _reading(filepath, lambda path: path.read_text(encoding=encoding))
+    return text
 
 
 def put(obj: bytes, filepath: str | Path, backend_args: Backend = None) -> None:
@@ -173,7 +177,11 @@ def list_dir_or_file(
         inner = path.relative_to(root)
         if any(part.startswith(".") for part in inner.parts):
             continue
-        if (list_dir and suffix is None) if path.is_dir() else (list_file and (not suffix or path.name.endswith(suffix))):
+        if (
+            (list_dir and suffix is None)
+            if path.is_dir()
+            else (list_file and (not suffix or path.name.endswith(suffix)))
+        ):
             yield str(inner)
 
 

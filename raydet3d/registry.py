@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
+from raydet3d import compat
 from raydet3d.errors import InputError
 
 T = TypeVar("T")
@@ -35,11 +36,13 @@ class Registry:
     Args:
         name: What the table holds, for messages ("hook", "dataset", ...).
         home: Package whose import fills the table; imported on the first miss. The only upward pointer of the house.
+        locations: Guests' packages in which users put modules of their own; imported on a miss, where there are some.
     """
 
-    def __init__(self, name: str, *, home: str | None = None) -> None:
+    def __init__(self, name: str, *, home: str | None = None, locations: Sequence[str] = ()) -> None:
         self.name = name
         self.home = home
+        self.locations = tuple(locations)
         self._table: dict[str, Buildable] = {}
         self._awake = home is None
 
@@ -129,6 +132,7 @@ class Registry:
         thing = self.get(kind) if isinstance(kind, str) else kind
         if not callable(thing):
             raise BadArgument(f"a {self.name}'s type is a name, a class or a function, got {kind!r}")
+        args = {key: _fetched(value) for key, value in args.items()}
         self._check_arguments(thing, args)
         return thing(**args)
 
@@ -156,10 +160,13 @@ class Registry:
         scope, _, short = key.rpartition(".")
         if short not in self._table:
             self._wake()
+        if short not in self._table and self.locations:
+            compat.wake(self.locations)
         known = self._table.get(short)
         if not scope or (known is not None and scope.partition(".")[0] in SCOPES):
             return known
-        return _import_path(key) or known
+        found = compat.load(key)
+        return found if callable(found) else known
 
     def _check_arguments(self, thing: Buildable, args: Mapping[str, Any]) -> None:
         """Refuse an argument that the constructor does not take, with the nearest one that it does."""
@@ -181,33 +188,53 @@ class Registry:
             raise BadArgument(f"{title}: {error}") from None
 
 
-def _import_path(path: str) -> Buildable | None:
-    """The thing at a dotted import path, or None where there is no such module or name."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            return None
-        raise
-    return found if callable(found) else None
+def _fetched(value: Any) -> Any:
+    """A value with each ``Dotted`` path in it, in lists too, as what it names; dicts do so themselves, when read."""
+    if isinstance(value, compat.Dotted):
+        return value.build()
+    if type(value) in (list, tuple):
+        return type(value)(_fetched(item) for item in value)
+    return value
 
 
-HOOKS = Registry("hook", home="raydet3d.hooks")
-LOOPS = Registry("loop", home="raydet3d.runtime")
+def build_from_cfg(cfg: Mapping[str, Any], registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+    """``registry.build``, as a function."""
+    return registry.build(cfg, default_args)
+
+
+def build_model_from_cfg(
+    cfg: Any, registry: Registry | None = None, default_args: Mapping[str, Any] | None = None
+) -> Any:
+    """A model from its config; several in a row (``nn.Sequential``) from a list of them."""
+    table = MODELS if registry is None else registry
+    if isinstance(cfg, list | tuple):
+        parts = [table.build(item, default_args) for item in cfg]
+        return table.get("Sequential")(*parts)
+    return table.build(cfg, default_args)
+
+
+_ENGINE = ("mmdet3d.engine",)
+_ENGINE_OPTIMIZERS = (*_ENGINE, "mmdet3d.engine.optimizers")
+HOOKS = Registry("hook", home="raydet3d.hooks", locations=("mmdet3d.engine.hooks",))
+LOOPS = Registry("loop", home="raydet3d.runtime", locations=_ENGINE)
 LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime")
 MODEL_WRAPPERS = Registry("model wrapper", home="raydet3d.runtime")
-DATASETS = Registry("dataset", home="raydet3d.data")
-DATA_SAMPLERS = Registry("sampler", home="raydet3d.data")
-TRANSFORMS = Registry("transform", home="raydet3d.data")
+DATASETS = Registry("dataset", home="raydet3d.data", locations=("mmdet3d.datasets",))
+DATA_SAMPLERS = Registry("sampler", home="raydet3d.data", locations=("mmdet3d.datasets",))
+TRANSFORMS = Registry("transform", home="raydet3d.data", locations=("mmdet3d.datasets", "mmdet3d.datasets.transforms"))
 FUNCTIONS = Registry("function", home="raydet3d.data")
-MODELS = Registry("model", home="raydet3d.models")
-TASK_UTILS = Registry("task part", home="raydet3d.models")
-OPTIMIZERS = Registry("optimizer", home="raydet3d.optim")
-OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim")
-OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim")
-PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim")
-METRICS = Registry("metric", home="raydet3d.metrics")
+MODELS = Registry("model", home="raydet3d.models", locations=("mmdet3d.models",))
+TASK_UTILS = Registry("task part", home="raydet3d.models", locations=("mmdet3d.models",))
+OPTIMIZERS = Registry("optimizer", home="raydet3d.optim", locations=_ENGINE_OPTIMIZERS)
+OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim", locations=_ENGINE_OPTIMIZERS)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim", locations=_ENGINE_OPTIMIZERS)
+PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim", locations=_ENGINE)
+METRICS = Registry("metric", home="raydet3d.metrics", locations=("mmdet3d.evaluation",))
 EVALUATOR = Registry("evaluator", home="raydet3d.runtime")
-VISUALIZERS = Registry("visualizer", home="raydet3d.visual")
-VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual")
+VISUALIZERS = Registry("visualizer", home="raydet3d.visual", locations=("mmdet3d.visualization",))
+VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual", locations=("mmdet3d.visualization",))
+WEIGHT_INITIALIZERS = Registry("weight initializer", home="raydet3d.models")
+RUNNERS = Registry("runner", home="raydet3d.runtime")
+RUNNER_CONSTRUCTORS = Registry("runner constructor", home="raydet3d.runtime")
+STRATEGIES = Registry("strategy", home="raydet3d.runtime")
+INFERENCERS = Registry("inferencer", home="raydet3d.runtime")

@@ -18,16 +18,25 @@ from raydet3d.errors import InputError
 
 ROOTS = tuple(VERSIONS)
 SWITCH = "RAYDET3D_COMPAT"
-# Packages in which the guide tells users to edit `__init__.py`: theirs is run even inside a whole copy of MMDetection3D.
+# Packages whose `__init__.py` users are told to edit: theirs is run even inside a whole copy of MMDetection3D.
 EDITED = ("mmdet3d.engine.hooks", "mmdet3d.engine.optimizers")
 
 
 class NoGuest(InputError, ImportError):
-    """A name of MMEngine's or MMDetection3D's that raydet3d has nothing for."""
+    """A name of MMEngine's or MMDetection3D's that raydet3d has nothing for.
+
+    Args:
+        message: The sentence.
+        name: The dotted name.
+    """
+
+    def __init__(self, message: str, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class GuestFinder(MetaPathFinder, Loader):
-    """Finds what lies under ``ROOTS``: ours first, then the user's own files; anything else is an error that names it."""
+    """Finds what lies under ``ROOTS``: ours first, then the user's own files; all else is an error that names it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -40,10 +49,10 @@ class GuestFinder(MetaPathFinder, Loader):
             spec.submodule_search_locations = [str(folder) for folder in own_folders(fullname)]
             return spec
         parent = fullname.rpartition(".")[0]
-        spec = PathFinder.find_spec(fullname, [str(folder) for folder in own_folders(parent)] or list(path or ()))
-        if spec is None:
+        found = PathFinder.find_spec(fullname, [*map(str, own_folders(parent)), *(path or ())])
+        if found is None:
             raise NoGuest(_absent(fullname), name=fullname)
-        return spec
+        return found
 
     def exec_module(self, module: ModuleType) -> None:
         """See ``importlib.abc.Loader``."""
@@ -142,12 +151,11 @@ def _look_up(module: ModuleType, attribute: str) -> Any:
 
 
 def resolve(target: str) -> Any:
-    """What a target of the table stands for: ``package.module:name``, or ``TABLE/name`` of a registry's entry."""
-    if "/" in target:
-        table, name = target.split("/")
-        return getattr(importlib.import_module("raydet3d.registry"), table).get(name)
+    """What a target of the table stands for: ``module:name``, or ``module:table/entry`` for an entry of a registry."""
     home, _, name = target.partition(":")
-    return getattr(importlib.import_module(home), name)
+    table, _, entry = name.partition("/")
+    found = getattr(importlib.import_module(home), table)
+    return found.get(entry) if entry else found
 
 
 def _absent(fullname: str) -> str:

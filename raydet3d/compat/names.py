@@ -1,8 +1,9 @@
 """The guests' names and what they stand for here. Strings only: nothing is imported before somebody asks for it.
 
-Each row of ``_ROWS`` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows that
-``OptimWrapper`` lies in ``mmengine.optim.optimizer.optimizer_wrapper`` finds it there too), and per home of ours the names
-that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where names differ.
+Each row of ``_ROWS`` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
+that ``OptimWrapper`` lies in ``mmengine.optim.optimizer.optimizer_wrapper`` finds it there too), and per home of ours
+the names that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where names
+differ.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmengine.dist": (
         "dist utils",
         {
-            "raydet3d.dist": "all_gather all_gather_object all_reduce all_reduce_dict all_reduce_params barrier broadcast "
-            "broadcast_object_list collect_results gather gather_object get_backend get_dist_info get_local_rank get_rank "
-            "get_world_size is_distributed is_main_process master_only sync_random_seed"
+            "raydet3d.dist": "all_gather all_gather_object all_reduce all_reduce_dict all_reduce_params barrier "
+            "broadcast broadcast_object_list collect_results gather gather_object get_backend get_dist_info "
+            "get_local_rank get_rank get_world_size is_distributed is_main_process master_only sync_random_seed"
         },
     ),
     "mmengine.evaluator": ("evaluator metric", {"raydet3d.metrics": "BaseMetric", "EVALUATOR": "Evaluator"}),
@@ -63,8 +64,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "param_scheduler_hook profiler_hook runtime_info_hook sampler_seed_hook sync_buffer_hook test_time_aug_hook",
         {
             "raydet3d.hooks.hook": "DATA_BATCH Hook",
-            "HOOKS": "CheckpointHook DistSamplerSeedHook EMAHook EarlyStoppingHook EmptyCacheHook IterTimerHook LoggerHook "
-            "ParamSchedulerHook PrepareTTAHook ProfilerHook RuntimeInfoHook SyncBuffersHook",
+            "HOOKS": "CheckpointHook DistSamplerSeedHook EMAHook EarlyStoppingHook EmptyCacheHook IterTimerHook "
+            "LoggerHook ParamSchedulerHook PrepareTTAHook ProfilerHook RuntimeInfoHook SyncBuffersHook",
         },
     ),
     "mmengine.logging": (
@@ -150,7 +151,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "dataset_wrappers det3d_dataset kitti_dataset transforms transforms.dbsampler transforms.formating "
         "transforms.loading transforms.test_time_aug transforms.transforms_3d",
         {
-            "DATASETS": "CBGSDataset Det3DDataset KittiDataset",
+            "DATASETS": "Det3DDataset KittiDataset",
             "TRANSFORMS": f"DataBaseSampler {_TRANSFORMS}",
         },
     ),
@@ -168,8 +169,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "task_modules.coders task_modules.samplers voxel_encoders voxel_encoders.pillar_encoder",
         {
             "raydet3d.models": "Base3DDetector",
-            "MODELS": f"Anchor3DHead Det3DDataPreprocessor PillarFeatureNet PointPillarsScatter SECOND SECONDFPN VoxelNet "
-            f"{_LOSSES}",
+            "MODELS": "Anchor3DHead Det3DDataPreprocessor PillarFeatureNet PointPillarsScatter SECOND SECONDFPN "
+            f"VoxelNet {_LOSSES}",
             "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
             "DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
         },
@@ -194,12 +195,13 @@ _AT_ROOT = {"mmengine": ("config", "fileio", "logging", "registry", "utils")}
 
 
 def _read(homes: dict[str, str]) -> dict[str, str]:
-    """A row's names with their targets: ``module:name``, or ``TABLE/name``."""
+    """A row's names with their targets: ``module:name``, or ``raydet3d.registry:TABLE/name``."""
     found = {}
     for home, names in homes.items():
+        start = f"raydet3d.registry:{home}/" if home.isupper() else f"{home}:"
         for pair in names.split():
             theirs, _, ours = pair.partition("=")
-            found[theirs] = f"{home}{'/' if home.isupper() else ':'}{ours or theirs}"
+            found[theirs] = start + (ours or theirs)
     return found
 
 

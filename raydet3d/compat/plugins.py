@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from raydet3d.compat.finder import EDITED, ROOTS, NoGuest, install, is_active, is_off, is_whole, own_folders
+from raydet3d.errors import InputError
 
 _IMPORTED: dict[str, None] = {}  # the plug-ins of this process, in order
 _ASKED: set[tuple[str, str]] = set()  # (package, folder) pairs that `wake` has seen
@@ -35,21 +37,54 @@ def import_plugin(name: str) -> None:
 def load(path: str) -> Any:
     """What lies at a dotted path, or None where there is no such module or name.
 
-    Paths under the guests' names lead to ours, and to files of the user's own.
+    Paths under the guests' names lead to ours, and to files of the user's own; a module of the user's may import them.
     """
-    module, _, name = path.rpartition(".")
-    if not module:
-        return None
-    if module.partition(".")[0] in ROOTS:
+    if path.partition(".")[0] in ROOTS or not any(root in sys.modules for root in ROOTS):
         install()
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module)
+        except ImportError as error:  # the guests' finder's, too
+            absent = isinstance(error, ModuleNotFoundError | NoGuest) and error.name
+            if absent and (module == absent or module.startswith(f"{absent}.")):
+                continue
+            raise
+        for name in parts[cut:]:
+            found = getattr(found, name, None)
+        return found
+    return None
+
+
+def fetch(path: str) -> Any:
+    """What lies at a dotted path.
+
+    Raises:
+        InputError: Nothing does.
+    """
     try:
-        return getattr(importlib.import_module(module), name, None)
-    except NoGuest:
-        return None
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            return None
+        found = load(path)
+        if found is None:  # a module
+            install()
+            found = importlib.import_module(path)
+    except InputError:
         raise
+    except ImportError as error:
+        raise InputError(f"{path} cannot be imported: {error}") from error
+    return found
+
+
+class Dotted(str):
+    """The dotted path of something that a pure-python config imported: what it names, once a part asks for it."""
+
+    def build(self) -> Any:
+        """Import it.
+
+        Raises:
+            InputError: There is no such thing.
+        """
+        return fetch(self)
 
 
 def wake(packages: Iterable[str]) -> bool:

@@ -7,6 +7,7 @@ from raydet3d.models.coders import DeltaXYZWLHRBBoxCoder
 from raydet3d.models.detector import Base3DDetector, VoxelNet
 from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from raydet3d.models.middle_encoders import PointPillarsScatter
+from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
 from raydet3d.models.preprocess import Det3DDataPreprocessor
 from raydet3d.models.second import SECOND, SECONDFPN
 from raydet3d.models.voxel_encoders import PillarFeatureNet
@@ -18,6 +19,9 @@ __all__ = [
     "Anchor3DHead",
     "Anchor3DRangeGenerator",
     "Base3DDetector",
+    "BaseDataPreprocessor",
+    "BaseModel",
+    "BaseModule",
     "BboxOverlapsNearest3D",
     "CrossEntropyLoss",
     "DeltaXYZWLHRBBoxCoder",
@@ -25,9 +29,12 @@ __all__ = [
     "FocalLoss",
     "L1Loss",
     "Max3DIoUAssigner",
+    "ModuleDict",
+    "ModuleList",
     "PillarFeatureNet",
     "PointPillarsScatter",
     "PseudoSampler",
+    "Sequential",
     "SmoothL1Loss",
     "VoxelNet",
 ]

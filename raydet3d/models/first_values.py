@@ -106,6 +106,7 @@ class _Each:
         self.settings = {**settings, "bias": bias if bias_prob is None else bias_init_with_prob(bias_prob)}
 
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
+        """Do it; to every part that has a weight, with ``whole``."""
         for part in module.modules():
             kind = type(part)
             if whole or self.layers & {kind.__name__, *(base.__name__ for base in kind.__bases__)}:
@@ -126,12 +127,13 @@ class PretrainedInit:
         self.prefix = prefix
 
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
+        """Load it; a module is taken as a whole in either case."""
         path = Path(self.checkpoint)
         if not path.is_file():
             raise InputError(f"init_cfg: checkpoint {self.checkpoint} does not exist")
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        except Exception as error:  # whatever torch's reader says
             raise InputError(f"init_cfg: {path} holds more than weights, or is damaged: {error}") from error
         weights = weights.get("state_dict", weights)
         if self.prefix is not None:

@@ -1,4 +1,4 @@
-"""Bases for models of one's own, by MMEngine's names: modules with an ``init_cfg``, and a model that loops can train."""
+"""Bases for models of one's own, by MMEngine's names: modules with an ``init_cfg``, a model that loops can train."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class BaseModule(nn.Module):
         """Give this module and its parts their first values; a pretrained checkpoint comes last, over everything."""
         given = self.init_cfg
         cfgs = [given] if isinstance(given, Mapping) else list(given or [])
-        pretrained = [cfg for cfg in cfgs if str(cfg.get("type", "")).rpartition(".")[2] in ("Pretrained", "PretrainedInit")]
+        pretrained = [
+            cfg for cfg in cfgs if str(cfg.get("type", "")).rpartition(".")[2] in ("Pretrained", "PretrainedInit")
+        ]
         initialize(self, [cfg for cfg in cfgs if cfg not in pretrained])
         for child in self.children():
             init = getattr(child, "init_weights", None)
@@ -47,6 +49,7 @@ class BaseModule(nn.Module):
         self._is_init = True
 
 
+@MODELS.register_module()
 class Sequential(BaseModule, nn.Sequential):
     """``nn.Sequential`` with an ``init_cfg``."""
 
@@ -131,7 +134,9 @@ class BaseModel(BaseModule):
 
     parse_losses = staticmethod(Base3DDetector.parse_losses)
 
-    def __init__(self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None) -> None:
+    def __init__(
+        self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None
+    ) -> None:
         super().__init__(init_cfg)
         if not isinstance(data_preprocessor, nn.Module):
             data_preprocessor = MODELS.build(data_preprocessor or {}, {"type": "BaseDataPreprocessor"})
