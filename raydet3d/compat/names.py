@@ -2,8 +2,8 @@
 
 Each row of ``_ROWS`` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
 that ``OptimWrapper`` lies in ``mmengine.optim.optimizer.optimizer_wrapper`` finds it there too), and per home of ours
-the names that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where names
-differ.
+the names that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where
+names differ.
 """
 
 from __future__ import annotations

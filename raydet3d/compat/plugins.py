@@ -130,7 +130,8 @@ class Luggage:
 
 def pack() -> Luggage | None:
     """The luggage of this process; None where it has nothing that a fresh one lacks."""
-    return Luggage(tuple(_IMPORTED)) if is_active() or _IMPORTED else None
+    plugins = tuple(name for name in _IMPORTED if name in sys.modules)
+    return Luggage(plugins) if is_active() or plugins else None
 
 
 def _unpack(plugins: tuple[str, ...]) -> Luggage:

@@ -138,9 +138,10 @@ class BaseModel(BaseModule):
         self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None
     ) -> None:
         super().__init__(init_cfg)
-        if not isinstance(data_preprocessor, nn.Module):
-            data_preprocessor = MODELS.build(data_preprocessor or {}, {"type": "BaseDataPreprocessor"})
-        self.data_preprocessor = data_preprocessor
+        made: Any = data_preprocessor
+        if not isinstance(made, nn.Module):
+            made = MODELS.build(made or {}, {"type": "BaseDataPreprocessor"})
+        self.data_preprocessor: nn.Module = made
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Run the model; see the class."""

@@ -13,7 +13,9 @@ from tests.kit.tree import README, ROOT, in_readme, make_tree
 PACKAGE = ROOT / "raydet3d"
 ROOMS = {"optim", "data", "models", "metrics", "visual", "hooks"}
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "config", "compat", "current", "dist", "fileio", "log", "infos", "machine"], 0),
+    **dict.fromkeys(
+        ["errors", "registry", "config", "compat", "current", "dist", "fileio", "log", "infos", "machine"], 0
+    ),
     "ops": 1,
     "structures": 2,
     **dict.fromkeys(ROOMS, 3),

@@ -152,4 +152,4 @@ def test_a_home_that_fails_fails_each_time(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_tables_are_apart() -> None:
     tables = [value for value in vars(registry).values() if isinstance(value, Registry)]
-    assert len({table.name for table in tables}) == len(tables) == 18
+    assert len({table.name for table in tables}) == len(tables) == 23
