@@ -51,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
         InputError: The config, the checkpoint or a flag is wrong.
     """
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
-    if not Path(args.checkpoint).is_file():
+    if not args.checkpoint.lower().startswith(("http://", "https://")) and not Path(args.checkpoint).is_file():
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir

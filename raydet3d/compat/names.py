@@ -190,6 +190,25 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmdet3d.visualization": ("local_visualizer", {"VISUALIZERS": "Det3DLocalVisualizer"}),
 }
 
+_ENGINE = ("mmdet3d.engine", "mmdet3d.engine.optimizers")
+PLACES: dict[str, tuple[str, ...]] = {
+    "hook": ("mmdet3d.engine.hooks",),
+    "loop": ("mmdet3d.engine",),
+    "optimizer": _ENGINE,
+    "optim wrapper": _ENGINE,
+    "optim wrapper constructor": _ENGINE,
+    "param scheduler": _ENGINE,
+    "dataset": ("mmdet3d.datasets",),
+    "sampler": ("mmdet3d.datasets",),
+    "transform": ("mmdet3d.datasets", "mmdet3d.datasets.transforms"),
+    "model": ("mmdet3d.models",),
+    "task part": ("mmdet3d.models",),
+    "metric": ("mmdet3d.evaluation",),
+    "visualizer": ("mmdet3d.visualization",),
+    "visualizer backend": ("mmdet3d.visualization",),
+}
+"""Where users of MMDetection3D put what they add to a table, by the table's name: packages whose init they edit."""
+
 # `from mmengine import Config`: what the real package offers at its root.
 _AT_ROOT = {"mmengine": ("config", "fileio", "logging", "registry", "utils")}
 

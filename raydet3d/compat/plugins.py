@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raydet3d.compat.finder import EDITED, ROOTS, NoGuest, install, is_active, is_off, is_whole, own_folders
+from raydet3d.compat.names import PLACES
 from raydet3d.errors import InputError
 
 _IMPORTED: dict[str, None] = {}  # the plug-ins of this process, in order
@@ -87,11 +88,14 @@ class Dotted(str):
         return fetch(self)
 
 
-def wake(packages: Iterable[str]) -> bool:
+def wake(tables: Iterable[str]) -> bool:
     """Import those of the guests' packages in which the user has put an ``__init__.py`` of their own.
 
     So a class that is entered by the import in ``mmdet3d/engine/hooks/__init__.py``, one of the two ways that
     MMDetection3D describes, is found without a word in the config.
+
+    Args:
+        tables: Names of the tables in which something is missing.
 
     Returns:
         Whether anything was imported that was not before.
@@ -99,7 +103,7 @@ def wake(packages: Iterable[str]) -> bool:
     if is_off():
         return False
     found = False
-    for package in packages:
+    for package in dict.fromkeys(package for table in tables for package in PLACES.get(table, ())):
         for folder in own_folders(package):
             seen = (package, str(folder.resolve()))
             if seen in _ASKED or not (folder / "__init__.py").is_file():

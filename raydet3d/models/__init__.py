@@ -10,6 +10,7 @@ from raydet3d.models.middle_encoders import PointPillarsScatter
 from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
 from raydet3d.models.preprocess import Det3DDataPreprocessor
 from raydet3d.models.second import SECOND, SECONDFPN
+from raydet3d.models.sequence import build_sequence
 from raydet3d.models.voxel_encoders import PillarFeatureNet
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "Sequential",
     "SmoothL1Loss",
     "VoxelNet",
+    "build_sequence",
 ]

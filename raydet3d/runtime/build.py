@@ -30,6 +30,7 @@ from raydet3d.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     VISUALIZERS,
+    Registry,
 )
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import build_loader, ready_data
@@ -46,6 +47,7 @@ __all__ = [
     "build_loader",
     "build_model",
     "build_optim",
+    "build_runner",
     "build_schedulers",
     "build_visualizer",
     "check_sections",
@@ -127,6 +129,19 @@ def assemble(
     )
     _introduce(runner, hooks)
     return runner
+
+
+def build_runner(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+    """A runner of the kind that ``runner_type`` names, for scripts that say ``RUNNERS.build(cfg)``.
+
+    Args:
+        cfg: The config.
+        registry: The table of runners.
+        default_args: Keys to use where the config has none.
+    """
+    whole = {**(default_args or {}), **cfg} if default_args else cfg
+    kind: Any = registry.get(whole.get("runner_type") or "Runner")
+    return kind.from_cfg(whole)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Every example of MMDetection3D's page on customising the runtime, as a user would try it: written down, and trained.
 
 The examples stand here as on the page (a test holds them against it, where it is at hand). What the page leaves out is
-filled in, and is all in ``FILLED`` and in the two plug-ins below: method bodies, imports, values, an optimizer where the
+filled in, and is all in ``FILLED`` and in the plug-ins below: method bodies, imports, values, an optimizer where the
 example is about something else, and the rest of a config (``BASE``: a small network on made-up numbers, or the demo).
 """
 
@@ -341,7 +341,7 @@ def test_adamw_with_a_slower_backbone_and_clipping(home: Path) -> None:
     assert groups["backbone.0.weight"]["lr"] == pytest.approx(1e-5)
     assert groups["bbox_head.weight"]["lr"] == pytest.approx(1e-4)
     assert groups["bbox_head.weight"]["betas"] == (0.9, 0.999)
-    # As in MMEngine, a custom key's parameters take nothing of the other rules: the norm below backbone keeps its decay.
+    # As in MMEngine, a custom key's parameters take nothing of the other rules: the backbone's norm keeps its decay.
     assert groups["backbone.1.weight"]["weight_decay"] == pytest.approx(0.05)
     assert all("grad_norm" in line for line in scalars(home) if "loss" in line)
 

@@ -1,5 +1,6 @@
 """Config: files written here by hand, against values worked out by hand; shipped configs read and written back."""
 
+import argparse
 import copy
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from raydet3d.config import Config, ConfigDict, configs_root, find_config, parse_options, parse_value
+from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config, parse_options, parse_value
 from raydet3d.config.names import distance, is_slip, misspelt
 from raydet3d.config.options import set_key, split_key
 from raydet3d.config.tree import merge
@@ -109,6 +110,23 @@ class TestInheritance:
         path = write("two.py", "_base_ = 'one.py'\n")
         assert "goes round in a circle" in message(lambda: Config.fromfile(path))
 
+    @pytest.mark.parametrize("package", ["mmdet3d", "raydet3d"])
+    def test_a_shipped_config_as_base(self, write: Write, package: str) -> None:
+        cfg = Config.fromfile(write("a.py", f"_base_ = '{package}::{CARS}'\nmark = _base_.model.type\n"))
+        assert cfg.model == Config.fromfile(f"mmdet3d::configs/{CARS}").model
+        assert cfg.mark == "VoxelNet"
+        path = write("b.py", "x = 1\n_base_ = ['mmdet3d::gone.py']\n")
+        assert f"{path}:2: _base_ 'mmdet3d::gone.py': no such config comes with it" in message(
+            lambda: Config.fromfile(path)
+        )
+
+    def test_a_deprecated_config_names_its_successor(self, write: Write) -> None:
+        path = write("a.py", "_deprecation_ = dict(expected='new.py', reference='https://x.org/1')\nlr = 1\n")
+        with pytest.warns(
+            DeprecationWarning, match=r"a\.py is deprecated; use new\.py instead \(see https://x\.org/1\)"
+        ):
+            assert Config.fromfile(path) == {"lr": 1}
+
     def test_only_tools_are_left_out(self, write: Write) -> None:
         tools = "import math\nfrom math import pi\nclass Tool: ...\ndef twice(x):\n    return 2 * x\n"
         text = f"{tools}_mine = 1\nlr = twice(pi)\n"
@@ -178,6 +196,12 @@ class TestMisspelling:
     def test_the_line_in_yaml(self, write: Write) -> None:
         path = write("a.yaml", "lr: 1\nresum: true\n")
         assert message(lambda: Config.fromfile(path)) == f"{path}:2: unknown key 'resum'; did you mean 'resume'?"
+
+    def test_names_that_published_configs_use(self, write: Write) -> None:
+        """PV-RCNN's config sets one that nobody reads, beside the val_dataloader that it inherits."""
+        write("base.py", "val_dataloader = dict(batch_size=1)\n")
+        path = write("a.py", "_base_ = 'base.py'\neval_dataloader = dict(batch_size=2)\n")
+        assert Config.fromfile(path).val_dataloader.batch_size == 1
 
     def test_distance(self) -> None:
         assert [distance(a, b) for a, b in [("", "abc"), ("kitten", "sitting"), ("flaw", "lawn"), ("x", "x")]] == [
@@ -252,6 +276,12 @@ class TestKnobs:
 
     def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
         assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
+
+    def test_what_a_child_took_from_its_base_counts_as_read(self, write: Write) -> None:
+        write("base.yaml", "town: {seed: 1}\n")
+        for taken in ("_base_.town", "_base_['town']", "{{_base_.town}}"):
+            path = write("a.py", f"_base_ = 'base.yaml'\ndata = dict(town={taken})\n")
+            assert "'town' is a variable" in message(lambda: Config.fromfile(path, {"town.seed": 9}))  # noqa: B023
 
     @pytest.mark.parametrize(
         ("key", "expected"),
@@ -426,6 +456,17 @@ class TestAccess:
         cfg = Config({"a": [{"x": 1}, 2]})
         cfg.merge_from_dict({"a.0.x": 5, "a.1": 3})
         assert cfg.a == [{"x": 5}, 3]
+
+        assert Config({"a": {"0": 1}}).merge_from_dict({"a.0": 2}, allow_list_keys=False) is None
+        with pytest.raises(InputError, match="it takes an index"):
+            cfg.merge_from_dict({"a.0.x": 5}, allow_list_keys=False)
+
+    def test_the_action_for_scripts(self) -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+        args = parser.parse_args(["--cfg-options", "a.b=1", "c=(1,2)", "--cfg-options", "a.b=x", "d='1'"])
+        assert args.cfg_options == {"a.b": "x", "c": (1, 2), "d": "1"}
+        assert parser.parse_args([]).cfg_options is None
 
     def test_from_string(self) -> None:
         assert Config.fromstring("a: 1e-3\n", ".yaml").a == 1e-3
