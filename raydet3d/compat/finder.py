@@ -160,7 +160,9 @@ def resolve(target: str) -> Any:
 
 def _absent(fullname: str) -> str:
     parent, _, short = fullname.rpartition(".")
-    known = {name: module for module, names in MODULES.items() if module.startswith(parent) for name in names}
+    # The last of equal names wins, and is the one with the shortest path.
+    modules = sorted((name for name in MODULES if name.startswith(parent)), key=len, reverse=True)
+    known = {name: module for module in modules for name in MODULES[module]}
     near = difflib.get_close_matches(short, known, n=1, cutoff=0.75)
     hint = f"; did you mean {known[near[0]]}.{near[0]}?" if near else ""
     file = Path(*fullname.split(".")).with_suffix(".py").as_posix()

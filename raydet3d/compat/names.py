@@ -18,7 +18,7 @@ _SCHEDULERS = " ".join(_CURVES.replace("X", suffix) for suffix in ("LR", "Moment
 _TABLES = (
     "DATASETS DATA_SAMPLERS EVALUATOR FUNCTIONS HOOKS INFERENCERS LOG_PROCESSORS LOOPS METRICS MODELS MODEL_WRAPPERS "
     "OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS RUNNERS RUNNER_CONSTRUCTORS STRATEGIES "
-    "TASK_UTILS TRANSFORMS VISBACKENDS VISUALIZERS WEIGHT_INITIALIZERS Registry build_from_cfg build_model_from_cfg"
+    "TASK_UTILS TRANSFORMS VISBACKENDS VISUALIZERS WEIGHT_INITIALIZERS Registry build_from_cfg"
 )
 _TYPES = "ConfigType InstanceList MultiConfig OptConfigType OptInstanceList OptMultiConfig"
 _TRANSFORMS = (
@@ -98,7 +98,14 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.registry": "OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS",
         },
     ),
-    "mmengine.registry": ("build_functions registry root", {"raydet3d.registry": _TABLES}),
+    "mmengine.registry": (
+        "build_functions default_scope registry root utils",
+        {
+            "raydet3d.registry": _TABLES,
+            "raydet3d.models.sequence": "build_model_from_cfg=build_sequence",
+            "raydet3d.compat.trifles": "init_default_scope",
+        },
+    ),
     "mmengine.runner": (
         "base_loop checkpoint log_processor loops priority runner utils",
         {

@@ -85,5 +85,13 @@ def register_all_modules(init_default_scope: bool = True) -> None:
     """
 
 
+def init_default_scope(scope: str) -> None:
+    """Nothing: a scope before a name is dropped, so there is no default to set.
+
+    Args:
+        scope: Accepted for old habits.
+    """
+
+
 def _times(value: Any, n: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n

@@ -49,7 +49,6 @@ class BaseModule(nn.Module):
         self._is_init = True
 
 
-@MODELS.register_module()
 class Sequential(BaseModule, nn.Sequential):
     """``nn.Sequential`` with an ``init_cfg``."""
 
