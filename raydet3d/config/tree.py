@@ -66,9 +66,15 @@ class ConfigDict(dict[str, Any]):
         return super().pop(key, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect."""
-        for key, value in dict(*args, **kwargs).items():
-            mine = self.get(key)
+        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect.
+
+        ``_delete_=True`` in what is set drops what was there, at the top and inside, as it does in ``merge``.
+        """
+        given = dict(*args, **kwargs)
+        if given.pop(DELETE, False) is True:
+            self.clear()
+        for key, value in given.items():
+            mine = super().get(key)
             if isinstance(mine, ConfigDict) and isinstance(value, Mapping):
                 mine.update(value)
             else:
