@@ -19,7 +19,7 @@ from raydet3d import __version__, dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import open_logger
-from raydet3d.optim import build_optim_wrapper, build_param_scheduler
+from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
     EVALUATOR,
     HOOKS,
@@ -219,8 +219,9 @@ def build_evaluator(cfg: Any, *, key: str = "val_evaluator") -> Evaluator:
 def build_optim(cfg: Any, model: nn.Module) -> Any:
     """The optimizer in its wrapper."""
     given = cfg["optim_wrapper"]
-    if not isinstance(given, Mapping):
-        return given
+    if not isinstance(given, Mapping) or all(isinstance(value, OptimWrapper) for value in given.values()):
+        with at("optim_wrapper"):
+            return build_optim_wrapper(unwrapped(model), given)
     refuse_deleted_optimizer(cfg)
     with at("optim_wrapper"):
         if given.get("optimizer") is None and given.get("constructor") is None:
@@ -290,7 +291,8 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     if cfg.get("optim_wrapper") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     wrapper = build_optim(cfg, runner.model)
-    wrapper.grad_norm_sink = partial(runner.message_hub.update_scalar, "train/grad_norm")
+    if isinstance(wrapper, OptimWrapper):
+        wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
     return wrapper
 

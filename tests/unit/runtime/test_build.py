@@ -81,7 +81,10 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ({"train_dataloader__dataset": {"type": "KitiDataset"}}, "train_dataloader.dataset: unknown dataset type"),
         ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
         ({"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}}, "mp_start_method must be fork, spawn or forkserver"),
-        ({"auto_scale_lr": {"enable": True}}, "auto_scale_lr.enable needs auto_scale_lr.base_batch_size"),
+        (
+            {"auto_scale_lr": {"enable": True}},
+            "auto_scale_lr.base_batch_size must be an integer of at least 1",
+        ),
     ],
 )
 def test_what_is_wrong_in_training_is_said_by_key(tmp_path: Path, changes: Any, words: str) -> None:
