@@ -110,6 +110,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "base_loop checkpoint log_processor loops priority runner utils",
         {
             "raydet3d.runtime": "Runner",
+            "raydet3d.runtime.loop": "BaseLoop",
             "LOOPS": "EpochBasedTrainLoop IterBasedTrainLoop TestLoop ValLoop",
             "LOG_PROCESSORS": "LogProcessor",
             "raydet3d.hooks": "get_priority",

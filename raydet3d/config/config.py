@@ -303,7 +303,11 @@ def _failed_import(where: str, name: str, error: Exception) -> InputError:
     own = [
         frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename not in _OF_PYTHON
     ]
-    what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    what = (
+        str(error)
+        if isinstance(error, ImportError | InputError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
     hint = "" if own or not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
     failed = InputError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
     if own or isinstance(error, SyntaxError):

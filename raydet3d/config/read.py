@@ -321,13 +321,13 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
             body.append(node)
     tree.body = body
     pure = None
-    guests = lazy.imports_guests(tree)
     if base_line is None and lazy.is_pure(tree):
         pure = lazy.take_bases(path, tree)
     names = _Names()
     names.visit(tree)
     if pure is not None:
         tree = lazy.Lazy(path).visit(tree)
+    guests = lazy.imports_guests(tree)  # what is left of them is carried out
     turner = _Turner(knobs)
     code: Any = fill_calls(turner.visit(tree))
 

@@ -1,4 +1,4 @@
-"""The table of guests' names: each entry leads to something of ours, and exists in the package that it is named after."""
+"""The table of guests' names: each entry leads to something of ours, and is in the package that it is named after."""
 
 from __future__ import annotations
 
@@ -48,9 +48,6 @@ PENDING = {
         f"raydet3d.registry:HOOKS/{name}Hook"
         for name in ("Benchmark", "EMA", "EarlyStopping", "EmptyCache", "PrepareTTA", "Profiler", "SyncBuffers")
     ),
-    "raydet3d.optim:OptimWrapperDict",
-    "raydet3d.registry:OPTIMIZERS/ZeroRedundancyOptimizer",
-    "raydet3d.registry:OPTIM_WRAPPER_CONSTRUCTORS/LearningRateDecayOptimizerConstructor",
 }
 
 

@@ -1,4 +1,4 @@
-"""Pure-python configs: bases by read_base, imported names, variables as knobs; and each mistake in one line with its place."""
+"""Pure-python configs: bases by read_base, imported names, variables as knobs; each mistake in one line with its place."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
+READ = "from mmengine.config import read_base\n"
 BASE = """
 from mmengine.optim.scheduler.lr_scheduler import LinearLR
 from torch.optim import AdamW
@@ -81,7 +82,10 @@ def test_nothing_is_imported_while_files_are_read(home: Path) -> None:
     write(
         home,
         {
-            "run.py": "from no_such_package.deep import Thing\nimport numpy.linalg as la\nmodel = dict(type=Thing, x=[la.norm])\n"
+            "run.py": (
+                "from no_such_package.deep import Thing\nimport numpy.linalg as la\n"
+                "model = dict(type=Thing, x=[la.norm])\n"
+            )
         },
     )
     code = (
@@ -148,7 +152,7 @@ def test_override_by_key_comes_last(home: Path) -> None:
 
 
 def test_names_one_by_one_and_by_another_name(home: Path) -> None:
-    run = "from mmengine.config import read_base\nwith read_base():\n    from .bases.one import lr as base_lr, model\nlr = base_lr * 2\n"
+    run = READ + "with read_base():\n    from .bases.one import lr as base_lr, model\nlr = base_lr * 2\n"
     cfg = read(home, bases__one=BASE, run=run)
     assert list(cfg) == ["base_lr", "model", "lr"]
     assert cfg.lr == 0.002
@@ -163,10 +167,22 @@ def test_merge_deletes_where_it_is_told(home: Path) -> None:
     assert cfg.model.neck == {"type": "SECONDFPN"}
 
 
+def test_update_hears_delete_too(home: Path) -> None:
+    """A published config writes ``train_dataloader.update(dict(_delete_=True, ...))``; MMEngine leaves the flag in."""
+    run = READ + (
+        "with read_base():\n    from .bases.one import *\n"
+        "model.update(dict(_delete_=True, type='VoxelNet', neck=dict(a=1)))\n"
+        "optim_wrapper.update(dict(optimizer=dict(_delete_=True, type='SGD')))\n"
+    )
+    cfg = read(home, bases__one=BASE, run=run)
+    assert cfg.model == {"type": "VoxelNet", "neck": {"a": 1}}
+    assert cfg.optim_wrapper == {"optimizer": {"type": "SGD"}}
+
+
 def test_absolute_bases_are_found_on_the_path_and_above(home: Path) -> None:
     files = {
         "pkg/configs/base.py": "lr = 1\n",
-        "pkg/configs/deep/run.py": "from mmengine.config import read_base\nwith read_base():\n    from pkg.configs.base import *\n",
+        "pkg/configs/deep/run.py": READ + "with read_base():\n    from pkg.configs.base import *\n",
     }
     write(home, files)
     assert Config.fromfile(home / "pkg/configs/deep/run.py").lr == 1
@@ -208,9 +224,6 @@ def test_the_marker_of_ours_works_too(home: Path) -> None:
     assert read(home, one="a = 1\n", run=run).to_dict() == {"a": 1}
     with read_base():
         pass
-
-
-READ = "from mmengine.config import read_base\n"
 
 
 @pytest.mark.parametrize(
@@ -281,5 +294,8 @@ def test_a_class_of_the_users_own_needs_no_custom_imports(home: Path) -> None:
 
 
 def test_a_text_config_that_imports_guests_finds_ours(home: Path) -> None:
-    run = "_base_ = './one.py'\nfrom mmengine.config import ConfigDict\nfrom mmdet3d.structures import Box3DMode\nx = ConfigDict(a=int(Box3DMode.LIDAR))\n"
+    run = (
+        "_base_ = './one.py'\nfrom mmengine.config import ConfigDict\nfrom mmdet3d.structures import Box3DMode\n"
+        "x = ConfigDict(a=int(Box3DMode.LIDAR))\n"
+    )
     assert read(home, one="lr = 1\n", run=run).to_dict() == {"lr": 1, "x": {"a": 0}}
