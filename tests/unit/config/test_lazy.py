@@ -1,4 +1,4 @@
-"""Pure-python configs: bases by read_base, imported names, variables as knobs; each mistake in one line with its place."""
+"""Pure-python configs: bases by read_base, imported names, variables as knobs; mistakes in a line with their place."""
 
 from __future__ import annotations
 
