@@ -77,7 +77,7 @@ def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
     given = cfg.get("test_evaluator")
     if given is None:
         raise InputError("the config has no test_evaluator, so there is nothing to score with")
-    if isinstance(given, MutableMapping) and given.get("type") == "Evaluator":
+    if isinstance(given, MutableMapping) and str(given.get("type")).rpartition(".")[2] == "Evaluator":
         given = given["metrics"]
     return list(given) if isinstance(given, list | tuple) else [given]
 

@@ -7,6 +7,9 @@ import logging.handlers
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from raydet3d.current import Current
 
 NAME = "raydet3d"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -137,3 +140,37 @@ def close_logger(logger: logging.Logger) -> None:
         logger.removeHandler(handler)
         if not isinstance(handler, _Stdout):
             handler.close()
+
+
+class MMLogger:
+    """MMEngine's way to ask for a logger: every name means the logger of the run that is at work."""
+
+    @staticmethod
+    def get_instance(name: str = "", **kwargs: Any) -> Any:
+        """The logger of the run that is at work; the package's, where none is.
+
+        Args:
+            name: Accepted for MMEngine's sake, as is the rest.
+            **kwargs: See ``name``.
+        """
+        return Current("logger", get_logger)
+
+    @staticmethod
+    def get_current_instance() -> Any:
+        """The logger of the run that is at work; the package's, where none is."""
+        return Current("logger", get_logger)
+
+
+def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+    """Say something, by MMEngine's function name.
+
+    Args:
+        msg: What to say.
+        logger: None prints, ``silent`` says nothing, a logger logs, ``current`` or another name means the logger of the
+            run that is at work.
+        level: Its level.
+    """
+    if logger is None:
+        print(msg)
+    elif logger != "silent":
+        (MMLogger.get_current_instance() if isinstance(logger, str) else logger).log(level, msg)

@@ -78,7 +78,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
-        if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        if str(kind).rpartition(".")[2] not in ("OptimWrapper", "AmpOptimWrapper"):
             raise InputError(f"--amp works with optim_wrapper.type 'OptimWrapper', this config has {kind!r}")
         wrapper["type"] = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from raydet3d import compat
 from raydet3d.config.blanks import put_written, take_written
 from raydet3d.config.find import find_config
 from raydet3d.config.lines import merged_lines
@@ -24,7 +25,7 @@ from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
 from raydet3d.config.write import redact, to_text, write_text
 from raydet3d.errors import InputError
 
-_IMPORTLIB = importlib.__file__
+_OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
 
 
@@ -145,7 +146,7 @@ class Config(MutableMapping[str, Any]):
             if not isinstance(name, str):
                 raise InputError(f"{where}: custom_imports takes names of modules, got {name!r}")
             try:
-                importlib.import_module(name)
+                compat.import_plugin(name)
             except Exception as error:  # whatever a user's module raises is that module's mistake
                 failed = _failed_import(where, name, error)
                 if not (isinstance(error, ImportError) and spec.get("allow_failed_imports", False)):
@@ -308,8 +309,14 @@ def _restore(
 def _failed_import(where: str, name: str, error: Exception) -> InputError:
     """The sentence for a module that cannot be imported, with its own trace below it where it has one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename != _IMPORTLIB]
-    what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    own = [
+        frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename not in _OF_PYTHON
+    ]
+    what = (
+        str(error)
+        if isinstance(error, ImportError | InputError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
     hint = "" if own or not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
     failed = InputError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
     if own or isinstance(error, SyntaxError):

@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from raydet3d import compat
+from raydet3d.config import lazy
 from raydet3d.config.blanks import FILL, Blanks, fill_calls, fill_data, python_filler, quoted_marks, read_blanks
 from raydet3d.config.lines import BASE, Line, line_of, python_lines, yaml_lines
 from raydet3d.config.shipped import OURS, shipped
@@ -47,6 +49,8 @@ class Source:
         used: The top-level names that the file itself reads, its own and those of its bases.
         places: The line of each key, at any depth.
         env: The environment variables that it took values from.
+        space: All its names with what they stand for, imported ones too: what a pure-python config may take from it.
+        imported: The names that it imports, which are no values.
     """
 
     path: Path
@@ -56,6 +60,8 @@ class Source:
     used: set[str] = field(default_factory=set)
     places: dict[str, Line] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -66,11 +72,13 @@ class Chain:
         values: The merged config.
         sources: The files, bases first.
         turned: The knobs that some file has.
+        kind: ``pure`` (python with ``read_base`` or imports), ``text`` (with ``_base_``), or ``plain`` (neither).
     """
 
     values: ConfigDict
     sources: list[Source]
     turned: set[str]
+    kind: str = "plain"
 
 
 Run = Callable[[ConfigDict], Source]
@@ -78,12 +86,16 @@ Run = Callable[[ConfigDict], Source]
 
 @dataclass
 class Draft:
-    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not."""
+    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not.
+
+    ``pure`` holds the bases of a pure-python config; of all others it is None.
+    """
 
     bases: list[str]
     knobs: set[str]
     run: Run
     line: int | None = None
+    pure: list[lazy.Base] | None = None
 
     def place(self, path: Path) -> str:
         """``file:line`` of what the file says of its bases."""
@@ -120,6 +132,8 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     draft = reader(path, text, knobs or {})
     here = draft.place(path)
+    if draft.pure is not None:
+        return _read_pure(path, draft, draft.pure, knobs, via)
 
     base: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -127,6 +141,11 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
     turned = set(draft.knobs)
     for name in draft.bases:
         chain = read_chain(_base_path(path, name, here), knobs, via=(*via, (path, here)))
+        if chain.kind == "pure":
+            raise InputError(
+                f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
+                "a chain is of one kind; inherit it by 'with read_base():', or write its types as strings"
+            )
         for key, value in chain.values.items():
             place = _set_at(chain, key)
             if key in base:
@@ -143,7 +162,38 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
     except InputError as error:
         line = line_of(own.places, str(error).partition(":")[0]) or own.lines.get(str(error).split(".")[0])
         raise InputError(f"{path}{f':{line}' if line else ''}: {error}") from None
-    return Chain(ConfigDict(merged), [*sources, own], turned)
+    return Chain(ConfigDict(merged), [*sources, own], turned, "text" if draft.bases else "plain")
+
+
+def _read_pure(
+    path: Path,
+    draft: Draft,
+    bases: list[lazy.Base],
+    knobs: Mapping[str, Any] | None,
+    via: tuple[tuple[Path, str], ...],
+) -> Chain:
+    """As ``read_chain``, for a pure-python config: it starts with the names of its bases, and nothing is merged."""
+    taken: dict[str, Any] = {}
+    imported: set[str] = set()
+    sources: list[Source] = []
+    turned = set(draft.knobs)
+    read: dict[Path, Chain] = {}
+    for base in bases:
+        if base.file not in read:
+            chain = read[base.file] = read_chain(base.file, knobs, via=(*via, (path, base.place)))
+            if chain.kind == "text":
+                raise InputError(
+                    f"{base.place}: {base.file.name} sets {BASE}, and this is a pure-python config: "
+                    "a chain is of one kind"
+                )
+            sources += chain.sources
+            turned |= chain.turned
+            imported |= chain.sources[-1].imported
+        taken |= base.take(read[base.file].sources[-1].space)
+    own = draft.run(ConfigDict(taken))
+    own.imported |= imported
+    values = {key: value for key, value in own.space.items() if key not in own.imported and _is_value(value)}
+    return Chain(ConfigDict(lazy.settled(values)), [*sources, own], turned, "pure")
 
 
 def _set_at(chain: Chain, key: str) -> str:
@@ -281,8 +331,14 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     for part in ast.walk(tree):
         if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
             raise InputError(f"{path}:{part.lineno}: {BASE} is set by itself, at the top level of the file")
+    pure = None
+    if base_line is None and lazy.is_pure(tree):
+        pure = lazy.take_bases(path, tree)
     names = _Names()
     names.visit(tree)
+    if pure is not None:
+        tree = lazy.Lazy(path).visit(tree)
+    guests = lazy.imports_guests(tree)  # what is left of them is carried out
     turner = _Turner(knobs)
     code: Any = fill_calls(turner.visit(tree))
 
@@ -290,10 +346,13 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         space: dict[str, Any] = {
             "__file__": str(path),
             "__name__": f"config:{path.stem}",
-            BASE: base,
             KNOBS: copy.deepcopy(dict(knobs)),
             FILL: python_filler(blanks, base),
+            lazy.MAKE_NAME: lazy.Name,
         }
+        space.update({BASE: base} if pure is None else base)
+        if guests:
+            compat.install()
         try:
             exec(compile(code, str(path), "exec"), space)  # a python config is code
         except InputError:
@@ -301,15 +360,19 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
             given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
             raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
+        there = {key: value for key, value in space.items() if not key.startswith("__") and key != BASE}
         values = {
             key: to_config(value)
-            for key, value in space.items()
-            if not key.startswith("__") and key != BASE and key not in names.imported and _is_value(value)
+            for key, value in there.items()
+            if key not in names.imported and _is_value(value) and (pure is None or key in names.lines)
         }
         env = blanks.found | {name: os.environ[name] for name in names.env if os.environ.get(name)}
-        return Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
+        found = Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
+        if base_line is None:
+            found.space, found.imported = {key: lazy.fresh(value) for key, value in there.items()}, names.imported
+        return found
 
-    return Draft(bases, turner.turned, run, base_line)
+    return Draft(bases, turner.turned, run, base_line, pure)
 
 
 def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from raydet3d.compat import Dotted
 from raydet3d.config.blanks import Place, put_written
 from raydet3d.config.read import SHORT_FLOAT
 from raydet3d.config.tree import to_plain
@@ -94,7 +95,7 @@ def _checked(value: Any, path: str) -> Any:
         return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Path):
+    if isinstance(value, Path | Dotted):
         return str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydet3d.current import Current
+
 KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
 PENDING = 2000  # values of a scalar that may wait on the device when nobody reads
 
@@ -232,6 +234,25 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach() if value.requires_grad else value
     return value if isinstance(value, (int, float)) else float(np.asarray(value).item())
+
+
+class MessageHub:
+    """MMEngine's way to ask for a run's history: every name means that of the run that is at work."""
+
+    @staticmethod
+    def get_instance(name: str = "", **kwargs: Any) -> Any:
+        """The history of the run that is at work; one of its own, where none is.
+
+        Args:
+            name: Accepted for MMEngine's sake, as is the rest.
+            **kwargs: See ``name``.
+        """
+        return Current("message_hub", History)
+
+    @staticmethod
+    def get_current_instance() -> Any:
+        """The history of the run that is at work; one of its own, where none is."""
+        return Current("message_hub", History)
 
 
 def is_plain(value: Any) -> bool:

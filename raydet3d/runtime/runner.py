@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.current import at_work
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger, release_lines
@@ -136,6 +137,10 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
+        with at_work(self):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.monotonic()
         self._prepare_training()
         wrapper, loop = self.optim_wrapper, self.train_loop
@@ -166,7 +171,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate("val")
+        with at_work(self):
+            return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
         """Test the model as it is, or as ``load_from`` says.
@@ -174,7 +180,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate("test")
+        with at_work(self):
+            return self._evaluate("test")
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:
