@@ -27,7 +27,7 @@ from raydet3d.errors import InputError
 
 FILL = "__fill__"
 _BASE = re.compile(r"\{\{\s*_base_\.(?P<key>[\w.]+)\s*\}\}")
-_ENV = re.compile(r"""\{\{['"]?\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*['"]?\}\}""")
+_ENV = re.compile(r"""\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""")
 _BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
 _MARK = re.compile(r"_blank_(\d+)_")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -251,22 +251,22 @@ def python_filler(blanks: Blanks, base: Mapping[str, Any]) -> Callable[[str | in
     return fill
 
 
-def quoted_marks(blanks: Blanks, suffix: str) -> str:
-    """The text of a data file, in which marks outside of quotes are texts of their own: ``<0>`` for the first.
-
-    Args:
-        blanks: Of the file.
-        suffix: ``.json`` or a YAML one.
-    """
-    if suffix == ".json":
-        pieces: list[str] = []
-        at = 0
-        for found in _JSON_TEXT.finditer(blanks.text):
-            pieces += [_MARK.sub(r'"<blank \1>"', blanks.text[at : found.start()]), found[0]]
+def json_marks(blanks: Blanks) -> str:
+    """The text of a JSON file, in which marks outside of quotes are texts of their own (``bare``)."""
+    pieces: list[str] = []
+    at = 0
+    for found in [*_JSON_TEXT.finditer(blanks.text), None]:
+        end = len(blanks.text) if found is None else found.start()
+        pieces.append(_MARK.sub(r'"<blank \1>"', blanks.text[at:end]))
+        if found is not None:
+            pieces.append(found[0])
             at = found.end()
-        return "".join(pieces) + _MARK.sub(r'"<blank \1>"', blanks.text[at:])
-    # In YAML a plain text needs no quotes: only a mark that is a whole plain value stands for a literal.
-    return re.sub(r"(?<=[:,\-\[]\s)_blank_(\d+)_(?=\s*(?:[,\]}#]|$))", r'"<blank \1>"', blanks.text, flags=re.MULTILINE)
+    return "".join(pieces)
+
+
+def bare(text: str) -> str:
+    """A text of a data file that stands without quotes: where it is a mark and nothing else, it is a literal's."""
+    return _MARK.sub(r"<blank \1>", text) if _MARK.fullmatch(text) else text
 
 
 def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
