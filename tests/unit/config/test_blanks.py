@@ -84,6 +84,10 @@ class TestFilling:
             "j": "word",
         }
 
+    def test_texts_that_look_like_our_marks(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "a = '_blank_0_'\nb = '<blank 0>{{$RD_UNSET:x}}'\nc = '{{ $RD_UNSET }}'\n"))
+        assert cfg.to_dict() == {"a": "_blank_0_", "b": "<blank 0>x", "c": "{{ $RD_UNSET }}"}
+
     def test_docstrings_and_comments_ask_for_nothing(self, write: Write) -> None:
         text = '"""Needs {{$RD_UNSET:}} and {{_base_.x}}."""\n# {{$RD_UNSET:}}\na = 1\n'
         assert Config.fromfile(write("a.py", text)) == {"a": 1}
