@@ -1,18 +1,22 @@
-"""Rank, world size and collectives over torch.distributed; no-ops when a process is alone."""
+"""Rank, world size and collectives over torch.distributed: no-ops when alone; and the model inside its wrapper."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import wraps
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as torch_dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet3d.registry import MODEL_WRAPPERS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,6 +57,22 @@ def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
         return function(*args, **kwargs) if is_main_process() else None
 
     return guarded
+
+
+def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str, Any]:
+    """How the ranks of a run meet: arguments of ``init_process_group``.
+
+    Args:
+        dist_cfg: ``env_cfg.dist_cfg``: ``backend`` and ``timeout`` (in seconds). ``nccl``, which every published config
+            says, means the GPUs' way where there are some, and gloo for what lies on the host.
+        cuda: Whether the ranks have GPUs.
+    """
+    given = dict(dist_cfg or {})
+    backend = given.get("backend") or "nccl"
+    if backend == "nccl":
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    timeout = given.get("timeout")
+    return {"backend": backend, **({} if timeout is None else {"timeout": timedelta(seconds=float(timeout))})}
 
 
 def barrier() -> None:
@@ -241,8 +261,21 @@ def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: 
     return [part[i] for i in range(longest) for part in parts if i < len(part)][:size]
 
 
-def broadcast_buffers(module: torch.nn.Module) -> None:
+def broadcast_buffers(module: nn.Module) -> None:
     """Give every rank rank 0's buffers (BatchNorm statistics), so that all evaluate the same model."""
     if get_world_size() > 1:
         for buffer in module.buffers():
             torch_dist.broadcast(buffer, 0)
+
+
+def is_model_wrapper(model: nn.Module) -> bool:
+    """Whether a module stands round a model, as ``module``."""
+    kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
+    return isinstance(model, (DistributedDataParallel, *kinds))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself."""
+    inner = model.module if is_model_wrapper(model) else model
+    assert isinstance(inner, nn.Module)
+    return inner

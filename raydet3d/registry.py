@@ -118,11 +118,14 @@ class Registry:
             module: The thing to enter, when not used as a decorator.
 
         Raises:
-            TypeError: ``force`` is not a bool, or the thing is not callable.
+            TypeError: ``force`` is not a bool, ``name`` no text (the parentheses are missing), or the thing is not
+                callable.
             KeyError: The name is taken by something else and ``force`` is false.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be a bool, got {type(force).__name__}")
+        if name is not None and not isinstance(name, str | list | tuple):
+            raise TypeError(f"a name is a text or a list of them, got {name!r}; write @TABLE.register_module()")
 
         def enter(thing: Any) -> Any:
             if not callable(thing):

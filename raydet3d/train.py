@@ -134,7 +134,7 @@ def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
     if is_torchrun():
         from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
 
-        device = join_torchrun()
+        device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
         first(lambda: ready_data(cfg))
         plan = broadcast_object(plan)
         result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}

@@ -265,7 +265,11 @@ def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{path}{line}: {why}") from error
-    return _data_draft(blanks, text, values, yaml_lines(yaml.compose(marked, _Loader)), knobs)
+    try:
+        places = yaml_lines(yaml.compose(marked, _Loader))
+    except RecursionError:
+        raise InputError(f"{path}: a value holds itself (an alias inside of its own anchor)") from None
+    return _data_draft(blanks, text, values, places, knobs)
 
 
 def _read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
@@ -288,6 +292,9 @@ def _data_draft(blanks: Blanks, text: str, values: Any, places: dict[str, Line],
     if not isinstance(values, dict):
         raise InputError(f"{path}: a config is a mapping at its top, got a {type(values).__name__}")
     lines = {key: line.number for key, line in places.items()}
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys are names, got {key!r}")
     own = {key: value for key, value in values.items() if key != BASE}
     turned = {key for key in own if key in knobs}
 
@@ -307,8 +314,9 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     try:
         tree = ast.parse(blanks.text, str(path))
     except SyntaxError as error:
-        line = ([*text.splitlines(), ""][min(error.lineno or 1, text.count("\n") + 1) - 1] or error.text or "").strip()
-        raise InputError(f"{path}:{error.lineno}: {error.msg}: {line}") from error
+        number = error.lineno or 1
+        line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
+        raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
     places = python_lines(tree)
     bases: list[str] = []
     base_line = None
@@ -320,6 +328,9 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         else:
             body.append(node)
     tree.body = body
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
+            raise InputError(f"{path}:{part.lineno}: {BASE} is set by itself, at the top level of the file")
     pure = None
     if base_line is None and lazy.is_pure(tree):
         pure = lazy.take_bases(path, tree)
@@ -346,15 +357,17 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
             exec(compile(code, str(path), "exec"), space)  # a python config is code
         except InputError:
             raise
-        except Exception as error:  # whatever a config's code raises is the config's mistake
-            raise InputError(_failure(path, error)) from error
+        except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
+            given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
+            raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
         there = {key: value for key, value in space.items() if not key.startswith("__") and key != BASE}
         values = {
             key: to_config(value)
             for key, value in there.items()
             if key not in names.imported and _is_value(value) and (pure is None or key in names.lines)
         }
-        found = Source(path, text, values, names.lines, names.used | blanks.asked, places, blanks.found)
+        env = blanks.found | {name: os.environ[name] for name in names.env if os.environ.get(name)}
+        found = Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
         if base_line is None:
             found.space, found.imported = {key: lazy.fresh(value) for key, value in there.items()}, names.imported
         return found
@@ -373,7 +386,7 @@ def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:
         raise InputError(f"{path}:{node.lineno}: {BASE} must be a literal path or list of paths ({error})") from error
 
 
-def _failure(path: Path, error: Exception) -> str:
+def _failure(path: Path, error: BaseException) -> str:
     """``file:line: what went wrong`` for an error in a config's own code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
@@ -394,12 +407,19 @@ def _is_name(node: ast.expr, name: str) -> bool:
 
 
 class _Names(ast.NodeVisitor):
-    """Where a config sets its module-level names, which ones it reads, and which ones it imports."""
+    """Where a config sets its module-level names, and which ones it reads, imports, and asks the environment for."""
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.used: set[str] = set()
         self.imported: set[str] = set()
+        self.env: set[str] = set()
+
+    def visit_Call(self, node: ast.Call) -> None:
+        asks = ast.unparse(node.func).endswith(("environ.get", "environ.pop", "getenv"))
+        if asks and node.args and isinstance(node.args[0], ast.Constant):
+            self.env.add(str(node.args[0].value))
+        self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
@@ -415,6 +435,8 @@ class _Names(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if _is_name(node.value, BASE) and isinstance(node.slice, ast.Constant) and isinstance(node.ctx, ast.Load):
             self.used.add(str(node.slice.value))
+        elif isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith("environ"):
+            self.env.add(str(node.slice.value))
         self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:

@@ -112,14 +112,18 @@ def to_config(value: Any) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path."""
+    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path.
+
+    One that the config's own code defines has no such path, and stays what it is.
+    """
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [to_plain(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        path = f"{value.__module__}.{value.__qualname__}"
+        return value if "<" in path or path.startswith("config:") else path
     return value
 
 
@@ -137,7 +141,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
     Raises:
         InputError: The child has a dict where the base has something else, and does not say ``_delete_=True``.
     """
-    if child.get(DELETE) is True:
+    if child.get(DELETE):
         return {key: _fresh(value) for key, value in child.items() if key != DELETE}
     base = dict(base)  # whose values are looked at as they are
     merged = {key: _fresh(value) for key, value in base.items()}
@@ -146,7 +150,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
             continue
         where = f"{path}.{key}" if path else str(key)
         mine = base.get(key)
-        if not isinstance(value, Mapping) or mine is None or value.get(DELETE) is True:
+        if not isinstance(value, Mapping) or mine is None or value.get(DELETE):
             merged[key] = _fresh(value)
         elif isinstance(mine, Mapping):
             merged[key] = merge(mine, value, path=where)

@@ -40,7 +40,8 @@ def to_text(
     Raises:
         InputError: A value is no plain data, or the suffix is another one.
     """
-    filled, bare = put_written(_checked(to_plain(values), ""), written or {})
+    bare: dict[str, str] = {}
+    filled = put_written(_checked(to_plain(values), ""), written or {}, bare)
     text = _in_language(redact(filled), suffix)
     for mark, blank in bare.items():
         text = re.sub(f"""['"]?{mark}['"]?""", lambda _, blank=blank: blank, text)  # type: ignore[misc]

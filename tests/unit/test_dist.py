@@ -152,3 +152,12 @@ def test_alone_everything_is_a_no_op() -> None:
 def test_an_unknown_reduction_is_refused_alone_too() -> None:
     with pytest.raises(ValueError, match="avg"):
         dist.all_reduce(torch.ones(1), "avg")
+
+
+def test_how_ranks_meet() -> None:
+    """Published configs say nccl; on a machine without GPUs that means gloo (D2), and no launcher is asked for (D3)."""
+    assert dist.group_options(None, cuda=False) == {"backend": "gloo"}
+    assert dist.group_options({"backend": "nccl"}, cuda=False) == {"backend": "gloo"}
+    assert dist.group_options({"backend": "nccl"}, cuda=True) == {"backend": "cpu:gloo,cuda:nccl"}
+    options = dist.group_options({"backend": "gloo", "timeout": 90}, cuda=True)
+    assert (options["backend"], options["timeout"].total_seconds()) == ("gloo", 90)
