@@ -110,6 +110,11 @@ class CheckpointHook(Hook):
         """Metrics that the end of a run shows."""
         return [key for key in self.save_best if key != "auto"]
 
+    @property
+    def wanted_metrics(self) -> list[tuple[str, str]]:
+        """Metrics without which this hook has nothing to do."""
+        return [("save_best", key) for key in self.save_best]
+
     def state_dict(self) -> dict[str, Any]:
         """Best scores with their files, and the newest regular checkpoint."""
         return {"best": {key: dict(value) for key, value in self._best.items()}, "last": self._last}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
 
 Mode = Literal["train", "val", "test"]
+DATA_BATCH = dict[str, Any] | tuple[Any, ...] | list[Any] | None
+"""A batch as a loader gives it, for annotations."""
 
 PRIORITIES = {
     "HIGHEST": 0,

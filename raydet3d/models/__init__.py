@@ -13,6 +13,7 @@ from raydet3d.models.coders import DeltaXYZWLHRBBoxCoder
 from raydet3d.models.detector import Base3DDetector, VoxelNet
 from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from raydet3d.models.middle_encoders import PointPillarsScatter
+from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
 from raydet3d.models.preprocess import Det3DDataPreprocessor
 from raydet3d.models.second import SECOND, SECONDFPN
 from raydet3d.models.sequence import build_sequence
@@ -27,6 +28,9 @@ __all__ = [
     "Anchor3DRangeGenerator",
     "Base3DDetector",
     "BaseAveragedModel",
+    "BaseDataPreprocessor",
+    "BaseModel",
+    "BaseModule",
     "BaseTTAModel",
     "BboxOverlapsNearest3D",
     "CrossEntropyLoss",
@@ -36,10 +40,13 @@ __all__ = [
     "FocalLoss",
     "L1Loss",
     "Max3DIoUAssigner",
+    "ModuleDict",
+    "ModuleList",
     "MomentumAnnealingEMA",
     "PillarFeatureNet",
     "PointPillarsScatter",
     "PseudoSampler",
+    "Sequential",
     "SmoothL1Loss",
     "StochasticWeightAverage",
     "VoxelNet",

@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from raydet3d.optim.bare import BareStep
+
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
 UNASKED = 64  # verdicts that are kept where nobody asks
@@ -81,6 +83,7 @@ class FiniteGuard:
         # A cell of memory seen from two sides: torch raises it, and no torch operation is needed to read it.
         self._raised = np.zeros(1, dtype=np.float32)
         self._cell, self._one = torch.from_numpy(self._raised), torch.ones(1)
+        self._bare: BareStep | None = None
         self._bad = False
         self._met: set[int] = set()
         self._corrected = self._reported = 0
@@ -206,7 +209,9 @@ class FiniteGuard:
         """
         if self._on_host:
             if not self._bad:
-                optimizer.step(**kwargs)
+                if self._bare is None or self._bare.optimizer is not optimizer:
+                    self._bare = BareStep(optimizer)
+                self._bare(**kwargs)
             return
         if any(id(p) not in self._met for p in active) or not _is_plain(optimizer, active, self.device):
             if not self.flag.item():
@@ -238,7 +243,9 @@ class FiniteGuard:
         self._slots_of = None
         total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
-        first = int(self.first_bad) if new else -1
+        if not new:
+            return 0, -1
+        first = int(self.first_bad)
         self.first_bad.fill_(NEVER)
         return new, first
 

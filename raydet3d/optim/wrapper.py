@@ -164,8 +164,12 @@ class OptimWrapper:
 
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients."""
-        self.optimizer.zero_grad(**kwargs)
         self._has_pending = False
+        if kwargs or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad(**kwargs)
+            return
+        for param in self._groups.params():  # what the optimizer does too, in ten times the time
+            param.grad = None
 
     def step(self, **kwargs: Any) -> None:
         """Clip, and let the optimizer step unless the gradients are not finite."""

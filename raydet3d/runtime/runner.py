@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.current import at_work
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
-from raydet3d.log import close_logger
+from raydet3d.log import close_logger, release_lines
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.download import fetched
 from raydet3d.runtime.fault import find_fault
@@ -24,9 +26,10 @@ from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.record import Record
 from raydet3d.runtime.rollback import roll_back
-from raydet3d.runtime.start import Start
+from raydet3d.runtime.start import Start, leave_no_trace
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.wanted import check_wanted
 from raydet3d.runtime.weights import load_weights, revised
 from raydet3d.runtime.wrappers import unwrapped
 
@@ -94,6 +97,7 @@ class Runner(Parts):
         self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: Start | None = start
+        self._is_introduced = False
         self._stores = {work_dir: self.store}
 
     # -- hooks -------------------------------------------------------------------------------------------------
@@ -110,6 +114,10 @@ class Runner(Parts):
     def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
         """Add a hook."""
         self._hooks.register(hook, priority)
+
+    def hook_table(self) -> str:
+        """The hooks of each stage, in order, as lines of text."""
+        return self._hooks.table()
 
     def hook_states(self) -> list[dict[str, Any]]:
         """State of the hooks that have some."""
@@ -129,14 +137,19 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
+        with at_work(self):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.monotonic()
+        self._prepare_training()
         wrapper, loop = self.optim_wrapper, self.train_loop
         if self.val_loop is None:
             self.logger.info("no validation: the config has no val_dataloader, val_cfg and val_evaluator")
-        _ = self.param_schedulers
         self.call_hook("before_run")
         self._init_weights()
         self._begin()
+        self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
         if self.rank == 0:
             self.store.folder.sweep()
@@ -158,7 +171,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.val_loop, "val")
+        with at_work(self):
+            return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
         """Test the model as it is, or as ``load_from`` says.
@@ -166,11 +180,36 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.test_loop, "test")
+        with at_work(self):
+            return self._evaluate("test")
 
-    def _evaluate(self, loop: Any, mode: str) -> dict[str, Any]:
-        if loop is None:
-            raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Make the parts of a run; only when all are there, say what runs. What fails before leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_introduced:
+                close_logger(self.logger)
+                leave_no_trace(self.work_dir, self.timestamp)
+            raise
+        if not self._is_introduced:
+            self._is_introduced = True
+            self._makers.introduce(self)
+            release_lines(self.logger)
+
+    def _prepare_training(self) -> None:
+        with self._preparing():
+            _ = self.train_loop, self.optim_wrapper, self.param_schedulers
+            val = self.val_loop
+            given = val.names() if hasattr(val, "names") else None
+            check_wanted(self._hooks, given, validates=val is not None)
+
+    def _evaluate(self, mode: str) -> dict[str, Any]:
+        with self._preparing():
+            loop = self.val_loop if mode == "val" else self.test_loop
+            if loop is None:
+                raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
         self.call_hook("before_run")
         self._begin(weights_only=True)
         try:
@@ -184,7 +223,8 @@ class Runner(Parts):
         """Let loader workers go; what is being saved is written to its end, whatever happened."""
         for name in ("train_loop", "val_loop", "test_loop"):
             if (loop := vars(self).get(name)) is not None:
-                release(loop.dataloader)
+                for loader in getattr(loop.dataloader, "loaders", [loop.dataloader]):
+                    release(loader)
         for store in self._stores.values():
             store.drain()
 
@@ -193,6 +233,7 @@ class Runner(Parts):
         for store in self._stores.values():
             store.drain()
         self.visualizer.close()
+        self.record.close()
         close_logger(self.logger)
 
     # -- beginning ----------------------------------------------------------------------------------------------
@@ -259,6 +300,7 @@ class Runner(Parts):
             resume_param_scheduler: Whether the schedulers' state is.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
+        self._prepare_training()
         state = read_checkpoint(Path(fetched(filename)))
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydet3d.current import Current
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -69,6 +70,21 @@ class Visualizer(Canvas):
             if key in self._backends:
                 raise InputError(f"visualizer {name!r} has two backends {key!r}; give one a name=")
             self._backends[key] = backend
+
+    @classmethod
+    def get_instance(cls, name: str = "visualizer", **kwargs: Any) -> Any:
+        """The visualizer of the run that is at work; one that keeps nothing, where none is.
+
+        Args:
+            name: Accepted for MMEngine's sake, as is the rest: runs share nothing.
+            **kwargs: See ``name``.
+        """
+        return Current("visualizer", Visualizer)
+
+    @classmethod
+    def get_current_instance(cls) -> Any:
+        """As ``get_instance``."""
+        return cls.get_instance()
 
     def get_backend(self, name: str) -> BaseVisBackend:
         """A backend by its name, or by its class's."""
