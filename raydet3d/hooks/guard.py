@@ -77,6 +77,7 @@ class GuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Begin."""
         self._on = getattr(runner.optim_wrapper, "verdicts", lambda: None)() is not None
+        self._log_points = [hook.is_log_point for hook in runner.hooks if hasattr(hook, "is_log_point")]
         self._looked = self._begun = runner.iter
         self._forget()
 
@@ -87,7 +88,8 @@ class GuardHook(Hook):
         now = runner.iter + 1
         self._held[now] = data_batch
         self._let_go(runner)
-        if runner.message_hub.is_read or now - self._looked >= self.interval:
+        # Asked of the logger, and not whether anybody has just read the history: all ranks have to look together.
+        if now - self._looked >= self.interval or any(ask(runner, batch_idx) for ask in self._log_points):
             self._look(runner, now)
 
     def after_train(self, runner: Runner) -> None:
@@ -116,7 +118,8 @@ class GuardHook(Hook):
         found = wrapper.read_guard()
         self._let_go(runner)
         # A rank may judge by its own loss alone (float16 does): what one found, all have to know.
-        ranks: list[tuple[int, int, int]] = dist.all_gather_object(found)
+        ranks: list[tuple[int, int, int, bool]] = dist.all_gather_object((*found, self._any_good))
+        self._any_good = all(rank[3] for rank in ranks)
         count, row = max(rank[0] for rank in ranks), max(rank[2] for rank in ranks)
         if count:
             first = min(rank[1] for rank in ranks if rank[0])

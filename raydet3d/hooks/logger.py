@@ -73,7 +73,7 @@ class LoggerHook(Hook):
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        if self._is_time(runner, batch_idx):
+        if self.is_log_point(runner, batch_idx):
             if runner.rank == 0:
                 self._write_train(runner, batch_idx)
             else:
@@ -81,7 +81,8 @@ class LoggerHook(Hook):
         elif self._live.on and runner.rank == 0:
             self._live.show(runner, batch_idx)
 
-    def _is_time(self, runner: Runner, batch_idx: int) -> bool:
+    def is_log_point(self, runner: Runner, batch_idx: int) -> bool:
+        """Whether this iteration of training writes a line, on rank 0: the same answer on every rank."""
         if (batch_idx + 1) % self.interval == 0:
             return True
         length = len(runner.train_dataloader)

@@ -148,11 +148,6 @@ class History:
         self.flush()
         return self.log_scalars[key]
 
-    @property
-    def is_read(self) -> bool:
-        """Whether nothing waits: the device has just been asked, and asking it for more costs little."""
-        return not self._waiting
-
     def flush(self) -> None:
         """Bring all waiting values to the host, with one copy per device."""
         if not self._waiting:
