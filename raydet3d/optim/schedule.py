@@ -123,7 +123,7 @@ class ParamScheduler:
         self.begin, self.end, self.by_epoch, self.verbose = begin, end, by_epoch, verbose
         self.target: Target = momentum_target(optimizer) if param_name == "momentum" else Field(param_name)
         self.last_step = last_step
-        self._global_step = last_step
+        self._global_step = last_step if last_step < 0 else int(begin) + last_step
         # Iterations of an epoch, where the config measures in epochs what is counted in iterations.
         self.epoch_length: int | None = None
         self.config_changes: list[str] = []

@@ -326,6 +326,11 @@ class OptimWrapper:
             raise InputError(f"{name} lists {len(values)} values for {count + base} param groups")
         return [*self._groups.split(values[:count]), *values[count:]]
 
+    @property
+    def num_published(self) -> int:
+        """How many param groups MMEngine would have, without the base settings."""
+        return len(self._groups.published())
+
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
         memory = [_number(group["lr"]) for group in self.optimizer.param_groups]
