@@ -16,6 +16,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger
 from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.download import fetched
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.parts import Makers, Parts
@@ -226,7 +227,7 @@ class Runner(Parts):
         """Load the weights of a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
             strict: Refuse a checkpoint whose names or shapes differ.
             revise_keys: (pattern, replacement) pairs for the names.
@@ -234,7 +235,7 @@ class Runner(Parts):
         Returns:
             The checkpoint.
         """
-        checkpoint = read_checkpoint(Path(filename))
+        checkpoint = read_checkpoint(Path(fetched(filename)))
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
         return checkpoint
@@ -249,12 +250,12 @@ class Runner(Parts):
         """Go on from a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             resume_optimizer: Whether the optimizer's state is taken over.
             resume_param_scheduler: Whether the schedulers' state is.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
-        state = read_checkpoint(Path(filename))
+        state = read_checkpoint(Path(fetched(filename)))
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
