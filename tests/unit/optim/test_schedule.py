@@ -307,6 +307,16 @@ class TestOnesOwn:
             build({"type": "Square"}, wrapper)[0].step()
         assert wrapper.get_lr() == {"base_lr": [0.025], "lr": [0.025, 0.05, 0.025, 0.025, 0.025, 0.05]}
 
+    def test_a_curve_whose_values_are_changed(self):
+        class Halved(LinearLR):
+            def _get_value(self):
+                return [value / 2 for value in super()._get_value()]
+
+        wrapper = wrapper_of()
+        scheduler = Halved(wrapper, start_factor=1.0, end=5)
+        scheduler.step()
+        assert wrapper.get_lr() == {"lr": [0.025]}
+
     def test_verbose_logs(self, caplog):
         with caplog.at_level("INFO", logger="raydet3d"):
             LinearLR(wrapper_of(), start_factor=0.5, end=4, verbose=True)
