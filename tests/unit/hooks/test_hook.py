@@ -98,6 +98,7 @@ def test_a_stage_of_a_users_own() -> None:
 
 
 def test_an_error_keeps_its_type_and_trace_and_says_where() -> None:
+    # I4
     class Broken(Hook):
         def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
             raise TypeError("bad")
@@ -143,6 +144,7 @@ class Counting(Hook):
 
 
 def test_two_hooks_of_a_kind_keep_their_states_apart() -> None:
+    # F13: the place where hooks keep their state
     hooks = Hooks()
     for hook, priority in ((Counting(1), 60), (Hook(), 55), (Counting(2), 50)):
         hooks.register(hook, priority)
