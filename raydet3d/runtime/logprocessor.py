@@ -39,8 +39,8 @@ class LogProcessor:
             newest value. Windows run on across epochs.
         by_epoch: Write ``Epoch(train) [1][ 10/100]`` rather than ``Iter(train) [ 10/1000]``.
         custom_cfg: Further or other statistics; each ``dict(data_src=, method_name=, log_name=, window_size=)``, where
-            the method is mean, min, max, current or one of your own (``register_statistic``) and the window a number, ``'epoch'`` or ``'global'``. Without a
-            ``log_name``, the source's own column is replaced.
+            the method is mean, min, max, current or one of your own (``register_statistic``), and the window a number,
+            ``'epoch'`` or ``'global'``. Without a ``log_name``, the source's own column is replaced.
         num_digits: Digits after the point.
         log_with_hierarchy: Record ``train/loss`` rather than ``loss``.
         mean_pattern: Scalars whose name matches are smoothed.
