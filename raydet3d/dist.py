@@ -11,7 +11,6 @@ from functools import wraps
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
