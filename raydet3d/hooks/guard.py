@@ -77,7 +77,7 @@ class GuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Begin."""
         self._on = getattr(runner.optim_wrapper, "verdicts", lambda: None)() is not None
-        self._log_points = [hook.is_log_point for hook in runner.hooks if hasattr(hook, "is_log_point")]
+        self._loggers: list[Any] = [hook for hook in runner.hooks if hasattr(hook, "is_log_point")]
         self._looked = self._begun = runner.iter
         self._forget()
 
@@ -89,7 +89,10 @@ class GuardHook(Hook):
         self._held[now] = data_batch
         self._let_go(runner)
         # Asked of the logger, and not whether anybody has just read the history: all ranks have to look together.
-        if now - self._looked >= self.interval or any(ask(runner, batch_idx) for ask in self._log_points):
+        due = now - self._looked >= self.interval
+        for logger in self._loggers:
+            due = due or logger.is_log_point
+        if due:
             self._look(runner, now)
 
     def after_train(self, runner: Runner) -> None:
@@ -104,6 +107,10 @@ class GuardHook(Hook):
     def _let_go(self, runner: Runner) -> None:
         """Drop batches of good steps; of bad ones, keep those of the first."""
         for judged, bad in runner.optim_wrapper.verdicts() or ():
+            if not bad and len(self._held) == 1 and judged in self._held:  # as nearly always
+                self._held.clear()
+                self._any_good = True
+                continue
             part = {i: self._held.pop(i) for i in list(self._held) if i <= judged}
             if bad and not self._suspects:
                 self._suspects = part

@@ -66,6 +66,7 @@ class LoggerHook(Hook):
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self.headline = tuple(headline)
+        self.is_log_point = False  # whether the iteration that runs reads the history: the same on every rank
         self._live = _LiveLine()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -73,7 +74,8 @@ class LoggerHook(Hook):
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        if self.is_log_point(runner, batch_idx):
+        self.is_log_point = self._is_time(runner, batch_idx)
+        if self.is_log_point:
             if runner.rank == 0:
                 self._write_train(runner, batch_idx)
             else:
@@ -81,8 +83,7 @@ class LoggerHook(Hook):
         elif self._live.on and runner.rank == 0:
             self._live.show(runner, batch_idx)
 
-    def is_log_point(self, runner: Runner, batch_idx: int) -> bool:
-        """Whether this iteration of training writes a line, on rank 0: the same answer on every rank."""
+    def _is_time(self, runner: Runner, batch_idx: int) -> bool:
         if (batch_idx + 1) % self.interval == 0:
             return True
         length = len(runner.train_dataloader)
