@@ -83,7 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
-        if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        if str(kind).rpartition(".")[2] not in ("OptimWrapper", "AmpOptimWrapper"):
             raise InputError(f"--amp works with optim_wrapper.type 'OptimWrapper', this config has {kind!r}")
         wrapper["type"] = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
@@ -178,12 +178,22 @@ def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> Plan:
     )
 
 
+def check_parts(cfg: Config) -> None:
+    """Check what can be checked without building it. Imports torch: what comes before fails fast."""
+    from raydet3d.optim import check_optimization
+    from raydet3d.runtime.build import check_sections
+
+    check_sections(cfg)
+    check_optimization(cfg)
+
+
 def train_here(cfg: Config, plan: Plan, request: StopRequest) -> dict[str, Any]:
     """Train as one of torchrun's ranks."""
+    check_parts(cfg)
     from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
     from raydet3d.runtime.build import ready_data
 
-    device = join_torchrun()
+    device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
     first(lambda: ready_data(cfg))
     plan = broadcast_object(plan)
     request.trains = True
@@ -200,7 +210,8 @@ def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopReque
         opening = Opening(options, Path(cfg["work_dir"]))
         opening.start()  # it takes seconds, as do what torch imports and what the data need
     try:
-        from raydet3d.runtime.build import ready_data  # torch is imported from here on: what is above fails fast
+        check_parts(cfg)
+        from raydet3d.runtime.build import ready_data
 
         ready_data(cfg)
         check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))

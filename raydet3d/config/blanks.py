@@ -27,11 +27,14 @@ from raydet3d.errors import InputError
 
 FILL = "__fill__"
 _BASE = re.compile(r"\{\{\s*_base_\.(?P<key>[\w.]+)\s*\}\}")
-_ENV = re.compile(r"""\{\{['"]?\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*['"]?\}\}""")
+_ENV = re.compile(r"""\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""")
 _BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
-_MARK = re.compile(r"_blank_(\d+)_")
+_TAG = "blank_9d41c6"  # odd enough to stand in no config by itself
+_MARK = re.compile(rf"_{_TAG}_(\d+)_")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SHORTEST = 4  # letters of a variable's value that are looked for inside of other texts
+# What a variable's value is looked for inside of other texts from: so many letters; fewer where it names a secret.
+_SHORTEST, _SHORTEST_SECRET = 8, 4
+_SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|CRED", re.IGNORECASE)
 
 
 class EnvText(str):
@@ -198,7 +201,7 @@ def read_blanks(path: Path, text: str) -> Blanks:
             items.append(Blank(line, base=found["key"]))
         else:
             items.append(Blank(line, name=found["name"], default=found["default"]))
-        return f"_blank_{len(items) - 1}_"
+        return f"_{_TAG}_{len(items) - 1}_"
 
     return Blanks(path, _BLANK.sub(mark, text), items)
 
@@ -213,6 +216,10 @@ def fill_calls(tree: ast.AST) -> ast.AST:
 
 
 class _Filler(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        # A docstring is no value: like a comment, it asks for nothing.
+        return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         mark = _MARK.fullmatch(node.id)
         return _call(node, int(mark[1])) if mark else node
@@ -245,22 +252,22 @@ def python_filler(blanks: Blanks, base: Mapping[str, Any]) -> Callable[[str | in
     return fill
 
 
-def quoted_marks(blanks: Blanks, suffix: str) -> str:
-    """The text of a data file, in which marks outside of quotes are texts of their own: ``<0>`` for the first.
-
-    Args:
-        blanks: Of the file.
-        suffix: ``.json`` or a YAML one.
-    """
-    if suffix == ".json":
-        pieces: list[str] = []
-        at = 0
-        for found in _JSON_TEXT.finditer(blanks.text):
-            pieces += [_MARK.sub(r'"<blank \1>"', blanks.text[at : found.start()]), found[0]]
+def json_marks(blanks: Blanks) -> str:
+    """The text of a JSON file, in which marks outside of quotes are texts of their own (``bare``)."""
+    pieces: list[str] = []
+    at = 0
+    for found in [*_JSON_TEXT.finditer(blanks.text), None]:
+        end = len(blanks.text) if found is None else found.start()
+        pieces.append(_MARK.sub(rf'"<{_TAG} \1>"', blanks.text[at:end]))
+        if found is not None:
+            pieces.append(found[0])
             at = found.end()
-        return "".join(pieces) + _MARK.sub(r'"<blank \1>"', blanks.text[at:])
-    # In YAML a plain text needs no quotes: only a mark that is a whole plain value stands for a literal.
-    return re.sub(r"(?<=[:,\-\[]\s)_blank_(\d+)_(?=\s*(?:[,\]}#]|$))", r'"<blank \1>"', blanks.text, flags=re.MULTILINE)
+    return "".join(pieces)
+
+
+def bare(text: str) -> str:
+    """A text of a data file that stands without quotes: where it is a mark and nothing else, it is a literal's."""
+    return _MARK.sub(rf"<{_TAG} \1>", text) if _MARK.fullmatch(text) else text
 
 
 def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
@@ -272,7 +279,7 @@ def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) 
             return {key: literals(item) for key, item in here.items()}
         if isinstance(here, list | tuple):
             return type(here)(literals(item) for item in here)
-        found = re.fullmatch(r"<blank (\d+)>", here) if isinstance(here, str) else None
+        found = re.fullmatch(rf"<{_TAG} (\d+)>", here) if isinstance(here, str) else None
         return blanks.literal_of(int(found[1]), base, parse) if found else here
 
     return blanks.fill(literals(value), base) if blanks.items else value
@@ -289,14 +296,19 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     """Plain values, and how those that the environment gave were written.
 
     Also a text that was computed from a variable's value (a path below a root, a header round a key) is found, by the
-    value inside of it.
+    value inside of it; short values of variables that name no secret are not looked for, since they occur anyway.
 
     Args:
         values: A config's values; not changed.
         found: The environment variables that were used.
     """
     written: Written = {}
-    inner = sorted((item for item in found.items() if len(item[1]) >= _SHORTEST), key=lambda item: -len(item[1]))
+    telling = [
+        (name, value)
+        for name, value in found.items()
+        if len(value) >= (_SHORTEST_SECRET if _SECRET_NAME.search(name) else _SHORTEST)
+    ]
+    inner = sorted(telling, key=lambda item: -len(item[1]))
 
     def plain(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
@@ -318,14 +330,15 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     return (plain(values, ()), written) if found else (values, written)
 
 
-def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[Any, dict[str, str]]:
+def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dict[str, str] | None = None) -> Any:
     """``values`` with what the environment gave as it was written, where it still has the value that it was given.
 
-    Returns:
-        The values, in which a blank outside of quotes is a text to be looked for in the dumped config; and, by these
-        texts, the blanks.
+    Args:
+        values: Plain values.
+        written: What the environment gave.
+        bare: Where given, a blank outside of quotes becomes a text that can be looked for in the dumped config, and is
+            entered here by this text; else it becomes its own text.
     """
-    bare: dict[str, str] = {}
 
     def put(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
@@ -335,13 +348,13 @@ def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[
         value, text = written.get(place, (None, None))
         if text is None or value != here:
             return here
-        if isinstance(here, str):
+        if isinstance(here, str) or bare is None:
             return text
-        mark = f"_blank_{len(bare)}_"
+        mark = f"_{_TAG}_{len(bare)}_"
         bare[mark] = text
         return mark
 
-    return (put(values, ()), bare) if written else (values, bare)
+    return put(values, ()) if written else values
 
 
 def _unescaped(text: str) -> str:

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class ParamSchedulerHook(Hook):
-    """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation."""
+    """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation.
+
+    Priority LOW: after the log has said which rate the step used, before ``CheckpointHook`` saves the next one.
+    """
 
     priority = "LOW"
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Tick those that count iterations."""
-        for scheduler in _flat(runner.param_schedulers):
+        schedulers = runner.param_schedulers
+        for scheduler in schedulers if type(schedulers) is list else _flat(schedulers):
             if not scheduler.by_epoch:
                 scheduler.step()
 

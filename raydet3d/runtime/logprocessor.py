@@ -13,7 +13,7 @@ import torch
 
 from raydet3d.errors import InputError
 from raydet3d.registry import LOG_PROCESSORS
-from raydet3d.runtime.history import Series
+from raydet3d.runtime.history import STATISTICS, Series
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -39,8 +39,8 @@ class LogProcessor:
             newest value. Windows run on across epochs.
         by_epoch: Write ``Epoch(train) [1][ 10/100]`` rather than ``Iter(train) [ 10/1000]``.
         custom_cfg: Further or other statistics; each ``dict(data_src=, method_name=, log_name=, window_size=)``, where
-            the method is mean, min, max or current and the window a number, ``'epoch'`` or ``'global'``. Without a
-            ``log_name``, the source's own column is replaced.
+            the method is mean, min, max, current or one of your own (``register_statistic``), and the window a number,
+            ``'epoch'`` or ``'global'``. Without a ``log_name``, the source's own column is replaced.
         num_digits: Digits after the point.
         log_with_hierarchy: Record ``train/loss`` rather than ``loss``.
         mean_pattern: Scalars whose name matches are smoothed.
@@ -61,6 +61,7 @@ class LogProcessor:
         self.num_digits = num_digits
         self.log_with_hierarchy = log_with_hierarchy
         self.mean_pattern = re.compile(mean_pattern)
+        self._smoothed: dict[str, bool] = {}
         self._check_custom()
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
@@ -153,8 +154,7 @@ class LogProcessor:
             if key.startswith(mode) and (mode == "train" or key in (f"{mode}/time", f"{mode}/data_time"))
         }
         out = {
-            key: one.mean(self.window_size) if self.mean_pattern.match(key) else one.current()
-            for key, one in series.items()
+            key: one.mean(self.window_size) if self._is_smoothed(key) else one.current() for key, one in series.items()
         }
         if mode == "train":
             for item in self.custom_cfg:
@@ -165,6 +165,12 @@ class LogProcessor:
                     )
                 out[item.get("log_name", name)] = self._statistic(item, series[name], runner, batch_idx)
         return out
+
+    def _is_smoothed(self, key: str) -> bool:
+        found = self._smoothed.get(key)
+        if found is None:
+            found = self._smoothed[key] = self.mean_pattern.match(key) is not None
+        return found
 
     def _statistic(self, item: Mapping[str, Any], series: Series, runner: Runner, batch_idx: int) -> float:
         window: int | str | None = item.get("window_size", self.window_size)
@@ -196,8 +202,10 @@ class LogProcessor:
                 raise InputError(f"{where}: window_size must be a number, 'epoch' or 'global', got {window!r}")
             if window == "epoch" and not self.by_epoch:
                 raise InputError(f"{where}: window_size='epoch' needs by_epoch=True")
-            if item["method_name"] not in ("mean", "min", "max", "current"):
-                raise InputError(f"{where}: unknown method_name {item['method_name']!r}; mean, min, max or current")
+            if item["method_name"] not in STATISTICS:
+                raise InputError(
+                    f"{where}: unknown method_name {item['method_name']!r}; known: {', '.join(STATISTICS)}"
+                )
             name = item.get("log_name", item["data_src"])
             if name in seen:
                 raise InputError(f"{where}: two entries log {name!r}; give one another log_name")
