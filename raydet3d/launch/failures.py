@@ -9,6 +9,8 @@ import ray
 from raydet3d.errors import InputError
 
 NO_ROOM = "WorkerGroupStartupTimeoutError"
+# What gloo and NCCL say on a rank whose peer's process has ended.
+PEER_IS_GONE = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "ncclRemoteError")
 # Where Ray's exceptions keep the one that they stand for; asked by name, so that a Ray without one of them still works.
 WRAPPED = ("health_check_failure", "controller_failure", "_base_exc", "cause", "__cause__")
 
@@ -28,9 +30,20 @@ def _layers(error: BaseException) -> Iterator[BaseException]:
 
 
 def death_in(error: BaseException) -> str | None:
-    """How a process (not its code) ended, if that is what the failure is about."""
+    """How a process (not its code) ended, if that is what the failure is about.
+
+    When a node is lost, the other ranks notice before Ray does: all that is known then is that their peer is gone.
+    """
     ends = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    return next((type(layer).__name__ for layer in _layers(error) if isinstance(layer, ends)), None)
+    found = next((type(layer).__name__ for layer in _layers(error) if isinstance(layer, ends)), None)
+    failures = list(getattr(error, "worker_failures", {}).values())
+    if found is None and failures and all(map(_misses_a_peer, failures)):
+        return "its peers lost it"
+    return found
+
+
+def _misses_a_peer(error: BaseException) -> bool:
+    return any(words in str(layer) for layer in _layers(error) for words in PEER_IS_GONE)
 
 
 def user_mistake(error: BaseException) -> str | None:

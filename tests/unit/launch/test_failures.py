@@ -32,6 +32,13 @@ def test_a_process_that_died_is_found_behind_what_its_death_has_caused() -> None
     assert death_in(ray.exceptions.ActorDiedError()) == "ActorDiedError"  # the controller itself
 
 
+def test_a_lost_node_is_told_by_the_ranks_that_miss_it() -> None:
+    reset = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:4268: Connection reset by peer.")
+    assert death_in(WorkerGroupError({0: reset})) == "its peers lost it"
+    # Where a rank has raised, the others miss it too; what it raised is what counts.
+    assert death_in(WorkerGroupError({0: reset, 1: ZeroDivisionError("of no use")})) is None
+
+
 def test_a_mistake_in_code_is_no_death() -> None:
     error = WorkerGroupError({0: ZeroDivisionError("of no use")})
     assert death_in(error) is None
