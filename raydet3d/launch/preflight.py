@@ -203,10 +203,16 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
         if time.monotonic() >= deadline or room(options, nodes, occupied=True) < options.least:
             break
         time.sleep(0.2)
-    if room_to_come(options, nodes) >= options.least:
+    to_come = room_to_come(options, nodes)
+    if to_come >= options.least:
         return options, AUTOSCALER_TIMEOUT_S if options.resource_timeout_s is None else options.resource_timeout_s
     if options.resource_timeout_s:
         return options, options.resource_timeout_s
+    if to_come:
+        raise InputError(
+            f"asked for {options.least} workers with {options.bundle} each; with all that the autoscaler may add there "
+            f"is room for {to_come}; use --workers {to_come}, or let it add more nodes (max_workers)"
+        )
     raise InputError(_why_not(options, nodes, where))
 
 

@@ -91,21 +91,21 @@ def test_a_node_that_does_not_see_the_work_dir_says_so(tmp_path: Path) -> None:
     assert _visit(str(token)) is None
 
 
-def test_what_an_autoscaler_may_add_counts(tmp_path: Path) -> None:
-    from ray.cluster_utils import AutoscalingCluster
+def test_what_an_autoscaler_may_add_counts(cluster: Any, tmp_path: Path) -> None:
+    # The autoscaler tells the cluster which nodes it may bring; here its message is sent in its place.
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 
-    from raydet3d.launch.cluster import open_ground, ray
+    from raydet3d.launch.cluster import open_ground
 
-    kinds = {"cpu": {"resources": {"CPU": 4, "lidar": 2}, "node_config": {}, "min_workers": 0, "max_workers": 3}}
-    made = AutoscalingCluster(head_resources={"CPU": 1}, worker_node_types=kinds)
-    made.start()
+    group = NodeGroupConfig(name="cpu", resources={"CPU": 4, "lidar": 2}, min_count=0, max_count=3)
+    client = cluster._raylet.GcsClient(address=cluster.get_runtime_context().gcs_address)
+    client.report_cluster_config(ClusterConfig(node_group_configs=[group]).SerializeToString())
     try:
-        ray.init("auto", log_to_driver=False, logging_level="ERROR")
         options = {"gpus_per_worker": 0, "resources_per_worker": {"lidar": 1}}
-        ground = open_ground(RayOptions(num_workers=6, **options), tmp_path)
-        assert ground.wait_s == 1800
-        with pytest.raises(InputError, match="asked for 7 workers with 1 lidar each"):
+        assert open_ground(RayOptions(num_workers=6, **options), tmp_path).wait_s == 1800
+        with pytest.raises(
+            InputError, match="asked for 7 workers .* the autoscaler may add there is room for 6; use --workers 6"
+        ):
             open_ground(RayOptions(num_workers=7, **options), tmp_path)
     finally:
-        ray.shutdown()
-        made.shutdown()
+        client.report_cluster_config(ClusterConfig().SerializeToString())
