@@ -51,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
         InputError: The config, the checkpoint or a flag is wrong.
     """
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
-    if not Path(args.checkpoint).is_file():
+    if not args.checkpoint.lower().startswith(("http://", "https://")) and not Path(args.checkpoint).is_file():
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
@@ -89,6 +89,11 @@ def evaluate(args: argparse.Namespace) -> int:
         The exit code.
     """
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _evaluate(cfg, args)
+
+
+def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
     check_work_dir(Path(cfg["work_dir"]))
 
     import torch

@@ -103,6 +103,11 @@ def train(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 0:
         raise InputError(f"--workers must be 0 or more, got {args.workers}")
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _train(cfg, args, started=started)
+
+
+def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
     work_dir = Path(cfg["work_dir"])
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
@@ -120,6 +125,7 @@ def train(args: argparse.Namespace) -> int:
     plan = Plan(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
+        origin=cfg.origin.to_dict(),
         run_id=time.strftime("%Y%m%d_%H%M%S"),
         resume=resume,
         threads=options.threads_per_worker if is_torchrun() else None,

@@ -31,7 +31,8 @@ class BadSteps:
         count, first = read() if read is not None else (0, -1)
         if count:
             # The gradients are everybody's; whose loss it was, each rank knows of its own.
-            losses = runner.message_hub.get_scalar("train/loss").data[-len(self._seen) :]
+            series = runner.message_hub.log_scalars.get("train/loss")  # a model of several optimizers may have none
+            losses = [] if series is None else series.data[-len(self._seen) :]
             mine = any(not math.isfinite(loss) for loss in losses)
             loss = "the loss of this rank was not finite" if mine else "the loss was finite here, a gradient was not"
             ids = [number for number in self._seen.get(first, []) if number is not None]

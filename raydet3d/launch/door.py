@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import NoReturn
@@ -39,18 +40,21 @@ def add_old_habits(parser: argparse.ArgumentParser) -> None:
 def run_door(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    An ``InputError`` is printed as one line (once, where it is that of all ranks) and ends with 2, Ctrl-C ends with
-    130, anything else that is raised ends with its trace and 1.
+    An ``InputError`` is printed as one line (once, where it is that of all ranks), its detail below it, and ends with
+    2, Ctrl-C ends with 130, anything else that is raised ends with its trace and 1.
 
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
     """
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
     try:
         code = main()
         sys.stdout.flush()
     except InputError as error:
         if not _is_said_elsewhere(error):
             print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if error.detail:
+                print(error.detail.rstrip(), file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("raydet3d: interrupted", file=sys.stderr)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.config import Config
+from raydet3d.config import Config, Origin
 from raydet3d.launch.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Plan:
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
+        origin: Where the config's values come from (``cfg.origin.to_dict()``).
     """
 
     cfg: dict[str, Any]
@@ -37,6 +38,7 @@ class Plan:
     retry: bool = False
     threads: int | None = None
     cwd: str = "."
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for the wire."""
@@ -63,7 +65,7 @@ def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequenc
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     keep_freed_memory()
-    cfg = Config(plan.cfg, filename=plan.filename)
+    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin(**plan.origin))
     cfg.import_custom_modules()
     runner = assemble(
         cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume, retry=plan.retry

@@ -9,6 +9,7 @@ from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1
 from raydet3d.models.middle_encoders import PointPillarsScatter
 from raydet3d.models.preprocess import Det3DDataPreprocessor
 from raydet3d.models.second import SECOND, SECONDFPN
+from raydet3d.models.sequence import build_sequence
 from raydet3d.models.voxel_encoders import PillarFeatureNet
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "PseudoSampler",
     "SmoothL1Loss",
     "VoxelNet",
+    "build_sequence",
 ]

@@ -1,6 +1,7 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
-from raydet3d.runtime.build import assemble, ready_data
+from raydet3d.registry import RUNNERS
+from raydet3d.runtime.build import assemble, build_runner, ready_data
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History
 from raydet3d.runtime.logprocessor import LogProcessor
@@ -9,6 +10,8 @@ from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.wrappers import MMDistributedDataParallel
 
 Runner.from_cfg = staticmethod(assemble)
+RUNNERS.register_module(module=Runner)
+RUNNERS.build_func = build_runner
 
 __all__ = [
     "EpochBasedTrainLoop",

@@ -19,7 +19,7 @@ from raydet3d import __version__, dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import open_logger
-from raydet3d.optim import build_optim_wrapper, build_param_scheduler
+from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
     EVALUATOR,
     HOOKS,
@@ -30,12 +30,13 @@ from raydet3d.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     VISUALIZERS,
+    Registry,
 )
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
+from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
@@ -46,6 +47,7 @@ __all__ = [
     "build_loader",
     "build_model",
     "build_optim",
+    "build_runner",
     "build_schedulers",
     "build_visualizer",
     "check_sections",
@@ -129,6 +131,19 @@ def assemble(
     return runner
 
 
+def build_runner(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+    """A runner of the kind that ``runner_type`` names, for scripts that say ``RUNNERS.build(cfg)``.
+
+    Args:
+        cfg: The config.
+        registry: The table of runners.
+        default_args: Keys to use where the config has none.
+    """
+    whole = {**(default_args or {}), **cfg} if default_args else cfg
+    kind: Any = registry.get(whole.get("runner_type") or "Runner")
+    return kind.from_cfg(whole)
+
+
 # -- parts ------------------------------------------------------------------------------------------------------
 
 
@@ -204,11 +219,13 @@ def build_evaluator(cfg: Any, *, key: str = "val_evaluator") -> Evaluator:
 def build_optim(cfg: Any, model: nn.Module) -> Any:
     """The optimizer in its wrapper."""
     given = cfg["optim_wrapper"]
-    if not isinstance(given, Mapping):
-        return given
+    if not isinstance(given, Mapping) or all(isinstance(value, OptimWrapper) for value in given.values()):
+        with at("optim_wrapper"):
+            return build_optim_wrapper(unwrapped(model), given)
+    refuse_deleted_optimizer(cfg)
     with at("optim_wrapper"):
         if given.get("optimizer") is None and given.get("constructor") is None:
-            raise InputError("has no optimizer; did a _delete_=True remove it?")
+            raise InputError("has no optimizer; give it optimizer=dict(type=..., lr=...)")
         if isinstance(given.get("type"), str):
             OPTIM_WRAPPERS.get(given["type"])
     optimizer = given.get("optimizer")
@@ -274,7 +291,8 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     if cfg.get("optim_wrapper") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     wrapper = build_optim(cfg, runner.model)
-    wrapper.grad_norm_sink = partial(runner.message_hub.update_scalar, "train/grad_norm")
+    if isinstance(wrapper, OptimWrapper):
+        wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
     return wrapper
 

@@ -16,6 +16,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import close_logger
 from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.download import fetched
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.parts import Makers, Parts
@@ -226,7 +227,7 @@ class Runner(Parts):
         """Load the weights of a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
             strict: Refuse a checkpoint whose names or shapes differ.
             revise_keys: (pattern, replacement) pairs for the names.
@@ -234,7 +235,7 @@ class Runner(Parts):
         Returns:
             The checkpoint.
         """
-        checkpoint = read_checkpoint(Path(filename))
+        checkpoint = read_checkpoint(Path(fetched(filename)))
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
         return checkpoint
@@ -249,12 +250,12 @@ class Runner(Parts):
         """Go on from a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             resume_optimizer: Whether the optimizer's state is taken over.
             resume_param_scheduler: Whether the schedulers' state is.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
-        state = read_checkpoint(Path(filename))
+        state = read_checkpoint(Path(fetched(filename)))
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
@@ -279,6 +280,9 @@ class Runner(Parts):
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
         """Scale learning rates by global batch size over ``auto_scale_lr['base_batch_size']``, where it is enabled.
 
+        The batch size is the one that the batch sampler says, whoever made it. ``accumulative_counts`` does not count,
+        as in MMEngine; a line in the log says so.
+
         Args:
             optim_wrapper: The wrapper, before schedulers are made for it.
             auto_scale_lr: ``dict(enable=, base_batch_size=)``.
@@ -286,15 +290,23 @@ class Runner(Parts):
         if not auto_scale_lr or not auto_scale_lr.get("enable", False):
             return
         base = auto_scale_lr.get("base_batch_size")
-        if not base:
-            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
-        batch_size = getattr(self.train_dataloader.batch_sampler, "batch_size", None)
-        if not batch_size:
-            raise InputError("auto_scale_lr needs train_dataloader.batch_size")
+        if isinstance(base, bool) or not isinstance(base, int) or base < 1:
+            raise InputError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
+        sampler = self.train_dataloader.batch_sampler
+        batch_size = getattr(getattr(sampler, "batch_sampler", sampler), "batch_size", None)
+        if not isinstance(batch_size, int):
+            raise InputError(
+                "auto_scale_lr needs train_dataloader.batch_size, or a batch sampler that has an attribute batch_size"
+            )
         ratio = self.world_size * batch_size / base
         self.logger.info(
-            "learning rates times %g: batch size %d x %d over %d", ratio, self.world_size, batch_size, base
+            "learning rates times %g: batch size %d x %d processes over %d", ratio, batch_size, self.world_size, base
         )
+        counts = getattr(optim_wrapper, "accumulative_counts", 1)
+        if counts > 1:
+            self.logger.info(
+                "auto_scale_lr does not count accumulative_counts=%d; base_batch_size=%g would", counts, base / counts
+            )
         optim_wrapper.scale_lr(ratio)
 
     # -- state --------------------------------------------------------------------------------------------------

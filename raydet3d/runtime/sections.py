@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from raydet3d.config.tree import nearest
+from raydet3d.config.tree import DELETE, nearest
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 
@@ -62,6 +62,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
             key = f"{mode}_cfg"
             with at(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
+    refuse_deleted_optimizer(cfg)
     for section, known in _PLAIN.items():
         for key in cfg.get(section) or ():
             if key not in known:
@@ -69,6 +70,21 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
     level = cfg.get("log_level", "INFO")
     if isinstance(level, str) and level not in logging.getLevelNamesMapping():
         raise InputError(f"log_level must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}")
+
+
+def refuse_deleted_optimizer(cfg: Any) -> None:
+    """Refuse an ``optim_wrapper`` whose ``_delete_`` took the inherited optimizer away and gives no other.
+
+    Raises:
+        InputError: That is so; the message names file and line of the ``_delete_``.
+    """
+    given = cfg.get("optim_wrapper")
+    where = getattr(getattr(cfg, "origin", None), "lines", {}).get(f"optim_wrapper.{DELETE}")
+    if where and isinstance(given, Mapping) and not given.get("optimizer") and not given.get("constructor"):
+        raise InputError(
+            f"{where}: optim_wrapper has no optimizer: this {DELETE}=True removed the inherited one; "
+            "add optimizer=dict(type=..., lr=...)"
+        )
 
 
 def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from raydet3d.config import default_work_dir
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.download import fetched
 from raydet3d.runtime.reader import read_checkpoint
+from raydet3d.runtime.sections import at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +77,14 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, 
     path = _latest(work_dir, timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
-        path = Path(wanted)
+        path = Path(fetched(wanted))
     elif wanted:
         path = _latest(work_dir)
         if path is None and resume is not True and load_from is not None:
-            path = Path(load_from)  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+            path = Path(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
-        return Start(load_from=load_from)
+        with at("load_from"):
+            return Start(load_from=fetched(load_from))
     return Start(resume_from=path, state=read_checkpoint(path))
 
 

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
             "optim_wrapper.optimizer: AdamW: Invalid learning rate: -0.1",
         ),
         ({"optim_wrapper__optimizer": {"type": "AdamW", "lr": "abc"}}, "optim_wrapper.optimizer: AdamW: .*'str'"),
-        ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; did a _delete_=True"),
+        ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; give it"),
         ({"optim_wrapper__type": "OptimWraper"}, "optim_wrapper: unknown optim wrapper type 'OptimWraper'"),
         ({"param_scheduler": [{"type": "StepLr", "step_size": 1}]}, r"param_scheduler\[0\]: .*StepLr.*StepLR"),
         ({"train_dataloader__batchsize": 3}, "train_dataloader has no argument 'batchsize'; did you mean 'batch_size'"),
@@ -81,7 +81,10 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ({"train_dataloader__dataset": {"type": "KitiDataset"}}, "train_dataloader.dataset: unknown dataset type"),
         ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
         ({"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}}, "mp_start_method must be fork, spawn or forkserver"),
-        ({"auto_scale_lr": {"enable": True}}, "auto_scale_lr.enable needs auto_scale_lr.base_batch_size"),
+        (
+            {"auto_scale_lr": {"enable": True}},
+            "auto_scale_lr.base_batch_size must be an integer of at least 1",
+        ),
     ],
 )
 def test_what_is_wrong_in_training_is_said_by_key(tmp_path: Path, changes: Any, words: str) -> None:
