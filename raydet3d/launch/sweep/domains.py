@@ -80,10 +80,10 @@ class Choice(Domain):
         return rng.choice(self.options)
 
     def vary(self, value: Any, rng: random.Random) -> Any:
-        """The one before or after."""
-        at = self.options.index(value) if value in self.options else 0
-        step = rng.choice([-1, 1])
-        return self.options[min(max(at + step, 0), len(self.options) - 1)]
+        """The one before or after; at an end, the one that there is."""
+        at, last = self.options.index(value) if value in self.options else 0, len(self.options) - 1
+        moved = at + rng.choice([-1, 1])
+        return self.options[moved if 0 <= moved <= last else min(max(2 * at - moved, 0), last)]
 
     def holds(self, value: Any) -> bool:
         """Whether it is one of them."""
@@ -146,13 +146,16 @@ class Range(Domain):
         return self._tidy(rng.uniform(self.low, self.high))
 
     def vary(self, value: Any, rng: random.Random) -> Any:
-        """0.8 or 1.2 of it, within the range; at least one step away where there are steps."""
-        factor = rng.choice([0.8, 1.2])
-        step = 1 if self.whole else self.step
-        moved = value * factor
-        if step and abs(moved - value) < step:
-            moved = value + math.copysign(step, factor - 1)
-        return self._tidy(moved)
+        """0.8 or 1.2 of it, within the range and never itself; at least one step away where there are steps."""
+        factors = [0.8, 1.2] if rng.random() < 0.5 else [1.2, 0.8]
+        step = 1 if self.whole else self.step or (0.1 * (self.high - self.low) if value == 0 else 0)
+        for factor in factors:
+            moved = value * factor
+            if step and abs(moved - value) < step:
+                moved = value + math.copysign(step, factor - 1)
+            if (tidy := self._tidy(moved)) != value:
+                return tidy
+        return value
 
     def _tidy(self, value: float) -> Any:
         """Few digits, on a step, inside the ends."""

@@ -167,7 +167,7 @@ class Driver:
     def _finish(self) -> None:
         """Leave the records as the next start is to find them."""
         for trial in self.program.trials.values():
-            if trial.state == RUNNING:
+            if trial.state in OPEN:
                 trial.state = WAITING
                 self._count_seconds(trial)
                 self.ledger.save(trial)
@@ -211,7 +211,13 @@ class Driver:
             trial.state = RUNNING
             self.ledger.save(trial)
             self._note_standing()
-            self._event(trial)
+            if not trial.reports:
+                self._event(trial)
+
+    def paused(self, name: str) -> None:
+        """A trial waits for its turn."""
+        if self.program.trials[name].state == RUNNING:
+            self.program.trials[name].state = WAITING
 
     def reported(self, name: str, result: Mapping[str, Any]) -> str | None:
         """A trial has validated.
@@ -379,4 +385,7 @@ class Watcher(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Now and then."""
+        for trial in trials:
+            if trial.status == trial.PAUSED:
+                self._driver.paused(trial.trial_id)
         self._driver.tick()
