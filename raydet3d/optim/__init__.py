@@ -4,6 +4,7 @@ from raydet3d.optim.amp import AmpOptimWrapper
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
 from raydet3d.optim.decay import LearningRateDecayOptimizerConstructor
+from raydet3d.optim.muon import MuonAdamW
 from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
 from raydet3d.optim.plan import build_param_scheduler
 from raydet3d.optim.plateau import (
@@ -24,6 +25,7 @@ __all__ = [
     "Curve",
     "CurveScheduler",
     "DefaultOptimWrapperConstructor",
+    "MuonAdamW",
     "LearningRateDecayOptimizerConstructor",
     "OptimWrapper",
     "OptimWrapperDict",
