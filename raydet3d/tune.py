@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The door's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.tune",
-        description="Try settings of a config: search, stop early what is hopeless, rank, and write the best as a config.",
+        description="Try settings of a config: search, stop the hopeless early, rank, and write the best as a config.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -65,7 +65,7 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update once.
 
         Args:
@@ -79,31 +79,32 @@ class MuonAdamW(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                update = self._muon(weight, group) if weight.ndim >= 2 else self._adamw(weight, group)
+                rule = self._muon if weight.ndim >= 2 else self._adamw
+                update = rule(weight, weight.grad, group)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"])
         return loss
 
-    def _muon(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
+    def _muon(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
-        direction = weight.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        direction = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
         matrix = direction.reshape(len(direction), -1)
         scale = 0.2 * math.sqrt(max(matrix.shape))
         return (orthogonal(matrix, steps=group["ns_steps"]) * scale).reshape(weight.shape)
 
-    def _adamw(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adamw(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), device=weight.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         beta1, beta2 = group["betas"]
         state["step"] += 1
-        mean = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
-        square = state["exp_avg_sq"].lerp_(weight.grad.square(), 1 - beta2)
-        unbiased = mean / (1 - beta1 ** state["step"])
+        mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
+        square = state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
+        unbiased: Tensor = mean / (1 - beta1 ** state["step"])
         return unbiased / ((square / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
 
 
@@ -118,7 +119,7 @@ def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
         (R, C), with singular values between about 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
-    x = matrix / (matrix.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     tall = len(x) > x.shape[1]
     x = x.mT if tall else x
     for _ in range(steps):

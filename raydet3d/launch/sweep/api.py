@@ -94,7 +94,9 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     for sentence in wrong:
         get_logger().warning("%s", sentence)
     if trials and read_json(folder / "sweep.json") is None:
-        get_logger().warning("%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials))
+        get_logger().warning(
+            "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
+        )
     program = Program(
         settler=settler,
         settings=make_settings(spec.space, spec.search, spec.mode),
@@ -104,7 +106,9 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
         pointers=spec.scheduler.type in NEEDS_POINTERS,
         cwd=Path.cwd(),
     )
-    write_json(folder / "sweep.json", _about(spec, program, settler, name=name, metric=metric, counter=counter, own=own))
+    write_json(
+        folder / "sweep.json", _about(spec, program, settler, name=name, metric=metric, counter=counter, own=own)
+    )
     view = View(metric=metric, mode=spec.mode, counter=counter)
     _announce(view, spec, program, folder, trials)
     if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
@@ -136,7 +140,9 @@ def _machine_or_cluster() -> dict[str, float] | None:
 def _announce(view: View, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
     total = program.total
     how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
-    view.say(f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {program.metric}")
+    view.say(
+        f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {program.metric}"
+    )
     if trials:
         ended = sum(trial.state not in OPEN for trial in trials)
         failed = sum(trial.state == FAILED for trial in trials)
@@ -166,7 +172,9 @@ def _about(
         "kinds": kinds,
         "own_values": program.filled({}),
         "digest": digest(own),
-        "started": (read_json(program.ledger.path / "sweep.json") or {}).get("started", time.strftime("%Y-%m-%d %H:%M:%S")),
+        "started": (read_json(program.ledger.path / "sweep.json") or {}).get(
+            "started", time.strftime("%Y-%m-%d %H:%M:%S")
+        ),
     }
 
 
@@ -186,11 +194,13 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
     for key in FIXED:
         if before.get(key) != now.get(key):
             raise InputError(
-                f"{folder} holds a sweep with another {key} ({before.get(key)!r} there, {now.get(key)!r} in {spec.file}); "
+                f"{folder} holds a sweep with another {key} ({before.get(key)!r}, in {spec.file} {now.get(key)!r}); "
                 "choose another folder with --work-dir DIR"
             )
     if about.get("digest") not in (None, digest(own)):
-        raise InputError(f"{folder} holds a sweep over another config (it has changed since); choose another --work-dir DIR")
+        raise InputError(
+            f"{folder} holds a sweep over another config (it has changed since); choose another --work-dir DIR"
+        )
 
 
 def _name(config: Path, source: str | Path | Mapping[str, Any], smoke: bool) -> str:

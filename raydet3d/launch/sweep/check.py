@@ -35,11 +35,11 @@ def check_configs(settler: Settler) -> list[Config]:
         configs.append(settler.settle(setting))
     rng = random.Random(0)
     for key, domain in sweep.space.domains.items():
-        settings = [_with(sweep, key, value, rng) for value in domain.probes()]
+        settings = [_with(sweep, key, value) for value in domain.probes()]
         digests = []
-        for setting in settings:
-            if setting is not None:
-                configs.append(settler.settle(setting))
+        for probe in settings:
+            if probe is not None:
+                configs.append(settler.settle(probe))
                 digests.append(digest(configs[-1]))
         if len(digests) == 2 and digests[0] == digests[1]:
             raise InputError(
@@ -47,13 +47,13 @@ def check_configs(settler: Settler) -> list[Config]:
                 f"({', '.join(map(repr, domain.probes()))} give the same config)"
             )
         for value in (domain.values() or [])[2:20]:
-            if (setting := _with(sweep, key, value, rng)) is not None:
-                configs.append(settler.settle(setting))
+            if (other := _with(sweep, key, value)) is not None:
+                configs.append(settler.settle(other))
     configs += [settler.settle(sweep.space.draw(rng)) for _ in range(DRAWS)]
     return configs
 
 
-def _with(sweep: Sweep, key: str, value: Any, rng: random.Random) -> Setting | None:
+def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
     """A setting in which a key has a value, whatever has to be set for that; None where none was found.
 
     Equal but for the key for equal arguments, so that two of them show what the key changes.
@@ -82,7 +82,9 @@ def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
     """
     counters, lengths, intervals = zip(*(run_length(cfg) for cfg in configs), strict=True)
     if len(set(counters)) > 1:
-        raise InputError(f"{sweep.file}: some settings train by epochs and others by iterations; a sweep has one of them")
+        raise InputError(
+            f"{sweep.file}: some settings train by epochs and others by iterations; a sweep has one of them"
+        )
     counter, shortest, interval = counters[0], min(lengths), max(intervals)
     scheduler = sweep.scheduler
     for name in ("grace_period", "interval", "burn_in", "max_t"):
@@ -93,7 +95,7 @@ def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
             )
         if value is not None and name == "max_t" and value > max(lengths):
             raise InputError(
-                f"{sweep.file}: scheduler.max_t is {value:g} {counter}s, longer than the run, which has {max(lengths):g}"
+                f"{sweep.file}: scheduler.max_t is {value:g} {counter}s, longer than any run ({max(lengths):g})"
             )
     decides = scheduler.type != "fifo" or any(rule.plateau for rule in sweep.stop)
     if decides and interval >= shortest:
@@ -160,7 +162,9 @@ def check_metric(sweep: Sweep, cfg: Config) -> str:
         InputError: Validation never gives the metric, or the config cannot be built.
     """
     if cfg.get("val_dataloader") is None or cfg.get("val_evaluator") is None:
-        raise InputError(f"{sweep.file}: metric {sweep.metric}: the config has no validation (val_dataloader and so on)")
+        raise InputError(
+            f"{sweep.file}: metric {sweep.metric}: the config has no validation (val_dataloader and so on)"
+        )
     try:
         given, size = _validate_once(cfg)
     except InputError:
@@ -235,5 +239,9 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: It is there, is not empty, and is no sweep's.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ("sweep.json", "trials")):
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any((folder / name).exists() for name in ("sweep.json", "trials"))
+    ):
         raise InputError(f"{folder} is there already and is no sweep's folder; choose another with --work-dir DIR")

@@ -218,12 +218,16 @@ def read_domain(where: str, given: Any) -> Domain:
     if isinstance(given, list):
         given = {"choice": given}
     if not isinstance(given, Mapping):
-        raise InputError(f"{where}: a key's space is written {{choice: [...]}} or {{uniform: [low, high]}}, got {given!r}")
+        raise InputError(
+            f"{where}: a key's space is written {{choice: [...]}} or {{uniform: [low, high]}}, got {given!r}"
+        )
     kinds = [key for key in given if key != "when"]
     if len(kinds) != 1 or kinds[0] not in KINDS:
         wrong = next((kind for kind in kinds if kind not in KINDS), None)
         hint = nearest(str(wrong), KINDS) if wrong else ""
-        raise InputError(f"{where}: give one of {', '.join(KINDS)}, got {', '.join(map(str, kinds)) or 'nothing'}{hint}")
+        raise InputError(
+            f"{where}: give one of {', '.join(KINDS)}, got {', '.join(map(str, kinds)) or 'nothing'}{hint}"
+        )
     kind = kinds[0]
     when = _read_when(where, given.get("when"))
     value = given[kind]
@@ -258,9 +262,7 @@ def _read_range(where: str, kind: str, value: Sequence[Any], when: Mapping[str, 
     if kind == "quniform" and not 0 < numbers[2] <= high - low:
         raise InputError(f"{where}: quniform's step must be above 0 and fit into the range, got {list(value)!r}")
     step = float(numbers[2]) if kind == "quniform" else None
-    return Range(
-        low=float(low), high=float(high), log=kind == "loguniform", step=step, whole=kind == "int", when=when
-    )
+    return Range(low=float(low), high=float(high), log=kind == "loguniform", step=step, whole=kind == "int", when=when)
 
 
 def _read_when(where: str, given: Any) -> dict[str, tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydet3d.launch import trainer  # first: it settles what Ray reads when it is imported
+import raydet3d.launch.trainer  # noqa: F401 - first: it settles what Ray reads when it is imported
 from raydet3d.launch.sweep.failures import reason_of
 from raydet3d.launch.sweep.ledger import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Ledger, Trial
 from raydet3d.launch.sweep.population import exploit
@@ -24,15 +24,15 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is what a sweep goes on from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial closes its files before the next one comes
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-for _name, _value in SETTINGS.items():
-    os.environ.setdefault(_name, _value)
+for _setting, _value in SETTINGS.items():
+    os.environ.setdefault(_setting, _value)
 
+import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser  # noqa: E402
 from ray.tune.search.search_algorithm import SearchAlgorithm  # noqa: E402
@@ -40,8 +40,6 @@ from ray.tune.search.search_algorithm import SearchAlgorithm  # noqa: E402
 from raydet3d.launch.sweep.inline import run_inline  # noqa: E402
 from raydet3d.launch.sweep.nested import release_group, run_nested  # noqa: E402
 from raydet3d.launch.sweep.schedulers import NEEDS_POINTERS, make_scheduler  # noqa: E402
-
-ray = trainer.ray
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
 GRACE_S = 15.0  # for a nested trial to end by itself
@@ -102,6 +100,10 @@ class Driver:
         self._before_s = {trial.id: trial.seconds for trial in program.trials.values()}
         self._running: set[str] = set()
         self._leaving: dict[str, float] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray's Tuner pickles itself and all that it holds into a file that is never read: the ledger is.
+        return object, ()
 
     @property
     def elapsed_s(self) -> float:
@@ -306,6 +308,19 @@ def _name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
+def _error_of(trial: Any) -> BaseException:
+    """What a trial of Ray's failed with."""
+    path = Path(trial.local_path or ".")
+    meta = trial.run_metadata
+    if meta.pickled_error_filename and (path / meta.pickled_error_filename).is_file():
+        error = ray.cloudpickle.loads((path / meta.pickled_error_filename).read_bytes())
+        if isinstance(error, BaseException):
+            return error
+    if meta.error_filename and (path / meta.error_filename).is_file():
+        return RuntimeError((path / meta.error_filename).read_text(encoding="utf-8")[-2000:])
+    return RuntimeError("its process could not be used again after the trial before")
+
+
 class Seeker(SearchAlgorithm):
     """Hands our trials, under our names, to Ray Tune.
 
@@ -371,7 +386,9 @@ class Watcher(tune.Callback):
         """A trial's process begins."""
         self._driver.started(trial.trial_id)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """A report has been dealt with."""
         self._driver.noted(trial.trial_id)
 
@@ -381,11 +398,13 @@ class Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed."""
-        self._driver.ended(trial.trial_id, trial.get_pickled_error() or trial.get_error() or RuntimeError("unknown"))
+        self._driver.ended(trial.trial_id, _error_of(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Now and then."""
         for trial in trials:
             if trial.status == trial.PAUSED:
                 self._driver.paused(trial.trial_id)
+            elif trial.status == trial.ERROR:  # where an actor could not be used again, nobody else says so
+                self._driver.ended(trial.trial_id, _error_of(trial))
         self._driver.tick()

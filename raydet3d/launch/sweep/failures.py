@@ -28,7 +28,9 @@ def reason_of(error: BaseException) -> str:
         if not type(layer).__module__.startswith("ray."):
             text = _line(layer)[:300]
             return text if isinstance(layer, BadValue | InputError) else f"{type(layer).__name__}: {text}"
-    if any({kind.__name__ for kind in type(layer).__mro__} & {"RayActorError", "WorkerCrashedError"} for layer in all_of_it):
+    if any(
+        {kind.__name__ for kind in type(layer).__mro__} & {"RayActorError", "WorkerCrashedError"} for layer in all_of_it
+    ):
         return "out of memory? its process was killed (SIGKILL), which is what a system does when memory runs out"
     return f"{type(error).__name__}: {_line(error)[:300]}"
 
@@ -38,7 +40,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if {kind.__name__ for kind in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}:
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    if isinstance(error, RuntimeError):
+        return any(words in text for words in ("out of memory", "can't allocate memory", "low on memory"))
+    return type(error).__module__.startswith("ray.") and "low on memory" in text  # Ray's memory monitor
 
 
 def layers(error: BaseException) -> Iterator[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,8 @@ def run_inline(config: dict[str, Any]) -> None:
         config: ``task`` is the trial.
     """
     task = Task(**config["task"])
+    # A stopped trial closes its files before the process is used again. Ray reads this in the process itself.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     # A sweep that was killed leaves its processes alive for some seconds: two may not write into one folder.
     with locked(task.folder / ".lock", timeout_s=120, busy=f"trial {task.trial} is run by another process"):
         _run(task)

@@ -124,7 +124,9 @@ class Keeper:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The time in which the one checkpoint may be written; afterwards there is room for the next one."""
-        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"):
+        with locked(
+            self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"
+        ):
             self._prune()
             yield
             self._prune()
@@ -147,7 +149,9 @@ class Keeper:
         pins = self.ledger.path / PINS
         pins.mkdir(exist_ok=True)
         target = pins / name
-        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"):
+        with locked(
+            self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"
+        ):
             for path in (source, *reversed([source.parent / one.name for one in self.held(source.parent)])):
                 with suppress(OSError):
                     target.unlink(missing_ok=True)
@@ -182,7 +186,9 @@ class Keeper:
         return sorted(out, key=lambda one: one.serial)
 
     def _prune(self) -> None:
-        folders = [path for path in self.ledger.trials.iterdir() if path.is_dir()] if self.ledger.trials.is_dir() else []
+        folders = (
+            [path for path in self.ledger.trials.iterdir() if path.is_dir()] if self.ledger.trials.is_dir() else []
+        )
         held = [one for folder in folders for one in self.held(folder)]
         over = 0
         if self.keep.bytes is not None:
@@ -200,7 +206,7 @@ class Keeper:
         """The last written standing, corrected by scores that are newer than it."""
         standing = self.ledger.standing()
         sign = 1.0 if self.mode == "max" else -1.0
-        newer = {}
+        newer: dict[str, float] = {}
         for one in held:
             if one.score is not None:
                 newer[one.trial] = max(newer.get(one.trial, -float("inf")), sign * one.score)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raydet3d.launch import trainer
+import ray
+
+import raydet3d.launch.trainer  # noqa: F401 - first: it settles what Ray reads when it is imported
 from raydet3d.launch.sweep.failures import reason_of
 from raydet3d.launch.sweep.inline import Line
 from raydet3d.launch.sweep.ledger import locked, read_json, write_json
 from raydet3d.launch.sweep.task import Task, TrialHook
 from raydet3d.launch.worker import Plan, work
 
-ray = trainer.ray
 GROUP = "placement_group.json"
 STARTS, REPORTS = "starts", "reports"
 
@@ -23,8 +25,8 @@ STARTS, REPORTS = "starts", "reports"
 def run_nested(config: dict[str, Any]) -> None:
     """Train one trial on Ray Train workers.
 
-    The workers' rank 0 puts its reports into a queue and waits for the answer; this process hands them to Ray Tune. Told
-    to stop, it answers so, and the workers leave their loop: nothing of them is left when the trial is over.
+    The workers' rank 0 puts its reports into a queue and waits for the answer; this process hands them to Ray Tune.
+    Told to stop, it answers so, and the workers leave their loop: nothing is left of them when the trial is over.
 
     Args:
         config: ``task`` is the trial.
@@ -32,6 +34,7 @@ def run_nested(config: dict[str, Any]) -> None:
     from ray.util.queue import Empty, Queue
 
     task = Task(**config["task"])
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # as in run_inline
     with locked(task.folder / ".lock", timeout_s=120, busy=f"trial {task.trial} is run by another process"):
         reports, answers = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
         fitting = _Fitting(task, reports, answers)

@@ -137,7 +137,9 @@ def _importance(results: Results) -> Any:
         axes.text(100 * shares[key] + 1, row, f"{100 * shares[key]:.0f} %", va="center", fontsize=8)
     counted = sum(t.state != FAILED and t.best(results.mode) is not None for t in results.trials)
     axes.set_xlim(0, 112)
-    axes.set_xlabel(f"share of the spread of {results.metric.rsplit('/', 1)[-1]} that the key explains alone ({counted} trials)")
+    axes.set_xlabel(
+        f"share of the spread of {results.metric.rsplit('/', 1)[-1]} that the key explains alone ({counted} trials)"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

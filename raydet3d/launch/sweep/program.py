@@ -60,6 +60,9 @@ class Program:
         self._exhausted = False
         self._take_up(trials)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # as the driver's: not for Ray's files
+
     # -- what comes next ------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:

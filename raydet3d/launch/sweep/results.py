@@ -108,7 +108,9 @@ class Results:
             return "<p>no trials</p>"
         keys = list(dict.fromkeys(key for row in rows for key in row))
         head = "".join(f"<th>{html.escape(key)}</th>" for key in keys)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell(row.get(key)))}</td>" for key in keys) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell(row.get(key)))}</td>" for key in keys) + "</tr>" for row in rows
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -190,5 +192,7 @@ def write_best_config(results: Results, cfg: Config) -> Path:
         head.append(f"It went on from other trials {len(trial.exploits)} times; these are the settings it ended with.")
     text = cfg.pretty_text
     doc = "\n".join(head).replace("\\", "/").replace('"""', "'''")
-    results.best_config.write_text(f'"""{doc}\n\n    python -m raydet3d.train {results.best_config}\n"""\n\n{text}', encoding="utf-8")
+    results.best_config.write_text(
+        f'"""{doc}\n\n    python -m raydet3d.train {results.best_config}\n"""\n\n{text}', encoding="utf-8"
+    )
     return results.best_config

@@ -36,9 +36,7 @@ class _Past:
         self.trial_id = trial_id
 
 
-def make_scheduler(
-    sweep: Sweep, *, length: float, past: Sequence[Trial], explore: Explore, pointers: Path
-) -> Any:
+def make_scheduler(sweep: Sweep, *, length: float, past: Sequence[Trial], explore: Explore, pointers: Path) -> Any:
     """The scheduler.
 
     Args:
@@ -63,7 +61,9 @@ def make_scheduler(
     if sweep.scheduler.type == "median":
         return Median(past, **named, grace_period=options["grace_period"], min_samples_required=options["min_samples"])
     if sweep.scheduler.type == "hyperband":
-        return HyperBandScheduler(**named, max_t=int(options["max_t"] or length), reduction_factor=options["reduction_factor"])
+        return HyperBandScheduler(
+            **named, max_t=int(options["max_t"] or length), reduction_factor=options["reduction_factor"]
+        )
     if sweep.scheduler.type == "pbt":
         return Population(
             past,
@@ -81,7 +81,9 @@ def _replay(scheduler: Any, past: Sequence[Trial]) -> None:
     """Show a scheduler all reports of before, in the order of their time."""
     for trial in past:
         scheduler.on_trial_add(None, _Past(trial.id))
-    reports = [(report["time"], trial.id, report) for trial in past if trial.state != FAILED for report in trial.reports]
+    reports = [
+        (report["time"], trial.id, report) for trial in past if trial.state != FAILED for report in trial.reports
+    ]
     for _, name, report in sorted(reports, key=lambda item: item[:2]):
         scheduler.on_trial_result(None, _Past(name), report)
 

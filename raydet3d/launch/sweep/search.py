@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.launch.sweep.domains import Choice
@@ -159,4 +158,3 @@ def make_settings(space: Space, search: Search, mode: str) -> Settings:
     if search.type == "optuna":
         return Optuna(space, search.seed, search.startup, mode)
     return Random(space, search.seed)
-

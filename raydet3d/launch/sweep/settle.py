@@ -1,4 +1,4 @@
-"""From a setting to the config that a trial runs: overrides applied, existence checked, a digest to tell configs apart."""
+"""From a setting to the config that a trial runs: overrides, whether their keys exist, a digest to tell runs apart."""
 
 from __future__ import annotations
 

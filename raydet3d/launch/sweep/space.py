@@ -1,4 +1,4 @@
-"""The space of a sweep: its keys with their domains, in an order in which conditions can be answered; settings of it."""
+"""The space of a sweep: its keys with their domains, ordered so that conditions can be answered; settings of it."""
 
 from __future__ import annotations
 

@@ -270,13 +270,17 @@ def _scheduler(file: str, given: Any, space: Space) -> Scheduler:
         _number(file, f"scheduler.{name}", value, least=least.get(name, 1 if whole else 1e-9), whole=whole)
     if options.get("quantile", 0) > 0.5 or options.get("resample", 0) > 1:
         name = "quantile" if options["quantile"] > 0.5 else "resample"
-        raise InputError(f"{file}: scheduler.{name} must be at most {0.5 if name == 'quantile' else 1}, got {options[name]}")
+        raise InputError(
+            f"{file}: scheduler.{name} must be at most {0.5 if name == 'quantile' else 1}, got {options[name]}"
+        )
     domains: dict[str, Domain] = {}
     if kind == "pbt":
         if isinstance(mutate, list):
             mutate = {str(key): None for key in mutate}
         if not isinstance(mutate, Mapping) or not mutate:
-            raise InputError(f"{file}: scheduler.mutate names the keys of the space that pbt may change, got {mutate!r}")
+            raise InputError(
+                f"{file}: scheduler.mutate names the keys of the space that pbt may change, got {mutate!r}"
+            )
         for key, value in mutate.items():
             if key not in space:
                 raise InputError(f"{file}: scheduler.mutate: {key!r} is not in the space{nearest(str(key), space)}")
@@ -285,7 +289,7 @@ def _scheduler(file: str, given: Any, space: Space) -> Scheduler:
 
 
 def _trials(file: str, given: Mapping[str, Any], space: Space, search: Search) -> int | None:
-    trials = _number(file, "trials", given.get("trials"), least=1, whole=True)
+    trials: int | None = _number(file, "trials", given.get("trials"), least=1, whole=True)
     if search.type == "grid":
         size = len(space.grid())
         return size if trials is None else min(trials, size)
@@ -361,7 +365,9 @@ def _section(file: str, key: str, given: Any, known: tuple[str, ...]) -> dict[st
         raise InputError(f"{file}: {key} must be a mapping with {', '.join(known)}, got {given!r}")
     for name in given:
         if name not in known:
-            raise InputError(f"{file}: {key} has no {name!r}{nearest(str(name), known) or '; it takes ' + ', '.join(known)}")
+            raise InputError(
+                f"{file}: {key} has no {name!r}{nearest(str(name), known) or '; it takes ' + ', '.join(known)}"
+            )
     return dict(given)
 
 

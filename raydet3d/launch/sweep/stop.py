@@ -89,7 +89,9 @@ def read_rules(file: str, given: Any) -> tuple[StopRule, ...]:
     for rule in rules:
         for key, value in rule.items():
             if key not in KEYS:
-                raise InputError(f"{file}: stop has no {key!r}{nearest(str(key), KEYS) or '; it takes ' + ', '.join(KEYS)}")
+                raise InputError(
+                    f"{file}: stop has no {key!r}{nearest(str(key), KEYS) or '; it takes ' + ', '.join(KEYS)}"
+                )
             if key == "metric":
                 right, wanted = isinstance(value, str), "a metric's name"
             else:

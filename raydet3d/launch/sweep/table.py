@@ -64,7 +64,10 @@ class View:
             return
         self._next = now + PERIOD_S
         columns = shutil.get_terminal_size().columns
-        lines = [self.summary(trials, total=total, left_s=left_s), *to_rows(trials, self.mode, self.metric, self.counter)]
+        lines = [
+            self.summary(trials, total=total, left_s=left_s),
+            *to_rows(trials, self.mode, self.metric, self.counter),
+        ]
         shown = lines[: ROWS + 2]
         if len(lines) > len(shown):
             shown.append(f"... and {len(lines) - len(shown)} more")

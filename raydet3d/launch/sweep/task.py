@@ -191,4 +191,3 @@ class TrialHook(Hook):
                 raise RuntimeError(runner.store.failure)
             self.keeper.unpin(self.task.plan.get("resume") or None)
         return path
-

@@ -1,4 +1,4 @@
-"""``MuonAdamW``: its matrices against torch's Muon, its vectors against torch's AdamW, orthogonality against the SVD."""
+"""``MuonAdamW``: matrices against torch's Muon, vectors against torch's AdamW, orthogonality against the SVD."""
 
 import pytest
 import torch
