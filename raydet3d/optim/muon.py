@@ -105,7 +105,8 @@ class MuonAdamW(torch.optim.Optimizer):
         mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
         square = state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
         unbiased: Tensor = mean / (1 - beta1 ** state["step"])
-        return unbiased / ((square / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
+        update: Tensor = unbiased / ((square / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
+        return update
 
 
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
