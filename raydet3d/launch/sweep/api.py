@@ -15,6 +15,7 @@ from raydet3d.launch.sweep.check import (
     check_lengths,
     check_metric,
     check_resources,
+    check_turns,
     this_machine,
 )
 from raydet3d.launch.sweep.domains import Range
@@ -119,6 +120,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     with cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
         if machine is None:
             concurrency = check_resources(spec, resources(), where="the cluster")
+            check_turns(spec, concurrency)
         driver = Driver(program, ledger, view, concurrency=concurrency, spent_s=ledger.time_spent())
         driver.run()
     if driver.over is not None:

@@ -143,6 +143,24 @@ def check_resources(sweep: Sweep, resources: Mapping[str, float], *, where: str)
     return sweep.concurrency or most
 
 
+def check_turns(sweep: Sweep, concurrency: int) -> None:
+    """Refuse trials that have to take turns where they cannot: Ray Tune sees nothing of a nested trial's workers.
+
+    Args:
+        sweep: The sweep.
+        concurrency: Trials that run at a time, in a cluster that was not started for this sweep.
+
+    Raises:
+        InputError: It is so.
+    """
+    takes_turns = sweep.scheduler.type in ("pbt", "hyperband") and sweep.resources.workers > 1
+    if takes_turns and (sweep.trials is None or sweep.trials > concurrency):
+        raise InputError(
+            f"{sweep.file}: scheduler {sweep.scheduler.type} with {sweep.resources.workers} workers a trial needs room "
+    """Refuse trials that have to take turns where they cannot: Ray Tune does not see what a nested one reserves.
+        )
+
+
 def this_machine() -> dict[str, float]:
     """CPUs of this machine; its GPUs are for Ray to count."""
     return {"CPU": float(num_processors())}

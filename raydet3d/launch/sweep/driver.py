@@ -42,6 +42,7 @@ from raydet3d.launch.sweep.nested import release_group, run_nested  # noqa: E402
 from raydet3d.launch.sweep.schedulers import NEEDS_POINTERS, make_scheduler  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
+REPORT = 1_000_000  # bytes that the pictures and the page may come to
 GRACE_S = 15.0  # for a nested trial to end by itself
 
 __all__ = ["NEEDS_POINTERS", "Driver", "cluster"]
@@ -176,7 +177,8 @@ class Driver:
             release_group(self.ledger.folder(trial.id))
         self.interrupted = self.over is None and not self.program.is_over()
         self._note_standing()
-        self.program.keeper().prune()
+        limit = self.sweep.keep.bytes
+        self.program.keeper().prune(room=min(REPORT, limit // 3) if limit is not None else 0)
 
     # -- what happens to trials -------------------------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet3d.launch.sweep.ledger import OPEN, Ledger, locked, read_json
+from raydet3d.launch.sweep.ledger import DONE, OPEN, STOPPED, Ledger, locked, read_json
 from raydet3d.launch.sweep.spec import Keep
 from raydet3d.log import get_logger
 
 PINS = "pins"
+BUSY = "another checkpoint of the sweep is being written for 30 minutes"
 MARGIN = 1 << 20  # for logs that grow between two checkpoints
 
 
@@ -62,6 +63,7 @@ def surplus(
         over: Bytes too many before anything is dropped.
     """
     place = {entry["id"]: i for i, entry in enumerate(standing)}
+    ended_well = [entry["id"] for entry in standing if entry["state"] in (DONE, STOPPED)]
     is_open = {entry["id"]: entry["state"] in OPEN for entry in standing}
     of_trial: dict[str, list[Held]] = {}
     for one in sorted(held, key=lambda one: one.serial):
@@ -75,7 +77,7 @@ def surplus(
         mine = of_trial[trial]
         wanted = [*(mine[-keep.last :] if keep.last else []), *_best(mine, keep.best, mode)]
         ended = not is_open.get(trial, True)
-        if ended and keep.trials is not None and place.get(trial, len(place)) >= keep.trials:
+        if ended and keep.trials is not None and trial not in ended_well[: keep.trials]:
             wanted = []
         if not ended:
             wanted.append(mine[-1])  # what it would go on from
@@ -124,17 +126,19 @@ class Keeper:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The time in which the one checkpoint may be written; afterwards there is room for the next one."""
-        with locked(
-            self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"
-        ):
+        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             self._prune()
             yield
             self._prune()
 
-    def prune(self) -> None:
-        """Apply the rule now."""
-        with self.writing():
-            pass
+    def prune(self, *, room: int = 0) -> None:
+        """Apply the rule now.
+
+        Args:
+            room: Bytes that something else is about to be written with.
+        """
+        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
+            self._prune(room)
 
     def pin(self, source: Path, name: str) -> Path | None:
         """Keep a checkpoint under a second name, so that it stays whatever becomes of the first.
@@ -149,9 +153,7 @@ class Keeper:
         pins = self.ledger.path / PINS
         pins.mkdir(exist_ok=True)
         target = pins / name
-        with locked(
-            self.ledger.path / ".keep.lock", timeout_s=1800, busy="another checkpoint is being written for 30 min"
-        ):
+        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             for path in (source, *reversed([source.parent / one.name for one in self.held(source.parent)])):
                 with suppress(OSError):
                     target.unlink(missing_ok=True)
@@ -185,14 +187,14 @@ class Keeper:
             )
         return sorted(out, key=lambda one: one.serial)
 
-    def _prune(self) -> None:
+    def _prune(self, room: int = 0) -> None:
         folders = (
             [path for path in self.ledger.trials.iterdir() if path.is_dir()] if self.ledger.trials.is_dir() else []
         )
         held = [one for folder in folders for one in self.held(folder)]
         over = 0
         if self.keep.bytes is not None:
-            over = usage(self.ledger.path) - self.keep.bytes + min(MARGIN, self.keep.bytes // 20)
+            over = usage(self.ledger.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 20)
         standing = self._standing(held)
         for one in surplus(held, standing=standing, keep=self.keep, mode=self.mode, over=over):
             path = self.ledger.folder(one.trial) / one.name

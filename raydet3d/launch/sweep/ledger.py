@@ -45,7 +45,7 @@ class Trial:
         length: Epochs or iterations of the whole run.
         generation: How often it has gone on from another trial's checkpoint.
         starts_from: The checkpoint that this generation started from.
-        exploits: For each of them: ``at``, ``donor``, and the setting before.
+        exploits: For each of them: ``at``, ``donor``, the setting ``before``, and the donor's (``donors``).
         created: When it was made, in seconds since 1970.
         seconds: How long it has run.
         reports: Its validations, oldest first.

