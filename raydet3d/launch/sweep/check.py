@@ -156,8 +156,8 @@ def check_turns(sweep: Sweep, concurrency: int) -> None:
     takes_turns = sweep.scheduler.type in ("pbt", "hyperband") and sweep.resources.workers > 1
     if takes_turns and (sweep.trials is None or sweep.trials > concurrency):
         raise InputError(
-            f"{sweep.file}: scheduler {sweep.scheduler.type} with {sweep.resources.workers} workers a trial needs room "
-    """Refuse trials that have to take turns where they cannot: Ray Tune does not see what a nested one reserves.
+            f"{sweep.file}: scheduler {sweep.scheduler.type} with {sweep.resources.workers} workers a trial needs "
+            f"room for {sweep.trials or 'all'} trials at a time in a cluster that it shares; it has for {concurrency}"
         )
 
 
