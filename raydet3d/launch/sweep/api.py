@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,9 +61,8 @@ def sweep(
     settler = Settler(config=path, sweep=spec, options={**spec.cfg_options, **(cfg_options or {})})
     configs = check_configs(settler)
     counter = check_lengths(spec, configs)
-    import_free = _machine_or_cluster()
-    if import_free is not None:
-        check_resources(spec, import_free, where="this machine")
+    if (machine := _machine()) is not None:
+        check_resources(spec, machine, where="this machine")
     name = _name(path, source, smoke)
     folder = Path(work_dir or Path("work_dirs") / name).expanduser().absolute()
     check_folder(folder)
@@ -72,7 +74,7 @@ def sweep(
         check_sections(cfg)
     configs[0].import_custom_modules()
     ready_data(configs[0])
-    metric = check_metric(spec, configs[len(spec.baseline) > 0])
+    metric = check_metric(spec, configs[1] if spec.baseline else configs[0])
 
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: this sweep is being run by another process"
@@ -114,7 +116,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     _announce(view, spec, program, folder, trials)
     if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
         return False  # nothing is left: no need of a cluster to find that out
-    machine = _machine_or_cluster()
+    machine = _machine()
     wanted = spec.resources
     concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
     with cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
@@ -128,11 +130,8 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     return driver.interrupted
 
 
-def _machine_or_cluster() -> dict[str, float] | None:
+def _machine() -> dict[str, float] | None:
     """This machine's resources; None where there is a cluster to ask."""
-    import os
-    import sys
-
     ray = sys.modules.get("ray")
     if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
         return None
@@ -189,8 +188,6 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
     about = read_json(folder / "sweep.json")
     if not isinstance(about, dict) or "spec" not in about:
         return
-    import json
-
     before = about["spec"]
     now = json.loads(json.dumps(spec.raw, default=str))
     for key in FIXED:
