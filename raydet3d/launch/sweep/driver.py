@@ -19,6 +19,7 @@ from raydet3d.launch.sweep.ledger import DONE, FAILED, OPEN, RUNNING, STOPPED, W
 from raydet3d.launch.sweep.population import exploit
 from raydet3d.launch.sweep.program import Program
 from raydet3d.launch.sweep.table import View
+from raydet3d.launch.sweep.task import read_end
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
@@ -255,7 +256,7 @@ class Driver:
         self._running.discard(name)
         self._count_seconds(trial)
         self._started.pop(name, None)
-        said = self.program.task_of(trial).ended()
+        said = read_end(self.ledger.folder(name), trial.generation)
         if error is not None:
             trial.state = FAILED
             trial.reason = said[1] if said and said[0] == "failed" else reason_of(error)

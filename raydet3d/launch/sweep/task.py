@@ -80,12 +80,18 @@ class Task:
         """Say how the trial ended."""
         write_json(self.folder / END, {"state": state, "reason": reason, "generation": self.generation})
 
-    def ended(self) -> tuple[str, str] | None:
-        """How the trial says that it ended: state and reason."""
-        found = read_json(self.folder / END)
-        if not isinstance(found, dict) or found.get("generation") != self.generation:
-            return None
-        return str(found["state"]), str(found["reason"])
+
+def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
+    """How a trial says that it ended: state and reason; None where it has not said so.
+
+    Args:
+        folder: Its folder.
+        generation: Which of its generations.
+    """
+    found = read_json(folder / END)
+    if not isinstance(found, dict) or found.get("generation") != generation:
+        return None
+    return str(found["state"]), str(found["reason"])
 
 
 class TrialHook(Hook):
