@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
+from raydet3d import compat
 from raydet3d.errors import InputError
 
 T = TypeVar("T")
@@ -117,11 +118,14 @@ class Registry:
             module: The thing to enter, when not used as a decorator.
 
         Raises:
-            TypeError: ``force`` is not a bool, or the thing is not callable.
+            TypeError: ``force`` is not a bool, ``name`` no text (the parentheses are missing), or the thing is not
+                callable.
             KeyError: The name is taken by something else and ``force`` is false.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be a bool, got {type(force).__name__}")
+        if name is not None and not isinstance(name, str | list | tuple):
+            raise TypeError(f"a name is a text or a list of them, got {name!r}; write @TABLE.register_module()")
 
         def enter(thing: Any) -> Any:
             if not callable(thing):
@@ -224,16 +228,19 @@ class Registry:
         whose = scope.partition(".")[0]
         if whose:  # the project's own table first
             family.sort(key=lambda table: table.scope != whose or whose in SCOPES)
-        known = None
-        for table in family:
-            if short not in table._table:
-                table._wake()
-            known = table._table.get(short)
-            if known is not None:
-                break
+        known = next((found for table in family if (found := table._known(short)) is not None), None)
+        if known is None and compat.wake(table.name for table in family):
+            known = next((found for table in family if (found := table._known(short)) is not None), None)
         if not scope or (known is not None and (whose in SCOPES or whose in self.children)):
             return known
-        return _import_path(key) or known
+        found = compat.load(key)
+        return found if callable(found) else known
+
+    def _known(self, name: str) -> Buildable | None:
+        """The entry of this table alone, which wakes on a miss."""
+        if name not in self._table:
+            self._wake()
+        return self._table.get(name)
 
 
 def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
@@ -248,6 +255,7 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
     thing = registry.get(kind) if isinstance(kind, str) else kind
     if not callable(thing):
         raise BadArgument(f"a {registry.name}'s type is a name, a class or a function, got {kind!r}")
+    args = {key: _fetched(value) for key, value in args.items()}
     _check_arguments(registry, thing, args)
     return thing(**args)
 
@@ -278,16 +286,13 @@ def tables() -> dict[str, Registry]:
     return {name: value for name, value in globals().items() if isinstance(value, Registry)}
 
 
-def _import_path(path: str) -> Buildable | None:
-    """The thing at a dotted import path, or None where there is no such module or name."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            return None
-        raise
-    return found if callable(found) else None
+def _fetched(value: Any) -> Any:
+    """A value with each ``Dotted`` path in it, in lists too, as what it names; dicts do so themselves, when read."""
+    if isinstance(value, compat.Dotted):
+        return value.build()
+    if type(value) in (list, tuple):
+        return type(value)(_fetched(item) for item in value)
+    return value
 
 
 RUNNERS = Registry("runner", home="raydet3d.runtime")

@@ -154,7 +154,10 @@ def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
     workers = RayOptions.from_config(cfg.get("ray"), workers=args.workers).num_workers or 1
     if args.rows < 2:
         raise InputError(f"--rows must be 2 or more, got {args.rows}")
-    length, origin = epoch_length(cfg, given=args.epoch_length, workers=workers)
+    if args.epoch_length is None and counts_iterations(cfg):
+        length, origin = int(_needed(cfg, "train_cfg")["max_iters"]), "the run counts iterations, not epochs"
+    else:
+        length, origin = epoch_length(cfg, given=args.epoch_length, workers=workers)
     curves = trace_schedule(cfg, epoch_length=length, workers=workers)
     total = len(curves.lr)
     print(f"{total} iterations; an epoch has {length} ({origin})\n")
@@ -247,6 +250,13 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
     if length == 0:
         raise InputError(f"{samples} samples are less than one batch of {batch} for {workers} workers (drop_last)")
     return length, f"{samples} samples / {workers} workers / batches of {batch}"
+
+
+def counts_iterations(cfg: Mapping[str, Any]) -> bool:
+    """Whether neither the run nor a schedule of it asks how long an epoch is."""
+    loop = _needed(cfg, "train_cfg")
+    given = _listed(cfg.get("param_scheduler"))
+    return bool(loop.get("max_iters")) and not any(item.get("by_epoch", True) for item in given)
 
 
 def _info_files(dataset: Mapping[str, Any]) -> Iterator[Path]:

@@ -78,7 +78,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
-        if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        if str(kind).rpartition(".")[2] not in ("OptimWrapper", "AmpOptimWrapper"):
             raise InputError(f"--amp works with optim_wrapper.type 'OptimWrapper', this config has {kind!r}")
         wrapper["type"] = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
@@ -134,7 +134,7 @@ def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
     if is_torchrun():
         from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
 
-        device = join_torchrun()
+        device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
         first(lambda: ready_data(cfg))
         plan = broadcast_object(plan)
         result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}

@@ -2,6 +2,7 @@
 
 from raydet3d.config.config import Config
 from raydet3d.config.find import default_work_dir, find_config
+from raydet3d.config.lazy import read_base
 from raydet3d.config.options import DictAction, parse_options, parse_value
 from raydet3d.config.origin import Origin
 from raydet3d.config.read import MissingConfig
@@ -19,4 +20,5 @@ __all__ = [
     "find_config",
     "parse_options",
     "parse_value",
+    "read_base",
 ]

@@ -31,7 +31,9 @@ _ENV = re.compile(r"""\{\{['"]?\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*['"]?
 _BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
 _MARK = re.compile(r"_blank_(\d+)_")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SHORTEST = 4  # letters of a variable's value that are looked for inside of other texts
+# What a variable's value is looked for inside of other texts from: so many letters; fewer where it names a secret.
+_SHORTEST, _SHORTEST_SECRET = 8, 4
+_SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|CRED", re.IGNORECASE)
 
 
 class EnvText(str):
@@ -213,6 +215,10 @@ def fill_calls(tree: ast.AST) -> ast.AST:
 
 
 class _Filler(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        # A docstring is no value: like a comment, it asks for nothing.
+        return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         mark = _MARK.fullmatch(node.id)
         return _call(node, int(mark[1])) if mark else node
@@ -289,14 +295,19 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     """Plain values, and how those that the environment gave were written.
 
     Also a text that was computed from a variable's value (a path below a root, a header round a key) is found, by the
-    value inside of it.
+    value inside of it; short values of variables that name no secret are not looked for, since they occur anyway.
 
     Args:
         values: A config's values; not changed.
         found: The environment variables that were used.
     """
     written: Written = {}
-    inner = sorted((item for item in found.items() if len(item[1]) >= _SHORTEST), key=lambda item: -len(item[1]))
+    telling = [
+        (name, value)
+        for name, value in found.items()
+        if len(value) >= (_SHORTEST_SECRET if _SECRET_NAME.search(name) else _SHORTEST)
+    ]
+    inner = sorted(telling, key=lambda item: -len(item[1]))
 
     def plain(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
@@ -318,14 +329,15 @@ def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
     return (plain(values, ()), written) if found else (values, written)
 
 
-def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[Any, dict[str, str]]:
+def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dict[str, str] | None = None) -> Any:
     """``values`` with what the environment gave as it was written, where it still has the value that it was given.
 
-    Returns:
-        The values, in which a blank outside of quotes is a text to be looked for in the dumped config; and, by these
-        texts, the blanks.
+    Args:
+        values: Plain values.
+        written: What the environment gave.
+        bare: Where given, a blank outside of quotes becomes a text that can be looked for in the dumped config, and is
+            entered here by this text; else it becomes its own text.
     """
-    bare: dict[str, str] = {}
 
     def put(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
@@ -335,13 +347,13 @@ def put_written(values: Any, written: Mapping[Place, tuple[Any, str]]) -> tuple[
         value, text = written.get(place, (None, None))
         if text is None or value != here:
             return here
-        if isinstance(here, str):
+        if isinstance(here, str) or bare is None:
             return text
         mark = f"_blank_{len(bare)}_"
         bare[mark] = text
         return mark
 
-    return (put(values, ()), bare) if written else (values, bare)
+    return put(values, ()) if written else values
 
 
 def _unescaped(text: str) -> str:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from raydet3d.config.blanks import take_written
+from raydet3d import compat
+from raydet3d.config.blanks import put_written, take_written
 from raydet3d.config.find import find_config
 from raydet3d.config.lines import merged_lines
 from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
@@ -21,10 +22,10 @@ from raydet3d.config.options import set_key, split_key
 from raydet3d.config.origin import Origin
 from raydet3d.config.read import Chain, Source, read_chain
 from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
-from raydet3d.config.write import to_text, write_text
+from raydet3d.config.write import redact, to_text, write_text
 from raydet3d.errors import InputError
 
-_IMPORTLIB = importlib.__file__
+_OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
 
 
@@ -35,7 +36,7 @@ class Config(MutableMapping[str, Any]):
     attribute is an AttributeError, a missing item a KeyError.
 
     Args:
-        values: The config's keys.
+        cfg_dict: The config's keys.
         filename: The file it was read from.
         text: The text of that file and its bases.
         origin: Where the values come from.
@@ -51,7 +52,7 @@ class Config(MutableMapping[str, Any]):
 
     def __init__(
         self,
-        values: Mapping[str, Any] | None = None,
+        cfg_dict: Mapping[str, Any] | None = None,
         *,
         filename: str | Path | None = None,
         text: str = "",
@@ -59,10 +60,10 @@ class Config(MutableMapping[str, Any]):
     ) -> None:
         object.__setattr__(self, "_origin", origin or Origin())
         for key in RESERVED:
-            if key in (values or {}):
+            if key in (cfg_dict or {}):
                 place = self.where(key) or filename or "config"
                 raise InputError(f"{place}: {key!r} is a reserved name; call the variable otherwise")
-        object.__setattr__(self, "_values", ConfigDict(merge({}, values or {})))
+        object.__setattr__(self, "_values", ConfigDict(merge({}, cfg_dict or {})))
         object.__setattr__(self, "_filename", None if filename is None else str(filename))
         object.__setattr__(self, "_text", text)
 
@@ -75,6 +76,8 @@ class Config(MutableMapping[str, Any]):
         options: Mapping[str, Any] | None = None,
         *,
         import_custom_modules: bool = True,
+        lazy_import: bool | None = None,
+        format_python_code: bool = True,
     ) -> Self:
         """Read a config file, its bases and the overrides, and import what ``custom_imports`` names.
 
@@ -84,6 +87,8 @@ class Config(MutableMapping[str, Any]):
                 file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
                 merged into the result.
             import_custom_modules: Whether to run ``custom_imports``.
+            lazy_import: Accepted for MMEngine's sake: the file itself says which kind of config it is.
+            format_python_code: Accepted for MMEngine's sake: a dump is laid out in any case.
 
         Raises:
             InputError: A file cannot be read, a top-level key is misspelt, or an override names nothing or changes
@@ -141,7 +146,7 @@ class Config(MutableMapping[str, Any]):
             if not isinstance(name, str):
                 raise InputError(f"{where}: custom_imports takes names of modules, got {name!r}")
             try:
-                importlib.import_module(name)
+                compat.import_plugin(name)
             except Exception as error:  # whatever a user's module raises is that module's mistake
                 failed = _failed_import(where, name, error)
                 if not (isinstance(error, ImportError) and spec.get("allow_failed_imports", False)):
@@ -217,6 +222,11 @@ class Config(MutableMapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """The config as plain dicts, lists and tuples, sharing nothing with this one."""
         return self._values.to_dict()
+
+    def redacted(self) -> dict[str, Any]:
+        """The config as it is dumped, as plain data: secrets hidden, blanks as they were written. For records."""
+        plain: dict[str, Any] = redact(put_written(to_plain(self._values), self._origin.written))
+        return plain
 
     @staticmethod
     def diff(old: Config | str | Path, new: Config | str | Path) -> str:
@@ -299,8 +309,14 @@ def _restore(
 def _failed_import(where: str, name: str, error: Exception) -> InputError:
     """The sentence for a module that cannot be imported, with its own trace below it where it has one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename != _IMPORTLIB]
-    what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    own = [
+        frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename not in _OF_PYTHON
+    ]
+    what = (
+        str(error)
+        if isinstance(error, ImportError | InputError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
     hint = "" if own or not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
     failed = InputError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
     if own or isinstance(error, SyntaxError):

@@ -12,6 +12,7 @@ _TEXT = (str,)
 # Each key that the runtime reads, with the types its value may have. Everything else at the top level of a config is
 # a variable of the config's own (`lr`, `class_names`, `train_pipeline`).
 KNOWN_KEYS: Mapping[str, tuple[type, ...]] = {
+    "activation_checkpointing": (list, tuple),
     "auto_scale_lr": _DICT,
     "compile": (bool, dict),
     "custom_hooks": (list, tuple),

@@ -246,7 +246,7 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, 
             raise InputError(f"config option {key}: {done or 'the config'} has no {name!r}; did you mean {slip!r}?")
         if isinstance(step, int):
             raise InputError(f"config option {key}: {done} is a dict without {step!r}{nearest(str(step), here)}")
-    return {**here, name: _put(here.get(name), rest, value, key=key, done=place, lists=lists)}
+    return {**here, name: _put(dict(here).get(name), rest, value, key=key, done=place, lists=lists)}
 
 
 def _is_slip(written: str, meant: str) -> bool:

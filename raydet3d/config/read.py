@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from raydet3d import compat
+from raydet3d.config import lazy
 from raydet3d.config.blanks import FILL, Blanks, fill_calls, fill_data, python_filler, quoted_marks, read_blanks
 from raydet3d.config.lines import BASE, Line, line_of, python_lines, yaml_lines
 from raydet3d.config.shipped import OURS, shipped
@@ -47,6 +49,8 @@ class Source:
         used: The top-level names that the file itself reads, its own and those of its bases.
         places: The line of each key, at any depth.
         env: The environment variables that it took values from.
+        space: All its names with what they stand for, imported ones too: what a pure-python config may take from it.
+        imported: The names that it imports, which are no values.
     """
 
     path: Path
@@ -56,6 +60,8 @@ class Source:
     used: set[str] = field(default_factory=set)
     places: dict[str, Line] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -66,11 +72,13 @@ class Chain:
         values: The merged config.
         sources: The files, bases first.
         turned: The knobs that some file has.
+        kind: ``pure`` (python with ``read_base`` or imports), ``text`` (with ``_base_``), or ``plain`` (neither).
     """
 
     values: ConfigDict
     sources: list[Source]
     turned: set[str]
+    kind: str = "plain"
 
 
 Run = Callable[[ConfigDict], Source]
@@ -78,12 +86,16 @@ Run = Callable[[ConfigDict], Source]
 
 @dataclass
 class Draft:
-    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not."""
+    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not.
+
+    ``pure`` holds the bases of a pure-python config; of all others it is None.
+    """
 
     bases: list[str]
     knobs: set[str]
     run: Run
     line: int | None = None
+    pure: list[lazy.Base] | None = None
 
     def place(self, path: Path) -> str:
         """``file:line`` of what the file says of its bases."""
@@ -120,6 +132,8 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     draft = reader(path, text, knobs or {})
     here = draft.place(path)
+    if draft.pure is not None:
+        return _read_pure(path, draft, draft.pure, knobs, via)
 
     base: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -127,6 +141,11 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
     turned = set(draft.knobs)
     for name in draft.bases:
         chain = read_chain(_base_path(path, name, here), knobs, via=(*via, (path, here)))
+        if chain.kind == "pure":
+            raise InputError(
+                f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
+                "a chain is of one kind; inherit it by 'with read_base():', or write its types as strings"
+            )
         for key, value in chain.values.items():
             place = _set_at(chain, key)
             if key in base:
@@ -143,7 +162,38 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
     except InputError as error:
         line = line_of(own.places, str(error).partition(":")[0]) or own.lines.get(str(error).split(".")[0])
         raise InputError(f"{path}{f':{line}' if line else ''}: {error}") from None
-    return Chain(ConfigDict(merged), [*sources, own], turned)
+    return Chain(ConfigDict(merged), [*sources, own], turned, "text" if draft.bases else "plain")
+
+
+def _read_pure(
+    path: Path,
+    draft: Draft,
+    bases: list[lazy.Base],
+    knobs: Mapping[str, Any] | None,
+    via: tuple[tuple[Path, str], ...],
+) -> Chain:
+    """As ``read_chain``, for a pure-python config: it starts with the names of its bases, and nothing is merged."""
+    taken: dict[str, Any] = {}
+    imported: set[str] = set()
+    sources: list[Source] = []
+    turned = set(draft.knobs)
+    read: dict[Path, Chain] = {}
+    for base in bases:
+        if base.file not in read:
+            chain = read[base.file] = read_chain(base.file, knobs, via=(*via, (path, base.place)))
+            if chain.kind == "text":
+                raise InputError(
+                    f"{base.place}: {base.file.name} sets {BASE}, and this is a pure-python config: "
+                    "a chain is of one kind"
+                )
+            sources += chain.sources
+            turned |= chain.turned
+            imported |= chain.sources[-1].imported
+        taken |= base.take(read[base.file].sources[-1].space)
+    own = draft.run(ConfigDict(taken))
+    own.imported |= imported
+    values = {key: value for key, value in own.space.items() if key not in own.imported and _is_value(value)}
+    return Chain(ConfigDict(lazy.settled(values)), [*sources, own], turned, "pure")
 
 
 def _set_at(chain: Chain, key: str) -> str:
@@ -215,7 +265,11 @@ def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{path}{line}: {why}") from error
-    return _data_draft(blanks, text, values, yaml_lines(yaml.compose(marked, _Loader)), knobs)
+    try:
+        places = yaml_lines(yaml.compose(marked, _Loader))
+    except RecursionError:
+        raise InputError(f"{path}: a value holds itself (an alias inside of its own anchor)") from None
+    return _data_draft(blanks, text, values, places, knobs)
 
 
 def _read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
@@ -238,6 +292,9 @@ def _data_draft(blanks: Blanks, text: str, values: Any, places: dict[str, Line],
     if not isinstance(values, dict):
         raise InputError(f"{path}: a config is a mapping at its top, got a {type(values).__name__}")
     lines = {key: line.number for key, line in places.items()}
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys are names, got {key!r}")
     own = {key: value for key, value in values.items() if key != BASE}
     turned = {key for key in own if key in knobs}
 
@@ -257,8 +314,9 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     try:
         tree = ast.parse(blanks.text, str(path))
     except SyntaxError as error:
-        line = ([*text.splitlines(), ""][min(error.lineno or 1, text.count("\n") + 1) - 1] or error.text or "").strip()
-        raise InputError(f"{path}:{error.lineno}: {error.msg}: {line}") from error
+        number = error.lineno or 1
+        line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
+        raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
     places = python_lines(tree)
     bases: list[str] = []
     base_line = None
@@ -270,8 +328,17 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         else:
             body.append(node)
     tree.body = body
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
+            raise InputError(f"{path}:{part.lineno}: {BASE} is set by itself, at the top level of the file")
+    pure = None
+    if base_line is None and lazy.is_pure(tree):
+        pure = lazy.take_bases(path, tree)
     names = _Names()
     names.visit(tree)
+    if pure is not None:
+        tree = lazy.Lazy(path).visit(tree)
+    guests = lazy.imports_guests(tree)  # what is left of them is carried out
     turner = _Turner(knobs)
     code: Any = fill_calls(turner.visit(tree))
 
@@ -279,24 +346,33 @@ def _read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         space: dict[str, Any] = {
             "__file__": str(path),
             "__name__": f"config:{path.stem}",
-            BASE: base,
             KNOBS: copy.deepcopy(dict(knobs)),
             FILL: python_filler(blanks, base),
+            lazy.MAKE_NAME: lazy.Name,
         }
+        space.update({BASE: base} if pure is None else base)
+        if guests:
+            compat.install()
         try:
             exec(compile(code, str(path), "exec"), space)  # a python config is code
         except InputError:
             raise
-        except Exception as error:  # whatever a config's code raises is the config's mistake
-            raise InputError(_failure(path, error)) from error
+        except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
+            given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
+            raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
+        there = {key: value for key, value in space.items() if not key.startswith("__") and key != BASE}
         values = {
             key: to_config(value)
-            for key, value in space.items()
-            if not key.startswith("__") and key != BASE and key not in names.imported and _is_value(value)
+            for key, value in there.items()
+            if key not in names.imported and _is_value(value) and (pure is None or key in names.lines)
         }
-        return Source(path, text, values, names.lines, names.used | blanks.asked, places, blanks.found)
+        env = blanks.found | {name: os.environ[name] for name in names.env if os.environ.get(name)}
+        found = Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
+        if base_line is None:
+            found.space, found.imported = {key: lazy.fresh(value) for key, value in there.items()}, names.imported
+        return found
 
-    return Draft(bases, turner.turned, run, base_line)
+    return Draft(bases, turner.turned, run, base_line, pure)
 
 
 def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:
@@ -310,7 +386,7 @@ def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:
         raise InputError(f"{path}:{node.lineno}: {BASE} must be a literal path or list of paths ({error})") from error
 
 
-def _failure(path: Path, error: Exception) -> str:
+def _failure(path: Path, error: BaseException) -> str:
     """``file:line: what went wrong`` for an error in a config's own code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
@@ -331,12 +407,19 @@ def _is_name(node: ast.expr, name: str) -> bool:
 
 
 class _Names(ast.NodeVisitor):
-    """Where a config sets its module-level names, which ones it reads, and which ones it imports."""
+    """Where a config sets its module-level names, and which ones it reads, imports, and asks the environment for."""
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.used: set[str] = set()
         self.imported: set[str] = set()
+        self.env: set[str] = set()
+
+    def visit_Call(self, node: ast.Call) -> None:
+        asks = ast.unparse(node.func).endswith(("environ.get", "environ.pop", "getenv"))
+        if asks and node.args and isinstance(node.args[0], ast.Constant):
+            self.env.add(str(node.args[0].value))
+        self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
@@ -352,6 +435,8 @@ class _Names(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if _is_name(node.value, BASE) and isinstance(node.slice, ast.Constant) and isinstance(node.ctx, ast.Load):
             self.used.add(str(node.slice.value))
+        elif isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith("environ"):
+            self.env.add(str(node.slice.value))
         self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:

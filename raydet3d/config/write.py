@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from raydet3d.compat import Dotted
 from raydet3d.config.blanks import Place, put_written
 from raydet3d.config.read import SHORT_FLOAT
 from raydet3d.config.tree import to_plain
@@ -39,7 +40,8 @@ def to_text(
     Raises:
         InputError: A value is no plain data, or the suffix is another one.
     """
-    filled, bare = put_written(_checked(to_plain(values), ""), written or {})
+    bare: dict[str, str] = {}
+    filled = put_written(_checked(to_plain(values), ""), written or {}, bare)
     text = _in_language(redact(filled), suffix)
     for mark, blank in bare.items():
         text = re.sub(f"""['"]?{mark}['"]?""", lambda _, blank=blank: blank, text)  # type: ignore[misc]
@@ -93,7 +95,7 @@ def _checked(value: Any, path: str) -> Any:
         return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Path):
+    if isinstance(value, Path | Dotted):
         return str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import raydet3d
 from raydet3d.errors import InputError
@@ -46,7 +46,7 @@ def run_door(main: Callable[[], int]) -> NoReturn:
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
     """
-    warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
+    _say_warnings()
     try:
         code = main()
         sys.stdout.flush()
@@ -67,6 +67,21 @@ def run_door(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = FAILED
     sys.exit(code)
+
+
+def _say_warnings() -> None:
+    """Print this package's warnings as lines, deprecated configs too; other packages' stay as they are."""
+    show = warnings.showwarning
+    package = os.path.dirname(raydet3d.__file__) + os.sep
+
+    def say(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any) -> None:
+        if filename.startswith(package):
+            print(f"raydet3d: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, *rest, **more)
+
+    warnings.showwarning = say
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
 
 
 def _is_said_elsewhere(error: InputError) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +78,13 @@ def is_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def join_torchrun() -> torch.device:
+def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
     """Join the process group that torchrun describes.
+
+    A rank that sees one GPU only takes that one, whatever its number on the machine.
+
+    Args:
+        dist_cfg: ``env_cfg.dist_cfg`` of the config.
 
     Returns:
         This rank's device.
@@ -87,9 +92,12 @@ def join_torchrun() -> torch.device:
     import torch
     import torch.distributed as torch_dist
 
+    from raydet3d.dist import group_options
+
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    number = int(os.environ["LOCAL_RANK"]) % max(torch.cuda.device_count(), 1)
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    torch_dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    torch_dist.init_process_group(**group_options(dist_cfg, cuda=cuda))
     return device

@@ -21,6 +21,7 @@ The first step of each parameter waits for the flag, because its moments do not 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from raydet3d.optim.bare import BareStep
+
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
+UNASKED = 64  # verdicts that are kept where nobody asks
 NEVER = 2**62
 
 
@@ -73,10 +77,13 @@ class FiniteGuard:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.row = torch.zeros((), dtype=torch.int64, device=device)  # bad steps in a row, up to now
+        self._verdicts: deque[tuple[int, Any, Any]] = deque(maxlen=UNASKED)
         self._on_host = device.type == "cpu"
         # A cell of memory seen from two sides: torch raises it, and no torch operation is needed to read it.
         self._raised = np.zeros(1, dtype=np.float32)
         self._cell, self._one = torch.from_numpy(self._raised), torch.ones(1)
+        self._bare: BareStep | None = None
         self._bad = False
         self._met: set[int] = set()
         self._corrected = self._reported = 0
@@ -107,7 +114,25 @@ class FiniteGuard:
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
+        self.row.add_(1).mul_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+        if self.device.type == "cuda":
+            told = torch.empty((), dtype=torch.bool, pin_memory=True)
+            arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            told.copy_(bad, non_blocking=True)
+            arrived.record(torch.cuda.current_stream(self.device))
+            self._verdicts.append((now, told, arrived))
+
+    def verdicts(self) -> list[tuple[int, bool]]:
+        """Steps judged since the last call, as (count of iterations, whether it was bad), as far as they are known.
+
+        Never waits: what a GPU has not said yet comes with a later call.
+        """
+        known = []
+        while self._verdicts and (self._verdicts[0][2] is None or self._verdicts[0][2].query()):
+            now, bad, _ = self._verdicts.popleft()
+            known.append((now, bool(bad)))
+        return known
 
     def look(self, grads: Sequence[Tensor], now: int) -> None:
         """Raise the flag if a gradient is not finite, lower it otherwise, and count.
@@ -125,10 +150,14 @@ class FiniteGuard:
         self._set(bool(self._raised[0]), now)
 
     def _set(self, bad: bool, now: int) -> None:
-        self._bad = bad
+        self._verdicts.append((now, bad, None))
         if bad:
             self.bad_steps.add_(1)
+            self.row.add_(1)
             self.first_bad.clamp_(max=now)
+        elif self._bad:
+            self.row.zero_()
+        self._bad = bad
 
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
@@ -180,7 +209,9 @@ class FiniteGuard:
         """
         if self._on_host:
             if not self._bad:
-                optimizer.step(**kwargs)
+                if self._bare is None or self._bare.optimizer is not optimizer:
+                    self._bare = BareStep(optimizer)
+                self._bare(**kwargs)
             return
         if any(id(p) not in self._met for p in active) or not _is_plain(optimizer, active, self.device):
             if not self.flag.item():
@@ -212,7 +243,9 @@ class FiniteGuard:
         self._slots_of = None
         total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
-        first = int(self.first_bad) if new else -1
+        if not new:
+            return 0, -1
+        first = int(self.first_bad)
         self.first_bad.fill_(NEVER)
         return new, first
 

@@ -226,6 +226,19 @@ class CurveScheduler(ParamScheduler):
             self._set_peaks(self.curve)
         self.step()
 
+    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Go on by one tick."""
+        groups = self.optimizer.param_groups
+        if len(groups) != 1 or self.verbose:
+            super().step(metrics)
+            return
+        self._global_step += 1
+        if self.begin <= self._global_step < self.end:  # one group, as in most runs: no lists to be made
+            self.last_step += 1
+            group, target = groups[0], self.target
+            a, b = self.curve.step(self.last_step, self._base(group))
+            target.write(group, a * target.read(group) + b)
+
     def _set_peaks(self, curve: OneCycle) -> None:
         """Write start, peak and end of the cycle into the groups, under MMEngine's names."""
         groups: Sequence[Group] = self.optimizer.param_groups

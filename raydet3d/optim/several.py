@@ -165,6 +165,18 @@ class OptimWrapperDict(OptimWrapper):
         counts, firsts = zip(*(wrapper.read_bad_steps() for wrapper in self.values()), strict=True)
         return sum(counts), min((first for first in firsts if first >= 0), default=-1)
 
+    def read_guard(self) -> tuple[int, int, int]:
+        """What ``read_bad_steps`` gives, and the most steps in a row that one of them has left out up to now."""
+        counts, firsts, rows = zip(*(wrapper.read_guard() for wrapper in self.values()), strict=True)
+        return sum(counts), min((first for first in firsts if first >= 0), default=-1), max(rows)
+
+    def verdicts(self) -> list[tuple[int, bool]] | None:
+        """Steps judged since the last call, of all of them; None where none is guarded."""
+        told = [wrapper.verdicts() for wrapper in self.values()]
+        if all(one is None for one in told):
+            return None
+        return sorted(verdict for one in told for verdict in one or ())
+
     @property
     def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]
         """Each wrapper's groups, by name."""

@@ -7,6 +7,7 @@ from raydet3d.runtime.history import History
 from raydet3d.runtime.logprocessor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from raydet3d.runtime.runner import Runner
+from raydet3d.runtime.tta import build_runner_with_tta
 from raydet3d.runtime.wrappers import MMDistributedDataParallel
 
 Runner.from_cfg = staticmethod(assemble)
@@ -24,5 +25,6 @@ __all__ = [
     "TestLoop",
     "ValLoop",
     "assemble",
+    "build_runner_with_tta",
     "ready_data",
 ]

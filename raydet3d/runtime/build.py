@@ -33,11 +33,20 @@ from raydet3d.registry import (
     Registry,
 )
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import build_loader, ready_data
+from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
 from raydet3d.runtime.parts import Makers
+from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
-from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.start import (
+    apply_env,
+    find_start,
+    leave_no_trace,
+    pick_device,
+    place,
+    settle_seed,
+    settle_timestamp,
+)
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
 __all__ = [
@@ -51,6 +60,7 @@ __all__ = [
     "build_schedulers",
     "build_visualizer",
     "check_sections",
+    "finish_model",
     "ready_data",
     "wrap_model",
 ]
@@ -85,6 +95,23 @@ def assemble(
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
+    try:
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry)
+    except BaseException:
+        leave_no_trace(work_dir, timestamp)
+        raise
+
+
+def _put_together(
+    cfg: Any,
+    device: torch.device,
+    extra_hooks: Sequence[Hook],
+    work_dir: Path,
+    name: str,
+    timestamp: str,
+    resume: bool | str,
+    retry: bool,
+) -> Runner:
     start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
@@ -94,6 +121,7 @@ def assemble(
         work_dir / timestamp / f"{timestamp}.log",
         rank=dist.get_rank(),
         level=cfg.get("log_level", "INFO"),
+        held=True,
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
         logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
@@ -104,7 +132,7 @@ def assemble(
     model = wrap_model(build_model(cfg).to(device), cfg, device)
 
     full_name = f"{name}_{timestamp}"
-    runner = Runner(
+    return Runner(
         model=model,
         device=device,
         work_dir=work_dir,
@@ -122,13 +150,13 @@ def assemble(
             test_loop=partial(_make_eval_loop, cfg, "test"),
             optim_wrapper=partial(_make_optim_wrapper, cfg),
             param_schedulers=partial(_make_schedulers, cfg),
+            introduce=_introduce,
+            finish_model=lambda runner: finish_model(runner.model, cfg),
         ),
         start=start,
         cfg=cfg,
         cfg_text=_text_of(cfg),
     )
-    _introduce(runner, hooks)
-    return runner
 
 
 def build_runner(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
@@ -177,6 +205,25 @@ def wrap_model(model: nn.Module, cfg: Any, device: torch.device) -> nn.Module:
         wrapped = MODEL_WRAPPERS.build(cfg.get("model_wrapper_cfg") or {}, defaults)
     assert isinstance(wrapped, nn.Module)
     return wrapped
+
+
+def finish_model(model: nn.Module, cfg: Any) -> None:
+    """What is done to a model whose weights are in place: activation checkpointing, and compiling.
+
+    Args:
+        model: The model, in its wrapper or not.
+        cfg: The config: ``activation_checkpointing`` and ``compile`` are read.
+    """
+    recompute(unwrapped(model), cfg.get("activation_checkpointing") or ())
+    given = cfg.get("compile") or False
+    if given is False:
+        return
+    with at("compile"):
+        try:
+            # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
+            unwrapped(model).compile(**(dict(given) if isinstance(given, Mapping) else {}))
+        except (RuntimeError, ValueError) as error:  # an unknown back end or mode
+            raise InputError(str(error).splitlines()[0]) from None
 
 
 def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
@@ -278,13 +325,33 @@ def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
         return None
     with at(f"{mode}_cfg"):
         args = loop_cfg(cfg[f"{mode}_cfg"], mode)
-    evaluator = build_evaluator(cfg[f"{mode}_evaluator"], key=f"{mode}_evaluator")
-    for metric in evaluator.metrics:
-        metric.logger = runner.logger
-    key = f"{mode}_dataloader"
-    loader = build_loader(cfg[key], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key=key)
+    key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", cfg[f"{mode}_dataloader"], cfg[f"{mode}_evaluator"]
+    make = partial(build_loader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
+    loader: Any
+    evaluator: Any
+    if isinstance(loader_cfg, (list, tuple)):
+        evaluator = _build_evaluators(evaluator_cfg, len(loader_cfg), f"{mode}_evaluator", runner)
+        loader = Loaders([make(one, key=f"{key}[{i}]") for i, one in enumerate(loader_cfg)])
+    else:
+        evaluator = _heard(build_evaluator(evaluator_cfg, key=f"{mode}_evaluator"), runner)
+        loader = make(loader_cfg, key=key)
     with at(f"{mode}_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader, "evaluator": evaluator})
+
+
+def _build_evaluators(cfg: Any, count: int, key: str, runner: Runner) -> list[Evaluator]:
+    """One evaluator for each of several loaders."""
+    if not isinstance(cfg, (list, tuple)) or len(cfg) != count:
+        given = f"a list of {len(cfg)}" if isinstance(cfg, (list, tuple)) else "one"
+        raise InputError(f"{key} must be a list of {count}, one for each loader, got {given}")
+    return [_heard(build_evaluator(one, key=f"{key}[{i}]"), runner) for i, one in enumerate(cfg)]
+
+
+def _heard(evaluator: Evaluator, runner: Runner) -> Evaluator:
+    """The evaluator, whose metrics speak through the run's logger."""
+    for metric in evaluator.metrics:
+        metric.logger = runner.logger
+    return evaluator
 
 
 def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
@@ -312,7 +379,7 @@ def _text_of(cfg: Any) -> str:
         return ""
 
 
-def _introduce(runner: Runner, hooks: Hooks) -> None:
+def _introduce(runner: Runner) -> None:
     """Say what runs, and keep the config."""
     device = (
         torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else platform.processor() or "CPU"
@@ -327,7 +394,7 @@ def _introduce(runner: Runner, hooks: Hooks) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
-    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", hooks.table())
+    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
         runner.cfg.dump(runner.work_dir / stem)

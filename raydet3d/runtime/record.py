@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raydet3d.log import LineFile
+
 
 class Record:
     """One line of numbers for each logged iteration and each validation, from the first start to the last.
@@ -26,6 +28,7 @@ class Record:
         self.path = path
         self._reached = -1
         self._open = False
+        self._lines = LineFile(path)
 
     def begin(self, iteration: int, *, drop_validation: bool = False) -> None:
         """Make the file end at a point of the run.
@@ -35,6 +38,7 @@ class Record:
             drop_validation: Whether the validation at exactly that point is still to come, so a line of it goes too.
         """
         self._open = True
+        self._lines.close()  # what is written from now on goes into the new file
         if iteration == 0:
             self._put_aside()
         kept: list[tuple[int, str]] = []
@@ -78,8 +82,11 @@ class Record:
         line = {**tag, "step": step, "mode": mode, "iter": iteration}
         if iteration <= self._reached:
             line["redone"] = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _to_json(v) for k, v in line.items()}) + "\n")
+        self._lines.write(json.dumps({k: _to_json(v) for k, v in line.items()}))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._lines.close()
 
 
 def _to_json(value: Any) -> Any:

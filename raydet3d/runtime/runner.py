@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.current import at_work
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
-from raydet3d.log import close_logger
+from raydet3d.log import close_logger, release_lines
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.download import fetched
+from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.record import Record
-from raydet3d.runtime.start import Start
+from raydet3d.runtime.rollback import roll_back
+from raydet3d.runtime.start import Start, leave_no_trace
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.wanted import check_wanted
 from raydet3d.runtime.weights import load_weights, revised
 from raydet3d.runtime.wrappers import unwrapped
 
@@ -89,8 +94,10 @@ class Runner(Parts):
         self.record = Record(work_dir / "scalars.json")
         self.store = self._store_at(work_dir, run)
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
+        self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: Start | None = start
+        self._is_introduced = False
         self._stores = {work_dir: self.store}
 
     # -- hooks -------------------------------------------------------------------------------------------------
@@ -107,6 +114,10 @@ class Runner(Parts):
     def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
         """Add a hook."""
         self._hooks.register(hook, priority)
+
+    def hook_table(self) -> str:
+        """The hooks of each stage, in order, as lines of text."""
+        return self._hooks.table()
 
     def hook_states(self) -> list[dict[str, Any]]:
         """State of the hooks that have some."""
@@ -126,14 +137,19 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
+        with at_work(self):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.monotonic()
+        self._prepare_training()
         wrapper, loop = self.optim_wrapper, self.train_loop
         if self.val_loop is None:
             self.logger.info("no validation: the config has no val_dataloader, val_cfg and val_evaluator")
-        _ = self.param_schedulers
         self.call_hook("before_run")
         self._init_weights()
         self._begin()
+        self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
         if self.rank == 0:
             self.store.folder.sweep()
@@ -155,7 +171,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.val_loop, "val")
+        with at_work(self):
+            return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
         """Test the model as it is, or as ``load_from`` says.
@@ -163,11 +180,36 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.test_loop, "test")
+        with at_work(self):
+            return self._evaluate("test")
 
-    def _evaluate(self, loop: Any, mode: str) -> dict[str, Any]:
-        if loop is None:
-            raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Make the parts of a run; only when all are there, say what runs. What fails before leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_introduced:
+                close_logger(self.logger)
+                leave_no_trace(self.work_dir, self.timestamp)
+            raise
+        if not self._is_introduced:
+            self._is_introduced = True
+            self._makers.introduce(self)
+            release_lines(self.logger)
+
+    def _prepare_training(self) -> None:
+        with self._preparing():
+            _ = self.train_loop, self.optim_wrapper, self.param_schedulers
+            val = self.val_loop
+            given = val.names() if hasattr(val, "names") else None
+            check_wanted(self._hooks, given, validates=val is not None)
+
+    def _evaluate(self, mode: str) -> dict[str, Any]:
+        with self._preparing():
+            loop = self.val_loop if mode == "val" else self.test_loop
+            if loop is None:
+                raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
         self.call_hook("before_run")
         self._begin(weights_only=True)
         try:
@@ -181,7 +223,8 @@ class Runner(Parts):
         """Let loader workers go; what is being saved is written to its end, whatever happened."""
         for name in ("train_loop", "val_loop", "test_loop"):
             if (loop := vars(self).get(name)) is not None:
-                release(loop.dataloader)
+                for loader in getattr(loop.dataloader, "loaders", [loop.dataloader]):
+                    release(loader)
         for store in self._stores.values():
             store.drain()
 
@@ -190,6 +233,7 @@ class Runner(Parts):
         for store in self._stores.values():
             store.drain()
         self.visualizer.close()
+        self.record.close()
         close_logger(self.logger)
 
     # -- beginning ----------------------------------------------------------------------------------------------
@@ -210,6 +254,7 @@ class Runner(Parts):
             return
         if start.resume_from is not None and start.state is not None:
             if weights_only:
+                self.call_hook("after_load_checkpoint", checkpoint=start.state)
                 self._load_weights(start.state, str(start.resume_from), strict=True)
             else:
                 self._resume(start.state, str(start.resume_from))
@@ -255,11 +300,16 @@ class Runner(Parts):
             resume_param_scheduler: Whether the schedulers' state is.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
+        self._prepare_training()
         state = read_checkpoint(Path(fetched(filename)))
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
-        self.call_hook("after_load_checkpoint", checkpoint=state)
+        self.resuming = True
+        try:
+            self.call_hook("after_load_checkpoint", checkpoint=state)
+        finally:
+            self.resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
@@ -308,6 +358,22 @@ class Runner(Parts):
                 "auto_scale_lr does not count accumulative_counts=%d; base_batch_size=%g would", counts, base / counts
             )
         optim_wrapper.scale_lr(ratio)
+
+    def roll_back(self, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
+        """Put weights and moments back to a checkpoint's, and go on from there with the batches to come.
+
+        Args:
+            before: Iterations finished in the checkpoint are fewer than this.
+            passed_over: Names of checkpoints not to use.
+
+        Returns:
+            The checkpoint's name; None where there is none, and nothing is changed.
+        """
+        return roll_back(self, before=before, passed_over=passed_over)
+
+    def find_fault(self, data_batch: Any) -> str:
+        """What of a batch, or which module on it, gives something that is not finite, by trying; in a few words."""
+        return find_fault(self.model, self.optim_wrapper, data_batch, self.device)
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -377,6 +443,11 @@ class Runner(Parts):
                 resumable=save_optimizer,
             )
         return Path(out_dir) / filename
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores that this run has saved to, the work dir's first."""
+        return list(self._stores.values())
 
     def store_in(self, folder: Path) -> Store:
         """The store of a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
             return name
 
 
+def leave_no_trace(work_dir: Path, timestamp: str) -> None:
+    """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
+    if dist.is_main_process():
+        with suppress(OSError):  # something lies there
+            (work_dir / timestamp).rmdir()
+            work_dir.rmdir()
+
+
 def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, retry: bool = False) -> Start:
     """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
 
@@ -84,7 +93,10 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, 
             path = Path(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
         with at("load_from"):
-            return Start(load_from=fetched(load_from))
+            place = fetched(load_from)
+            if place is not None and "://" not in place and not Path(place).is_file():
+                raise InputError(f"there is no file {load_from}")
+            return Start(load_from=place)
     return Start(resume_from=path, state=read_checkpoint(path))
 
 

@@ -84,6 +84,14 @@ class TestSchedule:
         assert rates == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2)
         assert [line.split()[1] for line in text.splitlines()[3:13]] == [str(i) for i in range(1, 11)]
 
+    def test_by_iteration_alone_it_needs_no_data(self, run: Show, tmp_path: Path) -> None:
+        assert run("schedule", config(tmp_path, STEPS)).startswith(
+            "10 iterations; an epoch has 10 (the run counts iter"
+        )
+        path = config(tmp_path, STEPS.replace(", by_epoch=False", ""))
+        with pytest.raises(InputError, match="has no train_dataloader"):
+            run("schedule", path)
+
     def test_auto_scale_lr(self, tmp_path: Path) -> None:
         cfg = Config.fromfile(config(tmp_path, f"{STEPS}train_dataloader = dict(batch_size=4)\n"))
         cfg.auto_scale_lr = {"enable": True, "base_batch_size": 16}

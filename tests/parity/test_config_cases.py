@@ -3,6 +3,7 @@
 What MMEngine (0.10.7) makes of them is stored; ``config_cases.py`` asks it anew.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from raydet3d.config import Config, parse_options
 from raydet3d.errors import InputError
-from tests.parity.config_cases import CASES, Case, read_table, without_folder, write_case
+from tests.parity.config_cases import CASES, Case, ask, read_table, without_folder, write_case
+from tests.parity.configs import mmengine_python
 from tests.parity.mmengine_side import encoded
 
 THEIRS = read_table()
@@ -35,6 +37,15 @@ def ours(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 def test_the_table_is_of_these_cases() -> None:
     assert list(THEIRS) == list(CASES)
     assert len(AS_THEIRS) > 100
+
+
+def test_the_table_is_what_mmengine_says() -> None:
+    """Where there is one: ``RAYDET3D_MMENGINE_PYTHON`` names a python that has it."""
+    if "RAYDET3D_MMENGINE_PYTHON" not in os.environ:
+        pytest.importorskip(
+            "mmengine", reason="MMEngine is not installed, and RAYDET3D_MMENGINE_PYTHON names no python"
+        )
+    assert ask(mmengine_python()) == THEIRS
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")

@@ -70,6 +70,7 @@ class TestInheritance:
             ({"a": {"x": 1}}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
             ({"a": {"x": 1}}, {"a": {"_delete_": False, "y": 2}}, {"a": {"x": 1, "y": 2}}),
             ({"a": [1]}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
+            ({"a": {"x": 1}}, {"a": {"_delete_": 1, "y": 2}}, {"a": {"y": 2}}),
             ({}, {"new": {"_delete_": True, "y": 2}}, {"new": {"y": 2}}),
             (
                 {},
@@ -147,6 +148,12 @@ class TestBadFiles:
                 "_base_ = 'mmdet::x.py'\n",
                 "_base_ 'mmdet::x.py': configs of other packages are not known here",
             ),
+            ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ is set by itself, at the top level"),
+            ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ is set by itself, at the top level"),
+            ("a.py", "x = 1\n\0", "a.py:1: source code string cannot contain null bytes"),
+            ("a.py", "x = 1\nraise SystemExit(3)\n", "a.py:2: SystemExit: 3"),
+            ("a.yaml", "a: 1\n2: x\n", "a.yaml:2: a config's keys are names, got 2"),
+            ("a.yaml", "a: &x [1, *x]\n", "a.yaml: a value holds itself"),
             ("a.yaml", "a: [1\nb: 2\n", "a.yaml:2: "),
             ("a.yaml", "- 1\n", "a.yaml: a config is a mapping at its top, got a list"),
             ("a.yaml", "a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
@@ -276,6 +283,11 @@ class TestKnobs:
 
     def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
         assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
+
+    def test_a_value_that_the_code_cannot_take_is_named(self, write: Write) -> None:
+        path = write("a.py", "lr = 0.1\nlow = lr * 0.5\n")
+        expected = "in `low = lr * 0.5` (with the override lr='abc')"
+        assert message(lambda: Config.fromfile(path, {"lr": "abc"})).endswith(expected)
 
     def test_what_a_child_took_from_its_base_counts_as_read(self, write: Write) -> None:
         write("base.yaml", "town: {seed: 1}\n")
@@ -451,6 +463,16 @@ class TestAccess:
     def test_a_class_becomes_its_import_path(self, write: Write) -> None:
         cfg = Config.fromfile(write("a.py", "from fractions import Fraction\nx = dict(type=Fraction)\n"))
         assert cfg.to_dict() == {"x": {"type": "fractions.Fraction"}}
+
+    def test_a_class_of_the_configs_own_stays_what_it_is(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "class Mine: ...\nx = dict(type=Mine, f=[lambda: 1])\n"))
+        assert cfg.to_dict()["x"]["type"].__name__ == "Mine"
+        assert cfg.to_dict()["x"]["f"][0]() == 1
+        assert message(lambda: cfg.pretty_text).startswith("x.type is a type (<class 'config:a.Mine'>)")
+
+    def test_by_the_keywords_of_scripts(self, write: Write) -> None:
+        assert Config(cfg_dict={"a": 1}).a == 1
+        assert Config.fromfile(write("a.py", "a = 1\n"), lazy_import=False, format_python_code=False).a == 1
 
     def test_merge_from_dict(self) -> None:
         cfg = Config({"a": [{"x": 1}, 2]})

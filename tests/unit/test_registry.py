@@ -55,6 +55,13 @@ def test_refuses_what_is_no_entry(table: Registry, kwargs: dict[str, object], mo
         table.register_module(module=module, **kwargs)  # type: ignore[call-overload]
 
 
+def test_a_decorator_without_its_parentheses_is_told(table: Registry) -> None:
+    with pytest.raises(TypeError, match=r"got <class .*Ball'>; write @TABLE\.register_module\(\)"):
+
+        @table.register_module
+        class Ball: ...
+
+
 def test_builds_with_defaults_only_where_the_config_is_silent(table: Registry) -> None:
     cfg = dict(type="Box", width=1)
     assert table.build(cfg, dict(width=9, height=7)).size == (1, 7)

@@ -53,6 +53,11 @@ class TestFilling:
         cfg = Config.fromfile(write("a.py", f'a = "{{{{$RD_UNSET:{default}}}}}"\n'))
         assert cfg.a == default.replace("\\\\", "\\")
 
+    def test_docstrings_and_comments_ask_for_nothing(self, write: Write) -> None:
+        text = '"""Needs {{$RD_UNSET:}} and {{_base_.x}}."""\n# {{$RD_UNSET:}}\na = 1\n'
+        assert Config.fromfile(write("a.py", text)) == {"a": 1}
+        assert Config.fromfile(write("a.yaml", "# {{$RD_UNSET:}}\na: 1\n")) == {"a": 1}
+
     def test_an_empty_variable_is_as_good_as_none(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RD_EMPTY", "")
         assert Config.fromfile(write("a.py", "a = '{{$RD_EMPTY:x}}'\n")).a == "x"
@@ -126,6 +131,15 @@ class TestDumps:
         monkeypatch.setenv("RD_N", "8")
         assert Config.fromfile(tmp_path / f"out{suffix}").vis.n == 8
 
+    def test_a_record_has_them_too(self, cfg: Config) -> None:
+        assert cfg.redacted()["vis"] == {
+            "api_key": "{{$RD_KEY:}}",
+            "n": "{{'$RD_N:4'}}",
+            "f": "{{'$RD_F:0.1'}}",
+            "root": "{{$RD_ROOT:/data}}/kitti",
+            "other": 7,
+        }
+
     def test_no_copy_and_no_other_process_forgets(self, cfg: Config) -> None:
         for other in (
             cfg.copy(),
@@ -134,6 +148,22 @@ class TestDumps:
         ):
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text
+
+    def test_what_code_took_from_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"RD_A": SECRET, "RD_B_TOKEN": "b2b3", "RD_C": "/mnt/disk", "RD_D": "abcd"}.items():
+            monkeypatch.setenv(name, value)
+        text = "import os\nfrom os import environ, getenv\n"
+        text += "a = os.environ['RD_A']\nb = 'x' + getenv('RD_B_TOKEN')\nc = environ.get('RD_C') + '/y'\n"
+        cfg = Config.fromfile(write("a.py", f"{text}d = os.environ.get('RD_D', 'abcd')\ne = 'abcdef'\n"))
+        assert cfg.a == SECRET
+        assert cfg.pretty_text.splitlines() == [
+            "a = '{{$RD_A:}}'",
+            "b = 'x{{$RD_B_TOKEN:}}'",
+            "c = '{{$RD_C:}}/y'",
+            "d = 'abcd'",
+            "e = 'abcdef'",
+        ]
+        assert Config.fromstring(cfg.pretty_text) == cfg
 
     def test_what_was_changed_since_is_dumped_as_it_is(self, cfg: Config) -> None:
         cfg.vis.n = 9

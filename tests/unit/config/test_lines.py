@@ -226,3 +226,15 @@ class TestAtTheDoor:
         assert "rd_plug_in.py" in trace[1]
         assert trace[-1] == "ValueError: boom"
         assert "importlib" not in done.stderr
+
+    def test_warnings_are_lines(self, write: Write) -> None:
+        text = "_deprecation_ = dict(expected='new.py')\n"
+        text += "custom_imports = dict(imports=['rd_no_such'], allow_failed_imports=True)\n"
+        path = write("a.py", text)
+        done = show("config", path)
+        assert done.returncode == 0
+        assert done.stderr.splitlines() == [
+            f"raydet3d: warning: {path} is deprecated; use new.py instead",
+            f"raydet3d: warning: {path}:2: custom_imports cannot import 'rd_no_such': No module named 'rd_no_such'; "
+            "is its folder on PYTHONPATH?",
+        ]

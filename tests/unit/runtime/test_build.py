@@ -57,8 +57,9 @@ def quiet(folder: Path, **changes: Any) -> Any:
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, changes: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        assemble(quiet(tmp_path, **changes))
+        assemble(quiet(tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -87,10 +88,14 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ),
     ],
 )
-def test_what_is_wrong_in_training_is_said_by_key(tmp_path: Path, changes: Any, words: str) -> None:
-    runner = assemble(quiet(tmp_path, **changes))
+def test_what_is_wrong_in_training_is_said_by_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: Any, words: str
+) -> None:
+    runner = assemble(quiet(tmp_path / "run", **{"log_level": "INFO", **changes}))
     with pytest.raises(InputError, match=words):
         runner.train()
+    assert capsys.readouterr().out == ""  # before the first line
+    assert not (tmp_path / "run").exists()  # and no empty log folder stays
 
 
 def test_a_work_dir_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -107,6 +112,7 @@ def test_default_hooks_and_what_replaces_them() -> None:
         "IterTimerHook",
         "DistSamplerSeedHook",
         "LoggerHook",
+        "GuardHook",
         "ParamSchedulerHook",
         "CheckpointHook",
     ]
@@ -190,8 +196,8 @@ def test_two_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
 
 
 def test_the_config_is_kept_and_live_objects_are_no_obstacle(tmp_path: Path, caplog: Any) -> None:
-    assemble(quiet(tmp_path / "a"))
+    assemble(quiet(tmp_path / "a")).val()
     assert "max_epochs" in (tmp_path / "a" / "config.py").read_text()
-    assemble(quiet(tmp_path / "b", custom_hooks=[Hook()]))
+    assemble(quiet(tmp_path / "b", custom_hooks=[Hook()])).val()
     assert not (tmp_path / "b" / "config.py").exists()
     assert logging.getLogger("raydet3d").level == logging.NOTSET
