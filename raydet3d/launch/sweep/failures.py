@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from raydet3d.errors import InputError
@@ -28,11 +29,18 @@ def reason_of(error: BaseException) -> str:
         if not type(layer).__module__.startswith("ray."):
             text = _line(layer)[:300]
             return text if isinstance(layer, BadValue | InputError) else f"{type(layer).__name__}: {text}"
-    if any(
-        {kind.__name__ for kind in type(layer).__mro__} & {"RayActorError", "WorkerCrashedError"} for layer in all_of_it
-    ):
-        return "out of memory? its process was killed (SIGKILL), which is what a system does when memory runs out"
+    for layer in all_of_it:
+        if {kind.__name__ for kind in type(layer).__mro__} & {"RayActorError", "WorkerCrashedError"}:
+            return _death(str(layer))
     return f"{type(error).__name__}: {_line(error)[:300]}"
+
+
+def _death(text: str) -> str:
+    """What became of a process, from what Ray says of it."""
+    if "SIGKILL" in text or "connection error code" in text:
+        return "out of memory? its process was killed (SIGKILL), which is what a system does when memory runs out"
+    raised = [line.strip() for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b.*:", line)]
+    return f"its process died: {' '.join((raised[-1] if raised else text).split())[:300]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
