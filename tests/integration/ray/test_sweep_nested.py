@@ -17,7 +17,7 @@ from tests.integration.ray.test_sweep_survival import go_on, prepare
 from tests.kit.sweeps import read_spy, write_config
 from tests.kit.toy import toy_cfg
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 TWO = {"workers": 2, "cpus": 0.9}
 
 

@@ -59,7 +59,7 @@ def kill_at(folder: Path, epochs: float) -> list[Trial]:
 
 
 def go_on(folder: Path) -> tuple[str, list[Trial]]:
-    run = subprocess.run(door(folder), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
+    run = subprocess.run(door(folder), cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout + run.stderr, Ledger(folder / "out").load()[0]
 
