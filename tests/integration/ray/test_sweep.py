@@ -261,3 +261,34 @@ def test_the_limits_hold_at_every_moment(two_cpus: None, tmp_path: Path) -> None
     assert best is not None
     best_at = next(report["epoch"] for report in best.reports if report["score"] == best.best("max"))
     assert (results.folder / "trials" / best.id / f"epoch_{best_at}.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scheduler", [{"type": "hyperband", "reduction_factor": 2}, {"type": "median", "grace_period": 2, "min_samples": 2}]
+)
+def test_the_other_schedulers_come_to_an_end(two_cpus: None, tmp_path: Path, scheduler: dict[str, Any]) -> None:
+    results = run(
+        tmp_path,
+        write_config(tmp_path),
+        trials=6,
+        scheduler=scheduler,
+        space={"lr": {"loguniform": [1e-6, 1e-2]}},
+        cfg_options={"epochs": 6},
+    )
+    assert {trial.state for trial in results.trials} == {"done", "stopped"}
+    assert len(results.trials) == 6
+
+
+@pytest.mark.slow
+def test_seeds_are_ranked_by_their_mean_and_a_budget_ends_the_sweep(two_cpus: None, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    source = {"search": "grid", "space": {"lr": [1e-5, 1e-2]}, "seeds": [4, 7], "cfg_options": {"epochs": 3}}
+    first = run(tmp_path, config, **source, budget={"epochs": 7})
+    assert 7 <= sum(trial.at for trial in first.trials) <= 9
+    results = run(tmp_path, config, **source)  # with more to spend, it goes on
+    assert [(trial.number, trial.state) for trial in results.trials] == [(1, "done")] * 2 + [(0, "done")] * 2
+    assert {trial.seed for trial in results.trials} == {4, 7}
+    assert len({trial.best("max") for trial in results.trials}) == 4
+    rows = results.rows()
+    assert rows[0]["mean"] == rows[1]["mean"] == pytest.approx((rows[0]["toy/AP"] + rows[1]["toy/AP"]) / 2)
