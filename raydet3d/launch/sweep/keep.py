@@ -19,7 +19,7 @@ from raydet3d.log import get_logger
 
 PINS = "pins"
 BUSY = "another checkpoint of the sweep is being written for 30 minutes"
-MARGIN = 1 << 20  # for logs that grow between two checkpoints
+MARGIN = 1 << 20  # for logs, and what Ray Tune writes about itself, between two checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class Keeper:
         held = [one for folder in folders for one in self.held(folder)]
         over = 0
         if self.keep.bytes is not None:
-            over = usage(self.ledger.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 20)
+            over = usage(self.ledger.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 4)
         standing = self._standing(held)
         for one in surplus(held, standing=standing, keep=self.keep, mode=self.mode, over=over):
             path = self.ledger.folder(one.trial) / one.name
