@@ -5,6 +5,7 @@ from raydet3d.optim.check import check_optimization
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
 from raydet3d.optim.decay import LearningRateDecayOptimizerConstructor
+from raydet3d.optim.muon import MuonAdamW
 from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
 from raydet3d.optim.plan import build_param_scheduler
 from raydet3d.optim.plateau import (
@@ -26,6 +27,7 @@ __all__ = [
     "CurveScheduler",
     "DefaultOptimWrapperConstructor",
     "LearningRateDecayOptimizerConstructor",
+    "MuonAdamW",
     "OptimWrapper",
     "OptimWrapperDict",
     "ParamScheduler",

@@ -1,0 +1,243 @@
+"""What is known of a sweep, as files of its folder: one small record a trial, written whole or not at all.
+
+The ledger, not Ray's own state, is where a sweep goes on from: whatever is killed or damaged, each trial's record, its
+reports and its checkpoints stand for themselves.
+
+    SWEEP/sweep.json                what was asked
+    SWEEP/time.json                 how much time it has taken
+    SWEEP/standing.json             how the trials stand, best first (for those that make room for checkpoints)
+    SWEEP/trials/003/trial.json     setting, seed, digest, state, reason, generations
+    SWEEP/trials/003/setting.json   the first half of that, never rewritten
+    SWEEP/trials/003/reports.jsonl  one line for each validation
+    SWEEP/trials/003/end.json       how its process says that it ended
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from raydet3d.errors import InputError
+
+WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
+OPEN = (WAITING, RUNNING)
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One trial.
+
+    Args:
+        id: Its name, and its folder's.
+        number: Number of its setting.
+        setting: What was drawn.
+        seed: The run's seed; None where the config draws one.
+        digest: Of the resolved config.
+        state: ``waiting``, ``running``, ``done``, ``stopped`` or ``failed``.
+        reason: Why it stopped or failed.
+        length: Epochs or iterations of the whole run.
+        generation: How often it has gone on from another trial's checkpoint.
+        starts_from: The checkpoint that this generation started from.
+        exploits: For each of them: ``at``, ``donor``, the setting ``before``, and the donor's (``donors``).
+        created: When it was made, in seconds since 1970.
+        seconds: How long it has run.
+        reports: Its validations, oldest first.
+    """
+
+    id: str
+    number: int
+    setting: dict[str, Any]
+    seed: int | None
+    digest: str
+    state: str = WAITING
+    reason: str = ""
+    length: float = 0.0
+    generation: int = 0
+    starts_from: str | None = None
+    exploits: list[dict[str, Any]] = field(default_factory=list)
+    created: float = 0.0
+    seconds: float = 0.0
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def at(self) -> float:
+        """Epochs or iterations that it has reported."""
+        return float(self.reports[-1]["at"]) if self.reports else 0.0
+
+    def best(self, mode: str) -> float | None:
+        """Its best value; None where it has none."""
+        values = [float(report["score"]) for report in self.reports if math.isfinite(report["score"])]
+        return (max(values) if mode == "max" else min(values)) if values else None
+
+
+class Ledger:
+    """The files of a sweep's folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trials = path / "trials"
+
+    def folder(self, trial: str) -> Path:
+        """A trial's folder."""
+        return self.trials / trial
+
+    def create(self, trial: Trial) -> None:
+        """Write down a new trial."""
+        self.folder(trial.id).mkdir(parents=True, exist_ok=True)
+        facts = {name: getattr(trial, name) for name in ("id", "number", "setting", "seed", "digest", "length")}
+        write_json(self.folder(trial.id) / "setting.json", {**facts, "created": trial.created})
+        self.save(trial)
+
+    def save(self, trial: Trial) -> None:
+        """Write a trial's record anew, without its reports: those have a file of their own."""
+        record = {key: value for key, value in asdict(trial).items() if key != "reports"}
+        write_json(self.folder(trial.id) / "trial.json", record)
+
+    def load(self) -> tuple[list[Trial], list[str]]:
+        """All trials, by name; and a sentence for each thing that could not be read."""
+        out, wrong = [], []
+        for folder in sorted(self.trials.iterdir()) if self.trials.is_dir() else []:
+            if not folder.is_dir():
+                continue
+            record = read_json(folder / "trial.json")
+            if record is None:
+                record = read_json(folder / "setting.json")
+                what = "it goes on from its checkpoints" if record else "its setting is lost, so it counts as failed"
+                wrong.append(f"the record of trial {folder.name} cannot be read: {what}")
+            out.append(self._restored(folder, record))
+        return out, wrong
+
+    def _restored(self, folder: Path, record: Mapping[str, Any] | None) -> Trial:
+        known = {f.name for f in fields(Trial)}
+        try:
+            trial = Trial(**{key: value for key, value in (record or {}).items() if key in known})
+        except TypeError:
+            number = int("".join(filter(str.isdigit, folder.name.split("-")[0])) or 0)
+            trial = Trial(id=folder.name, number=number, setting={}, seed=None, digest="")
+            trial.state, trial.reason = FAILED, "its record is damaged"
+        trial.reports = self.reports(trial.id)
+        if trial.state in OPEN and trial.length and trial.at >= trial.length:
+            trial.state = DONE
+        return trial
+
+    def reports(self, trial: str) -> list[dict[str, Any]]:
+        """A trial's validations, each point of the run once; a torn last line is passed over."""
+        try:
+            lines = (self.folder(trial) / "reports.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        by_point: dict[float, dict[str, Any]] = {}
+        for line in lines:
+            try:
+                report = json.loads(line)
+                at, _ = float(report["at"]), float(report["score"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            by_point = {point: other for point, other in by_point.items() if point < at}  # gone back to there
+            by_point[at] = report
+        return list(by_point.values())
+
+    def note_time(self, seconds: float) -> None:
+        """Write down how long the sweep has taken, all starts together."""
+        write_json(self.path / "time.json", {"seconds": round(seconds, 1)})
+
+    def time_spent(self) -> float:
+        """The same, read; 0 where it is not known."""
+        found = read_json(self.path / "time.json")
+        return float(found["seconds"]) if isinstance(found, dict) and "seconds" in found else 0.0
+
+    def write_standing(self, trials: Iterable[Trial], mode: str) -> None:
+        """Note how the trials stand, best first."""
+        standing = [
+            {"id": trial.id, "state": trial.state, "best": trial.best(mode)} for trial in ranked(list(trials), mode)
+        ]
+        write_json(self.path / "standing.json", standing)
+
+    def standing(self) -> list[dict[str, Any]]:
+        """The same, read."""
+        found = read_json(self.path / "standing.json")
+        return found if isinstance(found, list) else []
+
+
+def ranked(trials: list[Trial], mode: str) -> list[Trial]:
+    """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last."""
+    sign = -1.0 if mode == "max" else 1.0
+    of_setting: dict[int, list[float]] = {}
+    for trial in trials:
+        value = trial.best(mode)
+        if value is not None and trial.state != FAILED:
+            of_setting.setdefault(trial.number, []).append(value)
+    means = {number: sum(values) / len(values) for number, values in of_setting.items()}
+
+    def key(trial: Trial) -> tuple[Any, ...]:
+        value = trial.best(mode)
+        if trial.state == FAILED or value is None:
+            return (2 if trial.state == FAILED else 1, 0.0, 0.0, trial.id)
+        return (0, sign * means[trial.number], sign * value, trial.id)
+
+    return sorted(trials, key=key)
+
+
+def append_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Add a line to a trial's reports, on the disk before this returns."""
+    with (folder / "reports.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(report) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, default=str)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float, busy: str) -> Iterator[None]:
+    """Hold a lock file for as long as the ``with`` block; it is free as soon as its holder is dead.
+
+    Args:
+        path: The lock file.
+        timeout_s: How long to wait for it.
+        busy: What to say when it stays taken.
+
+    Raises:
+        InputError: It stays taken.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise InputError(busy) from None
+                time.sleep(0.02)
+        yield

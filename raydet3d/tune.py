@@ -1,0 +1,105 @@
+"""The door to sweeps: ``python -m raydet3d.tune CONFIG SWEEP.yaml``; the same command goes on after any stop."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raydet3d.config import parse_options
+from raydet3d.errors import InputError
+from raydet3d.launch.door import run_door, version
+from raydet3d.launch.sweep.api import report, sweep
+from raydet3d.launch.sweep.results import Results
+
+__all__ = ["report", "sweep"]
+
+EXAMPLES = """examples:
+  python -m raydet3d.tune configs/demo/pointpillars_town.py configs/sweeps/lr_asha.yaml
+  python -m raydet3d.tune CONFIG SWEEP.yaml --smoke            # the same in small, to see that it works
+  python -m raydet3d.tune CONFIG SWEEP.yaml                    # once more: goes on where it was stopped or killed
+  python -m raydet3d.tune --report work_dirs/NAME              # tables, pictures and report.html anew
+
+from a notebook:
+  from raydet3d.tune import sweep
+  results = sweep("configs/demo/pointpillars_town.py", "configs/sweeps/lr_asha.yaml")
+  results                      # the table
+  results.best.setting, results.best_config
+
+exit codes: 0 done; 1 failed; 2 something in the config, the sweep or the flags has to be mended first;
+130 interrupted, and the same command goes on"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The door's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raydet3d.tune",
+        description="Try settings of a config: search, stop the hopeless early, rank, and write the best as a config.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="config file, or a shipped one's path")
+    parser.add_argument("sweep", metavar="SWEEP.yaml", nargs="?", help="what is tried, and how")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys or variables of the config, for all trials",
+    )
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="the sweep's folder (default: work_dirs/<config's name>-<sweep's name>)"
+    )
+    parser.add_argument("--smoke", action="store_true", help="the small size that the sweep's smoke section describes")
+    parser.add_argument("--report", metavar="DIR", help="write a sweep's tables, pictures and report anew")
+    parser.add_argument("--version", action="version", version=version())
+    return parser
+
+
+def tune(args: argparse.Namespace) -> int:
+    """Run the door.
+
+    Returns:
+        The exit code.
+    """
+    if args.report is not None:
+        if args.config is not None:
+            raise InputError("--report takes the sweep's folder alone, without CONFIG and SWEEP.yaml")
+        results = report(args.report)
+    else:
+        if args.config is None or args.sweep is None:
+            raise InputError("give CONFIG and SWEEP.yaml, or --report DIR; --help shows examples")
+        results = sweep(
+            args.config,
+            args.sweep,
+            work_dir=args.work_dir,
+            cfg_options=parse_options(args.cfg_options),
+            smoke=args.smoke,
+        )
+    print_results(results)
+    return 0
+
+
+def print_results(results: Results) -> None:
+    """The last lines of a sweep: the table, and where things lie."""
+    print(results)
+    print(f"{len(results.trials)} trials in {int(results.seconds) // 60} min {int(results.seconds) % 60} s")
+    best = results.best
+    if best is not None:
+        print(f"Best: trial {best.id}, {results.metric.rsplit('/', 1)[-1]} {best.best(results.mode):.4f}")
+        print(f"Best config: {_short(results.best_config)}")
+    for title, name in (("Table", "results.csv"), ("Report", "report.html")):
+        print(f"{title}: {_short(results.folder / name)}")
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main() -> int:
+    """Parse the command line and sweep."""
+    return tune(make_parser().parse_args())
+
+
+if __name__ == "__main__":
+    run_door(main)

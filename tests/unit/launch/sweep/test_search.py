@@ -1,0 +1,71 @@
+"""Searches: what a stop in between changes (nothing), that no setting comes twice, that Optuna learns."""
+
+import math
+from typing import Any
+
+import pytest
+
+from raydet3d.launch.sweep.search import make_settings
+from raydet3d.launch.sweep.space import Setting, Space
+from raydet3d.launch.sweep.spec import Search
+
+SPACE = Space.read(
+    "s",
+    {"lr": {"loguniform": [1e-4, 1e-1]}, "kind": {"choice": ["a", "b"]}, "k": {"int": [1, 9], "when": {"kind": "b"}}},
+)
+
+
+def value(setting: Setting) -> float:
+    return -abs(math.log10(setting["lr"]) + 2) - (setting["kind"] != "b") + setting.get("k", 0) / 10
+
+
+def found(search: Search, count: int, stop: int | None = None) -> list[Setting]:
+    """Settings of a search that is made anew after ``stop`` of them, from what is known of those."""
+    settings, out = make_settings(SPACE, search, "max"), list[Setting]()
+    for number in range(count):
+        if number == stop:
+            settings = make_settings(SPACE, search, "max")
+            for old in out:
+                settings.note(old)
+                settings.tell(old, value(old))
+        new = settings.propose(number)
+        assert new is not None
+        settings.note(new)
+        settings.tell(new, value(new))
+        out.append(new)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_a_stop_changes_nothing(kind: str) -> None:
+    if kind == "optuna":
+        pytest.importorskip("optuna", reason="an extra")
+    search = Search(type=kind, seed=5)
+    whole = found(search, 14)
+    assert found(search, 14, stop=6) == whole
+    assert found(Search(type=kind, seed=6), 3) != whole[:3]
+
+
+def test_optuna_does_better_than_chance() -> None:
+    pytest.importorskip("optuna", reason="an extra")
+    late = [value(setting) for setting in found(Search(type="optuna"), 40)[20:]]
+    chance = [value(setting) for setting in found(Search(type="random"), 40)[20:]]
+    assert sum(late) / 20 > sum(chance) / 20 + 0.5
+
+
+def test_a_small_space_is_tried_out_once() -> None:
+    space = Space.read("s", {"a": [1, 2], "b": [1, 2, 3]})
+    for kind in ("random", "grid"):
+        settings, seen = make_settings(space, Search(type=kind), "max"), list[Any]()
+        while (setting := settings.propose(len(seen))) is not None:
+            settings.note(setting)
+            seen.append(setting)
+        assert sorted((s["a"], s["b"]) for s in seen) == [(a, b) for a in (1, 2) for b in (1, 2, 3)]
+
+
+def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
+    space = Space.read("s", {"a": {"grid": [1, 2, 3]}, "lr": {"uniform": [0, 1]}})
+    settings = make_settings(space, Search(), "max")
+    drawn = [settings.propose(number) for number in range(6)]
+    assert [setting["a"] for setting in drawn if setting] == [1, 2, 3, 1, 2, 3]
+    assert len({setting["lr"] for setting in drawn if setting}) == 6

@@ -1,0 +1,33 @@
+"""Stop rules, by hand-worked curves."""
+
+import pytest
+
+from raydet3d.launch.sweep.stop import StopRule
+
+UP = [{"at": i + 1, "score": s, "toy/loss": 9 - s} for i, s in enumerate([1.0, 2.0, 2.1, 2.05, 2.0])]
+
+
+@pytest.mark.parametrize(
+    ("rule", "count", "stops"),
+    [
+        (StopRule(above=1.5), 1, False),
+        (StopRule(above=1.5), 2, True),
+        (StopRule(below=1.5), 1, True),
+        (StopRule(below=1.5, after=2), 1, False),
+        (StopRule(plateau=2), 4, False),
+        (StopRule(plateau=2), 5, True),
+        (StopRule(plateau=2, min_delta=0.2), 4, True),
+        (StopRule(metric="loss", below=7.2), 2, True),
+        (StopRule(metric="unknown", below=7.2), 2, False),
+    ],
+)
+def test_rules(rule: StopRule, count: int, stops: bool) -> None:
+    reason = rule.reason(UP[:count], mode="max")
+    assert (reason is not None) is stops
+    assert reason is None or reason.startswith("stop rule: ")
+
+
+def test_a_plateau_of_what_should_sink() -> None:
+    down = [{"at": i, "score": -float(i)} for i in range(6)]
+    assert StopRule(plateau=2).reason(down, mode="min") is None
+    assert StopRule(plateau=2).reason(down, mode="max") is not None
