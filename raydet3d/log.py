@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NAME = "raydet3d"
@@ -27,6 +30,37 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE})
+_failing: set[str] = set()
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """Let the writing of curves and pictures fail for want of room: that is told once, and the training goes on.
+
+    Args:
+        what: The file, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        if what not in _failing:
+            _failing.add(what)
+            get_logger().warning("%s cannot be written (%s); the training goes on without", what, error.strerror)
+    else:
+        _failing.discard(what)
+
+
+class _File(logging.FileHandler):
+    """A log file on a disk that may be full: the console still has the line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO") -> logging.Logger:
     """A logger of one run, apart from every other run's.
 
@@ -48,7 +82,7 @@ def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: in
     handlers: list[logging.Handler] = [_Stdout()]
     if file is not None and rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_File(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, default_work_dir, find_config, parse_options
+from raydet3d.config import Config, find_config, parse_options, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.options import RayOptions
@@ -74,7 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
-    cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
+    cfg["work_dir"] = work_dir_of(cfg, cfg.filename)
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
@@ -103,7 +103,7 @@ def train(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 0:
         raise InputError(f"--workers must be 0 or more, got {args.workers}")
     cfg = load_config(args)
-    work_dir = Path(cfg["work_dir"])
+    work_dir = cfg["work_dir"]
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
         check_this_machine(options)
@@ -159,6 +159,8 @@ def print_result(result: dict[str, Any], *, seconds: float) -> None:
     ):
         if result.get(key):
             print(f"{title}: {result[key]}")
+    for name, why in result.get("not_kept", {}).items():
+        print(f"Not kept: {name}: {why}")
     for name, value in result.get("headline", {}).items():
         print(f"{name}: {value:.2f}")
 

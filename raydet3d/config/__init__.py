@@ -1,7 +1,7 @@
 """Config files: read them, inherit, override, write them back. Nothing here imports torch."""
 
 from raydet3d.config.config import Config
-from raydet3d.config.find import configs_root, default_work_dir, find_config
+from raydet3d.config.find import configs_root, default_work_dir, find_config, is_uri, work_dir_of
 from raydet3d.config.options import parse_options, parse_value
 from raydet3d.config.read import MissingConfig
 from raydet3d.config.tree import ConfigDict
@@ -13,6 +13,8 @@ __all__ = [
     "configs_root",
     "default_work_dir",
     "find_config",
+    "is_uri",
     "parse_options",
     "parse_value",
+    "work_dir_of",
 ]

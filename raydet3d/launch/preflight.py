@@ -8,17 +8,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
 from raydet3d.machine import num_processors
 
 
-def check_work_dir(work_dir: Path) -> None:
+def check_work_dir(work_dir: Path | str) -> None:
     """Make the work dir and write to it once.
+
+    Args:
+        work_dir: A path, or a URI.
 
     Raises:
         InputError: It cannot be made or written to.
     """
+    if is_uri(str(work_dir)):
+        from raydet3d.runtime.store.place import probe
+
+        probe(str(work_dir))
+        return
+    work_dir = Path(work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=work_dir):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from raydet3d.launch.options import RayOptions
 from raydet3d.launch.preflight import settle
 from raydet3d.launch.worker import Plan, work
 from raydet3d.log import get_logger
+from raydet3d.runtime.store.place import place_at
 
 # Read by Ray when it is imported, or by the processes that it starts; what the user has set already stays.
 SETTINGS = {
@@ -40,7 +40,7 @@ import ray.train  # noqa: E402
 from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
 
 
-def fit(plan: Plan, options: RayOptions, *, work_dir: Path) -> dict[str, Any]:
+def fit(plan: Plan, options: RayOptions, *, work_dir: Path | str) -> dict[str, Any]:
     """Train on Ray workers.
 
     Joins the cluster that ``RAY_ADDRESS`` names (a Ray job has it set); else starts one on this machine and stops it at
@@ -49,7 +49,7 @@ def fit(plan: Plan, options: RayOptions, *, work_dir: Path) -> dict[str, Any]:
     Args:
         plan: The run.
         options: What it asks of the cluster.
-        work_dir: The run's folder; Ray's own files go to ``.ray`` in it.
+        work_dir: The run's folder, or a URI; Ray's own files go to ``.ray`` in it.
 
     Returns:
         Rank 0's result, with ``workers`` and ``cpus`` added.
@@ -91,9 +91,9 @@ def cluster(options: RayOptions) -> Iterator[str]:
         ray.shutdown()
 
 
-def _try_until_done(plan: Plan, options: RayOptions, work_dir: Path) -> dict[str, Any]:
+def _try_until_done(plan: Plan, options: RayOptions, work_dir: Path | str) -> dict[str, Any]:
     """Fit, and fit again from the newest checkpoint when a worker process died, as often as the options allow."""
-    storage = work_dir / ".ray"
+    storage = f"{work_dir}/.ray"
     for attempt in range(options.max_failures + 1):
         name = f"{plan.run_id}-a{attempt}"
         try:
@@ -111,12 +111,13 @@ def _try_until_done(plan: Plan, options: RayOptions, work_dir: Path) -> dict[str
                 options.max_failures,
             )
             continue
-        shutil.rmtree(storage / name, ignore_errors=True)
+        with suppress(OSError):
+            place_at(storage).remove(name)
         return {**result, "restarts": attempt}
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _fit_once(plan: Plan, options: RayOptions, storage: Path, name: str) -> dict[str, Any]:
+def _fit_once(plan: Plan, options: RayOptions, storage: str, name: str) -> dict[str, Any]:
     use_gpu = bool(options.gpus_per_worker)
     resources = {"CPU": options.cpus_per_worker}
     if use_gpu:
@@ -130,7 +131,7 @@ def _fit_once(plan: Plan, options: RayOptions, storage: Path, name: str) -> dict
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=0),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

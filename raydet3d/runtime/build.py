@@ -36,7 +36,8 @@ from raydet3d.runtime.loaders import build_loader, ready_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
-from raydet3d.runtime.start import apply_env, find_start, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.sharded import is_sharded_model, refuse_hooks
+from raydet3d.runtime.start import apply_env, find_start, home_of, pick_device, place, settle_seed, settle_timestamp
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
 __all__ = [
@@ -83,7 +84,8 @@ def assemble(
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
-    start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
+    home = home_of(cfg)
+    start = find_start(cfg, resume, home, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
 
@@ -94,18 +96,21 @@ def assemble(
         level=cfg.get("log_level", "INFO"),
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
-        logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
+        logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
     with at("log_processor"):
         log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
     hooks = build_hooks(cfg, extra_hooks)
     visualizer = build_visualizer(cfg, save_dir=work_dir / timestamp)
     model = wrap_model(build_model(cfg).to(device), cfg, device)
+    if is_sharded_model(model):
+        refuse_hooks(hooks)
 
     full_name = f"{name}_{timestamp}"
     runner = Runner(
         model=model,
         device=device,
         work_dir=work_dir,
+        home=home,
         timestamp=timestamp,
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,

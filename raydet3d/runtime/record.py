@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raydet3d.log import spared
+
 
 class Record:
     """One line of numbers for each logged iteration and each validation, from the first start to the last.
@@ -26,6 +28,7 @@ class Record:
         self.path = path
         self._reached = -1
         self._open = False
+        self._torn = False  # whether the last line may have been cut short by a full disk
 
     def begin(self, iteration: int, *, drop_validation: bool = False) -> None:
         """Make the file end at a point of the run.
@@ -78,8 +81,11 @@ class Record:
         line = {**tag, "step": step, "mode": mode, "iter": iteration}
         if iteration <= self._reached:
             line["redone"] = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _to_json(v) for k, v in line.items()}) + "\n")
+        with spared(str(self.path)), self.path.open("a", encoding="utf-8") as file:
+            torn, self._torn = self._torn, True
+            file.write("\n" * torn + json.dumps({k: _to_json(v) for k, v in line.items()}) + "\n")
+            file.flush()
+            self._torn = False
 
 
 def _to_json(value: Any) -> Any:
