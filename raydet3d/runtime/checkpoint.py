@@ -32,9 +32,8 @@ from raydet3d.errors import InputError
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.store.content import complete, read_head
 from raydet3d.runtime.store.entry import Entry, surplus
-from raydet3d.runtime.store.hostcopy import HostCopy, num_bytes
+from raydet3d.runtime.store.hostcopy import HostCopy, is_sharded, num_bytes
 from raydet3d.runtime.store.place import Folder, Location, Place, digest_of, place_at, read
-from raydet3d.runtime.store.shards import Ranks, is_sharded
 
 POINTER = "last_checkpoint"
 PIN = ".pin-"
@@ -81,7 +80,7 @@ class Store:
         self.logger = logger or logging.getLogger("raydet3d")
         self._pointers = self.folder if pointer_dir is None else place_at(pointer_dir)
         self._copies = HostCopy()
-        self._ranks = Ranks()
+        self._ranks: Any = None  # of a sharded model, once it is saved
         self._thread: threading.Thread | None = None
         self.failure: str | None = None  # of the last save
         self.after_write: Callable[[], None] | None = None  # called when a checkpoint is in place
@@ -121,8 +120,10 @@ class Store:
         """
         self.drain()  # one in flight at a time
         sharded = is_sharded(state)
-        if sharded:
-            self._ranks.meet()
+        if sharded and self._ranks is None:
+            from raydet3d.runtime.store.shards import Ranks  # half of torch.distributed: for those who use it
+
+            self._ranks = Ranks()
         entry = Entry(
             name=name,
             sha256=[],

@@ -24,9 +24,9 @@ from raydet3d.runtime.sharded import is_sharded_model
 from raydet3d.runtime.start import Start
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.store.content import complete, locate, read_head
+from raydet3d.runtime.store.hostcopy import is_sharded
 from raydet3d.runtime.store.mirror import Mirror
 from raydet3d.runtime.store.place import Bucket, Location
-from raydet3d.runtime.store.shards import is_sharded
 from raydet3d.runtime.summary import headline, summarize, to_lines
 from raydet3d.runtime.weights import load_weights, revised
 from raydet3d.runtime.wrappers import unwrapped

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from raydet3d import dist
 from raydet3d.errors import InputError
@@ -55,6 +53,10 @@ class MMFullyShardedDataParallel(nn.Module):
         find_unused_parameters: bool = False,
     ) -> None:
         super().__init__()
+        # Here, not above: half of torch.distributed, which other runs do not need.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
         init = getattr(module, "init_weights", None)
         if init is not None:
             init()
@@ -139,7 +141,9 @@ def refuse_hooks(hooks: Iterable[Any]) -> None:
             raise InputError("EMAHook needs a copy of the model, which MMFullyShardedDataParallel cannot give it")
 
 
-def _policy(given: Mapping[str, str] | None) -> MixedPrecisionPolicy:
+def _policy(given: Mapping[str, str] | None) -> Any:
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     types: dict[str, Any] = {}
     for key, value in (given or {}).items():
         if key not in ("param_dtype", "reduce_dtype", "output_dtype") or value not in DTYPES:

@@ -11,8 +11,8 @@ from torch import Tensor
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.runtime.reader import read_checkpoint
+from raydet3d.runtime.store.hostcopy import is_sharded
 from raydet3d.runtime.store.place import Location, Place, place_at, read
-from raydet3d.runtime.store.shards import fill_in, read_rest, spread
 
 SHARDS = "shards"
 
@@ -35,6 +35,8 @@ def read_head(location: Location) -> dict[str, Any]:
         except OSError as error:
             if not place.names(name):
                 raise InputError(f"cannot read checkpoint {location}: {error.strerror or error}") from None
+    from raydet3d.runtime.store.shards import read_rest  # half of torch.distributed: for those who use it
+
     return {**read_rest(place, name), SHARDS: True}
 
 
@@ -47,6 +49,10 @@ def complete(head: Mapping[str, Any], location: Location, like: Mapping[str, Ten
         like: The model's parameters by name.
     """
     content = {key: value for key, value in head.items() if key != SHARDS}
+    if SHARDS not in head and not is_sharded(like):
+        return content
+    from raydet3d.runtime.store.shards import fill_in, spread
+
     if SHARDS in head:
         content = fill_in(content, *_split(location), like)
     state: dict[str, Any] = spread(content, like)

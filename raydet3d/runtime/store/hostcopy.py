@@ -83,6 +83,15 @@ def to_host(value: Any) -> Any:
     return copy
 
 
+def is_sharded(value: Any) -> bool:
+    """Whether there is a tensor in nested containers that is sharded over the ranks."""
+    if isinstance(value, Mapping):
+        return any(map(is_sharded, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(is_sharded, value))
+    return hasattr(value, "full_tensor")  # so as not to import half of torch.distributed for everybody
+
+
 def num_bytes(value: Any) -> int:
     """Bytes of all tensors in nested containers (of a sharded one, those of this rank)."""
     if isinstance(value, Tensor):

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 from torch.distributed.checkpoint import metadata as dcp_metadata
+from torch.distributed.checkpoint.api import CheckpointException  # no Exception, but a BaseException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -36,28 +37,17 @@ REST = "state.pth"
 MARK = "sharded"
 
 
-def is_sharded(value: Any) -> bool:
-    """Whether there is a sharded tensor in nested containers."""
-    if isinstance(value, Mapping):
-        return any(map(is_sharded, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(is_sharded, value))
-    return isinstance(value, DTensor)
-
-
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
 class Ranks:
-    """What the ranks' writer threads say to each other, apart from the training's own collectives."""
+    """What the ranks' writer threads say to each other, apart from the training's own collectives.
+
+    Every rank makes one, from its main thread.
+    """
 
     def __init__(self) -> None:
-        self._group: Any = None
-
-    def meet(self) -> None:
-        """Form the group; every rank calls it, from its main thread."""
-        if self._group is None:
-            self._group = torch_dist.new_group(backend="gloo")
+        self._group = torch_dist.new_group(backend="gloo")
 
     @property
     def rank(self) -> int:
@@ -103,7 +93,7 @@ class Ranks:
                 place.commit(whole)
                 inner.append(f"{folder}/{REST}")
             files = {file: list(digest_of(place, f"{name}/{file}")) for file in inner}
-        except Exception as error:  # noqa: BLE001 - the others must hear of it
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - the others must hear of it
             failure = _told(error)
         all_files: list[Any] = [None] * self.world_size
         torch_dist.all_gather_object(all_files, (failure, files), group=self._group)
@@ -142,7 +132,7 @@ def _local(place: Place, name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What went wrong; torch wraps the ranks' errors in one of its own."""
     inner = getattr(error, "failures", None)
     if isinstance(inner, Mapping) and inner:
@@ -198,7 +188,7 @@ def fill_in(rest: Mapping[str, Any], place: Place, name: str, like: Mapping[str,
             load(tensors, storage_reader=reader, no_dist=True)
     except InputError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch trip over
+    except (Exception, CheckpointException) as error:  # noqa: BLE001 - whatever a damaged file does
         raise InputError(f"checkpoint {place.where(name)} is damaged: {_told(error)}") from None
     return _put_in(rest, tensors)
 
@@ -210,8 +200,6 @@ def spread(state: Any, like: Mapping[str, Tensor]) -> Any:
         state: A checkpoint's content.
         like: Parameters by name.
     """
-    if not any(isinstance(param, DTensor) for param in like.values()):
-        return state
 
     def cut(value: Any, owner: str | None) -> Any:
         param = like.get(owner or "")
