@@ -202,9 +202,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--node-id", help="the node to drain (default: this machine's)")
     parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two questions")
     parser.add_argument("--metadata", default=LOCAL, metavar="URL", help="the metadata service")
+    parser.add_argument(
+        "--now", type=float, metavar="S", help="do not watch: drain, and wait S seconds for the work to go"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level="INFO", stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s")
 
+    if args.now is not None:
+        Node(args.address, args.node_id).drain(Notice("this machine is shut down", args.now))
+        time.sleep(args.now)
+        return 0
     metadata = Metadata(args.metadata)
     cloud = find_cloud(metadata) if args.cloud == "auto" else args.cloud
     if cloud is None:

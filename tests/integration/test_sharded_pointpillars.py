@@ -30,7 +30,6 @@ def losses(wrapper: dict[str, Any] | None, steps: int) -> tuple[list[float], int
     cfg: dict[str, Any] = {"model_wrapper_cfg": wrapper} if wrapper else {}
     model: Any = wrap_model(MODELS.build(reduced()), cfg, torch.device("cpu"))
     if wrapper is None:
-        set_seed(0)
         unwrapped(model).init_weights()  # type: ignore[operator]
     optim = build_optim_wrapper(unwrapped(model), OPTIM)
     out = []
