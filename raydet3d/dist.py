@@ -1,15 +1,21 @@
-"""Rank, world size and collectives over torch.distributed; no-ops when a process is alone."""
+"""Rank, world size and collectives over torch.distributed: no-ops when alone; and the model inside its wrapper."""
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as torch_dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet3d.registry import MODEL_WRAPPERS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +56,22 @@ def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
         return function(*args, **kwargs) if is_main_process() else None
 
     return guarded
+
+
+def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str, Any]:
+    """How the ranks of a run meet: arguments of ``init_process_group``.
+
+    Args:
+        dist_cfg: ``env_cfg.dist_cfg``: ``backend`` and ``timeout`` (in seconds). ``nccl``, which every published config
+            says, means the GPUs' way where there are some, and gloo for what lies on the host.
+        cuda: Whether the ranks have GPUs.
+    """
+    given = dict(dist_cfg or {})
+    backend = given.get("backend") or "nccl"
+    if backend == "nccl":
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    timeout = given.get("timeout")
+    return {"backend": backend, **({} if timeout is None else {"timeout": timedelta(seconds=float(timeout))})}
 
 
 def barrier() -> None:
@@ -136,6 +158,41 @@ def gather_object(value: Any, dst: int = 0) -> list[Any] | None:
     return out
 
 
+def all_gather(data: Tensor) -> list[Tensor]:
+    """Every rank's tensor, of the same shape, in rank order, on every rank."""
+    if get_world_size() == 1:
+        return [data]
+    out = [torch.empty_like(data) for _ in range(get_world_size())]
+    torch_dist.all_gather(out, data)
+    return out
+
+
+def gather(data: Tensor, dst: int = 0) -> list[Tensor]:
+    """Every rank's tensor, of the same shape, in rank order on rank ``dst``; an empty list on the others."""
+    parts = all_gather(data)  # not every backend can gather
+    return parts if get_rank() == dst else []
+
+
+def broadcast_object_list(data: list[Any], src: int = 0) -> None:
+    """Overwrite the items of a list with rank ``src``'s, in place."""
+    data[:] = broadcast_object(data, src)
+
+
+def sync_random_seed() -> int:
+    """A random seed that is the same on every rank."""
+    return int(broadcast_object(secrets.randbelow(2**31)))
+
+
+def get_backend() -> str | None:
+    """Name of the process group's backend; None when alone."""
+    return str(torch_dist.get_backend()) if is_distributed() else None
+
+
+def get_local_rank() -> int:
+    """This process's place among those of its machine; 0 when alone."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if is_distributed() else 0
+
+
 def all_reduce(data: Tensor, op: str = "sum") -> None:
     """Combine a tensor over all ranks, in place.
 
@@ -157,7 +214,27 @@ def all_reduce(data: Tensor, op: str = "sum") -> None:
     torch_dist.all_reduce(data, getattr(torch_dist.ReduceOp, op.upper()))
 
 
-def collect_results(results: list[Any], size: int) -> list[Any] | None:
+def all_reduce_dict(data: dict[str, Tensor], op: str = "sum") -> None:
+    """Combine each tensor of a dict over all ranks, in place."""
+    for name in sorted(data):
+        all_reduce(data[name], op)
+
+
+def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
+    """Combine parameters or buffers over all ranks, in place; those of one type travel together."""
+    if get_world_size() == 1:
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in params:
+        kinds.setdefault(tensor.dtype, []).append(tensor.detach())
+    for tensors in kinds.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        all_reduce(flat, op)
+        for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: str | None = None) -> list[Any] | None:
     """One list of all ranks' results in data set order, on rank 0.
 
     A sampler deals samples out in turn (rank r holds r, r + world, ...), so the lists are interleaved; what the
@@ -166,6 +243,8 @@ def collect_results(results: list[Any], size: int) -> list[Any] | None:
     Args:
         results: This rank's results, in the order of its samples.
         size: Number of samples in the data set.
+        device: Accepted for MMEngine's sake, as is ``tmpdir``: nothing goes through files.
+        tmpdir: See ``device``.
 
     Returns:
         ``size`` results on rank 0, None elsewhere.
@@ -177,8 +256,21 @@ def collect_results(results: list[Any], size: int) -> list[Any] | None:
     return [part[i] for i in range(longest) for part in parts if i < len(part)][:size]
 
 
-def broadcast_buffers(module: torch.nn.Module) -> None:
+def broadcast_buffers(module: nn.Module) -> None:
     """Give every rank rank 0's buffers (BatchNorm statistics), so that all evaluate the same model."""
     if get_world_size() > 1:
         for buffer in module.buffers():
             torch_dist.broadcast(buffer, 0)
+
+
+def is_model_wrapper(model: nn.Module) -> bool:
+    """Whether a module stands round a model, as ``module``."""
+    kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
+    return isinstance(model, (DistributedDataParallel, *kinds))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself."""
+    inner = model.module if is_model_wrapper(model) else model
+    assert isinstance(inner, nn.Module)
+    return inner

@@ -12,7 +12,12 @@ class InputError(ValueError):
     """What the user gave is wrong: a config, a path, a file's content, a flag.
 
     The message is one line that names the file, the key and the value, and says what would be right.
+
+    Attributes:
+        detail: What else to show below that line: the trace of a user's own module.
     """
+
+    detail: str = ""
 
     def __init__(self, *args: object) -> None:
         if args and isinstance(args[0], str) and (caught := _FROM_A_LOADER.match(args[0])):

@@ -77,7 +77,7 @@ def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
     given = cfg.get("test_evaluator")
     if given is None:
         raise InputError("the config has no test_evaluator, so there is nothing to score with")
-    if isinstance(given, MutableMapping) and given.get("type") == "Evaluator":
+    if isinstance(given, MutableMapping) and str(given.get("type")).rpartition(".")[2] == "Evaluator":
         given = given["metrics"]
     return list(given) if isinstance(given, list | tuple) else [given]
 
@@ -89,6 +89,11 @@ def evaluate(args: argparse.Namespace) -> int:
         The exit code.
     """
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _evaluate(cfg, args)
+
+
+def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
     check_work_dir(cfg["work_dir"])
 
     import torch
@@ -96,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from raydet3d.dist import first, is_main_process
     from raydet3d.runtime.build import assemble, ready_data
 
-    device = join_torchrun() if is_torchrun() else None
+    device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
     first(lambda: ready_data(cfg))
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)

@@ -4,14 +4,51 @@ from __future__ import annotations
 
 import errno
 import logging
+import logging.handlers
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from raydet3d.current import Current
 
 NAME = "raydet3d"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 DATES = "%m/%d %H:%M:%S"
+
+
+class LineFile:
+    """A file that whole lines are appended to. It stays open between them, since opening costs more than writing.
+
+    Args:
+        path: The file; its folder is made when the first line comes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number: int | None = None
+        self._torn = False  # whether a full disk has cut the last line short
+
+    def write(self, line: str) -> None:
+        """Append a line; it is in the file when this returns, unless the disk is full."""
+        with spared(str(self.path)):
+            if self._number is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            data = f"{chr(10) * self._torn}{line}\n".encode()
+            self._torn = True
+            self._torn = os.write(self._number, data) < len(data)
+
+    def close(self) -> None:
+        """Give the file back; a further line opens it anew."""
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def get_logger() -> logging.Logger:
@@ -61,7 +98,25 @@ class _File(logging.FileHandler):
             super().handleError(record)
 
 
-def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO") -> logging.Logger:
+class _Held(logging.handlers.BufferingHandler):
+    """Keeps lines until it is known whether there will be a run to speak of.
+
+    Args:
+        file: Where they go besides the console.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        super().__init__(capacity=0)
+        self.file = file
+
+    def shouldFlush(self, record: logging.LogRecord) -> bool:
+        """Never by itself."""
+        return False
+
+
+def open_logger(
+    name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO", held: bool = False
+) -> logging.Logger:
     """A logger of one run, apart from every other run's.
 
     Args:
@@ -69,6 +124,7 @@ def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: in
         file: File to append lines to (rank 0 only).
         rank: Other ranks print errors only.
         level: Least level that rank 0 prints.
+        held: Keep all lines back until ``release_lines``; the file is not made before.
 
     Returns:
         A logger that does not propagate; ``close_logger`` gives its file back.
@@ -78,15 +134,32 @@ def open_logger(name: str, file: Path | None = None, *, rank: int = 0, level: in
     logger.propagate = False
     _show_library_lines(rank)
     logger.setLevel(level if rank == 0 else "ERROR")
+    file = file if rank == 0 else None
+    if held:
+        logger.addHandler(_Held(file))
+    else:
+        _add_handlers(logger, file)
+    return logger
+
+
+def _add_handlers(logger: logging.Logger, file: Path | None) -> None:
     formatter = logging.Formatter(FORMAT.replace("%(name)s", NAME), DATES)
     handlers: list[logging.Handler] = [_Stdout()]
-    if file is not None and rank == 0:
+    if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(_File(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
-    return logger
+
+
+def release_lines(logger: logging.Logger) -> None:
+    """Write the lines that a logger has kept back; from now on they are written as they come."""
+    for held in [handler for handler in logger.handlers if isinstance(handler, _Held)]:
+        logger.removeHandler(held)
+        _add_handlers(logger, held.file)
+        for record in held.buffer:
+            logger.handle(record)
 
 
 def _show_library_lines(rank: int) -> None:
@@ -105,3 +178,37 @@ def close_logger(logger: logging.Logger) -> None:
         logger.removeHandler(handler)
         if not isinstance(handler, _Stdout):
             handler.close()
+
+
+class MMLogger:
+    """MMEngine's way to ask for a logger: every name means the logger of the run that is at work."""
+
+    @staticmethod
+    def get_instance(name: str = "", **kwargs: Any) -> Any:
+        """The logger of the run that is at work; the package's, where none is.
+
+        Args:
+            name: Accepted for MMEngine's sake, as is the rest.
+            **kwargs: See ``name``.
+        """
+        return Current("logger", get_logger)
+
+    @staticmethod
+    def get_current_instance() -> Any:
+        """The logger of the run that is at work; the package's, where none is."""
+        return Current("logger", get_logger)
+
+
+def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+    """Say something, by MMEngine's function name.
+
+    Args:
+        msg: What to say.
+        logger: None prints, ``silent`` says nothing, a logger logs, ``current`` or another name means the logger of the
+            run that is at work.
+        level: Its level.
+    """
+    if logger is None:
+        print(msg)
+    elif logger != "silent":
+        (MMLogger.get_current_instance() if isinstance(logger, str) else logger).log(level, msg)

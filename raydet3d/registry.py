@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
+from raydet3d import compat
 from raydet3d.errors import InputError
 
 T = TypeVar("T")
@@ -32,16 +35,43 @@ class Registry:
     A scope prefix (``mmdet3d.VoxelNet``, ``mmengine.CheckpointHook``) is dropped: there is one table of each kind.
     Another name with dots is an import path first, then the entry of its last part.
 
+    A project may have tables of its own below these (``parent=MODELS, scope="mine"``): what the one does not know, the
+    other is asked for, in both directions; ``mine.Head`` asks the project's first.
+
     Args:
         name: What the table holds, for messages ("hook", "dataset", ...).
-        home: Package whose import fills the table; imported on the first miss. The only upward pointer of the house.
+        build_func: Builds in place of ``build``: called with the config, ``registry=`` and what ``build`` was given.
+        parent: The table that this one is below of.
+        scope: The project's name; that of the calling package, by default.
+        locations: Modules whose import fills the table; imported on the first miss.
+        home: The same, for the tables of this package. The only upward pointer of the house.
+
+    Raises:
+        ValueError: The parent has a table of that scope already.
     """
 
-    def __init__(self, name: str, *, home: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        build_func: Callable[..., Any] | None = None,
+        parent: Registry | None = None,
+        scope: str | None = None,
+        locations: Iterable[str] = (),
+        *,
+        home: str | None = None,
+    ) -> None:
         self.name = name
         self.home = home
+        self.build_func = build_func
+        self.parent = parent
+        self.scope = scope or str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        self.children: dict[str, Registry] = {}
         self._table: dict[str, Buildable] = {}
-        self._awake = home is None
+        self._asleep = [*([home] if home else []), *locations]
+        if parent is not None:
+            if self.scope in parent.children:
+                raise ValueError(f"the {parent.name} table has a table of scope {self.scope!r} already")
+            parent.children[self.scope] = self
 
     def __contains__(self, key: str) -> bool:
         return self._find(key) is not None
@@ -56,6 +86,22 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry({self.name!r}, {len(self._table)} names)"
+
+    @property
+    def module_dict(self) -> dict[str, Buildable]:
+        """The entries by name."""
+        self._wake()
+        return dict(self._table)
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Each entry's name, the module that it comes from, and the first sentence of what it says of itself."""
+        self._wake()
+        rows = []
+        for name, thing in sorted(self._table.items()):
+            paragraph = inspect.cleandoc(getattr(thing, "__doc__", None) or "").partition("\n\n")[0]
+            sentence = re.split(r"(?<=\.)\s", " ".join(paragraph.split()))[0]
+            rows.append((name, str(getattr(thing, "__module__", "")), sentence))
+        return rows
 
     @overload
     def register_module(
@@ -72,11 +118,14 @@ class Registry:
             module: The thing to enter, when not used as a decorator.
 
         Raises:
-            TypeError: ``force`` is not a bool, or the thing is not callable.
+            TypeError: ``force`` is not a bool, ``name`` no text (the parentheses are missing), or the thing is not
+                callable.
             KeyError: The name is taken by something else and ``force`` is false.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be a bool, got {type(force).__name__}")
+        if name is not None and not isinstance(name, str | list | tuple):
+            raise TypeError(f"a name is a text or a list of them, got {name!r}; write @TABLE.register_module()")
 
         def enter(thing: Any) -> Any:
             if not callable(thing):
@@ -100,37 +149,44 @@ class Registry:
         """
         found = self._find(key)
         if found is None:
-            near = difflib.get_close_matches(key.rsplit(".", 1)[-1], self._table, n=3, cutoff=0.6)
-            hint = (
-                f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self._table))}"
-            )
-            raise UnknownName(f"unknown {self.name} type {key!r}; {hint}")
+            raise UnknownName(f"unknown {self.name} type {key!r}; {self._hint(key.rpartition('.')[2])}")
         return found
 
-    def build(self, cfg: Mapping[str, Any], default_args: Mapping[str, Any] | None = None) -> Any:
-        """Make an object from ``dict(type=..., **arguments)``.
+    def _hint(self, name: str) -> str:
+        """What to say to somebody who asked for a name that is not there."""
+        others = [table.name for table in tables().values() if table is not self and name in table._table]
+        if others:
+            return f"the {' and the '.join(others)} table has it"
+        known = {name for table in self._family() for name in table._table}
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        if near:
+            return f"did you mean {' or '.join(map(repr, near))}?"
+        return f"known: {', '.join(sorted(known))}" if known else "the table is empty"
+
+    def build(self, cfg: Any, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """Make an object from ``dict(type=..., **arguments)``: by ``build_from_cfg``, or by the table's ``build_func``.
 
         Args:
             cfg: ``type`` is a name, an import path, a class or a function; the rest are its arguments.
             default_args: Arguments to use where ``cfg`` gives none.
+            kwargs: For the table's ``build_func``.
 
         Raises:
             BadArgument: ``cfg`` is no mapping, has no ``type``, lacks an argument, or has one that is unknown (the
                 message names the nearest).
             UnknownName: No such entry.
         """
-        if not isinstance(cfg, Mapping):
-            raise BadArgument(f"a {self.name} is built from a dict with a 'type', got {cfg!r}")
-        args = {**(default_args or {}), **cfg}
-        args.pop("_scope_", None)
-        if "type" not in args:
-            raise BadArgument(f"a {self.name} config needs a 'type'; got keys {sorted(map(str, args))}")
-        kind = args.pop("type")
-        thing = self.get(kind) if isinstance(kind, str) else kind
-        if not callable(thing):
-            raise BadArgument(f"a {self.name}'s type is a name, a class or a function, got {kind!r}")
-        self._check_arguments(thing, args)
-        return thing(**args)
+        make = self._builder()
+        if make is None and not isinstance(cfg, Mapping):
+            self._wake()  # what fills the table may say how to build from something else
+            make = self._builder()
+        if make is None:
+            return build_from_cfg(cfg, self, default_args)
+        given = {} if default_args is None else {"default_args": default_args}
+        return make(cfg, registry=self, **given, **kwargs)
+
+    def _builder(self) -> Callable[..., Any] | None:
+        return self.build_func or (self.parent._builder() if self.parent is not None else None)
 
     @contextmanager
     def temporary(self, **entries: Buildable) -> Iterator[Registry]:
@@ -143,71 +199,122 @@ class Registry:
         finally:
             self._table = before
 
+    def import_from_location(self) -> None:
+        """Fill the table now, instead of on its first miss."""
+        self._wake()
+
     def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True  # first, since what is imported asks this table again
+        while self._asleep:
+            home = self._asleep.pop(0)  # first, since what is imported asks this table again
             try:
-                importlib.import_module(str(self.home))
+                importlib.import_module(home)
             except BaseException:
-                self._awake = False
+                self._asleep.insert(0, home)
                 raise
+
+    def _family(self) -> Iterator[Registry]:
+        """This table, those above it, then those below."""
+        table: Registry | None = self
+        while table is not None:
+            yield table
+            table = table.parent
+        for child in self.children.values():
+            yield child
+            yield from child.children.values()
 
     def _find(self, key: str) -> Buildable | None:
         scope, _, short = key.rpartition(".")
-        if short not in self._table:
-            self._wake()
-        known = self._table.get(short)
-        if not scope or (known is not None and scope.partition(".")[0] in SCOPES):
+        family = list(self._family())
+        whose = scope.partition(".")[0]
+        if whose:  # the project's own table first
+            family.sort(key=lambda table: table.scope != whose or whose in SCOPES)
+        known = next((found for table in family if (found := table._known(short)) is not None), None)
+        if known is None and compat.wake(table.name for table in family):
+            known = next((found for table in family if (found := table._known(short)) is not None), None)
+        if not scope or (known is not None and (whose in SCOPES or whose in self.children)):
             return known
-        return _import_path(key) or known
+        found = compat.load(key)
+        return found if callable(found) else known
 
-    def _check_arguments(self, thing: Buildable, args: Mapping[str, Any]) -> None:
-        """Refuse an argument that the constructor does not take, with the nearest one that it does."""
-        try:
-            signature = inspect.signature(thing)
-        except (TypeError, ValueError):
-            return
-        title = f"{self.name} {getattr(thing, '__name__', thing)}"
-        parameters = signature.parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            for key in args:
-                if key not in parameters:
-                    near = difflib.get_close_matches(str(key), parameters, n=1, cutoff=0.6)
-                    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
-                    raise BadArgument(f"{title} has no argument {key!r}; {hint}")
-        try:
-            signature.bind(**args)
-        except TypeError as error:
-            raise BadArgument(f"{title}: {error}") from None
+    def _known(self, name: str) -> Buildable | None:
+        """The entry of this table alone, which wakes on a miss."""
+        if name not in self._table:
+            self._wake()
+        return self._table.get(name)
 
 
-def _import_path(path: str) -> Buildable | None:
-    """The thing at a dotted import path, or None where there is no such module or name."""
-    module, _, name = path.rpartition(".")
+def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+    """Make an object from ``dict(type=..., **arguments)``; see ``Registry.build``."""
+    if not isinstance(cfg, Mapping):
+        raise BadArgument(f"a {registry.name} is built from a dict with a 'type', got {cfg!r}")
+    args = {**(default_args or {}), **cfg}
+    args.pop("_scope_", None)
+    if "type" not in args:
+        raise BadArgument(f"a {registry.name} config needs a 'type'; got keys {sorted(map(str, args))}")
+    kind = args.pop("type")
+    thing = registry.get(kind) if isinstance(kind, str) else kind
+    if not callable(thing):
+        raise BadArgument(f"a {registry.name}'s type is a name, a class or a function, got {kind!r}")
+    args = {key: _fetched(value) for key, value in args.items()}
+    _check_arguments(registry, thing, args)
+    return thing(**args)
+
+
+def _check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
+    """Refuse an argument that the constructor does not take, with the nearest one that it does."""
     try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            return None
-        raise
-    return found if callable(found) else None
+        signature = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return
+    inner = getattr(thing, "func", thing)  # of a partial
+    title = f"{registry.name} {getattr(inner, '__name__', inner)}"
+    parameters = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in args:
+            if key not in parameters:
+                near = difflib.get_close_matches(str(key), parameters, n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
+                raise BadArgument(f"{title} has no argument {key!r}; {hint}")
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        raise BadArgument(f"{title}: {error}") from None
 
 
-HOOKS = Registry("hook", home="raydet3d.hooks")
+def tables() -> dict[str, Registry]:
+    """The tables of this package, by the names that they are imported under."""
+    return {name: value for name, value in globals().items() if isinstance(value, Registry)}
+
+
+def _fetched(value: Any) -> Any:
+    """A value with each ``Dotted`` path in it, in lists too, as what it names; dicts do so themselves, when read."""
+    if isinstance(value, compat.Dotted):
+        return value.build()
+    if type(value) in (list, tuple):
+        return type(value)(_fetched(item) for item in value)
+    return value
+
+
+RUNNERS = Registry("runner", home="raydet3d.runtime")
+RUNNER_CONSTRUCTORS = Registry("runner constructor", home="raydet3d.runtime")
 LOOPS = Registry("loop", home="raydet3d.runtime")
+STRATEGIES = Registry("strategy", home="raydet3d.runtime")
 LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime")
 MODEL_WRAPPERS = Registry("model wrapper", home="raydet3d.runtime")
+EVALUATOR = Registry("evaluator", home="raydet3d.runtime")
+INFERENCERS = Registry("inferencer", home="raydet3d.runtime")
+HOOKS = Registry("hook", home="raydet3d.hooks")
 DATASETS = Registry("dataset", home="raydet3d.data")
 DATA_SAMPLERS = Registry("sampler", home="raydet3d.data")
 TRANSFORMS = Registry("transform", home="raydet3d.data")
 FUNCTIONS = Registry("function", home="raydet3d.data")
 MODELS = Registry("model", home="raydet3d.models")
+WEIGHT_INITIALIZERS = Registry("weight initializer", home="raydet3d.models")
 TASK_UTILS = Registry("task part", home="raydet3d.models")
 OPTIMIZERS = Registry("optimizer", home="raydet3d.optim")
 OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim")
 PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim")
 METRICS = Registry("metric", home="raydet3d.metrics")
-EVALUATOR = Registry("evaluator", home="raydet3d.runtime")
 VISUALIZERS = Registry("visualizer", home="raydet3d.visual")
 VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual")

@@ -1,19 +1,23 @@
-"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups CONFIG``."""
+"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups|registry ...``."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raydet3d.config import Config, find_config, parse_options
+from raydet3d.config.tree import nearest
 from raydet3d.errors import InputError
 from raydet3d.launch.door import add_config, run_door, version
 from raydet3d.launch.options import RayOptions
+from raydet3d.registry import tables
 
 EXAMPLES = """examples:
   python -m raydet3d.show config CONFIG                         the config with its bases and overrides, as it will run
@@ -22,6 +26,8 @@ EXAMPLES = """examples:
   python -m raydet3d.show schedule CONFIG --epoch-length 619    the same where the data are not on this machine
   python -m raydet3d.show hooks CONFIG                          which hook is called at which stage, in order
   python -m raydet3d.show groups CONFIG                         which parameters train with which settings
+  python -m raydet3d.show registry                              the tables of what a config may name by type=...
+  python -m raydet3d.show registry OPTIMIZERS                   what one of them holds, and where it comes from
 
 exit codes: 0 done; 2 something in the config or the flags has to be mended"""
 
@@ -35,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
-    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups")
+    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|registry")
     for name, help_text in {
         "config": "the resolved config, as python",
         "schedule": "learning rate and momentum over the run",
@@ -59,6 +65,13 @@ def make_parser() -> argparse.ArgumentParser:
             )
             view.add_argument("--csv", type=Path, metavar="FILE", help="write every iteration's values to this file")
             view.add_argument("--png", type=Path, metavar="FILE", help="draw the curves into this file")
+    view = views.add_parser(
+        "registry",
+        help="what a config may name by type=...",
+        description="Show the tables of what a config may name by type=..., or what one of them holds.",
+    )
+    view.add_argument("table", nargs="?", metavar="TABLE", help="HOOKS, OPTIMIZERS, ... (default: all tables)")
+    view.add_argument("--config", metavar="CONFIG", help="import first what this config's custom_imports names")
     return parser
 
 
@@ -104,9 +117,11 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from torch import nn
 
     from raydet3d.runtime.build import build_optim, build_schedulers
+    from raydet3d.runtime.sections import refuse_deleted_optimizer
 
     # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
     given = _needed(cfg, "optim_wrapper")
+    refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
     scale = cfg.get("auto_scale_lr") or {}
@@ -139,7 +154,10 @@ def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
     workers = RayOptions.from_config(cfg.get("ray"), workers=args.workers).num_workers or 1
     if args.rows < 2:
         raise InputError(f"--rows must be 2 or more, got {args.rows}")
-    length, origin = epoch_length(cfg, given=args.epoch_length, workers=workers)
+    if args.epoch_length is None and counts_iterations(cfg):
+        length, origin = int(_needed(cfg, "train_cfg")["max_iters"]), "the run counts iterations, not epochs"
+    else:
+        length, origin = epoch_length(cfg, given=args.epoch_length, workers=workers)
     curves = trace_schedule(cfg, epoch_length=length, workers=workers)
     total = len(curves.lr)
     print(f"{total} iterations; an epoch has {length} ({origin})\n")
@@ -234,6 +252,13 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
     return length, f"{samples} samples / {workers} workers / batches of {batch}"
 
 
+def counts_iterations(cfg: Mapping[str, Any]) -> bool:
+    """Whether neither the run nor a schedule of it asks how long an epoch is."""
+    loop = _needed(cfg, "train_cfg")
+    given = _listed(cfg.get("param_scheduler"))
+    return bool(loop.get("max_iters")) and not any(item.get("by_epoch", True) for item in given)
+
+
 def _info_files(dataset: Mapping[str, Any]) -> Iterator[Path]:
     """The info files that a data set reads, also inside of wrappers."""
     inner = dataset.get("dataset")
@@ -287,6 +312,39 @@ def _shortened(names: Sequence[str], limit: int = 8) -> list[str]:
     )
 
 
+# ---------------------------------------------------------------------------------------------------------- registry
+
+
+def show_registry(table: str | None) -> None:
+    """Print all tables with what they hold, or one with a line for each name.
+
+    Args:
+        table: ``HOOKS``, in any case, also in the singular; None for all.
+    """
+    known = tables()
+    if table is None:
+        width = max(map(len, known))
+        for name, one in sorted(known.items()):
+            print(f"{name:<{width}}  {len(one):>3}  {_cut(', '.join(one), width + 7)}".rstrip())
+        return
+    names = {word: name for name in known for word in (name, name.removesuffix("S"))}
+    if table.upper() not in names:
+        hint = nearest(table.upper(), known) or f"; there are {', '.join(sorted(known))}"
+        raise InputError(f"no table {table!r}{hint}")
+    rows = known[names[table.upper()]].describe()
+    if not rows:
+        print(f"{names[table.upper()]} is empty; what a plug-in registers there can be named by type=...")
+    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    for title, module, doc in rows:
+        print(f"{title:<{widths[0]}}  {module:<{widths[1]}}  {_cut(doc, sum(widths) + 4)}".rstrip())
+
+
+def _cut(text: str, column: int) -> str:
+    """What of a text fits on a terminal's line from a column on; all of it where the reader is no terminal."""
+    room = shutil.get_terminal_size().columns - column
+    return text if not sys.stdout.isatty() or len(text) <= room else f"{text[: max(room - 3, 8)]}..."
+
+
 # ------------------------------------------------------------------------------------------------------------- shared
 
 
@@ -316,8 +374,14 @@ VIEWS = {"config": show_config, "schedule": show_schedule, "hooks": show_hooks, 
 def main() -> int:
     """Parse the command line and show."""
     args = make_parser().parse_args()
+    if args.view == "registry":
+        if args.config is not None:
+            Config.fromfile(args.config)
+        show_registry(args.table)
+        return 0
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
-    VIEWS[args.view](cfg, args)
+    with cfg.origin.located():
+        VIEWS[args.view](cfg, args)
     return 0
 
 

@@ -78,7 +78,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
-        if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        if str(kind).rpartition(".")[2] not in ("OptimWrapper", "AmpOptimWrapper"):
             raise InputError(f"--amp works with optim_wrapper.type 'OptimWrapper', this config has {kind!r}")
         wrapper["type"] = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
@@ -103,6 +103,11 @@ def train(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 0:
         raise InputError(f"--workers must be 0 or more, got {args.workers}")
     cfg = load_config(args)
+    with cfg.origin.located():
+        return _train(cfg, args, started=started)
+
+
+def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
     work_dir = cfg["work_dir"]
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
@@ -120,6 +125,7 @@ def train(args: argparse.Namespace) -> int:
     plan = Plan(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
+        origin=cfg.origin.to_dict(),
         run_id=time.strftime("%Y%m%d_%H%M%S"),
         resume=resume,
         threads=options.threads_per_worker if is_torchrun() else None,
@@ -128,7 +134,7 @@ def train(args: argparse.Namespace) -> int:
     if is_torchrun():
         from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
 
-        device = join_torchrun()
+        device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
         first(lambda: ready_data(cfg))
         plan = broadcast_object(plan)
         result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}

@@ -6,19 +6,26 @@ import copy
 import difflib
 import importlib
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from raydet3d import compat
+from raydet3d.config.blanks import put_written, take_written
 from raydet3d.config.find import find_config
+from raydet3d.config.lines import merged_lines
 from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
 from raydet3d.config.options import set_key, split_key
+from raydet3d.config.origin import Origin
 from raydet3d.config.read import Chain, Source, read_chain
 from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
-from raydet3d.config.write import to_text, write_text
+from raydet3d.config.write import redact, to_text, write_text
 from raydet3d.errors import InputError
 
+_OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
 
 
@@ -29,9 +36,10 @@ class Config(MutableMapping[str, Any]):
     attribute is an AttributeError, a missing item a KeyError.
 
     Args:
-        values: The config's keys.
+        cfg_dict: The config's keys.
         filename: The file it was read from.
         text: The text of that file and its bases.
+        origin: Where the values come from.
 
     Raises:
         InputError: A key is one of the reserved names (``filename``, ``text``, ``pretty_text``, ``env_variables``).
@@ -40,14 +48,22 @@ class Config(MutableMapping[str, Any]):
     _values: ConfigDict
     _filename: str | None
     _text: str
+    _origin: Origin
 
     def __init__(
-        self, values: Mapping[str, Any] | None = None, *, filename: str | Path | None = None, text: str = ""
+        self,
+        cfg_dict: Mapping[str, Any] | None = None,
+        *,
+        filename: str | Path | None = None,
+        text: str = "",
+        origin: Origin | None = None,
     ) -> None:
+        object.__setattr__(self, "_origin", origin or Origin())
         for key in RESERVED:
-            if key in (values or {}):
-                raise InputError(f"{filename or 'config'}: {key!r} is a reserved name; call the variable otherwise")
-        object.__setattr__(self, "_values", ConfigDict(merge({}, values or {})))
+            if key in (cfg_dict or {}):
+                place = self.where(key) or filename or "config"
+                raise InputError(f"{place}: {key!r} is a reserved name; call the variable otherwise")
+        object.__setattr__(self, "_values", ConfigDict(merge({}, cfg_dict or {})))
         object.__setattr__(self, "_filename", None if filename is None else str(filename))
         object.__setattr__(self, "_text", text)
 
@@ -60,6 +76,8 @@ class Config(MutableMapping[str, Any]):
         options: Mapping[str, Any] | None = None,
         *,
         import_custom_modules: bool = True,
+        lazy_import: bool | None = None,
+        format_python_code: bool = True,
     ) -> Self:
         """Read a config file, its bases and the overrides, and import what ``custom_imports`` names.
 
@@ -69,6 +87,8 @@ class Config(MutableMapping[str, Any]):
                 file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
                 merged into the result.
             import_custom_modules: Whether to run ``custom_imports``.
+            lazy_import: Accepted for MMEngine's sake: the file itself says which kind of config it is.
+            format_python_code: Accepted for MMEngine's sake: a dump is laid out in any case.
 
         Raises:
             InputError: A file cannot be read, a top-level key is misspelt, or an override names nothing or changes
@@ -89,7 +109,10 @@ class Config(MutableMapping[str, Any]):
                 values = set_key(values, key, value)
                 _refuse_late(key, chain)
         text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
-        cfg = cls(values, filename=path, text=text)
+        lines = merged_lines((str(source.path), source.places) for source in chain.sources)
+        env = {name: value for source in chain.sources for name, value in source.env.items()}
+        values, written = take_written(values, env)
+        cfg = cls(values, filename=path, text=text, origin=Origin(lines=lines, env=env, written=written))
         if import_custom_modules:
             cfg.import_custom_modules()
         return cfg
@@ -102,40 +125,49 @@ class Config(MutableMapping[str, Any]):
             path.write_text(text, encoding="utf-8")
             cfg = cls.fromfile(path)
         object.__setattr__(cfg, "_filename", None)
+        object.__setattr__(cfg, "_origin", replace(cfg.origin, lines={}))
         return cfg
 
     def import_custom_modules(self) -> None:
         """Import what ``custom_imports`` names, so that users' classes enter their tables. Also run on each worker.
 
         Raises:
-            InputError: ``custom_imports`` is malformed, or a module cannot be imported and
-                ``allow_failed_imports`` is not set.
+            InputError: ``custom_imports`` is malformed, or a module fails (unless it is not to be found and
+                ``allow_failed_imports`` is set). ``detail`` holds the module's own trace.
         """
         spec = self.get("custom_imports")
         if not spec:
             return
-        where = self._filename or "config"
+        where = self.where("custom_imports.imports") or self._filename or "config"
         if not isinstance(spec, Mapping) or set(spec) - {"imports", "allow_failed_imports"}:
-            raise InputError(f"{where}: custom_imports takes imports and allow_failed_imports, got {spec!r}")
+            raise InputError(f"{where}: custom_imports takes imports and allow_failed_imports, got {to_plain(spec)!r}")
         names = spec.get("imports") or []
         for name in [names] if isinstance(names, str) else names:
             if not isinstance(name, str):
                 raise InputError(f"{where}: custom_imports takes names of modules, got {name!r}")
             try:
-                importlib.import_module(name)
-            except ImportError as error:
-                message = f"{where}: custom_imports cannot import {name!r}: {error}"
-                if not spec.get("allow_failed_imports", False):
-                    raise InputError(f"{message}; is its folder on PYTHONPATH?") from error
-                warnings.warn(message, UserWarning, stacklevel=2)
+                compat.import_plugin(name)
+            except Exception as error:  # whatever a user's module raises is that module's mistake
+                failed = _failed_import(where, name, error)
+                if not (isinstance(error, ImportError) and spec.get("allow_failed_imports", False)):
+                    raise failed from error
+                warnings.warn(str(failed), UserWarning, stacklevel=2)
 
     # ----------------------------------------------------------------------------------------------------- changing
 
-    def merge_from_dict(self, options: Mapping[str, Any]) -> None:
-        """Put values at dotted keys, as ``{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}``."""
+    def merge_from_dict(self, options: Mapping[str, Any], allow_list_keys: bool = True) -> None:
+        """Put values at dotted keys, as ``{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}``.
+
+        Args:
+            options: Values by key.
+            allow_list_keys: Whether a number in a key may index a list.
+
+        Raises:
+            InputError: A key goes through something that has nothing inside, or past a list's end.
+        """
         values: Any = self._values
         for key, value in options.items():
-            values = set_key(values, key, value)
+            values = set_key(values, key, value, allow_list_keys=allow_list_keys)
         object.__setattr__(self, "_values", ConfigDict(values))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -157,12 +189,24 @@ class Config(MutableMapping[str, Any]):
     @property
     def env_variables(self) -> dict[str, str]:
         """Environment variables that the config's text took values from."""
-        return {}
+        return dict(self._origin.env)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the values come from; give it to the ``Config`` that is made of ``to_dict()`` elsewhere."""
+        return self._origin
+
+    def where(self, key: str) -> str:
+        """``file:line`` at which a dotted key was set last (or what is round it); empty where no file did."""
+        return self._origin.where(key)
 
     @property
     def pretty_text(self) -> str:
-        """Python text that reads back as this config; secrets are redacted."""
-        return to_text(self._values)
+        """Python text that reads back as this config.
+
+        What environment variables gave is written as they were asked for, other secrets are redacted.
+        """
+        return to_text(self._values, written=self._origin.written)
 
     def dump(self, path: str | Path | None = None) -> str:
         """Write the config to a ``.py``, ``.yaml``, ``.yml`` or ``.json`` file, which loads to an equal one.
@@ -172,12 +216,17 @@ class Config(MutableMapping[str, Any]):
         """
         if path is None:
             return self.pretty_text
-        write_text(Path(path), self._values)
+        write_text(Path(path), self._values, written=self._origin.written)
         return Path(path).read_text(encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain dicts, lists and tuples, sharing nothing with this one."""
         return self._values.to_dict()
+
+    def redacted(self) -> dict[str, Any]:
+        """The config as it is dumped, as plain data: secrets hidden, blanks as they were written. For records."""
+        plain: dict[str, Any] = redact(put_written(to_plain(self._values), self._origin.written))
+        return plain
 
     @staticmethod
     def diff(old: Config | str | Path, new: Config | str | Path) -> str:
@@ -234,10 +283,11 @@ class Config(MutableMapping[str, Any]):
         return self.copy()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)(copy.deepcopy(self._values, memo), filename=self._filename, text=self._text)
+        values = copy.deepcopy(self._values, memo)
+        return type(self)(values, filename=self._filename, text=self._text, origin=self._origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), dict(self._values), self._filename, self._text)
+        return _restore, (type(self), dict(self._values), self._filename, self._text, self._origin)
 
     def __eq__(self, other: object) -> bool:
         """Equal keys and values; lists and tuples count as the same, since JSON knows no tuples."""
@@ -250,8 +300,29 @@ class Config(MutableMapping[str, Any]):
         return f"Config (path: {self._filename}): {to_plain(self._values)!r}"
 
 
-def _restore(kind: type[Config], values: dict[str, Any], filename: str | None, text: str) -> Config:
-    return kind(values, filename=filename, text=text)
+def _restore(
+    kind: type[Config], values: dict[str, Any], filename: str | None, text: str, origin: Origin | None = None
+) -> Config:
+    return kind(values, filename=filename, text=text, origin=origin)
+
+
+def _failed_import(where: str, name: str, error: Exception) -> InputError:
+    """The sentence for a module that cannot be imported, with its own trace below it where it has one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename not in _OF_PYTHON
+    ]
+    what = (
+        str(error)
+        if isinstance(error, ImportError | InputError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
+    hint = "" if own or not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
+    failed = InputError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
+    if own or isinstance(error, SyntaxError):
+        trace = [*traceback.format_list(own), *traceback.format_exception_only(error)]
+        failed.detail = "Traceback (most recent call last):\n" + "".join(trace)
+    return failed
 
 
 def _listed(value: Any) -> Any:

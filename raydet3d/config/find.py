@@ -13,23 +13,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from raydet3d.config.read import READERS, MissingConfig
+from raydet3d.config.shipped import OURS, configs_root, shipped
 from raydet3d.errors import InputError
-
-
-def configs_root() -> Path | None:
-    """The folder of shipped configs: the repository's ``configs/``, or its copy inside an installed package."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "_base_").is_dir():
-            return folder
-    return None
 
 
 def find_config(path: str | Path) -> Path:
     """The file that ``path`` means.
 
     That is the path itself where it exists; else the same relative path, with or without the leading ``configs/``,
-    among the shipped configs, so that ``configs/demo/x.py`` works from anywhere after ``pip install``.
+    among the shipped configs, so that ``configs/demo/x.py`` works from anywhere after ``pip install``; with
+    ``mmdet3d::`` in front it is a shipped one in any case.
 
     Raises:
         InputError: There is none; the message names the nearest ones.
@@ -39,13 +32,16 @@ def find_config(path: str | Path) -> Path:
         return given
     if given.is_dir():
         raise InputError(f"{given} is a folder; name a config in it")
+    package, sign, inner = str(path).partition("::")
+    if sign and package in OURS:
+        given = Path(inner)
     root = configs_root()
     if root is None or given.is_absolute():
         raise MissingConfig(f"no such config: {given}")
+    found = shipped(given)
+    if found is not None:
+        return found
     parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
-    shipped = root.joinpath(*parts)
-    if shipped.is_file() and shipped.resolve().is_relative_to(root):
-        return shipped
     known = [
         file.relative_to(root).as_posix()
         for file in sorted(root.rglob("*"))

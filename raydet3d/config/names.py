@@ -12,6 +12,7 @@ _TEXT = (str,)
 # Each key that the runtime reads, with the types its value may have. Everything else at the top level of a config is
 # a variable of the config's own (`lr`, `class_names`, `train_pipeline`).
 KNOWN_KEYS: Mapping[str, tuple[type, ...]] = {
+    "activation_checkpointing": (list, tuple),
     "auto_scale_lr": _DICT,
     "compile": (bool, dict),
     "custom_hooks": (list, tuple),
@@ -50,6 +51,10 @@ KNOWN_KEYS: Mapping[str, tuple[type, ...]] = {
 }
 
 
+# Names that published configs use for variables of their own, though they look like slips of a known key.
+OWN_NAMES = frozenset({"eval_dataloader"})
+
+
 def misspelt(key: str, value: Any, present: Iterable[str]) -> str | None:
     """The known key that ``key`` was meant to be, or None where it is a name of the config's own.
 
@@ -61,7 +66,7 @@ def misspelt(key: str, value: Any, present: Iterable[str]) -> str | None:
         value: What the config holds under it.
         present: The top-level keys that are there.
     """
-    if key in KNOWN_KEYS:
+    if key in KNOWN_KEYS or key in OWN_NAMES:
         return None
     there = set(present)
     for known, types in KNOWN_KEYS.items():

@@ -6,6 +6,7 @@ lr=0.002  load_from=None  train_cfg.val_interval=5  param_scheduler.0.T_max=30  
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -189,21 +190,37 @@ def split_key(key: str) -> list[str | int]:
     return steps
 
 
-def set_key(tree: Any, key: str, value: Any) -> Any:
+class DictAction(argparse.Action):
+    """An argparse action for ``--cfg-options KEY=VALUE ...``, for scripts in MMEngine's habit; may be repeated."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the options to those that are there."""
+        there = getattr(namespace, self.dest, None) or {}
+        setattr(namespace, self.dest, {**there, **parse_options([values] if isinstance(values, str) else values)})
+
+
+def set_key(tree: Any, key: str, value: Any, *, allow_list_keys: bool = True) -> Any:
     """``tree`` with ``value`` put at a dotted key. A dict is merged over a dict; lists are indexed, also from the end.
 
     Args:
         tree: A plain dict; not changed.
         key: ``a.b.0.c``.
         value: Any value.
+        allow_list_keys: Whether a number may index a list.
 
     Raises:
         InputError: The key goes through something that is no dict or list, past a list's end, or is a misspelling.
     """
-    return _put(tree, split_key(key), value, key=key, done="")
+    return _put(tree, split_key(key), value, key=key, done="", lists=allow_list_keys)
 
 
-def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str) -> Any:
+def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, lists: bool) -> Any:
     if not steps:
         if isinstance(value, Mapping):
             return merge(here if isinstance(here, Mapping) else {}, value, path=key)
@@ -211,12 +228,12 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str) 
     step, rest = steps[0], steps[1:]
     place = f"{done}.{step}" if done else str(step)
     if isinstance(here, list | tuple):
-        if not isinstance(step, int):
+        if not isinstance(step, int) or not lists:
             raise InputError(f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}")
         if not -len(here) <= step < len(here):
             raise InputError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
         items = list(here)
-        items[step] = _put(items[step], rest, value, key=key, done=place)
+        items[step] = _put(items[step], rest, value, key=key, done=place, lists=lists)
         return items if isinstance(here, list) else tuple(items)
     if here is None:
         here = {}
@@ -229,7 +246,7 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str) 
             raise InputError(f"config option {key}: {done or 'the config'} has no {name!r}; did you mean {slip!r}?")
         if isinstance(step, int):
             raise InputError(f"config option {key}: {done} is a dict without {step!r}{nearest(str(step), here)}")
-    return {**here, name: _put(here.get(name), rest, value, key=key, done=place)}
+    return {**here, name: _put(dict(here).get(name), rest, value, key=key, done=place, lists=lists)}
 
 
 def _is_slip(written: str, meant: str) -> bool:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from raydet3d.compat import Dotted
 from raydet3d.errors import InputError
 
 DELETE = "_delete_"
@@ -16,7 +17,7 @@ class ConfigDict(dict[str, Any]):
     """A dict whose keys can be read, set and deleted as attributes, at any depth.
 
     Dicts inside it, also those in lists and tuples, are ConfigDicts too. A missing attribute is an AttributeError, a
-    missing item a KeyError; nothing is made by looking at it.
+    missing item a KeyError; nothing is made by looking at it. A ``Dotted`` path, read by its key, is what it names.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,6 +27,15 @@ class ConfigDict(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, to_config(value))
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value.build() if isinstance(value, Dotted) else value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, or the default."""
+        value = super().get(key, default)
+        return value.build() if isinstance(value, Dotted) else value
 
     def __missing__(self, key: str) -> Any:
         raise KeyError(key)
@@ -56,9 +66,15 @@ class ConfigDict(dict[str, Any]):
         return super().pop(key, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect."""
-        for key, value in dict(*args, **kwargs).items():
-            mine = self.get(key)
+        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect.
+
+        ``_delete_=True`` in what is set drops what was there, at the top and inside, as it does in ``merge``.
+        """
+        given = dict(*args, **kwargs)
+        if given.pop(DELETE, False) is True:
+            self.clear()
+        for key, value in given.items():
+            mine = super().get(key)
             if isinstance(mine, ConfigDict) and isinstance(value, Mapping):
                 mine.update(value)
             else:
@@ -96,14 +112,18 @@ def to_config(value: Any) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path."""
+    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path.
+
+    One that the config's own code defines has no such path, and stays what it is.
+    """
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [to_plain(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        path = f"{value.__module__}.{value.__qualname__}"
+        return value if "<" in path or path.startswith("config:") else path
     return value
 
 
@@ -121,15 +141,16 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
     Raises:
         InputError: The child has a dict where the base has something else, and does not say ``_delete_=True``.
     """
-    if child.get(DELETE) is True:
+    if child.get(DELETE):
         return {key: _fresh(value) for key, value in child.items() if key != DELETE}
+    base = dict(base)  # whose values are looked at as they are
     merged = {key: _fresh(value) for key, value in base.items()}
     for key, value in child.items():
         if key == DELETE:
             continue
         where = f"{path}.{key}" if path else str(key)
         mine = base.get(key)
-        if not isinstance(value, Mapping) or mine is None or value.get(DELETE) is True:
+        if not isinstance(value, Mapping) or mine is None or value.get(DELETE):
             merged[key] = _fresh(value)
         elif isinstance(mine, Mapping):
             merged[key] = merge(mine, value, path=where)

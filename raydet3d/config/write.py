@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import keyword
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from raydet3d.compat import Dotted
+from raydet3d.config.blanks import Place, put_written
 from raydet3d.config.read import SHORT_FLOAT
 from raydet3d.config.tree import to_plain
 from raydet3d.errors import InputError
@@ -18,18 +21,34 @@ from raydet3d.errors import InputError
 WIDTH = 110
 SECRET_KEYS = frozenset({"api_key", "token", "secret", "password"})
 REDACTED = "<redacted>"
+_ASKS = re.compile(r"\{\{\$(\w+):.*?\}\}")
 
 
-def to_text(values: Mapping[str, Any], suffix: str = ".py") -> str:
+def to_text(
+    values: Mapping[str, Any], suffix: str = ".py", *, written: Mapping[Place, tuple[Any, str]] | None = None
+) -> str:
     """A config as the text of a ``.py``, ``.yaml``/``.yml`` or ``.json`` file.
 
-    Literal values under ``api_key``, ``token``, ``secret`` and ``password`` are redacted. JSON has no tuples: they
-    are written as lists.
+    What the environment gave is written as it was asked for (``{{$NAME:default}}``); other values under ``api_key``,
+    ``token``, ``secret`` and ``password`` are redacted. JSON has no tuples: they are written as lists.
+
+    Args:
+        values: The config.
+        suffix: Of the file.
+        written: What the environment gave (``Origin.written``).
 
     Raises:
         InputError: A value is no plain data, or the suffix is another one.
     """
-    plain = redact(_checked(to_plain(values), ""))
+    bare: dict[str, str] = {}
+    filled = put_written(_checked(to_plain(values), ""), written or {}, bare)
+    text = _in_language(redact(filled), suffix)
+    for mark, blank in bare.items():
+        text = re.sub(f"""['"]?{mark}['"]?""", lambda _, blank=blank: blank, text)  # type: ignore[misc]
+    return text
+
+
+def _in_language(plain: dict[str, Any], suffix: str) -> str:
     if suffix == ".py":
         for key in plain:
             if not _is_word(key):
@@ -42,23 +61,30 @@ def to_text(values: Mapping[str, Any], suffix: str = ".py") -> str:
     raise InputError(f"a config is dumped to .py, .yaml, .yml or .json, not {suffix!r}")
 
 
-def write_text(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a config to a file whose suffix says how; folders are made as needed."""
-    text = to_text(values, path.suffix)
+def write_text(
+    path: Path, values: Mapping[str, Any], *, written: Mapping[Place, tuple[Any, str]] | None = None
+) -> None:
+    """Write a config to a file whose suffix says how; folders are made as needed. See ``to_text``."""
+    text = to_text(values, path.suffix, written=written)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
 def redact(value: Any) -> Any:
-    """``value`` with the texts under secret keys replaced."""
+    """``value`` with the texts under secret keys replaced; what asks for an environment variable loses its default."""
     if isinstance(value, Mapping):
         return {
-            key: REDACTED if str(key).lower() in SECRET_KEYS and isinstance(item, str) and item else redact(item)
+            key: _hidden(item) if str(key).lower() in SECRET_KEYS and isinstance(item, str) else redact(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return type(value)(redact(item) for item in value)
     return value
+
+
+def _hidden(text: str) -> str:
+    asked = _ASKS.sub(r"{{$\1:}}", text)
+    return asked if "{{$" in asked or not text else REDACTED
 
 
 def _checked(value: Any, path: str) -> Any:
@@ -69,7 +95,7 @@ def _checked(value: Any, path: str) -> Any:
         return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Path):
+    if isinstance(value, Path | Dotted):
         return str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
+from raydet3d import compat
+
 Stamp = tuple[int, int]
 
 _EPOCH: ContextVar[int] = ContextVar("epoch", default=0)
@@ -76,6 +78,10 @@ class Stamped(Dataset[Any]):
         if name.startswith("_") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a loader's process needs to know of plug-ins comes before the objects that are made of them.
+        return _blank, (compat.pack(), type(self)), dict(vars(self))
 
     def __getitem__(self, stamp: Stamp | int) -> Any:
         """Make the sample of an (epoch, index) pair."""
@@ -153,6 +159,10 @@ class StampedBatches(Sampler[list[Stamp]]):
         for batch in batches:
             yield [(self.sampler.pass_of(drawn + i), index) for i, index in enumerate(batch)]
             drawn += len(batch)
+
+
+def _blank(_luggage: compat.Luggage | None, kind: type[Stamped]) -> Stamped:
+    return kind.__new__(kind)
 
 
 def _capture() -> tuple[Any, Any, Any]:

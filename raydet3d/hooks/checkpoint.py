@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.backend import only_local
 from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.scores import GREATER_KEYS, LESS_KEYS, given_score, infer_rule, is_better, numbers
 from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
-
-GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc", "AP", "NDS", "recall")
-LESS_KEYS = ("loss",)
 
 
 @HOOKS.register_module()
@@ -24,7 +23,8 @@ class CheckpointHook(Hook):
     """Saves the run at intervals and at its end, and the best model of all validations.
 
     With ``interval=-1`` only the end is kept, as in MMEngine; until then the newest epoch (or validation interval) is
-    kept in its place, so that a crash costs one epoch and not the run.
+    kept in its place, so that a crash costs one epoch and not the run. Priority VERY_LOW: after everything else that an
+    iteration, an epoch or a validation brings.
 
     Args:
         interval: Epochs (iterations) from one checkpoint to the next.
@@ -37,15 +37,16 @@ class CheckpointHook(Hook):
         keep_bytes: Bytes (or text such as ``'20GB'``) that the checkpoints of the run may have together. The oldest go
             first, milestones last; the newest, the best and those that something points at stay. While one is
             written there is room needed for one more.
-        save_last: Save at the end in any case.
+        save_last: Save at the end in any case, also at one that came early.
         save_best: Metric (or list of them) whose best value is saved as ``best_<metric>_epoch_N.pth``, without the
             optimizer; ``'auto'`` takes the first metric of the first validation.
         rule: ``'greater'`` or ``'less'`` is better (or a list); told from the metric's name by default.
         greater_keys: Names, or parts of them, of which greater is better.
         less_keys: Those of which less is better.
-        file_client_args: Accepted for MMEngine's sake.
-        filename_tmpl: Name with one ``{}``; ``epoch_{}.pth`` or ``iter_{}.pth`` by default.
-        backend_args: Accepted for MMEngine's sake.
+        file_client_args: The old name of ``backend_args``.
+        filename_tmpl: Name with one ``{}``; ``epoch_{}.pth`` or ``iter_{}.pth`` by default. A best model's name ends
+            in it.
+        backend_args: None or ``dict(backend='local')``.
         published_keys: At the end, also write the newest and the best checkpoint with these keys only, under a name
             that ends in a digest.
         save_begin: First epoch (iteration) that may be saved.
@@ -80,6 +81,7 @@ class CheckpointHook(Hook):
             raise InputError(f"CheckpointHook: keep_every must be a whole number from 1 up, got {keep_every!r}")
         self.keep_every = keep_every
         self.keep_bytes = None if keep_bytes is None else to_bytes(keep_bytes)
+        only_local("CheckpointHook", backend_args, file_client_args)
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -109,11 +111,17 @@ class CheckpointHook(Hook):
         self._given_rule = rules[0] if rules else None
         self._best: dict[str, dict[str, Any]] = {}
         self._last: str | None = None
+        self._last_step = -1  # iterations that were finished in it
 
     @property
     def headline(self) -> list[str]:
         """Metrics that the end of a run shows."""
         return [key for key in self.save_best if key != "auto"]
+
+    @property
+    def wanted_metrics(self) -> list[tuple[str, str]]:
+        """Metrics without which this hook has nothing to do."""
+        return [("save_best", key) for key in self.save_best]
 
     def state_dict(self) -> dict[str, Any]:
         """Best scores with their files, and the newest regular checkpoint."""
@@ -128,6 +136,7 @@ class CheckpointHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Tell the history what the checkpoint that was resumed from knew."""
+        # (Made here: a rollback looks into it, also before the first save.)
         runner.logger.info("Checkpoints will be saved to %s.", runner.store_in(self._folder(runner)).home)
         self._tell(runner)
 
@@ -160,7 +169,7 @@ class CheckpointHook(Hook):
         name = self.filename_tmpl.format(number)
         limit = limit if limit is not None else 1 if self._rolls else self.max_keep_ckpts
         runner.logger.info("Saving checkpoint at %d %s", number, "epochs" if self.by_epoch else "iterations")
-        self._last = name
+        self._last, self._last_step = name, runner.progress.state_dict()["iter"]
         self._tell(runner)
         runner.save_checkpoint(
             self._folder(runner),
@@ -187,7 +196,7 @@ class CheckpointHook(Hook):
         """Save the model if a metric has never been better."""
         if not self.save_best or "train_loop" not in vars(runner):
             return
-        scores = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        scores = numbers(metrics or {})
         if self.save_best == ["auto"]:
             if not scores:
                 raise InputError("CheckpointHook: save_best='auto', but validation gave no metric")
@@ -195,21 +204,15 @@ class CheckpointHook(Hook):
             self.save_best = [first]
             self._rules = {first: self._given_rule or self._rule_of(first)}
         for key in self.save_best:
-            if key not in scores:
-                ending = [name for name in scores if name.endswith(key)]
-                near = (ending or difflib.get_close_matches(key, scores, n=3, cutoff=0.6) or list(scores))[:3]
-                given = ", ".join(near) or "nothing"
-                more = f" and {len(scores) - len(near)} others" if len(scores) > len(near) else ""
-                raise InputError(f"CheckpointHook: save_best={key!r}, but validation gave {given}{more}")
-            score = scores[key]
+            score = given_score(scores, key, owner="CheckpointHook", key="save_best")
             before = self._best.get(key, {}).get("score")
-            if before is None or (score > before if self._rules[key] == "greater" else score < before):
+            if not math.isnan(score) and (before is None or is_better(score, before, self._rules[key])):
                 self._save_best(runner, key, score, scores)
         self._tell(runner)
 
     def _save_best(self, runner: Runner, key: str, score: float, scores: Mapping[str, float]) -> None:
-        count = f"epoch_{runner.epoch}" if self.by_epoch else f"iter_{runner.iter}"
-        name = f"best_{key.replace('/', '_')}_{count}.pth"
+        name = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
+        name = f"best_{key}_{name}".replace("/", "_")
         self._best[key] = {"score": score, "name": name}
         at = f"{runner.epoch} epoch" if self.by_epoch else f"{runner.iter} iter"
         runner.logger.info("The best checkpoint with %.4f %s at %s is saved to %s.", score, key, at, name)
@@ -226,16 +229,8 @@ class CheckpointHook(Hook):
         )
 
     def _rule_of(self, key: str) -> str:
-        """Whether greater or less of a metric is better, by its name: exactly, else by a part of it."""
-        low = key.lower()
-        for same in (lambda word: word.lower() == low, lambda word: word.lower() in low):
-            if any(map(same, self._greater)):
-                return "greater"
-            if any(map(same, self._less)):
-                return "less"
-        raise InputError(
-            f"CheckpointHook: is more or less of save_best={key!r} better? Say so by rule='greater' or rule='less'"
-        )
+        """Whether greater or less of a metric is better, by its name."""
+        return infer_rule(key, self._greater, self._less, owner="CheckpointHook", key="save_best")
 
     def _tell(self, runner: Runner) -> None:
         """Let the history know: MMEngine's names."""
@@ -248,9 +243,15 @@ class CheckpointHook(Hook):
             facts[f"best_ckpt{suffix}"] = str(place.where(best["name"]))
         runner.message_hub.update_info_dict(facts, resumed=False)
 
-    # -- publishing ---------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------
 
     def after_train(self, runner: Runner) -> None:
+        """Save what an early end has left unsaved; publish."""
+        if self.save_last and runner.train_loop.stop_training and self._last_step < runner.iter:
+            self._save(runner, runner.epoch if self.by_epoch else runner.iter)
+        self._publish(runner)
+
+    def _publish(self, runner: Runner) -> None:
         """Write the newest and the best checkpoint with the published keys only."""
         if not self.published_keys or runner.rank != 0:
             return

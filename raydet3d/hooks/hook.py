@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.state import to_plain
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
 
 Mode = Literal["train", "val", "test"]
+DATA_BATCH = dict[str, Any] | tuple[Any, ...] | list[Any] | None
+"""A batch as a loader gives it, for annotations."""
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -140,7 +143,10 @@ class Hook:
     # -- state: what must survive a stop and a resume -----------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep in checkpoints: plain containers, numbers, strings and tensors only."""
+        """State to keep in checkpoints: containers, numbers, strings and tensors.
+
+        numpy's numbers come back as Python's, its arrays as tensors; anything else is refused when it is saved.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -320,9 +326,9 @@ class Hooks:
         """State of every hook that has some, with its position and name, so that two of a kind stay apart."""
         entries = []
         for position, hook in enumerate(self._hooks):
-            state = hook.state_dict()
+            name, state = type(hook).__name__, hook.state_dict()
             if state:
-                entries.append({"position": position, "name": type(hook).__name__, "state": state})
+                entries.append({"position": position, "name": name, "state": to_plain(state, name)})
         return entries
 
     def load_state_dict(self, entries: list[dict[str, Any]]) -> list[str]:

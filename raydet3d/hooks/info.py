@@ -57,16 +57,16 @@ class RuntimeInfoHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The iteration and the learning rates."""
         hub = runner.message_hub
-        hub.runtime_info["iter"] = runner.iter
+        hub.runtime_info["iter"] = runner.progress.iter
         for name, rates in runner.optim_wrapper.get_lr().items():
-            hub.update_scalar(f"train/{name}", rates[0])
+            hub.update_scalar("train/" + name, rates[0])
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """The losses."""
         if outputs:
             update = runner.message_hub.update_scalar
             for name, value in outputs.items():
-                update(f"train/{name}", value)
+                update("train/" + name, value)
 
     def before_val(self, runner: Runner) -> None:
         """A validation begins."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.errors import InputError
-from raydet3d.hooks.guard import BadSteps
+from raydet3d.hooks.backend import only_local
 from raydet3d.hooks.hook import Hook
 from raydet3d.registry import HOOKS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class LoggerHook(Hook):
     """Writes what the log processor makes of the history: to the log, to the visualizer's back ends, to the record.
 
-    Reading is the one moment at which training waits for the device.
+    Reading is the one moment at which training waits for the device. Priority BELOW_NORMAL: after what others enter.
 
     Args:
         interval: Batches of an epoch from one line to the next.
@@ -32,9 +32,9 @@ class LoggerHook(Hook):
         out_dir: Folder to copy the logs to at the end.
         out_suffix: Which of them.
         keep_local: Keep the copied ones here too.
-        file_client_args: Accepted for MMEngine's sake.
+        file_client_args: The old name of ``backend_args``.
         log_metric_by_epoch: Count metrics by epoch rather than by iteration.
-        backend_args: Accepted for MMEngine's sake.
+        backend_args: None or ``dict(backend='local')``.
         headline: Parts of the names of those metrics that the terminal and the end of a run show (files hold all); by
             default the terminal shows all, and the end all where they are few.
     """
@@ -57,6 +57,7 @@ class LoggerHook(Hook):
         for name, value in (("interval", interval), ("interval_exp_name", interval_exp_name)):
             if not isinstance(value, int) or value <= 0:
                 raise InputError(f"LoggerHook: {name} must be an integer above 0, got {value!r}")
+        only_local("LoggerHook", backend_args, file_client_args)
         self.interval = interval
         self.ignore_last = ignore_last
         self.interval_exp_name = interval_exp_name
@@ -66,20 +67,17 @@ class LoggerHook(Hook):
         self.log_metric_by_epoch = log_metric_by_epoch
         self.headline = tuple(headline)
         self._live = _LiveLine()
-        self._bad_steps = BadSteps()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Every interval: a line, scalars, and a word on steps that were left out."""
+        """Every interval: a line and scalars."""
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        self._bad_steps.note(runner.iter + 1, data_batch)
         if self._is_time(runner, batch_idx):
             if runner.rank == 0:
                 self._write_train(runner, batch_idx)
             else:
                 runner.message_hub.flush()
-            self._bad_steps.report(runner)
         elif self._live.on and runner.rank == 0:
             self._live.show(runner, batch_idx)
 

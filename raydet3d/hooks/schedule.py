@@ -20,7 +20,8 @@ class ParamSchedulerHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Tick those that count iterations."""
-        for scheduler in _flat(runner.param_schedulers):
+        schedulers = runner.param_schedulers
+        for scheduler in schedulers if type(schedulers) is list else _flat(schedulers):
             if not scheduler.by_epoch:
                 scheduler.step()
 

@@ -39,6 +39,19 @@ class IterTimerHook(Hook):
         if mode != "train":
             self._eval_total, self._eval_count = 0.0, 0
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The batch is there."""
+        runner.message_hub.update_scalar("train/data_time", time.perf_counter() - self._last)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """The iteration is done."""
+        hub, now = runner.message_hub, time.perf_counter()
+        took, self._last = now - self._last, now
+        hub.update_scalar("train/time", took)
+        self._total += took
+        self._count += 1
+        hub.runtime_info["eta"] = self._total / self._count * ((runner.max_iters or 0) - runner.iter - 1)
+
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: Mode = "train") -> None:
         runner.message_hub.update_scalar(f"{mode}/data_time", time.perf_counter() - self._last)
 
@@ -49,15 +62,8 @@ class IterTimerHook(Hook):
         now = time.perf_counter()
         took, self._last = now - self._last, now
         hub.update_scalar(f"{mode}/time", took)
-        if mode == "train":
-            self._total += took
-            self._count += 1
-            left = (runner.max_iters or 0) - runner.iter - 1
-            average = self._total / self._count
-        else:
-            self._eval_total += took
-            self._eval_count += 1
-            loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
-            left = len(loader) - batch_idx - 1
-            average = self._eval_total / self._eval_count
-        hub.runtime_info["eta"] = average * left
+        self._eval_total += took
+        self._eval_count += 1
+        loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
+        left = len(loader) - batch_idx - 1
+        hub.runtime_info["eta"] = self._eval_total / self._eval_count * left

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.backend import only_local
 from raydet3d.hooks.hook import Hook
 from raydet3d.registry import HOOKS
 
@@ -18,22 +19,23 @@ if TYPE_CHECKING:
 class Det3DVisualizationHook(Hook):
     """Draws ground truth and predictions with the run's visualizer, from the batch's own points.
 
-    A validation gives the first sample of every ``interval``-th batch of rank 0, the first batch among them, to the
+    A validation gives the samples of every ``interval``-th batch of rank 0, the first batch among them, to the
     visualizer's backends: the same frames each time, named by frame, so that one sees them improve. A test draws
-    all samples, into ``test_out_dir`` where it is given (each rank its own).
+    all samples, into ``test_out_dir`` where it is given (each rank its own). What is not drawn costs nothing: no file
+    is read for it. Priority NORMAL.
 
     Args:
         draw: Whether to draw at all.
-        interval: Batches of a validation from one drawn sample to the next.
+        interval: Batches of a validation from one that is drawn to the next.
         score_thr: Least score of the predictions to draw.
-        show: Accepted for MMDetection3D's sake; there are no windows.
-        vis_task: ``lidar_det``, ``multi-modality_det``, ``mono_det`` or ``multi-view_det``.
+        show: There are no windows: it is said once, and pictures are kept all the same.
+        vis_task: ``lidar_det``, ``lidar_seg``, ``multi-modality_det``, ``mono_det`` or ``multi-view_det``.
         wait_time: Accepted for MMDetection3D's sake.
         test_out_dir: Folder for test pictures, ``FRAME.png``; below the run's log folder unless absolute.
         draw_gt: Whether to draw ground truth.
         draw_pred: Whether to draw predictions.
-        show_pcd_rgb: Accepted for MMDetection3D's sake.
-        backend_args: Accepted for MMDetection3D's sake.
+        show_pcd_rgb: Give points the colours in their columns 3 to 5.
+        backend_args: None or ``dict(backend='local')``.
         max_frames: Pictures of one validation at most; no limit where None.
     """
 
@@ -56,6 +58,7 @@ class Det3DVisualizationHook(Hook):
     ) -> None:
         if interval < 1:
             raise InputError(f"Det3DVisualizationHook: interval must be 1 or more, got {interval}")
+        only_local("Det3DVisualizationHook", backend_args)
         self.draw = draw
         self.interval = interval
         self.score_thr = score_thr
@@ -65,6 +68,7 @@ class Det3DVisualizationHook(Hook):
         self.test_out_dir = test_out_dir
         self.draw_gt = draw_gt
         self.draw_pred = draw_pred
+        self.show_pcd_rgb = show_pcd_rgb
         self.max_frames = max_frames
         self._num_drawn = 0
 
@@ -75,7 +79,7 @@ class Det3DVisualizationHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        """Draw the batch's first sample, if it is this batch's turn.
+        """Draw the batch's samples, if it is this batch's turn.
 
         Args:
             runner: The run.
@@ -83,11 +87,13 @@ class Det3DVisualizationHook(Hook):
             data_batch: What the loader gave.
             outputs: What the model returned, a data sample per sample.
         """
-        is_full = self.max_frames is not None and self._num_drawn >= self.max_frames
-        if not self.draw or runner.rank != 0 or batch_idx % self.interval or is_full or not outputs:
+        if not self.draw or runner.rank != 0 or batch_idx % self.interval or not outputs:
             return
-        self._num_drawn += 1
-        self._draw(runner, f"val_{_frame_name(outputs[0], batch_idx)}", data_batch, outputs, 0)
+        for index, output in enumerate(outputs):
+            if self.max_frames is not None and self._num_drawn >= self.max_frames:
+                return
+            self._num_drawn += 1
+            self._draw(runner, f"val_{_frame_name(output, batch_idx, index)}", data_batch, outputs, index)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
@@ -139,6 +145,7 @@ class Det3DVisualizationHook(Hook):
             vis_task=self.vis_task,
             pred_score_thr=self.score_thr,
             step=runner.iter,
+            show_pcd_rgb=self.show_pcd_rgb,
         )
 
 

@@ -7,9 +7,10 @@ import os
 import platform
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import raydet3d
 from raydet3d.errors import InputError
@@ -39,18 +40,21 @@ def add_old_habits(parser: argparse.ArgumentParser) -> None:
 def run_door(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    An ``InputError`` is printed as one line (once, where it is that of all ranks) and ends with 2, Ctrl-C ends with
-    130, anything else that is raised ends with its trace and 1.
+    An ``InputError`` is printed as one line (once, where it is that of all ranks), its detail below it, and ends with
+    2, Ctrl-C ends with 130, anything else that is raised ends with its trace and 1.
 
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
     """
+    _say_warnings()
     try:
         code = main()
         sys.stdout.flush()
     except InputError as error:
         if not _is_said_elsewhere(error):
             print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if error.detail:
+                print(error.detail.rstrip(), file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("raydet3d: interrupted", file=sys.stderr)
@@ -63,6 +67,21 @@ def run_door(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = FAILED
     sys.exit(code)
+
+
+def _say_warnings() -> None:
+    """Print this package's warnings as lines, deprecated configs too; other packages' stay as they are."""
+    show = warnings.showwarning
+    package = os.path.dirname(raydet3d.__file__) + os.sep
+
+    def say(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any) -> None:
+        if filename.startswith(package):
+            print(f"raydet3d: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, *rest, **more)
+
+    warnings.showwarning = say
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
 
 
 def _is_said_elsewhere(error: InputError) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.config import Config
+from raydet3d.config import Config, Origin
 from raydet3d.launch.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Plan:
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
+        origin: Where the config's values come from (``cfg.origin.to_dict()``).
     """
 
     cfg: dict[str, Any]
@@ -37,6 +38,7 @@ class Plan:
     retry: bool = False
     threads: int | None = None
     cwd: str = "."
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for the wire."""
@@ -63,7 +65,7 @@ def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequenc
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     keep_freed_memory()
-    cfg = Config(plan.cfg, filename=plan.filename)
+    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin(**plan.origin))
     cfg.import_custom_modules()
     runner = assemble(
         cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume, retry=plan.retry
@@ -76,8 +78,13 @@ def is_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def join_torchrun() -> torch.device:
+def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
     """Join the process group that torchrun describes.
+
+    A rank that sees one GPU only takes that one, whatever its number on the machine.
+
+    Args:
+        dist_cfg: ``env_cfg.dist_cfg`` of the config.
 
     Returns:
         This rank's device.
@@ -85,9 +92,12 @@ def join_torchrun() -> torch.device:
     import torch
     import torch.distributed as torch_dist
 
+    from raydet3d.dist import group_options
+
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    number = int(os.environ["LOCAL_RANK"]) % max(torch.cuda.device_count(), 1)
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    torch_dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    torch_dist.init_process_group(**group_options(dist_cfg, cuda=cuda))
     return device

@@ -101,6 +101,18 @@ class KittiMetric(BaseMetric):
         self._infos: dict[int | str, Mapping[str, Any]] | None = None
         self._names: dict[int, str] = {}
 
+    def names(self) -> list[str] | None:
+        """Names of the results, for detectors that predict in space, in images, or both."""
+        if self.format_only or not (self.dataset_meta or {}).get("classes"):
+            return None
+        flat = self.metric_names == ["img_bbox"]
+        kinds = {"pred_instances_3d": ("bbox",) if flat else KINDS, "pred_instances": ("bbox",)}
+        found = []
+        for name, some in kinds.items():
+            report = evaluate([], [], self._classes(), kinds=some)
+            found += [f"{self.prefix}/{name}/{key}" for key in report.metrics()]
+        return found
+
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Turn a batch's predictions into KITTI annotations, beside their frames' ground truth.
 

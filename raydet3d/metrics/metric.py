@@ -54,6 +54,13 @@ class BaseMetric(ABC):
         """
         return
 
+    def names(self) -> list[str] | None:
+        """Names of the results, where they are known before anything is evaluated; None where they are not.
+
+        What a run waits for (``save_best``) is held against them before it trains.
+        """
+        return None
+
     @abstractmethod
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Append one entry per sample to ``self.results``.

@@ -3,12 +3,21 @@
 from raydet3d.models.anchor_head import Anchor3DHead
 from raydet3d.models.anchors import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
 from raydet3d.models.assign import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
+from raydet3d.models.averages import (
+    BaseAveragedModel,
+    ExponentialMovingAverage,
+    MomentumAnnealingEMA,
+    StochasticWeightAverage,
+)
 from raydet3d.models.coders import DeltaXYZWLHRBBoxCoder
 from raydet3d.models.detector import Base3DDetector, VoxelNet
 from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from raydet3d.models.middle_encoders import PointPillarsScatter
+from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
 from raydet3d.models.preprocess import Det3DDataPreprocessor
 from raydet3d.models.second import SECOND, SECONDFPN
+from raydet3d.models.sequence import build_sequence
+from raydet3d.models.tta import BaseTTAModel
 from raydet3d.models.voxel_encoders import PillarFeatureNet
 
 __all__ = [
@@ -18,16 +27,28 @@ __all__ = [
     "Anchor3DHead",
     "Anchor3DRangeGenerator",
     "Base3DDetector",
+    "BaseAveragedModel",
+    "BaseDataPreprocessor",
+    "BaseModel",
+    "BaseModule",
+    "BaseTTAModel",
     "BboxOverlapsNearest3D",
     "CrossEntropyLoss",
     "DeltaXYZWLHRBBoxCoder",
     "Det3DDataPreprocessor",
+    "ExponentialMovingAverage",
     "FocalLoss",
     "L1Loss",
     "Max3DIoUAssigner",
+    "ModuleDict",
+    "ModuleList",
+    "MomentumAnnealingEMA",
     "PillarFeatureNet",
     "PointPillarsScatter",
     "PseudoSampler",
+    "Sequential",
     "SmoothL1Loss",
+    "StochasticWeightAverage",
     "VoxelNet",
+    "build_sequence",
 ]

@@ -3,15 +3,19 @@
 from raydet3d.optim.amp import AmpOptimWrapper
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
+from raydet3d.optim.decay import LearningRateDecayOptimizerConstructor
 from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
+from raydet3d.optim.plan import build_param_scheduler
 from raydet3d.optim.plateau import (
     ReduceOnPlateauLR,
     ReduceOnPlateauMomentum,
     ReduceOnPlateauParamScheduler,
 )
 from raydet3d.optim.replay import resume_schedulers
-from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, build_param_scheduler, register_curve
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, register_curve
+from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.optim.zero import ZeroRedundancyOptimizer
 
 __all__ = [
     "CURVES",
@@ -20,11 +24,14 @@ __all__ = [
     "Curve",
     "CurveScheduler",
     "DefaultOptimWrapperConstructor",
+    "LearningRateDecayOptimizerConstructor",
     "OptimWrapper",
+    "OptimWrapperDict",
     "ParamScheduler",
     "ReduceOnPlateauLR",
     "ReduceOnPlateauMomentum",
     "ReduceOnPlateauParamScheduler",
+    "ZeroRedundancyOptimizer",
     "build_optim_wrapper",
     "build_param_scheduler",
     "preview",

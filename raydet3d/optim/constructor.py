@@ -5,7 +5,6 @@ Legend: ``lr``, ``wd`` the optimizer's learning rate and weight decay, as the co
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,10 @@ from torch.optim import Optimizer
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.groups import Group, merge
+from raydet3d.optim.optimizers import build_optimizer
+from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
-from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 DEFORMABLE = frozenset({"DeformConv2d", "ModulatedDeformConv2d"})
@@ -127,20 +128,11 @@ class DefaultOptimWrapperConstructor:
         return wrapper
 
     def _build_optimizer(self, params: Any) -> Optimizer:
-        """The optimizer; parameters go in under whatever its constructor calls them."""
-        kind = self.optimizer_cfg.get("type")
-        cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-        first = next(iter(inspect.signature(cls).parameters), "params") if callable(cls) else "params"
         try:
-            optimizer: Optimizer = OPTIMIZERS.build({**self.optimizer_cfg, first: params})
+            return build_optimizer(self.optimizer_cfg, params)
         except InputError as error:
             error.args = (f"optim_wrapper.optimizer: {error}",)
             raise
-        except (TypeError, ValueError) as error:
-            if not getattr(cls, "__module__", "").startswith("torch."):
-                raise  # somebody's own optimizer: its trace is worth more than one line
-            raise InputError(f"optim_wrapper.optimizer: {kind}: {error}") from error
-        return optimizer
 
     def add_params(
         self,
@@ -225,13 +217,16 @@ def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper)
 
     Args:
         model: The model, on its device.
-        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, or a ready wrapper.
+        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, a ready wrapper, or ready
+            wrappers by name, which make an ``OptimWrapperDict``.
     """
     if isinstance(cfg, OptimWrapper):
         wrapper = cfg
+    elif not isinstance(cfg, Mapping):
+        raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
+    elif cfg and all(isinstance(value, OptimWrapper) for value in cfg.values()):
+        wrapper = OptimWrapperDict(**cfg)
     else:
-        if not isinstance(cfg, Mapping):
-            raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
         args = dict(cfg)
         constructor = args.pop("constructor", None) or "DefaultOptimWrapperConstructor"
         spec = constructor if isinstance(constructor, Mapping) else {"type": constructor}

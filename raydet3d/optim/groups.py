@@ -88,6 +88,7 @@ class Groups:
 
     def name(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Learn the parameters' names, by which states are saved and found."""
+        self._all = []
         for name, param in named:
             self._names[id(param)] = plain_name(name)
             self._all.append(param)

@@ -21,16 +21,21 @@ The first step of each parameter waits for the flag, because its moments do not 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from raydet3d.optim.bare import BareStep
+
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHORT = (torch.float16, torch.bfloat16)
+UNASKED = 64  # verdicts that are kept where nobody asks
 NEVER = 2**62
 
 
@@ -48,6 +53,10 @@ def largest(grads: Sequence[Tensor]) -> Tensor:
     # On the CPU the 2-norm is much faster; it may overflow where the gradients do not, so then look closely.
     norm = torch.stack(torch._foreach_norm(dense, 2.0)).max()
     return norm if is_finite(norm) else torch.stack([g.abs().max() for g in dense if g.numel()]).max()
+
+
+def _is_usual(grad: Tensor) -> bool:
+    return grad.dtype is torch.float32 and grad.layout is torch.strided and type(grad) is Tensor
 
 
 def is_finite(number: Tensor) -> bool:
@@ -68,12 +77,22 @@ class FiniteGuard:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.row = torch.zeros((), dtype=torch.int64, device=device)  # bad steps in a row, up to now
+        self._verdicts: deque[tuple[int, Any, Any]] = deque(maxlen=UNASKED)
         self._on_host = device.type == "cpu"
+        # A cell of memory seen from two sides: torch raises it, and no torch operation is needed to read it.
+        self._raised = np.zeros(1, dtype=np.float32)
+        self._cell, self._one = torch.from_numpy(self._raised), torch.ones(1)
+        self._bare: BareStep | None = None
         self._bad = False
         self._met: set[int] = set()
         self._corrected = self._reported = 0
         self._counts_on_host = False
-        self._buffers: list[Tensor] = []  # the model's own
+        self._kept = False
+        self._slots: list[tuple[dict[str, Tensor | None], str]] = []  # where the model keeps its buffers
+        self._slots_of: int | None = None  # which model's these are
+        self._found: list[Tensor | None] = []  # what was in the slots
+        self._buffers: list[Tensor] = []  # of these, the ones that can be put back
         self._copies: list[Tensor] = []  # as they were
 
     def seed(self, loss: Tensor) -> Tensor | None:
@@ -90,45 +109,95 @@ class FiniteGuard:
             now: Count of iterations, kept for the first bad one.
         """
         if self._on_host:
-            self._bad = not is_finite(number)
-            if self._bad:
-                self.bad_steps.add_(1)
-                self.first_bad.clamp_(max=now)
+            self._set(not is_finite(number), now)
             return
         bad = number.detach().mul(0).ne(0).to(self.device)  # NaN is unequal to 0
         self.flag.copy_(bad)
         self.bad_steps.add_(bad)
+        self.row.add_(1).mul_(bad)
         torch.minimum(self.first_bad, torch.where(bad, now, NEVER), out=self.first_bad)
+        if self.device.type == "cuda":
+            told = torch.empty((), dtype=torch.bool, pin_memory=True)
+            arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            told.copy_(bad, non_blocking=True)
+            arrived.record(torch.cuda.current_stream(self.device))
+            self._verdicts.append((now, told, arrived))
+
+    def verdicts(self) -> list[tuple[int, bool]]:
+        """Steps judged since the last call, as (count of iterations, whether it was bad), as far as they are known.
+
+        Never waits: what a GPU has not said yet comes with a later call.
+        """
+        known = []
+        while self._verdicts and (self._verdicts[0][2] is None or self._verdicts[0][2].query()):
+            now, bad, _ = self._verdicts.popleft()
+            known.append((now, bool(bad)))
+        return known
+
+    def look(self, grads: Sequence[Tensor], now: int) -> None:
+        """Raise the flag if a gradient is not finite, lower it otherwise, and count.
+
+        Args:
+            grads: The gradients.
+            now: Count of iterations, kept for the first bad one.
+        """
+        if not self._on_host or not all(map(_is_usual, grads)):
+            self.judge(largest(grads), now)
+            return
+        # One call for all. It multiplies by 1, which changes no bit, and raises the cell at what is not finite.
+        self._raised[0] = 0
+        torch._amp_foreach_non_finite_check_and_unscale_(list(grads), self._cell, self._one)
+        self._set(bool(self._raised[0]), now)
+
+    def _set(self, bad: bool, now: int) -> None:
+        self._verdicts.append((now, bad, None))
+        if bad:
+            self.bad_steps.add_(1)
+            self.row.add_(1)
+            self.first_bad.clamp_(max=now)
+        elif self._bad:
+            self.row.zero_()
+        self._bad = bad
 
     def keep_buffers(self, model: nn.Module) -> None:
         """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
 
+        The model is looked through once, and again after each ``read``.
+
         Args:
             model: The model.
         """
-        # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
-        self._buffers = [b.data for b in model.buffers() if _is_kept(b, self.device)]
-        layout = [(b.shape, b.dtype) for b in self._buffers]
-        if layout != [(c.shape, c.dtype) for c in self._copies]:
+        if self._slots_of != id(model):
+            self._slots = [(m._buffers, name) for m in model.modules() for name in m._buffers]
+            self._slots_of, self._found = id(model), []
+        if not self._slots:
+            return
+        found = [buffers.get(name) for buffers, name in self._slots]
+        if len(found) != len(self._found) or any(a is not b for a, b in zip(found, self._found, strict=True)):
+            mine = {id(b): b for b in found if b is not None and _is_kept(b, self.device)}
+            # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
+            self._found, self._buffers = found, [b.data for b in mine.values()]
             self._copies = [torch.empty_like(b) for b in self._buffers]
         if self._buffers:
             torch._foreach_copy_(self._copies, self._buffers)
+        self._kept = True
 
     def put_back(self) -> None:
         """Give the buffers back what ``keep_buffers`` noted if the flag is up; leave every bit of them otherwise.
 
         The step is done then: there is nothing to be put back until the next ``keep_buffers``.
         """
-        if not self._on_host:
-            _undo(_bits(self._buffers), _bits(self._copies), self.flag)
-        elif self._bad and self._buffers:
-            torch._foreach_copy_(self._buffers, self._copies)
-        self._buffers = []
+        if self._kept and self._buffers:
+            if not self._on_host:
+                _undo(_bits(self._buffers), _bits(self._copies), self.flag)
+            elif self._bad:
+                torch._foreach_copy_(self._buffers, self._copies)
+        self._kept = False
 
     @property
     def keeps_buffers(self) -> bool:
         """Whether there is something for ``put_back``."""
-        return bool(self._buffers)
+        return self._kept
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
         """Let the optimizer step unless the flag is up.
@@ -140,7 +209,9 @@ class FiniteGuard:
         """
         if self._on_host:
             if not self._bad:
-                optimizer.step(**kwargs)
+                if self._bare is None or self._bare.optimizer is not optimizer:
+                    self._bare = BareStep(optimizer)
+                self._bare(**kwargs)
             return
         if any(id(p) not in self._met for p in active) or not _is_plain(optimizer, active, self.device):
             if not self.flag.item():
@@ -169,9 +240,12 @@ class FiniteGuard:
 
     def read(self, optimizer: Optimizer) -> tuple[int, int]:
         """Bad steps since the last reading, and the count of iterations at the first of them (-1: none)."""
+        self._slots_of = None
         total = self.settle(optimizer)
         new, self._reported = total - self._reported, total
-        first = int(self.first_bad) if new else -1
+        if not new:
+            return 0, -1
+        first = int(self.first_bad)
         self.first_bad.fill_(NEVER)
         return new, first
 

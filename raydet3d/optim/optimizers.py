@@ -1,11 +1,15 @@
-"""Fills the table of optimizers with every one that the installed torch has, under its own name."""
+"""Fills the table of optimizers with every one that the installed torch has, and builds from it."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
+from raydet3d.errors import InputError
 from raydet3d.registry import OPTIMIZERS
 
 # MMEngine's name for torch's own Adafactor, which leaves the plain name to another library's.
@@ -30,3 +34,24 @@ def _register_torch_optimizers() -> list[str]:
 
 
 TORCH_OPTIMIZERS = _register_torch_optimizers()
+
+
+def build_optimizer(cfg: Mapping[str, Any], params: Any) -> Optimizer:
+    """Make an optimizer; parameters go in under whatever its constructor calls them.
+
+    Args:
+        cfg: ``dict(type=, lr=, ...)``.
+        params: Parameters, or param groups.
+    """
+    kind = cfg.get("type")
+    cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    first = next(iter(inspect.signature(cls).parameters), "params") if callable(cls) else "params"
+    try:
+        optimizer: Optimizer = OPTIMIZERS.build({**cfg, first: params})
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        if not getattr(cls, "__module__", "").startswith("torch."):
+            raise  # somebody's own optimizer: its trace is worth more than one line
+        raise InputError(f"{getattr(cls, '__name__', kind)}: {error}") from error
+    return optimizer

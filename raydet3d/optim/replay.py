@@ -22,6 +22,7 @@ def resume_schedulers(
     iters: int,
     epochs: int,
     epoch_length: int,
+    max_iters: int | None = None,
 ) -> list[str]:
     """Load the schedulers' states, and make the param groups hold what the config says now.
 
@@ -37,6 +38,7 @@ def resume_schedulers(
         iters: Iterations done.
         epochs: Epochs done.
         epoch_length: Iterations of one epoch.
+        max_iters: Iterations of the whole run, for schedules that last as long as it does.
 
     Returns:
         What has changed, one line each, for the log.
@@ -46,11 +48,11 @@ def resume_schedulers(
     if "betas" in fields:
         fields.add("momentum")
     rest = list(states)
-    fresh = []
     for scheduler in schedulers:
+        if max_iters is not None and getattr(scheduler, "lasts_all_iters", False):
+            scheduler.end_at(max_iters)
         state = _take_state(scheduler, rest)
         if state is None:
-            fresh.append(scheduler)
             lines.append(f"{type(scheduler).__name__} is new")
             fields.add(getattr(scheduler, "param_name", ""))
         else:

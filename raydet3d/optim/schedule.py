@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -124,6 +124,8 @@ class ParamScheduler:
         self.target: Target = momentum_target(optimizer) if param_name == "momentum" else Field(param_name)
         self.last_step = last_step
         self._global_step = last_step
+        # Iterations of an epoch, where the config measures in epochs what is counted in iterations.
+        self.epoch_length: int | None = None
         self.config_changes: list[str] = []
         for group in optimizer.param_groups:
             value = self.target.read(group)
@@ -175,14 +177,24 @@ class ParamScheduler:
     def state_dict(self) -> dict[str, Any]:
         """The tick count, under MMEngine's two names, and whose it is."""
         kind = {"type": type(self).__name__, "param_name": self.param_name, "by_epoch": self.by_epoch}
+        if self.epoch_length is not None:
+            kind["epoch_length"] = self.epoch_length
         return {"last_step": self.last_step, "_global_step": self._global_step, **kind}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved count; nothing is applied, since values come back with the optimizer.
 
-        What this run's config says (begin, end, the curve) stays. MMEngine's own states fit.
+        What this run's config says (begin, end, the curve) stays. A count of iterations that stand for epochs is
+        stretched where an epoch has another length now. MMEngine's own states fit.
         """
-        self.set_count(int(state_dict["_global_step"]))
+        count, length = int(state_dict["_global_step"]), state_dict.get("epoch_length")
+        self.config_changes = []
+        if length and self.epoch_length and length != self.epoch_length:
+            count = round(count * self.epoch_length / length)
+            self.config_changes.append(
+                f"{type(self).__name__}: iterations of an epoch: {length} -> {self.epoch_length}"
+            )
+        self.set_count(count)
 
     def set_count(self, count: int) -> None:
         """Go on from a count of ticks; nothing is applied."""
@@ -199,6 +211,8 @@ class CurveScheduler(ParamScheduler):
 
     curve_type: ClassVar[type[Curve]]
     param: ClassVar[str | None] = None
+    # Whether the end is the run's, counted in iterations, because the config names none.
+    lasts_all_iters: bool = False
 
     def __init__(self, optimizer: OptimWrapper | Optimizer, *name: str, **arguments: Any) -> None:
         param_name = str(self.param or (name[0] if name else arguments.pop("param_name")))
@@ -211,6 +225,19 @@ class CurveScheduler(ParamScheduler):
         if isinstance(self.curve, OneCycle) and self.last_step == -1:
             self._set_peaks(self.curve)
         self.step()
+
+    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Go on by one tick."""
+        groups = self.optimizer.param_groups
+        if len(groups) != 1 or self.verbose:
+            super().step(metrics)
+            return
+        self._global_step += 1
+        if self.begin <= self._global_step < self.end:  # one group, as in most runs: no lists to be made
+            self.last_step += 1
+            group, target = groups[0], self.target
+            a, b = self.curve.step(self.last_step, self._base(group))
+            target.write(group, a * target.read(group) + b)
 
     def _set_peaks(self, curve: OneCycle) -> None:
         """Write start, peak and end of the cycle into the groups, under MMEngine's names."""
@@ -258,11 +285,16 @@ class CurveScheduler(ParamScheduler):
         """Go on from a saved count; where the saved curve was another one, ``config_changes`` says so."""
         super().load_state_dict(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
-        self.config_changes = [
+        self.config_changes += [
             f"{type(self).__name__}.{key}: {saved[key]} -> {value}"
             for key, value in now.items()
             if key in saved and saved[key] != value
         ]
+
+    def end_at(self, tick: int) -> None:
+        """Move the end, for a schedule that lasts as long as the run."""
+        self.curve = replace(self.curve, end=tick)
+        self.end = tick
 
     @classmethod
     def build_iter_from_epoch(
@@ -278,7 +310,9 @@ class CurveScheduler(ParamScheduler):
         """
         others = {k: arguments.pop(k) for k in ("last_step", "verbose", "param_name") if k in arguments}
         curve = cls.curve_type(**arguments).in_iterations(epoch_length)
-        return cls(optimizer, *name, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
+        made = cls(optimizer, *name, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
+        made.epoch_length = epoch_length
+        return made
 
 
 # What the last part of a name schedules; None: the field that ``param_name`` names.
@@ -327,64 +361,3 @@ def _signature(curve: type[Curve], param: str | None) -> inspect.Signature:
 
 for _name, _curve in CURVES.items():
     globals().update({kind.__name__: kind for kind in register_curve(_name, _curve)})
-
-
-def build_param_scheduler(
-    cfg: Mapping[str, Any] | Sequence[Any] | None,
-    optim_wrapper: OptimWrapper,
-    *,
-    epoch_length: int,
-    max_epochs: int | None,
-    max_iters: int | None,
-) -> list[Any]:
-    """Make the schedulers of a config, in its order; each takes its first tick here.
-
-    Args:
-        cfg: One scheduler's dict, a list of them (ready objects pass through), or None.
-        optim_wrapper: What they act on.
-        epoch_length: Iterations of one epoch, for ``convert_to_iter_based``.
-        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
-        max_iters: Where one ends that ticks by iteration.
-
-    Raises:
-        InputError: A config that makes no scheduler; the message names its place in the list.
-    """
-    if cfg is None:
-        return []
-    items = [cfg] if isinstance(cfg, Mapping) or not isinstance(cfg, Sequence) else list(cfg)
-    built = []
-    for i, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            built.append(item)
-            continue
-        args = dict(item)
-        convert = args.pop("convert_to_iter_based", False)
-        own_length = args.pop("epoch_length", None)
-        end = max_epochs if args.get("by_epoch", True) else max_iters
-        if end is not None and args.get("end") is None:
-            args["end"] = end
-        try:
-            if convert:
-                kind = args.get("type")
-                cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
-                if not hasattr(cls, "build_iter_from_epoch"):
-                    raise InputError(f"{kind} cannot be converted to iterations")
-                args["type"] = _converter(cls, own_length or epoch_length)
-                built.append(PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper}))
-            else:
-                built.append(PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper}))
-        except InputError as error:
-            error.args = (f"param_scheduler[{i}]: {error}",)
-            raise
-    return built
-
-
-def _converter(cls: Any, epoch_length: int) -> Any:
-    """A stand-in for a scheduler class that takes the same arguments, measured in epochs."""
-
-    def build(**arguments: Any) -> Any:
-        return cls.build_iter_from_epoch(epoch_length=epoch_length, **arguments)
-
-    build.__name__ = cls.__name__
-    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
-    return build

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from raydet3d.dist import get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.groups import Group, Groups, reconcile, settings_of
-from raydet3d.optim.guard import FiniteGuard, largest, whole
+from raydet3d.optim.guard import FiniteGuard, whole
 from raydet3d.registry import OPTIM_WRAPPERS
 
 CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -25,6 +26,7 @@ CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 # Norms that are finite exactly if all they are taken of is (but for overflow).
 TELLING_NORMS = (1.0, 2.0, float("inf"))
+NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
@@ -44,7 +46,21 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     for key in args:
         if key not in known:
             raise InputError(f"clip_grad of type {kind!r} has no {key!r}; it takes {', '.join(known)}")
+    limit = args[needed]
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 0:
+        raise InputError(f"clip_grad.{needed} must be a number of at least 0, got {limit!r}")
+    if kind == "norm":
+        _norm_of(args)
     return kind, args
+
+
+def _norm_of(args: Mapping[str, Any]) -> float:
+    """Which norm ``clip_grad`` is about."""
+    given = args.get("norm_type", 2)
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise InputError(f"clip_grad.norm_type must be a number or 'inf', got {given!r}") from None
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -86,6 +102,7 @@ class OptimWrapper:
             raise InputError(f"accumulative_counts must be an integer of at least 1, got {accumulative_counts!r}")
         self.optimizer = optimizer
         self.clip_type, self.clip_grad_kwargs = _read_clip(clip_grad)
+        self._norm_tells = self.clip_type == "norm" and _norm_of(self.clip_grad_kwargs) in TELLING_NORMS
         # Gets the gradients' total norm before clipping, as a tensor on the device.
         self.grad_norm_sink: Callable[[Tensor], None] | None = None
         # What the config has changed against the state that was loaded last, one line each.
@@ -147,8 +164,12 @@ class OptimWrapper:
 
     def zero_grad(self, **kwargs: Any) -> None:
         """Clear the gradients."""
-        self.optimizer.zero_grad(**kwargs)
         self._has_pending = False
+        if kwargs or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad(**kwargs)
+            return
+        for param in self._groups.params():  # what the optimizer does too, in ten times the time
+            param.grad = None
 
     def step(self, **kwargs: Any) -> None:
         """Clip, and let the optimizer step unless the gradients are not finite."""
@@ -157,12 +178,13 @@ class OptimWrapper:
             self._clip(active)
             self.optimizer.step(**kwargs)
             return
-        telling = self.clip_type == "norm" and float(self.clip_grad_kwargs.get("norm_type", 2)) in TELLING_NORMS
-        number = None if telling else largest([p.grad for p in active if p.grad is not None])
-        norm = self._clip(active)
-        judged = whole(norm) if number is None and norm is not None else number
-        assert judged is not None
-        self._guard.judge(judged, self._inner_count)
+        if self._norm_tells:
+            norm = self._clip(active)
+            assert norm is not None
+            self._guard.judge(whole(norm), self._inner_count)
+        else:
+            self._guard.look([p.grad for p in active if p.grad is not None], self._inner_count)
+            self._clip(active)
         self._guard.step(self.optimizer, active, **kwargs)
         self._guard.put_back()
 
@@ -175,14 +197,24 @@ class OptimWrapper:
             self.grad_norm_sink(whole(norm.detach()))
         return norm
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
-        no_sync: Any = None if self.should_sync() else getattr(model, "no_sync", None)
-        with no_sync() if no_sync is not None else nullcontext():
-            yield
+        no_sync: Any = getattr(model, "no_sync", None) if self._accumulative_counts > 1 else None
+        if no_sync is None or self.should_sync():
+            return NOTHING
+        context: AbstractContextManager[None] = no_sync()
+        return context
+
+    def watch_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
+        """Hand over the gradients' norm at each step, where it is taken.
+
+        Args:
+            update: Gets the name ``grad_norm`` and the norm, as a tensor on the device.
+            prefix: Stands before the name.
+        """
+        self.grad_norm_sink = partial(update, f"{prefix}grad_norm")
 
     # ---- accumulation
 
@@ -220,6 +252,11 @@ class OptimWrapper:
         return count % self._accumulative_counts == 0 or count == self._max_counts
 
     @property
+    def accumulative_counts(self) -> int:
+        """Iterations whose gradients make one step."""
+        return self._accumulative_counts
+
+    @property
     def inner_count(self) -> int:
         """Iterations counted."""
         return self._inner_count
@@ -237,6 +274,21 @@ class OptimWrapper:
         Waits for the device; for log points.
         """
         return self._guard.read(self.optimizer)
+
+    def read_guard(self) -> tuple[int, int, int]:
+        """What ``read_bad_steps`` gives, and how many steps in a row were left out, the newest among them.
+
+        Waits for the device; for log points.
+        """
+        count, first = self._guard.read(self.optimizer)
+        return count, first, int(self._guard.row) if count else 0
+
+    def verdicts(self) -> list[tuple[int, bool]] | None:
+        """Steps judged since the last call: iterations counted then, and whether the step was bad.
+
+        Never waits; what the device has not said yet comes later. None where steps are not guarded.
+        """
+        return self._guard.verdicts() if self._guarded else None
 
     # ---- param groups
 
@@ -267,6 +319,11 @@ class OptimWrapper:
             named: A model's ``named_parameters()``.
         """
         self._groups.name(named)
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether the parameters' names have been told."""
+        return all(self._groups.name_of(p) is not None for p in self._groups.params())
 
     def _set_base(self) -> None:
         many = len(self._groups.published()) > 1

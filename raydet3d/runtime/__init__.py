@@ -1,14 +1,18 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
-from raydet3d.runtime.build import assemble, ready_data
+from raydet3d.registry import RUNNERS
+from raydet3d.runtime.build import assemble, build_runner, ready_data
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History
 from raydet3d.runtime.logprocessor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from raydet3d.runtime.runner import Runner
+from raydet3d.runtime.tta import build_runner_with_tta
 from raydet3d.runtime.wrappers import MMDistributedDataParallel
 
 Runner.from_cfg = staticmethod(assemble)
+RUNNERS.register_module(module=Runner)
+RUNNERS.build_func = build_runner
 
 __all__ = [
     "EpochBasedTrainLoop",
@@ -21,5 +25,6 @@ __all__ = [
     "TestLoop",
     "ValLoop",
     "assemble",
+    "build_runner_with_tta",
     "ready_data",
 ]

@@ -19,7 +19,7 @@ from raydet3d import __version__, dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
 from raydet3d.log import open_logger
-from raydet3d.optim import build_optim_wrapper, build_param_scheduler
+from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
     EVALUATOR,
     HOOKS,
@@ -30,14 +30,25 @@ from raydet3d.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     VISUALIZERS,
+    Registry,
 )
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import build_loader, ready_data
+from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
 from raydet3d.runtime.parts import Makers
+from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg
+from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 from raydet3d.runtime.sharded import is_sharded_model, refuse_hooks
-from raydet3d.runtime.start import apply_env, find_start, home_of, pick_device, place, settle_seed, settle_timestamp
+from raydet3d.runtime.start import (
+    apply_env,
+    find_start,
+    home_of,
+    leave_no_trace,
+    pick_device,
+    place,
+    settle_seed,
+    settle_timestamp,
+)
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
 
 __all__ = [
@@ -47,9 +58,11 @@ __all__ = [
     "build_loader",
     "build_model",
     "build_optim",
+    "build_runner",
     "build_schedulers",
     "build_visualizer",
     "check_sections",
+    "finish_model",
     "ready_data",
     "wrap_model",
 ]
@@ -84,6 +97,23 @@ def assemble(
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
+    try:
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry)
+    except BaseException:
+        leave_no_trace(work_dir, timestamp)
+        raise
+
+
+def _put_together(
+    cfg: Any,
+    device: torch.device,
+    extra_hooks: Sequence[Hook],
+    work_dir: Path,
+    name: str,
+    timestamp: str,
+    resume: bool | str,
+    retry: bool,
+) -> Runner:
     home = home_of(cfg)
     start = find_start(cfg, resume, home, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
@@ -94,6 +124,7 @@ def assemble(
         work_dir / timestamp / f"{timestamp}.log",
         rank=dist.get_rank(),
         level=cfg.get("log_level", "INFO"),
+        held=True,
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
         logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
@@ -106,7 +137,7 @@ def assemble(
         refuse_hooks(hooks)
 
     full_name = f"{name}_{timestamp}"
-    runner = Runner(
+    return Runner(
         model=model,
         device=device,
         work_dir=work_dir,
@@ -125,13 +156,26 @@ def assemble(
             test_loop=partial(_make_eval_loop, cfg, "test"),
             optim_wrapper=partial(_make_optim_wrapper, cfg),
             param_schedulers=partial(_make_schedulers, cfg),
+            introduce=_introduce,
+            finish_model=lambda runner: finish_model(runner.model, cfg),
         ),
         start=start,
         cfg=cfg,
         cfg_text=_text_of(cfg),
     )
-    _introduce(runner, hooks)
-    return runner
+
+
+def build_runner(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+    """A runner of the kind that ``runner_type`` names, for scripts that say ``RUNNERS.build(cfg)``.
+
+    Args:
+        cfg: The config.
+        registry: The table of runners.
+        default_args: Keys to use where the config has none.
+    """
+    whole = {**(default_args or {}), **cfg} if default_args else cfg
+    kind: Any = registry.get(whole.get("runner_type") or "Runner")
+    return kind.from_cfg(whole)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------
@@ -167,6 +211,25 @@ def wrap_model(model: nn.Module, cfg: Any, device: torch.device) -> nn.Module:
         wrapped = MODEL_WRAPPERS.build(cfg.get("model_wrapper_cfg") or {}, defaults)
     assert isinstance(wrapped, nn.Module)
     return wrapped
+
+
+def finish_model(model: nn.Module, cfg: Any) -> None:
+    """What is done to a model whose weights are in place: activation checkpointing, and compiling.
+
+    Args:
+        model: The model, in its wrapper or not.
+        cfg: The config: ``activation_checkpointing`` and ``compile`` are read.
+    """
+    recompute(unwrapped(model), cfg.get("activation_checkpointing") or ())
+    given = cfg.get("compile") or False
+    if given is False:
+        return
+    with at("compile"):
+        try:
+            # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
+            unwrapped(model).compile(**(dict(given) if isinstance(given, Mapping) else {}))
+        except (RuntimeError, ValueError) as error:  # an unknown back end or mode
+            raise InputError(str(error).splitlines()[0]) from None
 
 
 def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
@@ -209,11 +272,13 @@ def build_evaluator(cfg: Any, *, key: str = "val_evaluator") -> Evaluator:
 def build_optim(cfg: Any, model: nn.Module) -> Any:
     """The optimizer in its wrapper."""
     given = cfg["optim_wrapper"]
-    if not isinstance(given, Mapping):
-        return given
+    if not isinstance(given, Mapping) or all(isinstance(value, OptimWrapper) for value in given.values()):
+        with at("optim_wrapper"):
+            return build_optim_wrapper(unwrapped(model), given)
+    refuse_deleted_optimizer(cfg)
     with at("optim_wrapper"):
         if given.get("optimizer") is None and given.get("constructor") is None:
-            raise InputError("has no optimizer; did a _delete_=True remove it?")
+            raise InputError("has no optimizer; give it optimizer=dict(type=..., lr=...)")
         if isinstance(given.get("type"), str):
             OPTIM_WRAPPERS.get(given["type"])
     optimizer = given.get("optimizer")
@@ -266,20 +331,41 @@ def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
         return None
     with at(f"{mode}_cfg"):
         args = loop_cfg(cfg[f"{mode}_cfg"], mode)
-    evaluator = build_evaluator(cfg[f"{mode}_evaluator"], key=f"{mode}_evaluator")
-    for metric in evaluator.metrics:
-        metric.logger = runner.logger
-    key = f"{mode}_dataloader"
-    loader = build_loader(cfg[key], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key=key)
+    key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", cfg[f"{mode}_dataloader"], cfg[f"{mode}_evaluator"]
+    make = partial(build_loader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
+    loader: Any
+    evaluator: Any
+    if isinstance(loader_cfg, (list, tuple)):
+        evaluator = _build_evaluators(evaluator_cfg, len(loader_cfg), f"{mode}_evaluator", runner)
+        loader = Loaders([make(one, key=f"{key}[{i}]") for i, one in enumerate(loader_cfg)])
+    else:
+        evaluator = _heard(build_evaluator(evaluator_cfg, key=f"{mode}_evaluator"), runner)
+        loader = make(loader_cfg, key=key)
     with at(f"{mode}_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader, "evaluator": evaluator})
+
+
+def _build_evaluators(cfg: Any, count: int, key: str, runner: Runner) -> list[Evaluator]:
+    """One evaluator for each of several loaders."""
+    if not isinstance(cfg, (list, tuple)) or len(cfg) != count:
+        given = f"a list of {len(cfg)}" if isinstance(cfg, (list, tuple)) else "one"
+        raise InputError(f"{key} must be a list of {count}, one for each loader, got {given}")
+    return [_heard(build_evaluator(one, key=f"{key}[{i}]"), runner) for i, one in enumerate(cfg)]
+
+
+def _heard(evaluator: Evaluator, runner: Runner) -> Evaluator:
+    """The evaluator, whose metrics speak through the run's logger."""
+    for metric in evaluator.metrics:
+        metric.logger = runner.logger
+    return evaluator
 
 
 def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     if cfg.get("optim_wrapper") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     wrapper = build_optim(cfg, runner.model)
-    wrapper.grad_norm_sink = partial(runner.message_hub.update_scalar, "train/grad_norm")
+    if isinstance(wrapper, OptimWrapper):
+        wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
     return wrapper
 
@@ -299,7 +385,7 @@ def _text_of(cfg: Any) -> str:
         return ""
 
 
-def _introduce(runner: Runner, hooks: Hooks) -> None:
+def _introduce(runner: Runner) -> None:
     """Say what runs, and keep the config."""
     device = (
         torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else platform.processor() or "CPU"
@@ -314,7 +400,7 @@ def _introduce(runner: Runner, hooks: Hooks) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
-    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", hooks.table())
+    runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
         runner.cfg.dump(runner.work_dir / stem)

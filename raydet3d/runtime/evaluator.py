@@ -44,6 +44,11 @@ class Evaluator:
         for metric in self.metrics:
             metric.process(data_batch, plain)
 
+    def names(self) -> list[str] | None:
+        """Names of the results, where all metrics know them before anything is evaluated."""
+        known = [metric.names() if hasattr(metric, "names") else None for metric in self.metrics]
+        return None if None in known else [name for names in known for name in names or ()]
+
     def evaluate(self, size: int) -> dict[str, Any]:
         """All metrics' results, the same on every rank.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from raydet3d.current import Current
 
 KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
 PENDING = 2000  # values of a scalar that may wait on the device when nobody reads
@@ -23,7 +26,8 @@ class Series:
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
-        self.pending: list[float | Tensor] = []
+        self.pending: list[Any] = []
+        self.has_tensors = False  # whether any value ever waited on a device
         self._flush = flush
         self._values: deque[float] = deque(maxlen=KEEP)
         self.count = 0
@@ -31,13 +35,14 @@ class Series:
         self.least = math.inf
         self.most = -math.inf
 
-    def take(self, values: list[float]) -> None:
+    def take(self, numbers: Sequence[float]) -> None:
         """Append values that are on the host."""
+        values = list(map(float, numbers))
         self._values.extend(values)
         self.count += len(values)
         self.total += sum(values)
-        self.least = min(self.least, *values)
-        self.most = max(self.most, *values)
+        self.least = min(self.least, min(values))
+        self.most = max(self.most, max(values))
 
     def reserve(self, length: int) -> None:
         """Keep at least this many values from now on."""
@@ -83,7 +88,7 @@ class Series:
 
     def _last(self, window: int) -> list[float]:
         self.reserve(window)
-        return list(self._values)[-window:]
+        return [*islice(reversed(self._values), window)][::-1]
 
 
 class History:
@@ -113,13 +118,15 @@ class History:
             series = self.log_scalars[key] = Series(self.flush)
             if not resumed:
                 self._unsaved.add(key)
-        if isinstance(value, Tensor):
-            value = value.detach()
-        elif not isinstance(value, (int, float)):
-            value = float(np.asarray(value).item())
-        series.pending.append(value if count == 1 else value / count)
+        if type(value) is not float:
+            value = _scalar(value)
+            series.has_tensors = series.has_tensors or isinstance(value, Tensor)
+        if count != 1:
+            value = value / count
+        pending = series.pending
+        pending.append(value)
         self._waiting = True
-        if len(series.pending) >= PENDING:
+        if len(pending) >= PENDING:
             self.flush()
 
     def update_scalars(self, scalars: Mapping[str, Any], *, resumed: bool = True) -> None:
@@ -141,24 +148,31 @@ class History:
         self.flush()
         return self.log_scalars[key]
 
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing waits: the device has just been asked, and asking it for more costs little."""
+        return not self._waiting
+
     def flush(self) -> None:
         """Bring all waiting values to the host, with one copy per device."""
         if not self._waiting:
             return
         self._waiting = False
-        waiting: dict[torch.device, list[tuple[list[float | Tensor], int, Tensor]]] = {}
         touched = [(key, series) for key, series in self.log_scalars.items() if series.pending]
+        waiting: dict[torch.device, list[tuple[list[Any], int]]] = {}
         for key, series in touched:
+            if not series.has_tensors:
+                continue
             for i, value in enumerate(series.pending):
                 if isinstance(value, Tensor):
-                    if value.numel() != 1:
+                    if value.dim() and value.numel() != 1:
                         raise ValueError(f"scalar {key!r} must have one element, got shape {tuple(value.shape)}")
-                    waiting.setdefault(value.device, []).append((series.pending, i, value))
+                    waiting.setdefault(value.device, []).append((series.pending, i))
         for places in waiting.values():
-            for (pending, i, _), number in zip(places, _read([v for _, _, v in places]), strict=True):
+            for (pending, i), number in zip(places, _read([p[i] for p, i in places]), strict=True):
                 pending[i] = number
         for _, series in touched:
-            series.take([float(value) for value in series.pending])
+            series.take(series.pending)
             series.pending.clear()
 
     # -- facts --------------------------------------------------------------------------------------------------
@@ -215,6 +229,32 @@ class History:
         self.runtime_info.update(state["info"])
 
 
+def _scalar(value: Any) -> Any:
+    """A value as history keeps it: a tensor where it is, without its graph; a number of any other kind as a float."""
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    return value if isinstance(value, (int, float)) else float(np.asarray(value).item())
+
+
+class MessageHub:
+    """MMEngine's way to ask for a run's history: every name means that of the run that is at work."""
+
+    @staticmethod
+    def get_instance(name: str = "", **kwargs: Any) -> Any:
+        """The history of the run that is at work; one of its own, where none is.
+
+        Args:
+            name: Accepted for MMEngine's sake, as is the rest.
+            **kwargs: See ``name``.
+        """
+        return Current("message_hub", History)
+
+    @staticmethod
+    def get_current_instance() -> Any:
+        """The history of the run that is at work; one of its own, where none is."""
+        return Current("message_hub", History)
+
+
 def is_plain(value: Any) -> bool:
     """Whether a value is made of containers, numbers, strings and None only."""
     if value is None or type(value) in (bool, int, float, str):
@@ -230,7 +270,8 @@ def _read(tensors: list[Tensor]) -> list[float]:
     for i, tensor in enumerate(tensors):
         by_type.setdefault(tensor.dtype, []).append(i)
     order = [i for group in by_type.values() for i in group]
-    parts = [torch.stack([tensors[i].reshape(()) for i in group]) for group in by_type.values()]
+    flat_ones = [tensor.reshape(()) if tensor.dim() else tensor for tensor in tensors]
+    parts = [torch.stack([flat_ones[i] for i in group]) for group in by_type.values()]
     flat = parts[0] if len(parts) == 1 else torch.cat([part.to(torch.float64) for part in parts])
     out = [0.0] * len(tensors)
     for i, number in zip(order, flat.tolist(), strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -66,6 +67,29 @@ def build_loader(
     )
 
 
+class Loaders:
+    """Several loaders, one after the other.
+
+    Args:
+        loaders: The loaders.
+    """
+
+    def __init__(self, loaders: Sequence[DataLoader[Any]]) -> None:
+        self.loaders = list(loaders)
+
+    def __len__(self) -> int:
+        """Batches of all."""
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.loaders)
+
+    @property
+    def dataset(self) -> Any:
+        """The first one's data set."""
+        return self.loaders[0].dataset
+
+
 def ready_data(cfg: Mapping[str, Any]) -> None:
     """Let every data set of a config check, or make, its data, and every metric check what it will read.
 
@@ -78,19 +102,30 @@ def ready_data(cfg: Mapping[str, Any]) -> None:
         InputError: Data are missing; the message says how to prepare them.
     """
     for mode in ("train", "val", "test"):
-        loader = cfg.get(f"{mode}_dataloader")
-        if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
-            with at(f"{mode}_dataloader.dataset"):
-                ready(loader["dataset"])
-        given = cfg.get(f"{mode}_evaluator")
-        metrics = given.get("metrics", given) if isinstance(given, Mapping) else given
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-            kind = metric.get("type") if isinstance(metric, Mapping) else None
+        given = cfg.get(f"{mode}_dataloader")
+        for loader in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
+                with at(f"{mode}_dataloader.dataset"):
+                    ready(loader["dataset"])
+        for metric in _metrics_in(cfg.get(f"{mode}_evaluator")):
+            kind = metric.get("type")
             if kind is not None:
                 with at(f"{mode}_evaluator"):
                     made = METRICS.get(kind) if isinstance(kind, str) else kind
                     if hasattr(made, "ready"):
                         made.ready(metric)
+
+
+def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
+    """The metrics' configs in an evaluator's, or in a list of them."""
+    if isinstance(given, list | tuple):
+        for item in given:
+            yield from _metrics_in(item)
+    elif isinstance(given, Mapping):
+        if "metrics" in given:
+            yield from _metrics_in(given["metrics"])
+        else:
+            yield given
 
 
 def release(loader: DataLoader[Any]) -> None:

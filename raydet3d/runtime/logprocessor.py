@@ -61,6 +61,7 @@ class LogProcessor:
         self.num_digits = num_digits
         self.log_with_hierarchy = log_with_hierarchy
         self.mean_pattern = re.compile(mean_pattern)
+        self._smoothed: dict[str, bool] = {}
         self._check_custom()
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
@@ -153,8 +154,7 @@ class LogProcessor:
             if key.startswith(mode) and (mode == "train" or key in (f"{mode}/time", f"{mode}/data_time"))
         }
         out = {
-            key: one.mean(self.window_size) if self.mean_pattern.match(key) else one.current()
-            for key, one in series.items()
+            key: one.mean(self.window_size) if self._is_smoothed(key) else one.current() for key, one in series.items()
         }
         if mode == "train":
             for item in self.custom_cfg:
@@ -165,6 +165,12 @@ class LogProcessor:
                     )
                 out[item.get("log_name", name)] = self._statistic(item, series[name], runner, batch_idx)
         return out
+
+    def _is_smoothed(self, key: str) -> bool:
+        found = self._smoothed.get(key)
+        if found is None:
+            found = self._smoothed[key] = self.mean_pattern.match(key) is not None
+        return found
 
     def _statistic(self, item: Mapping[str, Any], series: Series, runner: Runner, batch_idx: int) -> float:
         window: int | str | None = item.get("window_size", self.window_size)

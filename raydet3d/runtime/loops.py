@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
 from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.loaders import Loaders
 from raydet3d.runtime.progress import Phase
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
 def _is_count(value: Any) -> bool:
     """Whether this is a whole number above 0; 2.0 is one."""
     return not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer() and float(value) > 0
+
+
+def _read_pairs(dynamic_intervals: Any) -> list[tuple[int, int]]:
+    """(milestone, interval) pairs, tuples or lists (YAML has no tuples), in order."""
+    pairs = []
+    for pair in dynamic_intervals or []:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(map(_is_count, pair)):
+            raise InputError(
+                "train_cfg.dynamic_intervals must be a list of (milestone, interval) pairs of whole numbers above 0, "
+                f"got {pair!r}"
+            )
+        pairs.append((int(pair[0]), int(pair[1])))
+    return sorted(pairs)
 
 
 class _TrainLoop:
@@ -65,12 +78,14 @@ class _TrainLoop:
         self.runner = runner
         self.dataloader = dataloader
         self.limit = int(limit)
-        self.val_begin = val_begin
-        self.val_interval = val_interval
-        self.stop_training = False
-        pairs = sorted((int(milestone), int(interval)) for milestone, interval in dynamic_intervals or [])
-        self._milestones = [0, *(milestone for milestone, _ in pairs)]
-        self._intervals = [val_interval, *(interval for _, interval in pairs)]
+        if val_begin != 0 and not _is_count(val_begin):
+            raise InputError(f"train_cfg.val_begin must be a whole number of at least 0, got {val_begin!r}")
+        self.val_begin: int = int(val_begin)
+        self.val_interval: int = int(val_interval)
+        self.stop_training: bool = False
+        pairs = _read_pairs(dynamic_intervals)
+        self._milestones: list[int] = [0, *(milestone for milestone, _ in pairs)]
+        self._intervals: list[int] = [self.val_interval, *(interval for _, interval in pairs)]
 
     @property
     def epoch(self) -> int:
@@ -101,12 +116,16 @@ class _TrainLoop:
 
     def _train(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
-        runner, progress = self.runner, self.runner.progress
-        runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
-        with _blamed(f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch):
+        runner = self.runner
+        progress, call = runner.progress, runner.call_hook
+        call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
+        try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        except Exception as error:
+            _blame(error, f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch)
+            raise
         progress.phase = Phase.ITER
-        runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        call("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         progress.finish_iter()
 
 
@@ -225,15 +244,42 @@ class _EvalLoop:
 
     mode: str
 
-    def __init__(self, runner: Runner, dataloader: DataLoader[Any], evaluator: Evaluator, fp16: bool = False) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any] | Loaders,
+        evaluator: Evaluator | Sequence[Evaluator],
+        fp16: bool = False,
+    ) -> None:
         self.runner = runner
         self.dataloader = dataloader
         self.evaluator = evaluator
         self.fp16 = fp16
-        meta = getattr(dataloader.dataset, "metainfo", None)
+        loaders = dataloader.loaders if isinstance(dataloader, Loaders) else [dataloader]
+        evaluators = list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
+        self._parts = list(zip(loaders, evaluators, strict=True))
+        for loader, one in self._parts:
+            meta = getattr(loader.dataset, "metainfo", None)
+            if meta is not None:
+                one.dataset_meta = meta
+        self._show(self._parts[0][0])
+
+    def _show(self, loader: DataLoader[Any]) -> None:
+        """Let the visualizer know whose pictures come."""
+        meta = getattr(loader.dataset, "metainfo", None)
         if meta is not None:
-            evaluator.dataset_meta = meta
-            runner.visualizer.dataset_meta = meta
+            self.runner.visualizer.dataset_meta = meta
+
+    def _prefix(self, place: int) -> str:
+        """What stands before the names of a loader's metrics: nothing for the first, ``val2/`` for the second."""
+        return f"{self.mode}{place + 1}/" if place else ""
+
+    def names(self) -> list[str] | None:
+        """Names of the metrics, where they are known before anything is evaluated."""
+        known = [one.names() for _, one in self._parts]
+        if None in known:
+            return None
+        return [self._prefix(i) + name for i, names in enumerate(known) for name in names or ()]
 
     def run(self) -> dict[str, Any]:
         """Go through the data once.
@@ -244,35 +290,49 @@ class _EvalLoop:
             The metrics, the same on every rank.
         """
         runner, mode = self.runner, self.mode
-        broadcast_buffers(runner.model)
         with rng.fenced(runner.device) as before, torch.no_grad():
             runner.fence = before
             try:
                 runner.call_hook(f"before_{mode}")
                 runner.call_hook(f"before_{mode}_epoch")
+                broadcast_buffers(runner.model)  # after hooks that average buffers, or put an average in place
                 runner.model.eval()
-                losses = self._go_through()
-                metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
-                metrics.update(self._mean(losses))
+                metrics: dict[str, Any] = {}
+                done = 0
+                for place, (loader, evaluator) in enumerate(self._parts):
+                    found = self._evaluate(loader, evaluator, done)
+                    metrics |= {self._prefix(place) + name: value for name, value in found.items()}
+                    done += len(loader)
                 runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
                 runner.call_hook(f"after_{mode}")
             finally:
                 runner.fence = None
         return metrics
 
-    def _go_through(self) -> dict[str, list[torch.Tensor]]:
+    def _evaluate(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, Any]:
+        """The metrics of one loader, whose first batch has this number."""
+        if len(self._parts) > 1:
+            self._show(loader)
+        losses = self._go_through(loader, evaluator, first)
+        metrics = evaluator.evaluate(len(loader.dataset))  # type: ignore[arg-type]
+        return {**metrics, **self._mean(losses)}
+
+    def _go_through(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, list[torch.Tensor]]:
         runner, mode = self.runner, self.mode
         step = getattr(runner.model, f"{mode}_step")
         dtype = torch.float16 if runner.device.type == "cuda" else torch.bfloat16
         losses: dict[str, list[torch.Tensor]] = {}
-        set_position(self.dataloader, 0, 0)
-        for batch_idx, data_batch in enumerate(self.dataloader):
+        set_position(loader, 0, 0)
+        for batch_idx, data_batch in enumerate(loader, start=first):
             runner.call_hook(f"before_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
-            autocast = torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16)
-            with _blamed(f"in the {mode} step, batch {batch_idx + 1}", data_batch), autocast:
-                outputs = step(data_batch)
+            try:
+                with torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16):
+                    outputs = step(data_batch)
+            except Exception as error:
+                _blame(error, f"in the {mode} step, batch {batch_idx + 1}", data_batch)
+                raise
             outputs = _take_losses(outputs, losses)
-            self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+            evaluator.process(data_samples=outputs, data_batch=data_batch)
             runner.call_hook(f"after_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         return losses
 
@@ -294,8 +354,9 @@ class ValLoop(_EvalLoop):
 
     Args:
         runner: The run.
-        dataloader: Batches of this rank.
-        evaluator: Scores the predictions.
+        dataloader: Batches of this rank; or several loaders.
+        evaluator: Scores the predictions; one for each of several loaders. What the first one gives keeps its names,
+            the others' begin with ``val2/``, ``val3/``, ...
         fp16: Predict under autocast.
     """
 
@@ -308,8 +369,9 @@ class TestLoop(_EvalLoop):
 
     Args:
         runner: The run.
-        dataloader: Batches of this rank.
-        evaluator: Scores the predictions.
+        dataloader: Batches of this rank; or several loaders.
+        evaluator: Scores the predictions; one for each of several loaders. What the first one gives keeps its names,
+            the others' begin with ``test2/``, ``test3/``, ...
         fp16: Predict under autocast.
     """
 
@@ -330,14 +392,9 @@ def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) 
     return outputs[:-1]
 
 
-@contextmanager
-def _blamed(where: str, data_batch: Any) -> Iterator[None]:
+def _blame(error: Exception, where: str, data_batch: Any) -> None:
     """Note on an error where it came up, and for which samples."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"{where}, samples {sample_ids(data_batch)}")
-        raise
+    error.add_note(f"{where}, samples {sample_ids(data_batch)}")
 
 
 def sample_ids(data_batch: Any) -> list[Any]:

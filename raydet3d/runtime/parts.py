@@ -13,13 +13,19 @@ from raydet3d.runtime.progress import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Makers:
-    """How the parts are made that a run may not need: each is called once, at first use."""
+    """How the parts are made that a run may not need: each is called once, at first use.
+
+    ``introduce`` is called once as well, when all parts that a run needs are made: it says what runs. So is
+    ``finish_model``, when the weights to begin with are in place.
+    """
 
     train_loop: Callable[[Any], Any]
     val_loop: Callable[[Any], Any]
     test_loop: Callable[[Any], Any]
     optim_wrapper: Callable[[Any], Any]
     param_schedulers: Callable[[Any], Any]
+    introduce: Callable[[Any], None]
+    finish_model: Callable[[Any], None]
 
 
 class Parts:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.log import spared
+from raydet3d.log import LineFile
 
 
 class Record:
@@ -28,7 +28,7 @@ class Record:
         self.path = path
         self._reached = -1
         self._open = False
-        self._torn = False  # whether the last line may have been cut short by a full disk
+        self._lines = LineFile(path)
 
     def begin(self, iteration: int, *, drop_validation: bool = False) -> None:
         """Make the file end at a point of the run.
@@ -38,6 +38,7 @@ class Record:
             drop_validation: Whether the validation at exactly that point is still to come, so a line of it goes too.
         """
         self._open = True
+        self._lines.close()  # what is written from now on goes into the new file
         if iteration == 0:
             self._put_aside()
         kept: list[tuple[int, str]] = []
@@ -81,11 +82,11 @@ class Record:
         line = {**tag, "step": step, "mode": mode, "iter": iteration}
         if iteration <= self._reached:
             line["redone"] = True
-        with spared(str(self.path)), self.path.open("a", encoding="utf-8") as file:
-            torn, self._torn = self._torn, True
-            file.write("\n" * torn + json.dumps({k: _to_json(v) for k, v in line.items()}) + "\n")
-            file.flush()
-            self._torn = False
+        self._lines.write(json.dumps({k: _to_json(v) for k, v in line.items()}))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._lines.close()
 
 
 def _to_json(value: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,27 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.current import at_work
 from raydet3d.errors import InputError
 from raydet3d.hooks.hook import Hook, Hooks
-from raydet3d.log import close_logger
+from raydet3d.log import close_logger, release_lines
 from raydet3d.runtime.checkpoint import Store
+from raydet3d.runtime.download import fetched
+from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.record import Record
+from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.sharded import is_sharded_model
-from raydet3d.runtime.start import Start
+from raydet3d.runtime.start import Start, leave_no_trace
 from raydet3d.runtime.state import apply, collect
 from raydet3d.runtime.store.content import complete, locate, read_head
 from raydet3d.runtime.store.hostcopy import is_sharded
 from raydet3d.runtime.store.mirror import Mirror
 from raydet3d.runtime.store.place import Bucket, Location
 from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.wanted import check_wanted
 from raydet3d.runtime.weights import load_weights, revised
 from raydet3d.runtime.wrappers import unwrapped
 
@@ -99,8 +105,10 @@ class Runner(Parts):
             self._mirror = Mirror(work_dir, self.store.folder, logger)
             self.store.after_write = self._mirror.push
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
+        self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: Start | None = start
+        self._is_introduced = False
         self._stores: dict[Location, Store] = {work_dir: self.store}
 
     # -- hooks -------------------------------------------------------------------------------------------------
@@ -117,6 +125,10 @@ class Runner(Parts):
     def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
         """Add a hook."""
         self._hooks.register(hook, priority)
+
+    def hook_table(self) -> str:
+        """The hooks of each stage, in order, as lines of text."""
+        return self._hooks.table()
 
     def hook_states(self) -> list[dict[str, Any]]:
         """State of the hooks that have some."""
@@ -136,14 +148,19 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
+        with at_work(self):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.monotonic()
+        self._prepare_training()
         wrapper, loop = self.optim_wrapper, self.train_loop
         if self.val_loop is None:
             self.logger.info("no validation: the config has no val_dataloader, val_cfg and val_evaluator")
-        _ = self.param_schedulers
         self.call_hook("before_run")
         self._init_weights()
         self._begin()
+        self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
         if self.rank == 0:
             self.store.sweep()
@@ -168,7 +185,8 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.val_loop, "val")
+        with at_work(self):
+            return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
         """Test the model as it is, or as ``load_from`` says.
@@ -176,11 +194,36 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        return self._evaluate(self.test_loop, "test")
+        with at_work(self):
+            return self._evaluate("test")
 
-    def _evaluate(self, loop: Any, mode: str) -> dict[str, Any]:
-        if loop is None:
-            raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Make the parts of a run; only when all are there, say what runs. What fails before leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_introduced:
+                close_logger(self.logger)
+                leave_no_trace(self.work_dir, self.timestamp)
+            raise
+        if not self._is_introduced:
+            self._is_introduced = True
+            self._makers.introduce(self)
+            release_lines(self.logger)
+
+    def _prepare_training(self) -> None:
+        with self._preparing():
+            _ = self.train_loop, self.optim_wrapper, self.param_schedulers
+            val = self.val_loop
+            given = val.names() if hasattr(val, "names") else None
+            check_wanted(self._hooks, given, validates=val is not None)
+
+    def _evaluate(self, mode: str) -> dict[str, Any]:
+        with self._preparing():
+            loop = self.val_loop if mode == "val" else self.test_loop
+            if loop is None:
+                raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
         self.call_hook("before_run")
         self._begin(weights_only=True)
         try:
@@ -194,7 +237,8 @@ class Runner(Parts):
         """Let loader workers go; what is being saved is written to its end, whatever happened."""
         for name in ("train_loop", "val_loop", "test_loop"):
             if (loop := vars(self).get(name)) is not None:
-                release(loop.dataloader)
+                for loader in getattr(loop.dataloader, "loaders", [loop.dataloader]):
+                    release(loader)
         for store in self._stores.values():
             store.drain()
         self._push()
@@ -209,6 +253,7 @@ class Runner(Parts):
         for store in self._stores.values():
             store.drain()
         self.visualizer.close()
+        self.record.close()
         self._push()
         close_logger(self.logger)
 
@@ -233,6 +278,7 @@ class Runner(Parts):
         if start.resume_from is not None and start.state is not None:
             state = complete(start.state, start.resume_from, self._parameters())
             if weights_only:
+                self.call_hook("after_load_checkpoint", checkpoint=state)
                 self._load_weights(state, str(start.resume_from), strict=True)
             else:
                 self._resume(state, str(start.resume_from))
@@ -250,7 +296,7 @@ class Runner(Parts):
         """Load the weights of a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
             strict: Refuse a checkpoint whose names or shapes differ.
             revise_keys: (pattern, replacement) pairs for the names.
@@ -273,16 +319,21 @@ class Runner(Parts):
         """Go on from a checkpoint.
 
         Args:
-            filename: The file.
+            filename: The file, or an ``http(s)://`` URL.
             resume_optimizer: Whether the optimizer's state is taken over.
             resume_param_scheduler: Whether the schedulers' state is.
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
+        self._prepare_training()
         state = self._read(filename)
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
-        self.call_hook("after_load_checkpoint", checkpoint=state)
+        self.resuming = True
+        try:
+            self.call_hook("after_load_checkpoint", checkpoint=state)
+        finally:
+            self.resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
@@ -290,7 +341,7 @@ class Runner(Parts):
         self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
 
     def _read(self, filename: str | Path) -> dict[str, Any]:
-        location = locate(filename)
+        location = locate(fetched(str(filename)))
         return complete(read_head(location), location, self._parameters())
 
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -310,6 +361,9 @@ class Runner(Parts):
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
         """Scale learning rates by global batch size over ``auto_scale_lr['base_batch_size']``, where it is enabled.
 
+        The batch size is the one that the batch sampler says, whoever made it. ``accumulative_counts`` does not count,
+        as in MMEngine; a line in the log says so.
+
         Args:
             optim_wrapper: The wrapper, before schedulers are made for it.
             auto_scale_lr: ``dict(enable=, base_batch_size=)``.
@@ -317,16 +371,40 @@ class Runner(Parts):
         if not auto_scale_lr or not auto_scale_lr.get("enable", False):
             return
         base = auto_scale_lr.get("base_batch_size")
-        if not base:
-            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
-        batch_size = getattr(self.train_dataloader.batch_sampler, "batch_size", None)
-        if not batch_size:
-            raise InputError("auto_scale_lr needs train_dataloader.batch_size")
+        if isinstance(base, bool) or not isinstance(base, int) or base < 1:
+            raise InputError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
+        sampler = self.train_dataloader.batch_sampler
+        batch_size = getattr(getattr(sampler, "batch_sampler", sampler), "batch_size", None)
+        if not isinstance(batch_size, int):
+            raise InputError(
+                "auto_scale_lr needs train_dataloader.batch_size, or a batch sampler that has an attribute batch_size"
+            )
         ratio = self.world_size * batch_size / base
         self.logger.info(
-            "learning rates times %g: batch size %d x %d over %d", ratio, self.world_size, batch_size, base
+            "learning rates times %g: batch size %d x %d processes over %d", ratio, batch_size, self.world_size, base
         )
+        counts = getattr(optim_wrapper, "accumulative_counts", 1)
+        if counts > 1:
+            self.logger.info(
+                "auto_scale_lr does not count accumulative_counts=%d; base_batch_size=%g would", counts, base / counts
+            )
         optim_wrapper.scale_lr(ratio)
+
+    def roll_back(self, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
+        """Put weights and moments back to a checkpoint's, and go on from there with the batches to come.
+
+        Args:
+            before: Iterations finished in the checkpoint are fewer than this.
+            passed_over: Names of checkpoints not to use.
+
+        Returns:
+            The checkpoint's name; None where there is none, and nothing is changed.
+        """
+        return roll_back(self, before=before, passed_over=passed_over)
+
+    def find_fault(self, data_batch: Any) -> str:
+        """What of a batch, or which module on it, gives something that is not finite, by trying; in a few words."""
+        return find_fault(self.model, self.optim_wrapper, data_batch, self.device)
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -403,6 +481,11 @@ class Runner(Parts):
                 budget=budget,
             )
         return store.folder.where(filename)
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores that this run has saved to, the work dir's first."""
+        return list(self._stores.values())
 
     def store_in(self, folder: Location) -> Store:
         """The store of a folder."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from raydet3d.config.tree import nearest
+from raydet3d.config.tree import DELETE, nearest
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 
@@ -22,6 +22,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     "timer": {"type": "IterTimerHook"},
     "sampler_seed": {"type": "DistSamplerSeedHook"},
     "logger": {"type": "LoggerHook"},
+    "guard": {"type": "GuardHook"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "checkpoint": {"type": "CheckpointHook", "interval": 1},
 }
@@ -29,6 +30,9 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
 _PLAIN = {
     "auto_scale_lr": ("enable", "base_batch_size"),
     "env_cfg": ("cudnn_benchmark", "dist_cfg", "mp_cfg", "resource_limit"),
+    "env_cfg.dist_cfg": ("backend", "timeout", "init_backend", "port"),
+    "env_cfg.mp_cfg": ("mp_start_method", "opencv_num_threads"),
+    "compile": ("fullgraph", "dynamic", "backend", "mode", "options", "disable"),
 }
 _GIVEN = ("runner", "dataloader", "evaluator")
 
@@ -62,13 +66,43 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
             key = f"{mode}_cfg"
             with at(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
+    refuse_deleted_optimizer(cfg)
     for section, known in _PLAIN.items():
-        for key in cfg.get(section) or ():
+        outer, _, inner = section.partition(".")
+        given = (cfg.get(outer) or {}).get(inner) if inner else cfg.get(outer)
+        for key in given if isinstance(given, Mapping) else ():
             if key not in known:
                 raise InputError(f"{section} has no {key!r}{nearest(key, known) or '; it takes ' + ', '.join(known)}")
+    _check_env(cfg)
     level = cfg.get("log_level", "INFO")
     if isinstance(level, str) and level not in logging.getLevelNamesMapping():
         raise InputError(f"log_level must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}")
+
+
+def _check_env(cfg: Mapping[str, Any]) -> None:
+    """Values of plain sections that nothing else would look at before training."""
+    env = cfg.get("env_cfg") or {}
+    timeout = (env.get("dist_cfg") or {}).get("timeout")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0):
+        raise InputError(f"env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}")
+    names = cfg.get("activation_checkpointing")
+    if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
+        raise InputError(f"activation_checkpointing must be a list of names of the model's parts, got {names!r}")
+
+
+def refuse_deleted_optimizer(cfg: Any) -> None:
+    """Refuse an ``optim_wrapper`` whose ``_delete_`` took the inherited optimizer away and gives no other.
+
+    Raises:
+        InputError: That is so; the message names file and line of the ``_delete_``.
+    """
+    given = cfg.get("optim_wrapper")
+    where = getattr(getattr(cfg, "origin", None), "lines", {}).get(f"optim_wrapper.{DELETE}")
+    if where and isinstance(given, Mapping) and not given.get("optimizer") and not given.get("constructor"):
+        raise InputError(
+            f"{where}: optim_wrapper has no optimizer: this {DELETE}=True removed the inherited one; "
+            "add optimizer=dict(type=..., lr=...)"
+        )
 
 
 def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
@@ -100,6 +134,8 @@ def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
         default_hooks: Of the config.
         custom_hooks: Of the config.
     """
+    if default_hooks is not None and not isinstance(default_hooks, Mapping):
+        raise InputError(f"default_hooks must be a dict of hooks by name, got {default_hooks!r}")
     given = dict(default_hooks or {})
     out: list[tuple[str, Any]] = []
     for name, ours in DEFAULT_HOOKS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from raydet3d.config import default_work_dir, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 from raydet3d.runtime.checkpoint import Store
-from raydet3d.runtime.store.content import locate, read_head
+from raydet3d.runtime.download import fetched
+from raydet3d.runtime.sections import at
+from raydet3d.runtime.store.content import exists, locate, read_head
 from raydet3d.runtime.store.place import Location
 
 
@@ -72,6 +75,14 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
             return name
 
 
+def leave_no_trace(work_dir: Path, timestamp: str) -> None:
+    """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
+    if dist.is_main_process():
+        with suppress(OSError):  # something lies there
+            (work_dir / timestamp).rmdir()
+            work_dir.rmdir()
+
+
 def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False) -> Start:
     """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
 
@@ -81,13 +92,17 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str,
     path = _latest(work_dir, timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
-        path = locate(wanted)
+        path = locate(fetched(wanted))
     elif wanted:
         path = _latest(work_dir)
         if path is None and resume is not True and load_from is not None:
-            path = locate(load_from)  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+            path = locate(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
-        return Start(load_from=load_from)
+        with at("load_from"):
+            place = fetched(load_from)
+            if place is not None and not exists(locate(place)):
+                raise InputError(f"there is no file {load_from}")
+            return Start(load_from=place)
     return Start(resume_from=path, state=read_head(path))
 
 

@@ -83,9 +83,12 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
         if len(pending) == runner.world_size:
             runner.optim_wrapper.load_pending_gradients(pending[runner.rank])
     runner.progress.load_state_dict(state.get("progress") or _foreign_progress(runner, meta))
+    if meta.get("world_size", runner.world_size) != runner.world_size:
+        runner.logger.info("changed since the checkpoint: processes: %d -> %d", meta["world_size"], runner.world_size)
+    _move_position(runner, state.get("sampler", {}).get("batch_size"))
+    _set_end(runner)
     if schedulers and "param_schedulers" in state:
         _load_schedulers(runner, state["param_schedulers"])
-    _move_position(runner, state.get("sampler", {}).get("batch_size"))
     if "history" in state:
         runner.message_hub.load_state_dict(state["history"])
     for name in runner.load_hook_states(state.get("hooks", [])):
@@ -152,6 +155,15 @@ def _move_position(runner: Runner, batch_size: int | None) -> None:
         )
 
 
+def _set_end(runner: Runner) -> None:
+    """Count the iterations of an epoch-based run from where it stands: earlier epochs may have had another length."""
+    loop, progress = runner.train_loop, runner.progress
+    if loop.by_epoch and loop.max_epochs is not None:
+        length = len(runner.train_dataloader)
+        left = max(loop.max_epochs - progress.epoch, 0) * length - progress.batch
+        loop.max_iters = progress.iter + max(left, 0)
+
+
 def _global_batch_size(runner: Runner) -> int:
     return int(getattr(runner.train_dataloader.batch_sampler, "batch_size", 0) or 0) * runner.world_size
 
@@ -186,6 +198,7 @@ def _load_schedulers(runner: Runner, states: Any) -> None:
             iters=runner.iter,
             epochs=runner.epoch,
             epoch_length=len(runner.train_dataloader),
+            max_iters=runner.max_iters,
         )
         for line in changes:
             runner.logger.info("changed since the checkpoint: %s", line)

@@ -9,9 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raydet3d.dist import is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import MODEL_WRAPPERS
+
+__all__ = [
+    "MMDistributedDataParallel",
+    "from_sync_bn",
+    "is_model_wrapper",
+    "name_unreached",
+    "to_sync_bn",
+    "unwrapped",
+]
 
 
 @MODEL_WRAPPERS.register_module()
@@ -78,19 +88,6 @@ def name_unreached(model: nn.Module) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if names:
         get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
-
-
-def is_model_wrapper(model: nn.Module) -> bool:
-    """Whether a module stands round a model, as ``module``."""
-    kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
-    return isinstance(model, (DistributedDataParallel, *kinds))
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself."""
-    inner = model.module if is_model_wrapper(model) else model
-    assert isinstance(inner, nn.Module)
-    return inner
 
 
 def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:

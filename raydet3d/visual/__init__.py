@@ -6,7 +6,8 @@ from raydet3d.visual.backends import (
     TensorboardVisBackend,
     WandbVisBackend,
 )
-from raydet3d.visual.visualizer import Det3DLocalVisualizer, Visualizer
+from raydet3d.visual.det3d import Det3DLocalVisualizer
+from raydet3d.visual.visualizer import Visualizer
 
 __all__ = [
     "BaseVisBackend",

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from PIL import Image
 
 from raydet3d.config.write import redact
 from raydet3d.errors import InputError
-from raydet3d.log import get_logger, spared
+from raydet3d.log import LineFile, get_logger, spared
 from raydet3d.registry import VISBACKENDS
 
 _FOREIGN = re.compile(r"[^-/\w.]")  # what TensorBoard takes in no name, the space of 'Kitti metric' included
@@ -125,6 +125,7 @@ class LocalVisBackend(BaseVisBackend):
         self.img_save_dir = img_save_dir
         self.config_save_file = config_save_file
         self.scalar_save_file = scalar_save_file
+        self._lines: dict[str, LineFile] = {}
 
     def _file(self, name: str) -> Path:
         """A file below ``save_dir``, whose folder exists."""
@@ -156,8 +157,15 @@ class LocalVisBackend(BaseVisBackend):
         if file_path is not None and file_path != self.scalar_save_file:
             files.append(file_path)
         for name in files:
-            with spared(name), self._file(name).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            if name not in self._lines:
+                self._lines[name] = LineFile(self._file(name))
+            self._lines[name].write(line)
+
+    def close(self) -> None:
+        """Give the files back."""
+        for lines in self._lines.values():
+            lines.close()
+        self._lines.clear()
 
 
 class _Spared:
@@ -324,8 +332,8 @@ class WandbVisBackend(BaseVisBackend):
 
     def add_config(self, config: Any, **kwargs: Any) -> None:
         """Keep the config as the run's."""
-        plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        self.experiment.config.update(redact(plain), allow_val_change=True)
+        plain = config.redacted() if hasattr(config, "redacted") else redact(dict(config))
+        self.experiment.config.update(plain, allow_val_change=True)
 
     def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
         """Let wandb watch the model."""
@@ -347,6 +355,25 @@ class WandbVisBackend(BaseVisBackend):
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+
+INSTEAD = ("MLflowVisBackend", "ClearMLVisBackend", "NeptuneVisBackend", "DVCLiveVisBackend", "AimVisBackend")
+"""Backends of MMEngine's that are not here."""
+
+
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refuse(**_: Any) -> NoReturn:
+        raise InputError(
+            f"{name} is not here; there are LocalVisBackend, TensorboardVisBackend and WandbVisBackend; one of your "
+            "own is a class with add_scalars in VISBACKENDS"
+        )
+
+    refuse.__name__ = name
+    return refuse
+
+
+for _name in INSTEAD:
+    VISBACKENDS.register_module(_name, module=_refusal(_name))
 
 
 def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:

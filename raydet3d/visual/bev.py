@@ -132,6 +132,8 @@ def draw_bev(
     palette: Sequence[Color] = PALETTE,
     title: str = "",
     line_width: int = 3,
+    colors: Array | None = None,
+    legend: Sequence[tuple[str, Color | None]] | None = None,
 ) -> Array:
     """Draw a frame seen from above.
 
@@ -144,20 +146,25 @@ def draw_bev(
         palette: Colours by label; begun again where there are more classes.
         title: Headline.
         line_width: Width of the boxes' outlines in pixels.
+        colors: (N, 3) uint8 colours of the points; by default they tell heights.
+        legend: What the colours mean, as (words, colour) pairs; by default ground truth and classes with their numbers.
 
     Returns:
         (H, W, 3) picture.
     """
     heights = _height_range(points)
     canvas = _grid(view)
-    _add_points(canvas, points, view, heights)
+    inks = height_colors(np.nan_to_num(points[:, 2]), heights) if colors is None else colors
+    _add_points(canvas, points, view, inks)
     picture = Image.fromarray(canvas)
     picture = _add_boxes(picture, truth, found, view, palette, line_width)
     draw = ImageDraw.Draw(picture)
     _grid_labels(draw, view)
     if found.scores is not None:
         _score_labels(draw, found, view, palette)
-    return np.concatenate([_header(truth, found, view, classes, palette, title, heights), np.asarray(picture)])
+    shown = heights if colors is None else None
+    entries = list(legend) if legend is not None else _legend(truth, found, classes, palette)
+    return np.concatenate([_header(view, entries, title, shown), np.asarray(picture)])
 
 
 def _grid(view: View) -> Array:
@@ -217,13 +224,15 @@ def height_colors(z: Array, heights: tuple[float, float]) -> Array:
     return colors
 
 
-def _add_points(canvas: Array, points: Array, view: View, heights: tuple[float, float]) -> None:
+def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None:
     """Put the cloud on the canvas, high points over low ones, as dots of one to three pixels."""
-    points = points[np.isfinite(points[:, :3]).all(1)]
-    points = points[np.argsort(points[:, 2], kind="stable")]
+    whole = np.isfinite(points[:, :3]).all(1)
+    points, colors = points[whole], colors[whole]
+    order = np.argsort(points[:, 2], kind="stable")
+    points, colors = points[order], colors[order]
     place = np.floor(view.pixels(points[:, :2])).astype(int)
     inside = ((place >= 0) & (place < np.array(view.size))).all(1)
-    place, colors = place[inside], height_colors(points[inside, 2], heights)
+    place, colors = place[inside], colors[inside]
     limit = np.array(view.size) - 1
     dot = range(1 if view.scale < 8 else 2 if view.scale < 20 else 3)
     for right in dot:
@@ -302,17 +311,10 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _header(
-    truth: Marks,
-    found: Marks,
-    view: View,
-    classes: Sequence[str],
-    palette: Sequence[Color],
-    title: str,
-    heights: tuple[float, float],
-) -> Array:
-    """Title, what the colours mean with how many there are, and the scale of heights."""
-    width = view.size[0]
+def _legend(
+    truth: Marks, found: Marks, classes: Sequence[str], palette: Sequence[Color]
+) -> list[tuple[str, Color | None]]:
+    """What the colours mean, with how many there are."""
     entries: list[tuple[str, Color | None]] = []
     if truth.boxes.shape[0] or found.scores is None:
         entries.append((f"ground truth {len(truth)}", TRUTH))
@@ -322,6 +324,14 @@ def _header(
         for label in used:
             name = classes[label] if label < len(classes) else f"class {label}"
             entries.append((f"{name} {int((found.labels == label).sum())}", palette[label % len(palette)]))
+    return entries
+
+
+def _header(
+    view: View, entries: Sequence[tuple[str, Color | None]], title: str, heights: tuple[float, float] | None
+) -> Array:
+    """Title, what the colours mean, and the scale of heights."""
+    width = view.size[0]
     big, small = _font(20), _font(15)
     bar = 150
     rows: list[list[tuple[str, Color | None, float]]] = [[]]
@@ -345,7 +355,7 @@ def _header(
                 continue
             draw.rectangle((left, middle - 7, left + 15, middle + 7), outline=color, width=3)
             draw.text((left + 22, middle), text, fill=TEXT, font=small, anchor="lm")
-    if width > 520:
+    if width > 520 and heights is not None:
         middle = 40 + 12
         right = width - 60
         ramp = height_colors(np.linspace(*heights, bar), heights)

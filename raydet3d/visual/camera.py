@@ -90,3 +90,36 @@ def project_edges(boxes: Array, lidar2img: Array) -> Array:
     pixels[~is_seen] = np.nan
     clipped: Array = np.clip(pixels, -1e5, 1e5)
     return clipped
+
+
+def draw_points_on_image(image: Array, points: Array, lidar2img: Array, *, size: float, max_depth: float) -> Array:
+    """Draw points on an image, in colours that tell how far away they are: warm near, cold far.
+
+    Args:
+        image: (H, W, 3) uint8 picture.
+        points: (N, 3) points.
+        lidar2img: (3, 4) or (4, 4) projection.
+        size: Diameter in pixels.
+        max_depth: Metres from which on all have the last colour.
+    """
+    matrix = np.asarray(lidar2img, float)[:3]
+    homogeneous = points @ matrix[:, :3].T + matrix[:, 3]
+    seen = np.isfinite(homogeneous).all(1) & (homogeneous[:, 2] > NEAR)
+    depth = homogeneous[seen, 2]
+    pixels = homogeneous[seen, :2] / depth[:, None]
+    order = np.argsort(-depth, kind="stable")  # near ones over far ones
+    share = np.clip(depth[order] / max_depth, 0, 1)[:, None]
+    colors = np.array([(255, 96, 48), (250, 225, 80), (70, 200, 230), (60, 90, 220)], float)
+    at = share[:, 0] * (len(colors) - 1)
+    low = np.minimum(at.astype(int), len(colors) - 2)
+    part = (at - low)[:, None]
+    inks = (colors[low] * (1 - part) + colors[low + 1] * part).astype(np.uint8)
+    out = np.array(image)
+    reach = max(1, round(size))
+    place = np.round(pixels[order]).astype(int)
+    for right in range(-(reach // 2), reach - reach // 2):
+        for down in range(-(reach // 2), reach - reach // 2):
+            column, row = place[:, 0] + right, place[:, 1] + down
+            inside = (column >= 0) & (row >= 0) & (column < out.shape[1]) & (row < out.shape[0])
+            out[row[inside], column[inside]] = inks[inside]
+    return out

@@ -15,7 +15,7 @@ from torch import nn
 from raydet3d import show
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.registry import DATASETS, HOOKS, MODELS
+from raydet3d.registry import DATASETS, HOOKS, INFERENCERS, MODELS
 
 PUBLISHED = "configs/pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
 Show = Callable[..., str]
@@ -83,6 +83,14 @@ class TestSchedule:
         rates = [float(row["lr"]) for row in csv.DictReader((tmp_path / "a.csv").open())]
         assert rates == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2)
         assert [line.split()[1] for line in text.splitlines()[3:13]] == [str(i) for i in range(1, 11)]
+
+    def test_by_iteration_alone_it_needs_no_data(self, run: Show, tmp_path: Path) -> None:
+        assert run("schedule", config(tmp_path, STEPS)).startswith(
+            "10 iterations; an epoch has 10 (the run counts iter"
+        )
+        path = config(tmp_path, STEPS.replace(", by_epoch=False", ""))
+        with pytest.raises(InputError, match="has no train_dataloader"):
+            run("schedule", path)
 
     def test_auto_scale_lr(self, tmp_path: Path) -> None:
         cfg = Config.fromfile(config(tmp_path, f"{STEPS}train_dataloader = dict(batch_size=4)\n"))
@@ -182,9 +190,37 @@ class TestConfig:
         assert "-train_cfg = dict" in run("config", path, "--cfg-options", "train_cfg.max_iters=3", "--diff", path)
 
 
+class TestRegistry:
+    def test_all_tables(self, run: Show) -> None:
+        rows = {line.split()[0]: line for line in run("registry").splitlines()}
+        assert len(rows) == 23
+        assert "Muon" in rows["OPTIMIZERS"]
+        assert rows["INFERENCERS"].split() == ["INFERENCERS", "0"]
+
+    @pytest.mark.parametrize("name", ["HOOKS", "hooks", "hook"])
+    def test_one(self, run: Show, name: str) -> None:
+        row = next(line for line in run("registry", name).splitlines() if line.startswith("CheckpointHook"))
+        assert row.split(maxsplit=2)[1:] == [
+            "raydet3d.hooks.checkpoint",
+            "Saves the run at intervals and at its end, and the best model of all validations.",
+        ]
+
+    def test_with_a_plug_in(self, run: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "rd_inferencer.py").write_text(
+            "from raydet3d.registry import INFERENCERS\n"
+            "@INFERENCERS.register_module()\nclass Mine:\n    'Mine it is.'\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        path = config(tmp_path, "custom_imports = dict(imports=['rd_inferencer'])\n")
+        with INFERENCERS.temporary():
+            assert run("registry", "inferencers", "--config", path) == "Mine  rd_inferencer  Mine it is.\n"
+        assert "is empty" in run("registry", "INFERENCERS")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["registry", "HOKS"], "no table 'HOKS'; did you mean 'HOOKS'?"),
         (["config", "nope.py"], "no such config: nope.py"),
         (["config", PUBLISHED, "--cfg-options", "lrr=1"], "the config has no 'lrr', so this changes nothing"),
         (["config", PUBLISHED, "--cfg-options", "lr"], "config option 'lr' is not KEY=VALUE"),

@@ -1,5 +1,6 @@
 """Config: files written here by hand, against values worked out by hand; shipped configs read and written back."""
 
+import argparse
 import copy
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from raydet3d.config import Config, ConfigDict, configs_root, find_config, parse_options, parse_value
+from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config, parse_options, parse_value
 from raydet3d.config.names import distance, is_slip, misspelt
 from raydet3d.config.options import set_key, split_key
 from raydet3d.config.tree import merge
@@ -69,6 +70,7 @@ class TestInheritance:
             ({"a": {"x": 1}}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
             ({"a": {"x": 1}}, {"a": {"_delete_": False, "y": 2}}, {"a": {"x": 1, "y": 2}}),
             ({"a": [1]}, {"a": {"_delete_": True, "y": 2}}, {"a": {"y": 2}}),
+            ({"a": {"x": 1}}, {"a": {"_delete_": 1, "y": 2}}, {"a": {"y": 2}}),
             ({}, {"new": {"_delete_": True, "y": 2}}, {"new": {"y": 2}}),
             (
                 {},
@@ -101,12 +103,30 @@ class TestInheritance:
     def test_two_bases_with_the_same_key(self, write: Write) -> None:
         first, second = write("one.py", "lr = 1\n"), write("two.py", "lr = 2\n")
         path = write("child.py", "_base_ = ['one.py', 'two.py']\n")
-        assert message(lambda: Config.fromfile(path)) == f"{path}: two of its bases set 'lr': {first} and {second}"
+        expected = f"{path}:1: two of its bases set 'lr': {first}:1 and {second}:1"
+        assert message(lambda: Config.fromfile(path)) == expected
 
     def test_a_ring_of_bases(self, write: Write) -> None:
         write("one.py", "_base_ = 'two.py'\n")
         path = write("two.py", "_base_ = 'one.py'\n")
         assert "goes round in a circle" in message(lambda: Config.fromfile(path))
+
+    @pytest.mark.parametrize("package", ["mmdet3d", "raydet3d"])
+    def test_a_shipped_config_as_base(self, write: Write, package: str) -> None:
+        cfg = Config.fromfile(write("a.py", f"_base_ = '{package}::{CARS}'\nmark = _base_.model.type\n"))
+        assert cfg.model == Config.fromfile(f"mmdet3d::configs/{CARS}").model
+        assert cfg.mark == "VoxelNet"
+        path = write("b.py", "x = 1\n_base_ = ['mmdet3d::gone.py']\n")
+        assert f"{path}:2: _base_ 'mmdet3d::gone.py': no such config comes with it" in message(
+            lambda: Config.fromfile(path)
+        )
+
+    def test_a_deprecated_config_names_its_successor(self, write: Write) -> None:
+        path = write("a.py", "_deprecation_ = dict(expected='new.py', reference='https://x.org/1')\nlr = 1\n")
+        with pytest.warns(
+            DeprecationWarning, match=r"a\.py is deprecated; use new\.py instead \(see https://x\.org/1\)"
+        ):
+            assert Config.fromfile(path) == {"lr": 1}
 
     def test_only_tools_are_left_out(self, write: Write) -> None:
         tools = "import math\nfrom math import pi\nclass Tool: ...\ndef twice(x):\n    return 2 * x\n"
@@ -120,10 +140,20 @@ class TestBadFiles:
         [
             ("a.py", "lr = 1\nx = dict(\n", "a.py:2: '(' was never closed"),
             ("a.py", "lr = 1\nx = lrr * 2\n", "a.py:2: NameError: name 'lrr' is not defined in `x = lrr * 2`"),
-            ("a.py", "_base_ = 3\n", "a.py: _base_ must be a path or a list of paths, got 3"),
+            ("a.py", "_base_ = 3\n", "a.py:1: _base_ must be a path or a list of paths, got 3"),
             ("a.py", "n = 'b.py'\n_base_ = n\n", "a.py:2: _base_ must be a literal path"),
-            ("a.py", "_base_ = 'gone.py'\n", "a.py: _base_ names a file that does not exist"),
-            ("a.py", "_base_ = 'mmdet::x.py'\n", "_base_ 'mmdet::x.py' names another package"),
+            ("a.py", "_base_ = 'gone.py'\n", "a.py:1: _base_ names a file that does not exist"),
+            (
+                "a.py",
+                "_base_ = 'mmdet::x.py'\n",
+                "_base_ 'mmdet::x.py': configs of other packages are not known here",
+            ),
+            ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ is set by itself, at the top level"),
+            ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ is set by itself, at the top level"),
+            ("a.py", "x = 1\n\0", "a.py:1: source code string cannot contain null bytes"),
+            ("a.py", "x = 1\nraise SystemExit(3)\n", "a.py:2: SystemExit: 3"),
+            ("a.yaml", "a: 1\n2: x\n", "a.yaml:2: a config's keys are names, got 2"),
+            ("a.yaml", "a: &x [1, *x]\n", "a.yaml: a value holds itself"),
             ("a.yaml", "a: [1\nb: 2\n", "a.yaml:2: "),
             ("a.yaml", "- 1\n", "a.yaml: a config is a mapping at its top, got a list"),
             ("a.yaml", "a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
@@ -173,6 +203,12 @@ class TestMisspelling:
     def test_the_line_in_yaml(self, write: Write) -> None:
         path = write("a.yaml", "lr: 1\nresum: true\n")
         assert message(lambda: Config.fromfile(path)) == f"{path}:2: unknown key 'resum'; did you mean 'resume'?"
+
+    def test_names_that_published_configs_use(self, write: Write) -> None:
+        """PV-RCNN's config sets one that nobody reads, beside the val_dataloader that it inherits."""
+        write("base.py", "val_dataloader = dict(batch_size=1)\n")
+        path = write("a.py", "_base_ = 'base.py'\neval_dataloader = dict(batch_size=2)\n")
+        assert Config.fromfile(path).val_dataloader.batch_size == 1
 
     def test_distance(self) -> None:
         assert [distance(a, b) for a, b in [("", "abc"), ("kitten", "sitting"), ("flaw", "lawn"), ("x", "x")]] == [
@@ -247,6 +283,17 @@ class TestKnobs:
 
     def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
         assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
+
+    def test_a_value_that_the_code_cannot_take_is_named(self, write: Write) -> None:
+        path = write("a.py", "lr = 0.1\nlow = lr * 0.5\n")
+        expected = "in `low = lr * 0.5` (with the override lr='abc')"
+        assert message(lambda: Config.fromfile(path, {"lr": "abc"})).endswith(expected)
+
+    def test_what_a_child_took_from_its_base_counts_as_read(self, write: Write) -> None:
+        write("base.yaml", "town: {seed: 1}\n")
+        for taken in ("_base_.town", "_base_['town']", "{{_base_.town}}"):
+            path = write("a.py", f"_base_ = 'base.yaml'\ndata = dict(town={taken})\n")
+            assert "'town' is a variable" in message(lambda: Config.fromfile(path, {"town.seed": 9}))  # noqa: B023
 
     @pytest.mark.parametrize(
         ("key", "expected"),
@@ -417,10 +464,31 @@ class TestAccess:
         cfg = Config.fromfile(write("a.py", "from fractions import Fraction\nx = dict(type=Fraction)\n"))
         assert cfg.to_dict() == {"x": {"type": "fractions.Fraction"}}
 
+    def test_a_class_of_the_configs_own_stays_what_it_is(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "class Mine: ...\nx = dict(type=Mine, f=[lambda: 1])\n"))
+        assert cfg.to_dict()["x"]["type"].__name__ == "Mine"
+        assert cfg.to_dict()["x"]["f"][0]() == 1
+        assert message(lambda: cfg.pretty_text).startswith("x.type is a type (<class 'config:a.Mine'>)")
+
+    def test_by_the_keywords_of_scripts(self, write: Write) -> None:
+        assert Config(cfg_dict={"a": 1}).a == 1
+        assert Config.fromfile(write("a.py", "a = 1\n"), lazy_import=False, format_python_code=False).a == 1
+
     def test_merge_from_dict(self) -> None:
         cfg = Config({"a": [{"x": 1}, 2]})
         cfg.merge_from_dict({"a.0.x": 5, "a.1": 3})
         assert cfg.a == [{"x": 5}, 3]
+
+        assert Config({"a": {"0": 1}}).merge_from_dict({"a.0": 2}, allow_list_keys=False) is None
+        with pytest.raises(InputError, match="it takes an index"):
+            cfg.merge_from_dict({"a.0.x": 5}, allow_list_keys=False)
+
+    def test_the_action_for_scripts(self) -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+        args = parser.parse_args(["--cfg-options", "a.b=1", "c=(1,2)", "--cfg-options", "a.b=x", "d='1'"])
+        assert args.cfg_options == {"a.b": "x", "c": (1, 2), "d": "1"}
+        assert parser.parse_args([]).cfg_options is None
 
     def test_from_string(self) -> None:
         assert Config.fromstring("a: 1e-3\n", ".yaml").a == 1e-3
@@ -502,7 +570,7 @@ class TestCustomImports:
     def test_a_module_that_fails(self, write: Write) -> None:
         path = write("a.py", "custom_imports = dict(imports=['no_such_plug_in'])\n")
         text = message(lambda: Config.fromfile(path))
-        assert text.startswith(f"{path}: custom_imports cannot import 'no_such_plug_in': No module named")
+        assert text.startswith(f"{path}:1: custom_imports cannot import 'no_such_plug_in': No module named")
         with pytest.warns(UserWarning, match="no_such_plug_in"):
             Config.fromfile(write("b.py", "_base_='a.py'\ncustom_imports = dict(allow_failed_imports=True)\n"))
 

@@ -28,6 +28,19 @@ def ask_everything() -> dict[str, object]:
     norm.num_batches_tracked.fill_(3 + rank)
     dist.broadcast_buffers(norm)
     out["buffers"] = (norm.running_mean.tolist(), int(norm.num_batches_tracked))
+    out["tensors"] = [part.tolist() for part in dist.all_gather(torch.tensor([rank]))]
+    out["tensors_on_1"] = [part.tolist() for part in dist.gather(torch.tensor([rank]), dst=1)]
+    values = {"a": torch.tensor([1.0 + rank]), "b": torch.tensor([4.0 * rank])}
+    dist.all_reduce_dict(values, "mean")
+    out["dict"] = {key: value.tolist() for key, value in values.items()}
+    params = [torch.full((2, 2), float(rank)), torch.tensor([rank]), torch.full((3,), 2.0 * rank)]
+    dist.all_reduce_params(params, "sum")
+    out["params"] = [value.flatten()[0].item() for value in params]
+    objects: list[object] = [rank, {"from": rank}]
+    dist.broadcast_object_list(objects, src=1)
+    out["objects"] = objects
+    out["seed"] = dist.sync_random_seed()
+    out["backend"] = dist.get_backend()
     out["guarded"] = dist.master_only(lambda: "done")()
     dist.barrier()
     return out
@@ -50,6 +63,13 @@ def test_two_ranks() -> None:
         assert out["product"] == [6.0, 12.0]
         assert out["broadcast"] == [1.0, 1.0]
         assert out["buffers"] == ([7.0, 7.0], 3)
+        assert out["tensors"] == [[0], [1]]
+        assert out["dict"] == {"a": [1.5], "b": [2.0]}
+        assert out["params"] == [1.0, 1, 2.0]
+        assert out["objects"] == [1, {"from": 1}]
+        assert out["backend"] == "gloo"
+    assert (first["tensors_on_1"], second["tensors_on_1"]) == ([], [[0], [1]])
+    assert first["seed"] == second["seed"]
 
 
 def uneven() -> list[int] | None:
@@ -121,10 +141,23 @@ def test_alone_everything_is_a_no_op() -> None:
     for op in ("sum", "mean", "max"):
         dist.all_reduce(value, op)
     dist.broadcast(value)
+    dist.all_reduce_dict({"a": value})
+    dist.all_reduce_params([value])
     dist.barrier()
+    assert dist.all_gather(value)[0] is dist.gather(value)[0] is value
+    assert (dist.get_backend(), dist.get_local_rank()) == (None, 0)
     assert value.tolist() == [1.0, 2.0]
 
 
 def test_an_unknown_reduction_is_refused_alone_too() -> None:
     with pytest.raises(ValueError, match="avg"):
         dist.all_reduce(torch.ones(1), "avg")
+
+
+def test_how_ranks_meet() -> None:
+    """Published configs say nccl; on a machine without GPUs that means gloo (D2), and no launcher is asked for (D3)."""
+    assert dist.group_options(None, cuda=False) == {"backend": "gloo"}
+    assert dist.group_options({"backend": "nccl"}, cuda=False) == {"backend": "gloo"}
+    assert dist.group_options({"backend": "nccl"}, cuda=True) == {"backend": "cpu:gloo,cuda:nccl"}
+    options = dist.group_options({"backend": "gloo", "timeout": 90}, cuda=True)
+    assert (options["backend"], options["timeout"].total_seconds()) == ("gloo", 90)

@@ -13,7 +13,9 @@ from tests.kit.tree import README, ROOT, in_readme, make_tree
 PACKAGE = ROOT / "raydet3d"
 ROOMS = {"optim", "data", "models", "metrics", "visual", "hooks"}
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "config", "compat", "dist", "log", "infos", "machine"], 0),
+    **dict.fromkeys(
+        ["errors", "registry", "config", "compat", "current", "dist", "fileio", "log", "infos", "machine"], 0
+    ),
     "ops": 1,
     "structures": 2,
     **dict.fromkeys(ROOMS, 3),
@@ -21,7 +23,7 @@ FLOORS = {
     "launch": 5,
     **dict.fromkeys(["train", "tune", "evaluate", "show", "report"], 6),
 }
-WITHOUT_TORCH = {"errors", "registry", "config", "compat", "log", "machine"}
+WITHOUT_TORCH = {"errors", "registry", "config", "compat", "current", "log", "machine"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""A job submitted to a cluster that asks for a token trains the demo; without the token Ray names the variable to export.
+"""A job on a cluster that asks for a token trains the demo; without the token Ray names the variable to export.
 
 A cluster of its own: its home, its ports and its temporary folder are nobody else's.
 """

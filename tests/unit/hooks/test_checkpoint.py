@@ -57,7 +57,7 @@ class Crash(Hook):
             raise RuntimeError("crash")
 
 
-def test_interval_minus_one_loses_an_epoch_by_a_crash_and_not_the_run(tmp_path: Path) -> None:
+def test_f8_interval_minus_one_loses_an_epoch_by_a_crash_and_not_the_run(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="crash"):
         run(tmp_path, {"interval": -1}, train_cfg=EPOCHS, custom_hooks=[{"type": Crash}])
     assert files(tmp_path) == ["epoch_3.pth"]
@@ -117,6 +117,7 @@ def test_a_metric_that_validation_never_gives(tmp_path: Path) -> None:
         ({"save_begin": -1}, "save_begin must be 0 or more"),
         ({"keep_every": 0}, "keep_every must be a whole number from 1 up, got 0"),
         ({"keep_bytes": "much"}, "keep_bytes must be a number of bytes, or text like '20GB', got 'much'"),
+        ({"backend_args": {"backend": "petrel"}}, "backend_args asks for 'petrel'; files go to folders"),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:

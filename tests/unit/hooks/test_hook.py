@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from raydet3d.errors import InputError
 from raydet3d.hooks import STAGES, Hook, Hooks, get_priority
@@ -97,7 +101,7 @@ def test_a_stage_of_a_users_own() -> None:
     hooks.call(RUNNER, "after_train_nap")  # has the shape of a stage by mode; nobody listens
 
 
-def test_an_error_keeps_its_type_and_trace_and_says_where() -> None:
+def test_i4_an_error_keeps_its_type_and_trace_and_says_where() -> None:
     class Broken(Hook):
         def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
             raise TypeError("bad")
@@ -155,3 +159,32 @@ def test_two_hooks_of_a_kind_keep_their_states_apart() -> None:
     assert other.load_state_dict(saved) == []
     assert (first.count, second.count) == (2, 1)
     assert Hooks().load_state_dict(saved) == ["Counting", "Counting"]
+
+
+def test_numpy_in_a_state_becomes_plain() -> None:
+    hooks = Hooks()
+    state = {"best": np.float64(0.5), "seen": {np.int64(3): (np.bool_(True), Path("a/b"))}, "curve": np.arange(3.0)}
+    hooks.register(Counting(state))  # type: ignore[arg-type]
+    (entry,) = hooks.state_dict()
+    file = io.BytesIO()
+    torch.save(entry, file)
+    file.seek(0)
+    count = torch.load(file, weights_only=True)["state"]["count"]
+    assert type(count["best"]) is float
+    assert count["seen"] == {3: (True, "a/b")}
+    assert torch.equal(count["curve"], torch.arange(3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({1, 2}, r"hook Counting: state_dict\(\)\['count'\] is a set, which a checkpoint cannot hold"),
+        ([np.array(["a"])], r"state_dict\(\)\['count'\]\[0\] is a ndarray"),
+        ({(1, 2): 3}, r"state_dict\(\)\['count'\] has the key \(1, 2\)"),
+    ],
+)
+def test_what_a_checkpoint_cannot_hold_is_refused_by_name(state: Any, words: str) -> None:
+    hooks = Hooks()
+    hooks.register(Counting(state))
+    with pytest.raises(InputError, match=words):
+        hooks.state_dict()

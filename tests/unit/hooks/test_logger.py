@@ -112,7 +112,7 @@ def test_steps_that_were_left_out_are_named_with_their_samples(tmp_path: Path) -
     runner, text = run(tmp_path, model={"type": ToyModel, "poison": [8, 10]})
     (line,) = [line for line in text.splitlines() if "left out" in line]
     assert "2 of the last 5 steps left out, weights untouched: first at iteration 8 (rank 0, samples [" in line
-    assert re.search(r"samples \[\d+, \d+\]\); the loss of this rank was not finite", line)
+    assert re.search(r"samples \[\d+, \d+\]\): loss_fit was not finite", line)
     assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
 
@@ -146,6 +146,12 @@ def test_a_live_line_on_a_terminal(
     # It is wiped before a line of the log takes its place.
     assert all(part.endswith("\r") or "\r" not in part for part in out.split("11/")[0:1])
     assert re.search(r"\r +\r\d\d/\d\d ", out)
+
+
+def test_only_folders_are_written_to() -> None:
+    LoggerHook(backend_args={"backend": "local"}, file_client_args=None)
+    with pytest.raises(InputError, match="LoggerHook: file_client_args asks for 's3'"):
+        LoggerHook(file_client_args={"backend": "s3"})
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5])

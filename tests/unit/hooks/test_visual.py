@@ -1,5 +1,7 @@
 """Det3DVisualizationHook: which frames it draws, under which names, from what."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,11 +64,12 @@ def test_off_by_default(tmp_path):
     assert not pictures(tmp_path)
 
 
-def test_first_sample_of_every_nth_batch(tmp_path):
-    hook = Det3DVisualizationHook(draw=True, interval=2)
+def test_v1_v2_v3_all_samples_of_every_nth_batch_without_out_file_or_display(tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    hook = Det3DVisualizationHook(draw=True, interval=2, vis_task="lidar_det")
     runner = run_at(tmp_path)
     validate(hook, runner, 5)
-    assert pictures(tmp_path) == ["val_000000_40.png", "val_000020_40.png", "val_000040_40.png"]
+    assert pictures(tmp_path) == [f"val_{n:06d}_40.png" for n in (0, 1, 20, 21, 40, 41)]
     assert has(runner.visualizer.get_image(), TRUTH)
     assert has(runner.visualizer.get_image(), PALETTE[2])
 
@@ -77,8 +80,53 @@ def test_a_limit_holds_for_each_validation(tmp_path):
     validate(hook, runner, 4)
     runner.iter = 80
     validate(hook, runner, 4)
-    names = ["val_000000_40.png", "val_000000_80.png", "val_000010_40.png", "val_000010_80.png"]
+    names = ["val_000000_40.png", "val_000000_80.png", "val_000001_40.png", "val_000001_80.png"]
     assert pictures(tmp_path) == names
+
+
+class Unread:
+    """Stands for a batch that nobody may look into, let alone read files for."""
+
+    def __getitem__(self, key):
+        pytest.fail("a batch that is not drawn was looked into")
+
+
+def test_v3_what_is_not_drawn_costs_nothing(tmp_path):
+    _, outputs = batch(1, 2)
+    for hook, rank, index in (
+        (Det3DVisualizationHook(), 0, 0),
+        (Det3DVisualizationHook(draw=True, interval=50), 0, 7),
+        (Det3DVisualizationHook(draw=True, interval=1), 1, 0),
+        (Det3DVisualizationHook(draw=True, interval=1, max_frames=0), 0, 0),
+    ):
+        hook.after_val_iter(run_at(tmp_path, rank=rank), index, Unread(), outputs)
+    Det3DVisualizationHook(draw=True).after_test_iter(run_at(tmp_path, rank=1), 0, Unread(), outputs)
+    assert not pictures(tmp_path)
+
+
+def test_v3_test_out_dir_stays_where_it_is(tmp_path, monkeypatch):
+    """Joined to the log folder once, and not once more at every batch; below a relative work dir too."""
+    monkeypatch.chdir(tmp_path)
+    hook = Det3DVisualizationHook(draw=True, test_out_dir="shown")
+    runner = run_at(Path("work/now"))
+    for number in range(3):
+        hook.after_test_iter(runner, number, *batch(number))
+    files = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.png"))
+    assert files == [f"work/now/shown/{number:06d}.png" for number in range(3)]
+
+
+@pytest.mark.parametrize("task", ["lidar_det", "lidar_seg", "multi-modality_det", "mono_det", "multi-view_det"])
+def test_v1_v5_every_task_draws_without_open3d_mmdet_or_opencv(tmp_path, task):
+    image = np.full((60, 120, 3), 90, np.uint8)
+    lidar2img = np.array([[60.0, -60, 0, 0], [30, 0, -60, 0], [1, 0, 0, 0]])
+    data, outputs = batch(1)
+    data["inputs"]["img"] = [torch.from_numpy(image).permute(2, 0, 1)]
+    outputs[0].set_metainfo({"lidar2img": lidar2img})
+    outputs[0].pred_pts_seg = {"pts_semantic_mask": np.arange(50) % 3}
+    runner = run_at(tmp_path)
+    Det3DVisualizationHook(draw=True, vis_task=task).after_val_iter(runner, 0, data, outputs)
+    assert pictures(tmp_path) == ["val_000001_40.png"]
+    assert not {"open3d", "mmdet", "mmcv", "cv2"} & set(sys.modules)
 
 
 def test_other_ranks_do_not_draw_validation_frames(tmp_path):

@@ -57,8 +57,9 @@ def quiet(folder: Path, **changes: Any) -> Any:
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, changes: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        assemble(quiet(tmp_path, **changes))
+        assemble(quiet(tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
             "optim_wrapper.optimizer: AdamW: Invalid learning rate: -0.1",
         ),
         ({"optim_wrapper__optimizer": {"type": "AdamW", "lr": "abc"}}, "optim_wrapper.optimizer: AdamW: .*'str'"),
-        ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; did a _delete_=True"),
+        ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; give it"),
         ({"optim_wrapper__type": "OptimWraper"}, "optim_wrapper: unknown optim wrapper type 'OptimWraper'"),
         ({"param_scheduler": [{"type": "StepLr", "step_size": 1}]}, r"param_scheduler\[0\]: .*StepLr.*StepLR"),
         ({"train_dataloader__batchsize": 3}, "train_dataloader has no argument 'batchsize'; did you mean 'batch_size'"),
@@ -81,13 +82,20 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ({"train_dataloader__dataset": {"type": "KitiDataset"}}, "train_dataloader.dataset: unknown dataset type"),
         ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
         ({"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}}, "mp_start_method must be fork, spawn or forkserver"),
-        ({"auto_scale_lr": {"enable": True}}, "auto_scale_lr.enable needs auto_scale_lr.base_batch_size"),
+        (
+            {"auto_scale_lr": {"enable": True}},
+            "auto_scale_lr.base_batch_size must be an integer of at least 1",
+        ),
     ],
 )
-def test_what_is_wrong_in_training_is_said_by_key(tmp_path: Path, changes: Any, words: str) -> None:
-    runner = assemble(quiet(tmp_path, **changes))
+def test_what_is_wrong_in_training_is_said_by_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: Any, words: str
+) -> None:
+    runner = assemble(quiet(tmp_path / "run", **{"log_level": "INFO", **changes}))
     with pytest.raises(InputError, match=words):
         runner.train()
+    assert capsys.readouterr().out == ""  # before the first line
+    assert not (tmp_path / "run").exists()  # and no empty log folder stays
 
 
 def test_a_work_dir_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -104,6 +112,7 @@ def test_default_hooks_and_what_replaces_them() -> None:
         "IterTimerHook",
         "DistSamplerSeedHook",
         "LoggerHook",
+        "GuardHook",
         "ParamSchedulerHook",
         "CheckpointHook",
     ]
@@ -187,8 +196,8 @@ def test_two_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
 
 
 def test_the_config_is_kept_and_live_objects_are_no_obstacle(tmp_path: Path, caplog: Any) -> None:
-    assemble(quiet(tmp_path / "a"))
+    assemble(quiet(tmp_path / "a")).val()
     assert "max_epochs" in (tmp_path / "a" / "config.py").read_text()
-    assemble(quiet(tmp_path / "b", custom_hooks=[Hook()]))
+    assemble(quiet(tmp_path / "b", custom_hooks=[Hook()])).val()
     assert not (tmp_path / "b" / "config.py").exists()
     assert logging.getLogger("raydet3d").level == logging.NOTSET

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.hooks import STAGES, Hook
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
 from raydet3d.runtime.loops import sample_ids
 from raydet3d.structures import InstanceData
-from tests.kit.toy import SaveAt, ToyData, ToyModel, ToySample, toy_cfg
+from tests.kit.toy import SaveAt, ToyData, ToyMetric, ToyModel, ToySample, toy_cfg
 
 NO_SAVES = {"type": "CheckpointHook", "save_last": False}
 
@@ -191,41 +191,91 @@ def test_a_loop_of_a_users_own(tmp_path: Path) -> None:
         assert assemble(cfg).train()["epoch"] == 1
 
 
-class Reads(TorchDispatchMode):
-    """Counts reads of scalars, each of which would wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += "_local_scalar_dense" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
-def test_training_waits_for_no_scalar_between_log_points(tmp_path: Path) -> None:
-    no_val = {f"val_{part}": None for part in ("dataloader", "cfg", "evaluator")}
-    sgd = {"type": "SGD", "lr": 0.01, "momentum": 0.9}  # Adam on the host reads its step counts
-    logger = {"type": "LoggerHook", "interval": 100}
-    runner = assemble(
-        toy_cfg(
-            tmp_path,
-            **no_val,
-            optim_wrapper__optimizer=sgd,
-            default_hooks__logger=logger,
-            default_hooks__checkpoint=NO_SAVES,
-            train_dataloader__dataset={"type": ToyData, "noise": 0.0, "size": 240},
-            train_cfg={"max_epochs": 1},
-            log_level="ERROR",
-        )
-    )
-    with Reads() as reads:
-        runner.train()
-    assert runner.iter == 120
-    # The loader draws a seed on the host when it starts; the one log point reads the count of steps left out.
-    assert reads.count <= 2
-
-
 def test_ids_of_samples() -> None:
     assert sample_ids({"data_samples": [ToySample(4, torch.zeros(1)), InstanceData()]}) == [4]
     assert sample_ids([1, 2]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"dynamic_intervals": [(3,)]},
+            r"must be a list of \(milestone, interval\) pairs .*got \(3,\)",
+        ),
+        ({"dynamic_intervals": [3, 1]}, r"dynamic_intervals must be .*got 3"),
+        ({"dynamic_intervals": [[2, 0]]}, r"dynamic_intervals must be .*got \[2, 0\]"),
+        ({"val_begin": -1}, "train_cfg.val_begin must be a whole number of at least 0, got -1"),
+        ({"max_iters": 5}, "no argument 'max_iters'"),
+    ],
+)
+def test_bad_loops(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        assemble(toy_cfg(tmp_path, train_cfg={"max_epochs": 3, **changes})).train()
+
+
+def test_intervals_from_yaml(tmp_path: Path) -> None:
+    text = "train_cfg: {type: IterBasedTrainLoop, max_iters: 9, val_interval: 4, dynamic_intervals: [[5, 2], [7, 1]]}\n"
+    (tmp_path / "loop.yaml").write_text(text)
+    diary = run(tmp_path / "run", Config.fromfile(tmp_path / "loop.yaml")["train_cfg"])
+    assert [at for _, at in diary.val_at] == expected_validations(9, 1, 4, [(5, 2), (7, 1)]) == [4, 6, 7, 8, 9]
+
+
+def test_stop_training_ends_after_the_iteration(tmp_path: Path) -> None:
+    class Stop(Hook):
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            runner.train_loop.stop_training = batch_idx == 3
+
+    diary = Diary()
+    loop = {"by_epoch": False, "max_iters": 20}
+    cfg = toy_cfg(tmp_path, train_cfg=loop, default_hooks__checkpoint=NO_SAVES, log_level="ERROR")
+    assert assemble(cfg, extra_hooks=[Stop(), diary]).train()["iter"] == 4
+    assert diary.stages[-3:] == ["after_train_epoch", "after_train", "after_run"]
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_a_validation_in_short_floats(tmp_path: Path, fp16: bool) -> None:
+    class Typed(ToyModel):
+        def val_step(self, data: Any) -> list[ToySample]:
+            kinds.add(torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2)).dtype)
+            return super().val_step(data)
+
+    kinds: set[torch.dtype] = set()
+    changes = {"val_cfg": {"fp16": fp16}, "train_cfg": {"max_epochs": 1}, "log_level": "ERROR"}
+    assemble(toy_cfg(tmp_path, model={"type": Typed}, **changes)).train()
+    assert kinds == {torch.bfloat16 if fp16 else torch.float32}
+
+
+def two_sets(folder: Path, **changes: Any) -> Any:
+    cfg = toy_cfg(folder, log_level="ERROR", **changes)
+    small = {**cfg["val_dataloader"], "dataset": {"type": ToyData, "size": 5, "noise": 0.0}}
+    cfg["val_dataloader"] = [cfg["val_dataloader"], small]
+    cfg["val_evaluator"] = [{"type": ToyMetric}, [{"type": ToyMetric}, {"type": ToyMetric, "prefix": "more"}]]
+    return cfg
+
+
+def test_several_validation_sets(tmp_path: Path) -> None:
+    alone = assemble(toy_cfg(tmp_path / "alone", log_level="ERROR")).val()
+    diary = Diary()
+    runner = assemble(two_sets(tmp_path / "both"), extra_hooks=[diary])
+    metrics = runner.val()
+    assert {name: value for name, value in metrics.items() if not name.startswith("val2/")} == alone
+    assert (metrics["val2/toy/count"], metrics["val2/more/count"]) == (5, 5)
+    assert metrics["val2/toy/AP"] != metrics["toy/AP"]
+    assert len(runner.val_dataloader) == 5 + 3
+    assert diary.stages.count("before_val_iter") == 8
+    assert [diary.stages.count(stage) for stage in ("before_val", "after_val_epoch", "after_val")] == [1, 1, 1]
+    best = {"type": "CheckpointHook", "save_best": "val2/toy/AP"}
+    result = assemble(two_sets(tmp_path / "train", default_hooks__checkpoint=best)).train()
+    assert "best_val2_toy_AP_epoch_" in result["best_checkpoint"]
+
+
+def test_as_many_evaluators_as_loaders(tmp_path: Path) -> None:
+    cfg = two_sets(tmp_path)
+    cfg["val_evaluator"] = [{"type": ToyMetric}]
+    with pytest.raises(InputError, match="val_evaluator must be a list of 2, one for each loader, got a list of 1"):
+        assemble(cfg).val()
+    cfg = two_sets(tmp_path)
+    cfg["val_dataloader"][1]["batchsize"] = 3
+    with pytest.raises(InputError, match=r"val_dataloader\[1\] has no argument 'batchsize'"):
+        assemble(cfg).val()

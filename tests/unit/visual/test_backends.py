@@ -83,7 +83,7 @@ def events(folder):
     return found
 
 
-def test_tensorboard(tmp_path):
+def test_v4_tensorboard_by_tensorboardx(tmp_path):
     backend = VISBACKENDS.build({"type": "TensorboardVisBackend", "save_dir": str(tmp_path)})
     backend.add_scalars({"loss": torch.tensor(1.5), "lr": 0.1, "mode": "train"}, 12)
     backend.add_image("val_000008", PICTURE, 30)
@@ -101,6 +101,59 @@ def test_tensorboard(tmp_path):
 def test_wandb_says_what_to_install(tmp_path):
     with pytest.raises(InputError, match=r"pip install 'raydet3d\[wandb\]'"):
         WandbVisBackend(tmp_path).add_scalar("a", 1)
+
+
+def records(file):
+    """Records of wandb's own file: after 7 bytes, LevelDB's log format in blocks of 32 KiB."""
+    raw, at, whole, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(raw):
+        if 32768 - at % 32768 < 7:  # the rest of a block
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(raw[at + 4 : at + 6], "little"), raw[at + 6]
+        whole += raw[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # the whole, or its last part
+            found.append(whole)
+            whole = b""
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb, an extra, is not installed")
+def test_v4_wandb_offline_keeps_every_step(tmp_path, monkeypatch):
+    """MMEngine's drops the step; and wandb's own step would drop what comes with an earlier one."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    args = {"init_kwargs": {"mode": "offline", "project": "p", "name": "n"}, "define_metric_cfg": {"loss": "min"}}
+    backend = VISBACKENDS.build({"type": "WandbVisBackend", "save_dir": str(tmp_path / "run"), **args})
+    backend.add_config({"lr": 0.125, "logger": {"token": "hush"}})
+    backend.add_scalars({"loss": 1.5, "lr": 0.125}, 12)
+    backend.add_scalars({"loss": 0.5}, 6)
+    backend.add_image("val", PICTURE, 13)
+    backend.close()
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    history, config, summaries = [], {}, {}
+    for raw in records(file):
+        record = Record.FromString(raw)
+        history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
+        config |= {i.key: json.loads(i.value_json) for i in record.config.update}
+        summaries[record.metric.name] = record.metric.summary.min
+    history = [{k: v for k, v in row.items() if k[0] != "_"} for row in history if row]
+    assert history[:2] == [{"step": 12, "loss": 1.5, "lr": 0.125}, {"step": 6, "loss": 0.5}]
+    assert history[2]["step"] == 13
+    assert summaries["loss"] is True
+    assert config["lr"] == 0.125
+    assert "hush" not in str(config)
+    (image,) = file.parent.rglob("*.png")
+    assert (np.asarray(Image.open(image)) == PICTURE).all()
+
+
+@pytest.mark.parametrize("name", ["MLflowVisBackend", "ClearMLVisBackend", "mmengine.AimVisBackend"])
+def test_other_backends_say_what_there_is(name):
+    with pytest.raises(InputError, match=r"VisBackend is not here; there are LocalVisBackend, TensorboardVisBackend"):
+        VISBACKENDS.build({"type": name, "exp_name": "x", "save_dir": "y"})
 
 
 def test_a_backend_of_ones_own_needs_scalars_only():

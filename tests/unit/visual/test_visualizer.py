@@ -195,8 +195,8 @@ def test_it_says_what_it_does_not_do(tmp_path, caplog):
     for _ in range(2):
         visualizer.add_datasample("a", {"points": POINTS}, sample(), show=True)
     assert caplog.text.count("opens no window") == 1
-    with pytest.raises(InputError, match="vis_task='lidar_seg' cannot be drawn; known: lidar_det"):
-        visualizer.add_datasample("a", {"points": POINTS}, sample(), vis_task="lidar_seg")
+    with pytest.raises(InputError, match="vis_task='lidar' cannot be drawn; known: lidar_det"):
+        visualizer.add_datasample("a", {"points": POINTS}, sample(), vis_task="lidar")
     with pytest.raises(InputError, match="point_cloud_range needs 4 or 6 numbers"):
         build(tmp_path, point_cloud_range=[1, 2, 3])
     with pytest.raises(ValueError, match="nothing has been drawn yet"):

@@ -1,0 +1,152 @@
+"""Modules of users' own: imported with the guests' names in place, in this process and in those that it starts."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from raydet3d.compat.finder import EDITED, ROOTS, NoGuest, install, is_active, is_off, is_whole, own_folders
+from raydet3d.compat.names import PLACES
+from raydet3d.errors import InputError
+
+_IMPORTED: dict[str, None] = {}  # the plug-ins of this process, in order
+_ASKED: set[tuple[str, str]] = set()  # (package, folder) pairs that `wake` has seen
+
+
+def import_plugin(name: str) -> None:
+    """Import a module that ``custom_imports`` names, after the guests' names are in place.
+
+    Args:
+        name: Its dotted path.
+
+    Raises:
+        ImportError: There is none, or something that it imports is missing.
+    """
+    install()
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        module, _, last = name.rpartition(".")
+        if error.name == name and module and hasattr(_import_or_none(module), last):
+            raise ImportError(f"{last!r} is a name in the module {module!r}; name the module") from None
+        raise
+    _IMPORTED[name] = None
+
+
+def load(path: str) -> Any:
+    """What lies at a dotted path, or None where there is no such module or name.
+
+    Paths under the guests' names lead to ours, and to files of the user's own; a module of the user's may import them.
+    """
+    if path.partition(".")[0] in ROOTS or not any(root in sys.modules for root in ROOTS):
+        install()
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module)
+        except ImportError as error:  # the guests' finder's, too
+            absent = isinstance(error, ModuleNotFoundError | NoGuest) and error.name
+            if absent and (module == absent or module.startswith(f"{absent}.")):
+                continue
+            raise
+        for name in parts[cut:]:
+            found = getattr(found, name, None)
+        return found
+    return None
+
+
+def fetch(path: str) -> Any:
+    """What lies at a dotted path.
+
+    Raises:
+        InputError: Nothing does.
+    """
+    try:
+        found = load(path)
+        if found is None:  # a module
+            install()
+            found = importlib.import_module(path)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{path} cannot be imported: {error}") from error
+    return found
+
+
+class Dotted(str):
+    """The dotted path of something that a pure-python config imported: what it names, once a part asks for it."""
+
+    def build(self) -> Any:
+        """Import it.
+
+        Raises:
+            InputError: There is no such thing.
+        """
+        return fetch(self)
+
+
+def wake(tables: Iterable[str]) -> bool:
+    """Import those of the guests' packages in which the user has put an ``__init__.py`` of their own.
+
+    So a class that is entered by the import in ``mmdet3d/engine/hooks/__init__.py``, one of the two ways that
+    MMDetection3D describes, is found without a word in the config.
+
+    Args:
+        tables: Names of the tables in which something is missing.
+
+    Returns:
+        Whether anything was imported that was not before.
+    """
+    if is_off():
+        return False
+    found = False
+    for package in dict.fromkeys(package for table in tables for package in PLACES.get(table, ())):
+        for folder in own_folders(package):
+            seen = (package, str(folder.resolve()))
+            if seen in _ASKED or not (folder / "__init__.py").is_file():
+                continue
+            if package in EDITED or not is_whole(folder, package):
+                _ASKED.add(seen)
+                install()
+                importlib.import_module(package)
+                found = True
+    return found
+
+
+class Luggage:
+    """What a process needs before it can unpickle what follows: the guests' names, and the plug-ins, in order.
+
+    Put it before users' objects in whatever is pickled: it unpacks itself when it is read.
+
+    Args:
+        plugins: Names of modules.
+    """
+
+    def __init__(self, plugins: tuple[str, ...]) -> None:
+        self.plugins = plugins
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (self.plugins,)
+
+
+def pack() -> Luggage | None:
+    """The luggage of this process; None where it has nothing that a fresh one lacks."""
+    plugins = tuple(name for name in _IMPORTED if name in sys.modules)
+    return Luggage(plugins) if is_active() or plugins else None
+
+
+def _unpack(plugins: tuple[str, ...]) -> Luggage:
+    install()
+    for name in plugins:
+        import_plugin(name)
+    return Luggage(plugins)
+
+
+def _import_or_none(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

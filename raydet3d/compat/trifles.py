@@ -1,0 +1,97 @@
+"""Trifles that plug-ins take from their packages: type aliases, checks of sequences, a version as numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+# Aliases are for annotations: what they say is what a reader is to expect, and nobody checks.
+ConfigType = dict[str, Any]
+OptConfigType = ConfigType | None
+MultiConfig = ConfigType | list[ConfigType]
+OptMultiConfig = MultiConfig | None
+InstanceList = list[Any]
+OptInstanceList = InstanceList | None
+SampleList = list[Any]
+OptSampleList = SampleList | None
+ForwardResults = dict[str, Any] | list[Any] | tuple[Any, ...]
+
+
+def is_str(value: Any) -> bool:
+    """Whether a value is a string."""
+    return isinstance(value, str)
+
+
+def is_seq_of(values: Any, expected_type: Any, seq_type: Any = None) -> bool:
+    """Whether a value is a sequence whose items are all of a type.
+
+    Args:
+        values: The value.
+        expected_type: A type, or a tuple of types.
+        seq_type: The type of the sequence; any by default.
+    """
+    kind = (list, tuple) if seq_type is None else seq_type
+    return isinstance(values, kind) and all(isinstance(value, expected_type) for value in values)
+
+
+def is_list_of(values: Any, expected_type: Any) -> bool:
+    """Whether a value is a list whose items are all of a type."""
+    return is_seq_of(values, expected_type, list)
+
+
+def is_tuple_of(values: Any, expected_type: Any) -> bool:
+    """Whether a value is a tuple whose items are all of a type."""
+    return is_seq_of(values, expected_type, tuple)
+
+
+def to_2tuple(value: Any) -> tuple[Any, ...]:
+    """A pair: what is iterable as a tuple, anything else twice."""
+    return _times(value, 2)
+
+
+def to_3tuple(value: Any) -> tuple[Any, ...]:
+    """A triple: what is iterable as a tuple, anything else three times."""
+    return _times(value, 3)
+
+
+def digit_version(version: str) -> tuple[int, ...]:
+    """A version as numbers that compare as they should; a pre-release is less than its release.
+
+    Args:
+        version: ``1.4.0``, ``0.11.0rc0``, ``2.10.0+cpu``.
+    """
+    release, _, _ = version.partition("+")
+    found = re.match(r"v?(\d+(?:\.\d+)*)(?:[-._]?(a|b|rc|alpha|beta|dev)[-._]?(\d*))?", release)
+    if found is None:
+        raise ValueError(f"no version: {version!r}")
+    numbers = [int(part) for part in found[1].split(".")][:4]
+    rank = {None: 0, "rc": -1, "b": -2, "beta": -2, "a": -3, "alpha": -3, "dev": -4}[found[2]]
+    return (*numbers, *[0] * (4 - len(numbers)), rank, int(found[3] or 0))
+
+
+def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, where it does not exist."""
+    if dir_name:
+        Path(dir_name).expanduser().mkdir(mode=mode, parents=True, exist_ok=True)
+
+
+def register_all_modules(init_default_scope: bool = True) -> None:
+    """Nothing: our tables fill themselves when they are asked, and there are no scopes to set.
+
+    Args:
+        init_default_scope: Accepted for old habits.
+    """
+
+
+def init_default_scope(scope: str) -> None:
+    """Nothing: a scope before a name is dropped, so there is no default to set.
+
+    Args:
+        scope: Accepted for old habits.
+    """
+
+
+def _times(value: Any, n: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n

@@ -1,0 +1,157 @@
+"""``ProfilerHook``: where the time of the first iterations, or of the first epoch, goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import profiler
+
+from raydet3d.errors import InputError
+from raydet3d.hooks.hook import Hook
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class ProfilerHook(Hook):
+    """Runs ``torch.profiler`` over the beginning of this start of the run, on a CPU as well as on a GPU.
+
+    Priority VERY_LOW. Profiling slows training down; take the hook out for the run itself.
+
+    Args:
+        by_epoch: Profile epochs rather than iterations.
+        profile_times: How many iterations; by epoch it is one.
+        activity_with_cpu: Record the host.
+        activity_with_cuda: Record the GPU.
+        schedule: Arguments of ``torch.profiler.schedule`` (``wait``, ``warmup``, ``active``, ...).
+        on_trace_ready: ``dict(type='log_trace', ...)`` writes a table into the log (arguments of ``table``:
+            ``sort_by``, ``row_limit``); ``dict(type='tb_trace', ...)`` writes traces for TensorBoard's profiler
+            (``dir_name``, below the log folder, ``worker_name``, ``use_gzip``); or a function that takes the profiler.
+        record_shapes: Record shapes of operators' inputs.
+        profile_memory: Record what is allocated and freed.
+        with_stack: Record file and line.
+        with_flops: Estimate operations of matrix products and convolutions.
+        json_trace_path: File for a trace in Chrome's format.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        *,
+        by_epoch: bool = True,
+        profile_times: int = 1,
+        activity_with_cpu: bool = True,
+        activity_with_cuda: bool = False,
+        schedule: Mapping[str, Any] | None = None,
+        on_trace_ready: Callable[[Any], Any] | Mapping[str, Any] | None = None,
+        record_shapes: bool = False,
+        profile_memory: bool = False,
+        with_stack: bool = False,
+        with_flops: bool = False,
+        json_trace_path: str | None = None,
+    ) -> None:
+        if profile_times < 1:
+            raise InputError(f"ProfilerHook: profile_times must be 1 or more, got {profile_times}")
+        if by_epoch and profile_times > 1:
+            raise InputError(
+                f"ProfilerHook: by_epoch=True profiles one epoch, got profile_times={profile_times}; for a number of "
+                "iterations say by_epoch=False"
+            )
+        if not (activity_with_cpu or activity_with_cuda):
+            raise InputError("ProfilerHook: nothing to record; set activity_with_cpu or activity_with_cuda")
+        if activity_with_cuda and not torch.cuda.is_available():
+            raise InputError("ProfilerHook: activity_with_cuda=True, but there is no GPU here")
+        self.by_epoch = by_epoch
+        self.profile_times = profile_times
+        kinds = profiler.ProfilerActivity
+        self.activities = [kinds.CPU] * activity_with_cpu + [kinds.CUDA] * activity_with_cuda
+        self.schedule = _made("schedule", profiler.schedule, schedule) if schedule is not None else None
+        self.on_trace_ready = on_trace_ready
+        self.options: dict[str, Any] = {
+            "record_shapes": record_shapes,
+            "profile_memory": profile_memory,
+            "with_stack": with_stack,
+            "with_flops": with_flops,
+        }
+        self.json_trace_path = json_trace_path
+        self._seen = 0
+        self._profiler: Any = None
+        if isinstance(on_trace_ready, Mapping):
+            kind = on_trace_ready.get("type")
+            if kind not in ("log_trace", "tb_trace"):
+                raise InputError(f"ProfilerHook: on_trace_ready.type must be log_trace or tb_trace, got {kind!r}")
+            if kind == "tb_trace" and json_trace_path is not None:
+                raise InputError("ProfilerHook: a trace is written once: give on_trace_ready or json_trace_path")
+        elif on_trace_ready is not None and not callable(on_trace_ready):
+            raise InputError(f"ProfilerHook: on_trace_ready must be a dict or a function, got {on_trace_ready!r}")
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin."""
+        left = (runner.max_iters or 0) - runner.iter
+        if not self.by_epoch and left < self.profile_times:
+            raise InputError(f"ProfilerHook: profile_times={self.profile_times}, but only {left} iterations are left")
+        self._seen = 0
+        self._profiler = profiler.profile(
+            activities=self.activities, schedule=self.schedule, on_trace_ready=self._handler(runner), **self.options
+        )
+        self._profiler.start()
+        runner.logger.info("profiling %s", "an epoch" if self.by_epoch else f"the next {self.profile_times} iterations")
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Count; end, if it is time."""
+        if self._profiler is None:
+            return
+        self._seen += 1
+        if self.schedule is not None:
+            self._profiler.step()
+        if not self.by_epoch and self._seen >= self.profile_times:
+            self._end(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """End."""
+        self._end(runner)
+
+    def after_run(self, runner: Runner) -> None:
+        """End, where training ended early."""
+        self._end(runner)
+
+    def _end(self, runner: Runner) -> None:
+        if self._profiler is None:
+            return
+        ended, self._profiler = self._profiler, None
+        ended.stop()
+        runner.logger.info("profiled %d iterations", self._seen)
+        if self.json_trace_path is not None and runner.rank == 0:
+            path = Path(self.json_trace_path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ended.export_chrome_trace(str(path))
+            runner.logger.info("trace in Chrome's format: %s", path)
+
+    def _handler(self, runner: Runner) -> Callable[[Any], Any] | None:
+        """What takes a trace that is ready."""
+        given = self.on_trace_ready
+        if not isinstance(given, Mapping):
+            return given
+        args = dict(given)
+        if args.pop("type") == "log_trace":
+            return lambda done: runner.logger.info("%s", done.key_averages().table(**args))
+        folder = Path(runner.log_dir) / args.pop("dir_name", "tf_tracing_logs")  # an absolute folder wins
+        runner.logger.info("traces for TensorBoard: %s", folder)
+        made: Callable[[Any], Any] = _made(
+            "on_trace_ready", profiler.tensorboard_trace_handler, {"dir_name": str(folder), **args}
+        )
+        return made
+
+
+def _made(name: str, function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
+    """What a function of torch's profiler makes of a config's arguments."""
+    try:
+        return function(**args)
+    except (TypeError, AssertionError) as error:
+        raise InputError(f"ProfilerHook: {name}: {str(error) or f'{dict(args)} will not do'}") from None

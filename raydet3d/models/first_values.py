@@ -1,0 +1,202 @@
+"""First values of weights: the functions that models call, and ``init_cfg`` dicts that name them.
+
+``init_cfg=dict(type='Kaiming', layer='Conv2d')`` gives every convolution of a module Kaiming's values;
+``override=dict(name='head', type='Normal', std=0.01)`` gives one part others; ``dict(type='Pretrained',
+checkpoint=...)`` loads a checkpoint. Several dicts in a list are done in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.registry import WEIGHT_INITIALIZERS
+
+
+def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
+    """Set a module's weight to a number, and its bias to another."""
+    _fill(module, lambda weight: nn.init.constant_(weight, val), bias)
+
+
+def xavier_init(module: nn.Module, gain: float = 1, bias: float = 0, distribution: str = "normal") -> None:
+    """Xavier's values. Source: Glorot and Bengio, "Understanding the difficulty of training deep networks", 2010."""
+    draw = _choose(distribution, uniform=nn.init.xavier_uniform_, normal=nn.init.xavier_normal_)
+    _fill(module, lambda weight: draw(weight, gain=gain), bias)
+
+
+def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
+    """Draw a module's weight from a normal distribution."""
+    _fill(module, lambda weight: nn.init.normal_(weight, mean, std), bias)
+
+
+def trunc_normal_init(
+    module: nn.Module, mean: float = 0, std: float = 1, a: float = -2, b: float = 2, bias: float = 0
+) -> None:
+    """Draw a module's weight from a normal distribution that is cut off at ``a`` and ``b``."""
+    _fill(module, lambda weight: nn.init.trunc_normal_(weight, mean, std, a, b), bias)
+
+
+def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
+    """Draw a module's weight evenly from ``a`` to ``b``."""
+    _fill(module, lambda weight: nn.init.uniform_(weight, a, b), bias)
+
+
+def kaiming_init(
+    module: nn.Module,
+    a: float = 0,
+    mode: str = "fan_out",
+    nonlinearity: str = "relu",
+    bias: float = 0,
+    distribution: str = "normal",
+) -> None:
+    """Kaiming's values. Source: He et al., "Delving deep into rectifiers", 2015."""
+    draw: Any = _choose(distribution, uniform=nn.init.kaiming_uniform_, normal=nn.init.kaiming_normal_)
+    _fill(module, lambda weight: draw(weight, a=a, mode=mode, nonlinearity=nonlinearity), bias)
+
+
+def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
+    """What Caffe2 calls Xavier's: Kaiming's even values over the inputs, with a slope of 1."""
+    kaiming_init(module, a=1, mode="fan_in", nonlinearity="leaky_relu", bias=bias, distribution="uniform")
+
+
+def bias_init_with_prob(prior_prob: float) -> float:
+    """The bias with which a sigmoid begins at a probability."""
+    return -math.log((1 - prior_prob) / prior_prob)
+
+
+INITIALIZERS: dict[str, Callable[..., None]] = {
+    "Constant": constant_init,
+    "Xavier": xavier_init,
+    "Normal": normal_init,
+    "TruncNormal": trunc_normal_init,
+    "Uniform": uniform_init,
+    "Kaiming": kaiming_init,
+    "Caffe2Xavier": caffe2_xavier_init,
+}
+
+
+class _Each:
+    """Gives the layers of a kind, in a module, their first values.
+
+    Args:
+        values: The function of ``INITIALIZERS``.
+        layer: Name or names of classes; a class counts by its own name and those that it is made from.
+        bias: The bias's value.
+        bias_prob: The probability that a sigmoid over the bias shows; instead of ``bias``.
+        **settings: The function's.
+    """
+
+    def __init__(
+        self,
+        values: Callable[..., None],
+        layer: str | Sequence[str] | None = None,
+        bias: float = 0,
+        bias_prob: float | None = None,
+        **settings: Any,
+    ) -> None:
+        self.values = values
+        self.layers = {layer} if isinstance(layer, str) else set(layer or ())
+        self.settings = {**settings, "bias": bias if bias_prob is None else bias_init_with_prob(bias_prob)}
+
+    def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
+        """Do it; to every part that has a weight, with ``whole``."""
+        for part in module.modules():
+            kind = type(part)
+            if whole or self.layers & {kind.__name__, *(base.__name__ for base in kind.__bases__)}:
+                self.values(part, **self.settings)
+
+
+class PretrainedInit:
+    """Loads a checkpoint into a module.
+
+    Args:
+        checkpoint: Path of the checkpoint, or of the weights alone.
+        prefix: Only what lies under this name in it, and without it.
+        map_location: Accepted for MMEngine's sake: it is read to the host first.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: Any = None) -> None:
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+
+    def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
+        """Load it; a module is taken as a whole in either case."""
+        path = Path(self.checkpoint)
+        if not path.is_file():
+            raise InputError(f"init_cfg: checkpoint {self.checkpoint} does not exist")
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever torch's reader says
+            raise InputError(f"init_cfg: {path} holds more than weights, or is damaged: {error}") from error
+        weights = weights.get("state_dict", weights)
+        if self.prefix is not None:
+            start = self.prefix.rstrip(".") + "."
+            weights = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+            if not weights:
+                raise InputError(f"init_cfg: {path} has nothing under prefix {self.prefix!r}")
+        result = module.load_state_dict({name.removeprefix("module."): v for name, v in weights.items()}, strict=False)
+        for title, names in (("without a value", result.missing_keys), ("not known", result.unexpected_keys)):
+            if names:
+                get_logger().warning("%s: %s: %s", path, title, ", ".join(names))
+
+
+def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Give a module the first values that ``init_cfg`` asks for.
+
+    Args:
+        module: The module.
+        init_cfg: A dict, or several: ``type``, ``layer``, ``override`` and the type's own settings.
+
+    Raises:
+        InputError: A dict names no type, or a part that the module does not have.
+    """
+    for cfg in [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg:
+        args = dict(cfg)
+        parts = args.pop("override", None)
+        WEIGHT_INITIALIZERS.build(args)(module)
+        for part in [parts] if isinstance(parts, Mapping) else parts or []:
+            own = dict(part)
+            name = own.pop("name", None)
+            if not isinstance(name, str) or not hasattr(module, name):
+                raise InputError(f"init_cfg: override names {name!r}, which {type(module).__name__} does not have")
+            if own and "type" not in own:
+                raise InputError(f"init_cfg: the override of {name!r} has settings but no type")
+            # A name alone means: as the rest, though its layers are of another kind.
+            own = own or {key: value for key, value in args.items() if key != "layer"}
+            WEIGHT_INITIALIZERS.build(own)(getattr(module, name), whole=True)
+
+
+def _fill(module: nn.Module, draw: Callable[[Tensor], Any], bias: float) -> None:
+    weight, offset = getattr(module, "weight", None), getattr(module, "bias", None)
+    if isinstance(weight, Tensor):
+        draw(weight)
+    if isinstance(offset, Tensor):
+        nn.init.constant_(offset, bias)
+
+
+def _choose(distribution: str, **kinds: Callable[..., Any]) -> Callable[..., Any]:
+    if distribution not in kinds:
+        raise InputError(f"distribution must be {' or '.join(map(repr, kinds))}, got {distribution!r}")
+    return kinds[distribution]
+
+
+def _register() -> None:
+    """Enter each initializer under the name in configs (``Kaiming``) and that of MMEngine's class (``KaimingInit``)."""
+    for name, function in INITIALIZERS.items():
+
+        def make(*, _function: Callable[..., None] = function, **settings: Any) -> _Each:
+            return _Each(_function, **settings)
+
+        make.__name__ = f"{name}Init"
+        WEIGHT_INITIALIZERS.register_module(name=[name, f"{name}Init"], module=make)
+    WEIGHT_INITIALIZERS.register_module(name=["Pretrained", "PretrainedInit"], module=PretrainedInit)
+
+
+_register()

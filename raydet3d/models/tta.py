@@ -1,0 +1,77 @@
+"""Test-time augmentation: predict on several views of each sample, and make one prediction of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydet3d.errors import InputError
+from raydet3d.registry import MODELS
+
+
+class BaseTTAModel(nn.Module):
+    """A model round a model whose ``test_step`` sees each view of a batch; how predictions merge is to be written.
+
+    Args:
+        module: The model, or its config.
+        data_preprocessor: Put into that config.
+    """
+
+    def __init__(self, module: nn.Module | Mapping[str, Any], data_preprocessor: Any = None) -> None:
+        super().__init__()
+        if isinstance(module, Mapping):
+            extra = {} if data_preprocessor is None else {"data_preprocessor": data_preprocessor}
+            module = MODELS.build({**module, **extra})
+        if not isinstance(module, nn.Module) or not hasattr(module, "test_step"):
+            what = type(module).__name__
+            raise InputError(f"{type(self).__name__}: module must be a model with a test_step, got {what}")
+        self.module: Any = module
+
+    def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
+        """Make one prediction of each sample's; to be written.
+
+        Args:
+            data_samples_list: For each sample of the batch, its predictions, one a view.
+
+        Returns:
+            For each sample, the merged prediction.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define merge_preds(data_samples_list)")
+
+    @torch.no_grad()
+    def test_step(self, data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Predict on every view and merge.
+
+        Args:
+            data: A collated batch of samples with several views each: a dict whose values are lists over the views, or
+                a list over the views.
+        """
+        found = [self.module.test_step(view) for view in views_of(data)]
+        return self.merge_preds(list(zip(*found, strict=True)))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Not for training or plain predictions."""
+        raise NotImplementedError(f"{type(self).__name__} only tests: call test_step")
+
+
+def views_of(data: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+    """A batch of samples with several views each, as one batch for each view.
+
+    Args:
+        data: What collation made of it: ``{key: [view, ...]}``; ``[{key: ...}, ...]``, a batch for each view; or a
+            tuple of lists over the views.
+
+    Example:
+        >>> views_of({"inputs": [["a0", "b0"], ["a1", "b1"]], "data_samples": [[0, 1], [2, 3]]})[1]
+        {'inputs': ['a1', 'b1'], 'data_samples': [2, 3]}
+    """
+    if isinstance(data, Mapping):
+        return [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]
+    if isinstance(data, Sequence) and data and all(isinstance(view, Mapping) for view in data):
+        return list(data)
+    if isinstance(data, Sequence) and data:
+        return [list(parts) for parts in zip(*data, strict=True)]
+    raise InputError(f"test-time augmentation needs a batch of views, got {type(data).__name__}")

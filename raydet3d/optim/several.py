@@ -1,0 +1,253 @@
+"""Several optimizers in one run, each under its name: for models that are trained in parts, such as GANs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from raydet3d.errors import InputError
+from raydet3d.optim.wrapper import OptimWrapper
+
+
+class Ambiguous(InputError, NotImplementedError):
+    """Something was asked of several optimizers that only one of them can do."""
+
+
+class OptimWrapperDict(OptimWrapper):
+    """Optim wrappers by name. Whatever follows from a loss is asked of one of them: ``wrappers['name']``.
+
+    A constructor of one's own returns it, or a script gives ``optim_wrapper=dict(name=OptimWrapper(...), ...)``.
+    Learning rates, gradient norms and states carry the names (``generator.lr``). A wrapper counts the times that it
+    was asked itself, since nobody else knows how often an iteration asks; so its last, shorter group of
+    ``accumulative_counts`` makes no step.
+
+    Args:
+        optim_wrappers: The wrappers.
+
+    >>> one, two = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    >>> both = OptimWrapperDict(
+    ...     one=OptimWrapper(torch.optim.SGD(one.parameters(), lr=0.1)),
+    ...     two=OptimWrapper(torch.optim.SGD(two.parameters(), lr=0.2)),
+    ... )
+    >>> both["two"].update_params(two(torch.ones(1, 1)).sum())
+    >>> both.get_lr()
+    {'one.lr': [0.1], 'two.lr': [0.2]}
+    """
+
+    def __init__(self, **optim_wrappers: OptimWrapper) -> None:
+        if not optim_wrappers:
+            raise InputError("OptimWrapperDict needs at least one optim wrapper")
+        for name, wrapper in optim_wrappers.items():
+            if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
+                raise InputError(f"OptimWrapperDict takes optim wrappers; {name} is a {type(wrapper).__name__}")
+        self.optim_wrappers = dict(optim_wrappers)
+
+    # ---- a mapping
+
+    def __getitem__(self, name: str) -> OptimWrapper:
+        if name not in self.optim_wrappers:
+            raise InputError(f"there is no optimizer {name!r}; there are {', '.join(self.optim_wrappers)}")
+        return self.optim_wrappers[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.optim_wrappers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.optim_wrappers)
+
+    def __len__(self) -> int:
+        return len(self.optim_wrappers)
+
+    def keys(self) -> Iterator[str]:
+        """The names."""
+        yield from self.optim_wrappers.keys()
+
+    def values(self) -> Iterator[OptimWrapper]:
+        """The wrappers."""
+        yield from self.optim_wrappers.values()
+
+    def items(self) -> Iterator[tuple[str, OptimWrapper]]:
+        """Names and wrappers."""
+        yield from self.optim_wrappers.items()
+
+    # ---- what only one of them can do
+
+    def update_params(
+        self,
+        loss: Tensor,
+        step_kwargs: Mapping[str, Any] | None = None,
+        zero_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Not for several: it is not known whose loss it is."""
+        self._refuse("update_params")
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Not for several."""
+        self._refuse("scale_loss")
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Not for several: loss scalers may differ."""
+        self._refuse("backward")
+
+    def step(self, **kwargs: Any) -> None:
+        """Not for several."""
+        self._refuse("step")
+
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Not for several: precision and accumulation may differ."""
+        self._refuse("optim_context")
+
+    def _refuse(self, what: str) -> NoReturn:
+        name = next(iter(self))
+        raise Ambiguous(
+            f"{what} is asked of one optimizer: the model's train_step gets {', '.join(self)} "
+            f"and calls optim_wrapper[{name!r}].{what}(...)"
+        )
+
+    # ---- what all of them can do
+
+    def zero_grad(self, **kwargs: Any) -> None:
+        """Clear all gradients."""
+        for wrapper in self.values():
+            wrapper.zero_grad(**kwargs)
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Tell where training starts: wrappers without accumulation count on from there, others from what they saved.
+
+        Args:
+            model: The model.
+            init_counts: Iterations done.
+            max_counts: Not used: how often an iteration asks which wrapper is the model's own business.
+        """
+        for wrapper in self.values():
+            if wrapper.accumulative_counts == 1:
+                wrapper.initialize_count_status(model, init_counts, -1)
+
+    def should_update(self) -> bool:
+        """Not for several."""
+        self._refuse("should_update")
+
+    def should_sync(self) -> bool:
+        """Not for several."""
+        self._refuse("should_sync")
+
+    def watch_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
+        """Have each wrapper hand over its gradient norm, under ``<name>.grad_norm``."""
+        for name, wrapper in self.items():
+            wrapper.watch_norm(update, f"{prefix}{name}.")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Not for several."""
+        self._refuse("defaults")
+
+    @property
+    def accumulative_counts(self) -> int:
+        """The most iterations whose gradients make one step."""
+        return max(wrapper.accumulative_counts for wrapper in self.values())
+
+    @property
+    def inner_count(self) -> int:
+        """Not for several."""
+        self._refuse("inner_count")
+
+    @property
+    def bad_steps(self) -> Tensor:
+        """Number of steps left out so far by all of them together."""
+        return torch.stack([wrapper.bad_steps for wrapper in self.values()]).sum()
+
+    def read_bad_steps(self) -> tuple[int, int]:
+        """Steps left out since the last call, and the earliest count at one of them (-1: none)."""
+        counts, firsts = zip(*(wrapper.read_bad_steps() for wrapper in self.values()), strict=True)
+        return sum(counts), min((first for first in firsts if first >= 0), default=-1)
+
+    def read_guard(self) -> tuple[int, int, int]:
+        """What ``read_bad_steps`` gives, and the most steps in a row that one of them has left out up to now."""
+        counts, firsts, rows = zip(*(wrapper.read_guard() for wrapper in self.values()), strict=True)
+        return sum(counts), min((first for first in firsts if first >= 0), default=-1), max(rows)
+
+    def verdicts(self) -> list[tuple[int, bool]] | None:
+        """Steps judged since the last call, of all of them; None where none is guarded."""
+        told = [wrapper.verdicts() for wrapper in self.values()]
+        if all(one is None for one in told):
+            return None
+        return sorted(verdict for one in told for verdict in one or ())
+
+    @property
+    def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]
+        """Each wrapper's groups, by name."""
+        return {name: wrapper.param_groups for name, wrapper in self.items()}
+
+    def name_parameters(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Learn the parameters' names, where a wrapper was not told them when it was built."""
+        named = list(named)
+        for wrapper in self.values():
+            if not wrapper.knows_names:
+                mine = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
+                wrapper.name_parameters((name, p) for name, p in named if id(p) in mine)
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """Learning rates under ``<name>.lr``, and ``<name>.base_lr`` where a wrapper has one."""
+        return {f"{name}.{key}": rates for name, wrapper in self.items() for key, rates in wrapper.get_lr().items()}
+
+    def get_momentum(self) -> dict[str, list[float]]:
+        """Momentum under ``<name>.momentum``."""
+        return {f"{name}.{key}": values for name, w in self.items() for key, values in w.get_momentum().items()}
+
+    def describe_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
+        """Each group in memory as its parameters' names and its settings, ``optimizer`` among them."""
+        return [
+            (names, {"optimizer": name, **settings})
+            for name, wrapper in self.items()
+            for names, settings in wrapper.describe_groups()
+        ]
+
+    def scale_lr(self, ratio: float) -> None:
+        """Multiply all configured learning rates; before any scheduler is built."""
+        for wrapper in self.values():
+            wrapper.scale_lr(ratio)
+
+    # ---- states
+
+    def state_dict(self) -> dict[str, Any]:
+        """Each wrapper's state by name, and how often it was asked, where that matters."""
+        states = {}
+        for name, wrapper in self.items():
+            states[name] = wrapper.state_dict()
+            if wrapper.accumulative_counts > 1:
+                states[name]["inner_count"] = wrapper.inner_count
+        return states
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load what ``state_dict`` gave, or MMEngine's.
+
+        Args:
+            state_dict: The states; not changed.
+        """
+        if set(state_dict) != set(self):
+            raise InputError(
+                f"the checkpoint has the state of optimizers {', '.join(map(str, state_dict))}; "
+                f"this run has {', '.join(self)}"
+            )
+        for name, state in state_dict.items():
+            wrapper = self[name]
+            wrapper.load_state_dict(state)
+            if wrapper.accumulative_counts > 1:
+                wrapper._inner_count = int(state.get("inner_count", 0))
+
+    def pending_gradients(self) -> dict[str, Tensor]:
+        """Gradients of accumulations that have not made their step, by wrapper's and parameter's name."""
+        return {f"{name}/{key}": g for name, wrapper in self.items() for key, g in wrapper.pending_gradients().items()}
+
+    def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Put gradients back that ``pending_gradients`` gave."""
+        for name, wrapper in self.items():
+            mine = {key.removeprefix(f"{name}/"): g for key, g in gradients.items() if key.startswith(f"{name}/")}
+            wrapper.load_pending_gradients(mine)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={wrapper!r}' for name, wrapper in self.items())})"

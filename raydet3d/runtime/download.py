@@ -1,0 +1,114 @@
+"""Checkpoints behind ``http(s)://``: downloaded once, into the cache that torch.hub has for them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import overload
+from urllib.parse import unquote, urlsplit
+
+import torch
+
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+TIMEOUT_S = 30
+# Names that MMEngine looks up in tables of its own.
+_NICKNAMES = re.compile(r"(torchvision|open-?mmlab|mmcls|jhu|pavi|petrel)://")
+
+
+@overload
+def fetched(source: str) -> str: ...
+@overload
+def fetched(source: None) -> None: ...
+def fetched(source: str | None) -> str | None:
+    """The local path of a checkpoint: a URL's copy in the cache, anything else as it is.
+
+    Every process may call it for the same URL; one of a machine downloads, the others wait for it.
+
+    Args:
+        source: A path, an ``http://`` or ``https://`` URL, or None.
+
+    Raises:
+        InputError: The download failed (nothing is left of it then), or the name is one of a kind that is not known.
+    """
+    if source is None:
+        return None
+    if nickname := _NICKNAMES.match(source):
+        raise InputError(f"{source}: {nickname[1]}:// is not known here; give a path or an http(s) URL")
+    if not is_url(source):
+        return source
+    target = cached(source)
+    if not target.is_file():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(target.parent / ".downloads.lock"):
+                if not target.is_file():
+                    _download(source, target)
+        except (OSError, HTTPException) as error:
+            shown = source.partition("?")[0]
+            raise InputError(
+                f"cannot download {shown}: {_reason(error)}; fetch it elsewhere and give its path, "
+                f"or put it at {target}"
+            ) from None
+    return str(target)
+
+
+def is_url(source: str) -> bool:
+    """Whether a checkpoint is named by an ``http(s)://`` URL."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def cached(url: str) -> Path:
+    """Where a URL's copy lies: torch.hub's folder of checkpoints, which others share.
+
+    A file name that ends with a hash of its content, as published ones do, is kept; any other gets one of the URL, so
+    that two sites' ``latest.pth`` do not meet.
+    """
+    name = Path(unquote(urlsplit(url).path)).name or "checkpoint.pth"
+    stem, dot, suffix = name.rpartition(".")
+    if not re.search(r"-[0-9a-f]{8,}$", stem):
+        name = f"{stem or suffix}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{dot and stem and f'.{suffix}'}"
+    return Path(torch.hub.get_dir(), "checkpoints", name)
+
+
+def _download(url: str, target: Path) -> None:
+    """Write beside the target, and rename when all of it is there."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    get_logger().info("downloading %s to %s", url.partition("?")[0], target)
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "raydet3d"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, part.open("wb") as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+            size, expected = file.tell(), answer.headers.get("Content-Length")
+        if expected is not None and size != int(expected):
+            raise OSError(f"it broke off after {size} of {expected} bytes")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server says {error.code} {error.reason}"
+    reason = getattr(error, "reason", None) or error
+    return str(getattr(reason, "strerror", None) or reason or type(error).__name__)

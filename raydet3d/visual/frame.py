@@ -1,0 +1,167 @@
+"""What of a data sample is drawn: boxes in the LiDAR's frame, points' colours, camera images and their projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raydet3d.structures import Box3DMode, Boxes3D
+from raydet3d.visual.bev import Marks
+from raydet3d.visual.canvas import Array, Color, to_array
+
+CAMERA_AXES = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+"""From the LiDAR's axes to a camera's, for samples that know no better."""
+AXES = {
+    0: np.eye(3),
+    1: np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+    2: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+}
+"""From the axes of a cloud (``pcd_mode``: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
+
+
+def to_plain(data_sample: Any) -> Mapping[str, Any]:
+    """A data sample as nested dicts."""
+    if data_sample is None:
+        return {}
+    plain: Mapping[str, Any] = data_sample.to_dict() if hasattr(data_sample, "to_dict") else data_sample
+    return plain
+
+
+def truth_of(sample: Mapping[str, Any]) -> Marks:
+    """Ground truth of a training frame, or of a validation frame."""
+    own = sample.get("gt_instances_3d") or {}
+    if "bboxes_3d" in own:
+        return marks(own["bboxes_3d"], own["labels_3d"], sample)
+    held = sample.get("eval_ann_info") or {}
+    if "gt_bboxes_3d" in held:
+        return marks(held["gt_bboxes_3d"], held["gt_labels_3d"], sample)
+    return Marks()
+
+
+def found_in(sample: Mapping[str, Any], least: float) -> Marks:
+    """Predictions with a score of ``least`` or more."""
+    own = sample.get("pred_instances_3d") or {}
+    if "bboxes_3d" not in own:
+        return Marks(scores=np.zeros(0))
+    scores = to_array(own["scores_3d"])
+    return marks(own["bboxes_3d"], own["labels_3d"], sample, scores=scores, least=least)
+
+
+def marks(
+    boxes: Any, labels: Any, sample: Mapping[str, Any], *, scores: Array | None = None, least: float = 0.0
+) -> Marks:
+    """Boxes of any frame in the LiDAR's; those that are not finite, or whose score is below ``least``, are left out.
+
+    Args:
+        boxes: (K, 7+) numbers in the LiDAR's frame, or boxes of a frame.
+        labels: (K,) class numbers.
+        sample: Its ``lidar2cam`` carries camera boxes over.
+        scores: (K,) of predictions.
+        least: Least score.
+    """
+    numbers = to_array(labels).astype(int)
+    if isinstance(boxes, Boxes3D):
+        boxes = boxes.to("cpu")
+        if boxes.mode != Box3DMode.LIDAR:
+            lidar2cam = _first(sample.get("lidar2cam")) if boxes.mode == Box3DMode.CAM else None
+            matrix = None if lidar2cam is None else np.linalg.inv(_square(lidar2cam))
+            boxes = boxes.convert_to(Box3DMode.LIDAR, matrix)
+        boxes = boxes.tensor
+    rows = to_array(boxes)
+    rows = rows.reshape(len(numbers), rows.shape[1] if rows.ndim > 1 else 7)[:, :7]  # K may be 0
+    keep = np.isfinite(rows).all(1)
+    if scores is not None:
+        keep &= scores >= least
+    return Marks(rows[keep], numbers[keep], None if scores is None else scores[keep])
+
+
+def cloud_of(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
+    """The cloud in the LiDAR's axes, (N, 3+); None where there is none."""
+    given = data_input.get("points")
+    if given is None:
+        return None
+    points = to_array(getattr(given, "tensor", given))
+    return points if mode == 0 else np.concatenate([points[:, :3] @ AXES[mode].T, points[:, 3:]], 1)
+
+
+def semantic_colors(sample: Mapping[str, Any], palette: Sequence[Color]) -> list[tuple[str, Array]]:
+    """Colours of each point by its class, from ground truth and from predictions, as far as the sample has them."""
+    held = sample.get("gt_pts_seg") or sample.get("eval_ann_info") or {}
+    found = sample.get("pred_pts_seg") or {}
+    out = []
+    for title, holder in (("ground truth", held), ("predictions", found)):
+        labels = holder.get("pts_semantic_mask")
+        if labels is not None:
+            numbers = to_array(labels).astype(int)
+            table = np.array([*palette, (70, 74, 84)], np.uint8)  # classes that do not count are gray
+            known = (numbers >= 0) & (numbers < len(palette))
+            out.append((title, table[np.where(known, numbers, len(palette))]))
+    return out
+
+
+def projections_of(sample: Mapping[str, Any]) -> list[Array]:
+    """LiDAR to image, one (3, 4) or (4, 4) matrix a camera, where the sample knows them."""
+    if sample.get("lidar2img") is not None:
+        return _matrices(sample["lidar2img"])
+    if sample.get("cam2img") is None:
+        return []
+    inner = _matrices(sample["cam2img"])
+    outer = _matrices(sample["lidar2cam"]) if sample.get("lidar2cam") is not None else [CAMERA_AXES] * len(inner)
+    return [_square(a) @ _square(b) for a, b in zip(inner, outer, strict=False)]
+
+
+def images_of(data_input: Mapping[str, Any], sample: Mapping[str, Any], say: Callable[[str], None]) -> list[Array]:
+    """The frame's camera images: the batch's, else those in the files that the sample names, else none.
+
+    Args:
+        data_input: Perhaps with ``img``.
+        sample: Perhaps with ``img_path``.
+        say: Takes a word on a file that cannot be read.
+    """
+    given = data_input.get("img")
+    if given is not None:
+        parts = list(given) if isinstance(given, (list, tuple)) else [given]
+        arrays = [to_array(part) for part in parts]
+        arrays = [one for array in arrays for one in (array if array.ndim == 4 else [array])]
+        return [_picture(array) for array in arrays if array.ndim == 3]
+    paths = sample.get("img_path")
+    found = []
+    for path in paths if isinstance(paths, (list, tuple)) else [paths]:
+        if not isinstance(path, (str, Path)) or not Path(path).is_file():
+            continue
+        try:
+            with Image.open(path) as file:
+                found.append(np.asarray(file.convert("RGB")))
+        except OSError as error:
+            say(f"{path} cannot be read as an image ({error}); frames are drawn without it")
+    return found
+
+
+def _picture(image: Array) -> Array:
+    image = image.transpose(1, 2, 0) if image.shape[0] == 3 and image.shape[-1] != 3 else image
+    return np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8))
+
+
+def _matrices(given: Any) -> list[Array]:
+    """One matrix or several as a list."""
+    if isinstance(given, (list, tuple)) and len(given) and np.ndim(to_array(given[0])) == 2:
+        return [to_array(matrix) for matrix in given]
+    array = to_array(given)
+    return [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
+
+
+def _first(given: Any) -> Array | None:
+    matrices = [] if given is None else _matrices(given)
+    return matrices[0] if matrices else None
+
+
+def _square(matrix: Any) -> Array:
+    """A matrix padded to 4x4."""
+    given = to_array(matrix)
+    out = np.eye(4)
+    out[: given.shape[0], : given.shape[1]] = given
+    return out

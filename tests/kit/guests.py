@@ -1,0 +1,42 @@
+"""Plug-ins of users for a test: files on the python path, imported by the guests' names, and gone when it ends."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from raydet3d import compat, registry
+from raydet3d.registry import Registry
+
+TABLES = [value for value in vars(registry).values() if isinstance(value, Registry)]
+
+
+def write(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files by their paths below a folder."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+@contextmanager
+def visiting(root: Path) -> Iterator[None]:
+    """The folder on the python path; in the end its modules, the guests' names and what was registered are gone."""
+    before = set(sys.modules)
+    with ExitStack() as stack:
+        for table in TABLES:
+            stack.enter_context(table.temporary())
+        sys.path.insert(0, str(root))
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path.remove(str(root))
+            compat.uninstall()
+            for name in set(sys.modules) - before:
+                if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(root)):
+                    del sys.modules[name]

@@ -1,0 +1,52 @@
+"""The script that compares a checkout's config files: that it sees a difference, and steps what it builds."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raydet3d.config import configs_root
+from tests.parity import configs
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    root = configs_root()
+    assert root is not None
+    shutil.copytree(root, tmp_path / "configs", ignore=shutil.ignore_patterns("sweeps", "__pycache__"))
+    return tmp_path
+
+
+def test_differences() -> None:
+    theirs = {"a": {"b": [1, 2], "c": 1}, "d": 1.0, "e": {"<tuple>": [1]}}
+    mine = {"a": {"b": [1, 3], "x": 1}, "d": 1, "e": [1]}
+    assert list(configs.difference(theirs, mine)) == [
+        "a.b.1: 2 against our 3",
+        "a.c: only theirs",
+        "a.x: only ours",
+        "d: 1.0 against our 1",
+        "e: {'<tuple>': [1]} against our [1]",
+    ]
+    assert configs.verdict({"value": theirs}, {"value": theirs}) == ("equal", "")
+    assert configs.verdict({"error": "X"}, {"error": "Y"})[0] == "both refuse"
+    assert configs.verdict({"value": 1}, {"error": "Y"}) == ("only MMEngine reads it", "Y")
+
+
+def test_every_shipped_config_that_trains_steps(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert configs.main(["--root", str(checkout), "--step", "--all"]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "8xb6-160e_kitti-3d-3class.py" in line)
+    assert "steps: AdamW, lr 0.001 to" in row
+    assert "default_runtime.py: does not train" in out
+
+
+def test_against_mmengine(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is one: ``RAYDET3D_MMENGINE_PYTHON`` names a python that has it."""
+    python = os.environ.get("RAYDET3D_MMENGINE_PYTHON")
+    if python is None:
+        pytest.importorskip(
+            "mmengine", reason="MMEngine is not installed, and RAYDET3D_MMENGINE_PYTHON names no python"
+        )
+    assert configs.main(["--root", str(checkout), "--mmengine", configs.mmengine_python()]) == 0
+    assert " equal" in capsys.readouterr().out
