@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,8 +60,15 @@ def texts(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for the names of Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.ray, pytest.mark.slow])])
-def test_nothing_that_a_run_leaves_behind_holds_a_secret(workers: int, tmp_path: Path) -> None:
+def test_nothing_that_a_run_leaves_behind_holds_a_secret(workers: int, tmp_path: Path, short_dir: Path) -> None:
     (tmp_path / "with_keys.py").write_text(CONFIG)
     env = {
         **os.environ,
@@ -67,6 +76,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(workers: int, tmp_path:
         "SECRET_BRACES": BRACES,
         "SECRET_CODE": CODE,
         "SEEN": str(tmp_path / "seen"),
+        "RAY_TMPDIR": str(short_dir),
     }
     command = [sys.executable, "-m", "raydet3d.train", "with_keys.py", "--workers", str(workers), "--work-dir", "run"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
@@ -77,6 +87,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(workers: int, tmp_path:
     assert any("epoch_2.pth:" in name and name.endswith("data.pkl") for name in left)
     assert any("events.out" in name for name in left)
     assert any(name.endswith("with_keys.py") for name in left)
+    left |= texts(short_dir)  # Ray's own logs
     left["the terminal"] = (done.stdout + done.stderr).encode()
     for secret in (BRACES, CODE, LITERAL, TOKEN):
         assert not [name for name, data in left.items() if secret.encode() in data], secret

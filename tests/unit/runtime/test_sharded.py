@@ -100,6 +100,10 @@ def test_a_sharded_checkpoint_goes_on_on_two_one_and_three_ranks(tmp_path: Path)
     alone = train(str(tmp_path / "one"), {**changes, "train_cfg": {"by_epoch": True, "max_epochs": 1}}, str(folder))
     assert alone["sharded"] is False
     stop = {**changes, "train_cfg": {"by_epoch": False, "max_iters": 10, "val_interval": 5}}
+    scored = assemble(toy_cfg(tmp_path / "score", load_from=str(folder), log_level="ERROR"))
+    assert scored.test()["toy/count"] == 9  # what the door to a score does
+    for name, value in stored["state_dict"].items():
+        assert torch.equal(scored.model.state_dict()[name], value)
     three = run_ranks(train, 3, str(tmp_path / "three"), stop, str(folder))
     assert three[0]["sharded"]
     assert len(three[0]["losses"]) == 1
