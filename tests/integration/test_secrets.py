@@ -79,7 +79,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(workers: int, tmp_path:
         "RAY_TMPDIR": str(short_dir),
     }
     command = [sys.executable, "-m", "raydet3d.train", "with_keys.py", "--workers", str(workers), "--work-dir", "run"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # The run had them.
     assert (tmp_path / "seen").read_text().splitlines()[-1].split() == [BRACES, CODE, LITERAL, TOKEN]
