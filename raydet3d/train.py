@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, default_work_dir
+from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.door import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
 from raydet3d.launch.options import RayOptions
@@ -79,7 +79,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args)
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
-    cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
+    cfg["work_dir"] = work_dir_of(cfg, cfg.filename)
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
@@ -115,15 +115,17 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
 
 
 def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, started: float) -> int:
-    work_dir = Path(cfg["work_dir"])
+    work_dir = default_work_dir(cfg, cfg.filename)
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
         check_this_machine(options)
-    check_work_dir(work_dir)
+    check_work_dir(cfg["work_dir"])
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     if args.fresh and resume:
         raise InputError("--fresh begins anew and --resume goes on; one of them")
-    if not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
+    if is_uri(cfg["work_dir"]):
+        resume = resume or not args.fresh  # whoever began it may have been another machine: the store there knows
+    elif not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
         resume = settle_standing(standing, work_dir)
         if resume and standing.finished:
             print_result({"workers": None, **standing.result}, seconds=0)
@@ -207,14 +209,15 @@ def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopReque
     if options.most > 0:
         from raydet3d.launch.cluster import Opening
 
-        opening = Opening(options, Path(cfg["work_dir"]))
+        opening = Opening(options, cfg["work_dir"])
         opening.start()  # it takes seconds, as do what torch imports and what the data need
     try:
         check_parts(cfg)
         from raydet3d.runtime.build import ready_data
 
         ready_data(cfg)
-        check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
+        if not is_uri(cfg["work_dir"]):
+            check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
         if opening is None:
             request.trains = True
             return {**work(plan, asked=lambda: request.reason), "workers": 0, "cpus": num_processors()}
@@ -223,7 +226,7 @@ def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopReque
         ground = opening.wait()
         request.listen()
         request.trains = True
-        return fit(plan, options, work_dir=Path(cfg["work_dir"]), request=request, ground=ground)
+        return fit(plan, options, work_dir=cfg["work_dir"], request=request, ground=ground)
     finally:
         if opening is not None:
             opening.close()
@@ -243,6 +246,8 @@ def print_result(result: dict[str, Any], *, seconds: float) -> None:
     ):
         if result.get(key):
             print(f"{title}: {result[key]}")
+    for name, why in result.get("not_kept", {}).items():
+        print(f"Not kept: {name}: {why}")
     for name, value in result.get("headline", {}).items():
         print(f"{name}: {value:.2f}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ray
 
+from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch import preflight
 from raydet3d.launch.nodes import read_nodes, workers_on
@@ -44,12 +45,12 @@ class Ground:
             ray.shutdown()
 
 
-def open_ground(options: RayOptions, work_dir: Path) -> Ground:
+def open_ground(options: RayOptions, work_dir: Path | str) -> Ground:
     """Join or start a cluster, and check that the run can work there.
 
     Args:
         options: What the run asks for.
-        work_dir: The run's folder.
+        work_dir: The run's folder, or a URI.
 
     Raises:
         InputError: The cluster lacks what was asked for, does not see the work dir, or wants a token.
@@ -58,7 +59,8 @@ def open_ground(options: RayOptions, work_dir: Path) -> Ground:
     try:
         options, wait_s = preflight.check_resources(options, where=where)
         hosts = [node for node in read_nodes() if workers_on(node.total, node.labels, options) > 0]
-        preflight.check_seen_by_nodes(work_dir, hosts)
+        if not is_uri(str(work_dir)):
+            preflight.check_seen_by_nodes(Path(work_dir), hosts)
     except BaseException:
         if is_ours:
             ray.shutdown()
@@ -129,10 +131,10 @@ class Opening(threading.Thread):
 
     Args:
         options: What the run asks for.
-        work_dir: The run's folder.
+        work_dir: The run's folder, or a URI.
     """
 
-    def __init__(self, options: RayOptions, work_dir: Path) -> None:
+    def __init__(self, options: RayOptions, work_dir: Path | str) -> None:
         super().__init__(name="ray-opening", daemon=True)
         self._options, self._work_dir = options, work_dir
         self._ground: Ground | None = None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
 from raydet3d.machine import num_processors
@@ -24,12 +25,21 @@ SETTLE_S = 3.0  # what the job before held is given back a moment after it has e
 AUTOSCALER_TIMEOUT_S = 1800.0
 
 
-def check_work_dir(work_dir: Path) -> None:
+def check_work_dir(work_dir: Path | str) -> None:
     """Make the work dir and write to it once.
+
+    Args:
+        work_dir: A path, or a URI.
 
     Raises:
         InputError: It cannot be made or written to.
     """
+    if is_uri(str(work_dir)):
+        from raydet3d.runtime.store.place import probe
+
+        probe(str(work_dir))
+        return
+    work_dir = Path(work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=work_dir):

@@ -51,7 +51,7 @@ class RayReportHook(Hook):
             ray.train.report(report)
             return
         with tempfile.TemporaryDirectory() as folder:
-            pointer = {"work_dir": str(runner.work_dir), "iter": runner.iter}
+            pointer = {"work_dir": str(runner.home), "iter": runner.iter}
             (Path(folder) / "pointer.json").write_text(json.dumps(pointer))
             ray.train.report(
                 report,

@@ -7,8 +7,8 @@ Ray's costs nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +20,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from raydet3d.config import default_work_dir, is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch.channel import FIRST_STEP, NODES, STOP, Channel, Listener
 from raydet3d.launch.cluster import Ground, open_ground
@@ -32,6 +33,7 @@ from raydet3d.launch.report import RayReportHook
 from raydet3d.launch.stop import Stopped, StopRequest
 from raydet3d.launch.worker import Plan, quiet_file_loggers, work
 from raydet3d.log import close_logger, open_logger
+from raydet3d.runtime.store.place import place_at
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
@@ -43,7 +45,7 @@ def fit(
     plan: Plan,
     options: RayOptions,
     *,
-    work_dir: Path,
+    work_dir: Path | str,
     request: StopRequest | None = None,
     ground: Ground | None = None,
 ) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def fit(
     Args:
         plan: The run.
         options: What it asks of the cluster.
-        work_dir: The run's folder; Ray's own files go to ``.ray`` in it.
+        work_dir: The run's folder, or a URI; Ray's own files go to ``.ray`` in it.
         request: Whether this process is asked to stop.
         ground: The cluster, where it is open already; whoever has opened it closes it.
 
@@ -86,11 +88,11 @@ class Tries:
     Args:
         plan: The run.
         ground: The cluster.
-        work_dir: The run's folder.
+        work_dir: The run's folder, or a URI.
         request: Whether this process is asked to stop.
     """
 
-    def __init__(self, plan: Plan, ground: Ground, work_dir: Path, request: StopRequest) -> None:
+    def __init__(self, plan: Plan, ground: Ground, work_dir: Path | str, request: StopRequest) -> None:
         self.options = ground.options
         self.workers = 0
         self.restarts = 0
@@ -98,8 +100,10 @@ class Tries:
         self._unplaced = 0  # tries in a row whose workers found no place
         self._plan, self._ground, self._request = plan, ground, request
         given = self.options.storage
-        self._storage = work_dir / ".ray" if given is None else Path(given, f"raydet3d-{work_dir.name}")
-        self._log_dir = work_dir / plan.run_id
+        digest = hashlib.sha256(str(work_dir).encode()).hexdigest()[:8]
+        # In a folder of the user's, others have their files too: only what is surely this run's is ever removed.
+        self._shelf, self._slot = (work_dir, ".ray") if given is None else (given, f"raydet3d-{digest}")
+        self._log_dir = default_work_dir({"work_dir": str(work_dir)}, None) / plan.run_id
         self._wait_s = ground.wait_s
         self._placement_s = self.options.placement_timeout_s
         self._began = time.monotonic()
@@ -136,7 +140,7 @@ class Tries:
             assert result is not None
             reason = result.get("stopped")
             if reason not in ("resize", "drain"):
-                shutil.rmtree(self._storage, ignore_errors=True)
+                self._clear()
                 return result
             self._why = {"resize": "room for more workers", "drain": "a node is taken away"}[reason]
             self._wait_s = self._lost_node_timeout
@@ -153,14 +157,19 @@ class Tries:
 
     def _forget_earlier(self) -> None:
         """Drop what earlier starts have left of Ray's own state: it may be damaged, and nobody reads it."""
-        left = sorted(path.name for path in self._storage.glob("*")) if self._storage.is_dir() else []
+        left = [] if is_uri(str(self._shelf)) else sorted(p.name for p in Path(self._shelf, self._slot).glob("*"))
         if left:
             self._log.info(
                 "Ray's own files of an earlier start (%s) are dropped: checkpoints are the run's own, and a new "
                 "generation begins",
                 ", ".join(left[:3]) + (", ..." if len(left) > 3 else ""),
             )
-            shutil.rmtree(self._storage, ignore_errors=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop Ray's own files of this run."""
+        with suppress(OSError, InputError):
+            place_at(str(self._shelf)).remove(self._slot)
 
     def _can_go_on(self) -> bool:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
@@ -310,7 +319,7 @@ class Tries:
             ),
             run_config=ray.train.RunConfig(
                 name=name,
-                storage_path=str(self._storage),
+                storage_path=f"{self._shelf}/{self._slot}",
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 worker_runtime_env=self._runtime_env(),

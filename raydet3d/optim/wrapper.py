@@ -211,7 +211,7 @@ class OptimWrapper:
             return None
         norm: Tensor | None = CLIPPERS[self.clip_type][0](active, **self.clip_grad_kwargs)
         if norm is not None and self.grad_norm_sink is not None:
-            self.grad_norm_sink(norm.detach())
+            self.grad_norm_sink(whole(norm.detach()))
         return norm
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:

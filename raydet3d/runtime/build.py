@@ -38,9 +38,11 @@ from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
+from raydet3d.runtime.sharded import is_sharded_model, refuse_hooks
 from raydet3d.runtime.start import (
     apply_env,
     find_start,
+    home_of,
     leave_no_trace,
     pick_device,
     place,
@@ -117,7 +119,8 @@ def _put_together(
     retry: bool,
     slots: int | None,
 ) -> Runner:
-    start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
+    home = home_of(cfg)
+    start = find_start(cfg, resume, home, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
 
@@ -129,18 +132,21 @@ def _put_together(
         held=True,
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
-        logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
+        logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
     with at("log_processor"):
         log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
     hooks = build_hooks(cfg, extra_hooks)
     visualizer = build_visualizer(cfg, save_dir=work_dir / timestamp)
     model = wrap_model(build_model(cfg).to(device), cfg, device)
+    if is_sharded_model(model):
+        refuse_hooks(hooks)
 
     full_name = f"{name}_{timestamp}"
     return Runner(
         model=model,
         device=device,
         work_dir=work_dir,
+        home=home,
         timestamp=timestamp,
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,

@@ -14,6 +14,7 @@ from raydet3d.optim import resume_schedulers
 from raydet3d.runtime import rng
 from raydet3d.runtime.history import is_plain
 from raydet3d.runtime.loaders import global_batch_size, num_slots
+from raydet3d.runtime.sharded import is_sharded_model
 from raydet3d.runtime.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
     }
     if optimizer:
         state["optimizer"] = runner.optim_wrapper.state_dict()
-        if runner.distributed:  # alone, they are in the optimizer's state
+        if is_sharded_model(runner.model):  # each rank has its shards of them
+            state["optimizer"]["pending_gradients"] = _pending(runner)
+        elif runner.distributed:  # alone, they are in the optimizer's state
             state["pending_gradients"] = _gather_pending(runner)
     if schedulers:
         state["param_schedulers"] = _each(runner.param_schedulers, lambda scheduler: scheduler.state_dict())
@@ -117,9 +120,13 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
 
 def _gather_pending(runner: Runner) -> list[dict[str, Any]]:
     """Gradients of an accumulation that has not made its step: each rank has its own. Empty where there are none."""
-    pending: dict[str, Any] = getattr(runner.optim_wrapper, "pending_gradients", dict)()
-    ranks = dist.all_gather_object({name: gradient.cpu() for name, gradient in pending.items()})
+    ranks = dist.all_gather_object({name: gradient.cpu() for name, gradient in _pending(runner).items()})
     return ranks if any(ranks) else []
+
+
+def _pending(runner: Runner) -> dict[str, Any]:
+    pending: dict[str, Any] = getattr(runner.optim_wrapper, "pending_gradients", dict)()
+    return pending
 
 
 def _restore_rng(runner: Runner, states: list[dict[str, Any]]) -> None:
