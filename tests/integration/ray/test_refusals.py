@@ -103,9 +103,7 @@ def test_what_an_autoscaler_may_add_counts(cluster: Any, tmp_path: Path) -> None
     try:
         options = {"gpus_per_worker": 0, "resources_per_worker": {"lidar": 1}}
         assert open_ground(RayOptions(num_workers=6, **options), tmp_path).wait_s == 1800
-        with pytest.raises(
-            InputError, match=r"asked for 7 workers .* is room for 6; use --workers 6"
-        ):
+        with pytest.raises(InputError, match=r"asked for 7 workers .* is room for 6; use --workers 6"):
             open_ground(RayOptions(num_workers=7, **options), tmp_path)
     finally:
         client.report_cluster_config(ClusterConfig().SerializeToString())
