@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
+from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -162,7 +162,7 @@ def all_gather(data: Tensor) -> list[Tensor]:
     """Every rank's tensor, of the same shape, in rank order, on every rank."""
     if get_world_size() == 1:
         return [data]
-    out = [torch.empty_like(data) for _ in range(get_world_size())]
+    out = [data.new_empty(data.shape) for _ in range(get_world_size())]
     torch_dist.all_gather(out, data)
     return out
 
@@ -224,13 +224,17 @@ def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
     """Combine parameters or buffers over all ranks, in place; those of one type travel together."""
     if get_world_size() == 1:
         return
-    kinds: dict[torch.dtype, list[Tensor]] = {}
+    kinds: dict[Any, list[Tensor]] = {}
     for tensor in params:
         kinds.setdefault(tensor.dtype, []).append(tensor.detach())
     for tensors in kinds.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        sizes = [tensor.numel() for tensor in tensors]
+        flat = tensors[0].new_empty(sum(sizes))
+        parts = [flat[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        for tensor, part in zip(tensors, parts, strict=True):
+            part.copy_(tensor.reshape(-1))
         all_reduce(flat, op)
-        for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

@@ -228,6 +228,34 @@ def dict_from_file(
     return found
 
 
+class LocalBackend:
+    """The functions of this module as what MMEngine calls a backend."""
+
+    get = staticmethod(get)
+    get_text = staticmethod(get_text)
+    put = staticmethod(put)
+    put_text = staticmethod(put_text)
+    exists = staticmethod(exists)
+    isfile = staticmethod(isfile)
+    isdir = staticmethod(isdir)
+    remove = rmtree = staticmethod(remove)
+    join_path = staticmethod(join_path)
+    get_local_path = staticmethod(get_local_path)
+    list_dir_or_file = staticmethod(list_dir_or_file)
+
+
+def get_file_backend(uri: str | Path | None = None, *, backend_args: Backend = None, **kwargs: Any) -> LocalBackend:
+    """The backend of a path: the local one.
+
+    Args:
+        uri: The path.
+        backend_args: None or ``dict(backend='local')``.
+        **kwargs: Accepted for MMEngine's sake.
+    """
+    check_backend(backend_args)
+    return LocalBackend()
+
+
 def _format(file: Any, given: str | None) -> str:
     kind = given or Path(str(getattr(file, "name", file))).suffix.lstrip(".")
     if kind not in FORMATS:

@@ -114,9 +114,12 @@ def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
         check_this_machine(options)
     check_work_dir(work_dir)
 
-    from raydet3d.runtime.build import ready_data  # torch is imported from here on: what is above fails fast
+    from raydet3d.optim import check_optimization  # torch is imported from here on: what is above fails fast
+    from raydet3d.runtime.build import check_sections, ready_data
     from raydet3d.runtime.rng import draw_seed
 
+    check_sections(cfg)
+    check_optimization(cfg)
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):

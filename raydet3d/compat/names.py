@@ -37,7 +37,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmengine.dataset": (
         "base_dataset dataset_wrapper sampler utils",
         {
-            "DATASETS": "ConcatDataset RepeatDataset",
+            "DATASETS": "BaseDataset=Det3DDataset ConcatDataset RepeatDataset",
             "DATA_SAMPLERS": "DefaultSampler InfiniteSampler",
             "raydet3d.data": "Compose pseudo_collate",
             "torch.utils.data": "default_collate",
@@ -55,8 +55,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmengine.fileio": (
         "io parse",
         {
-            "raydet3d.fileio": "dict_from_file dump exists get get_local_path get_text isdir isfile join_path "
-            "list_dir_or_file list_from_file load put put_text remove"
+            "raydet3d.fileio": "LocalBackend dict_from_file dump exists get get_file_backend get_local_path get_text "
+            "isdir isfile join_path list_dir_or_file list_from_file load put put_text remove"
         },
     ),
     "mmengine.hooks": (
@@ -111,6 +111,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "raydet3d.runtime": "Runner",
             "raydet3d.runtime.loop": "BaseLoop",
+            "raydet3d.runtime.weights": "load_checkpoint",
             "LOOPS": "EpochBasedTrainLoop IterBasedTrainLoop TestLoop ValLoop",
             "LOG_PROCESSORS": "LogProcessor",
             "raydet3d.hooks": "get_priority",
@@ -136,7 +137,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     # ------------------------------------------------------------------------------------------------ its family
-    "mmcv": ("", {}),
+    "mmcv": ("", {"raydet3d.data": "BaseTransform=Transform"}),
     "mmcv.transforms": (
         "base builder wrappers",
         {"raydet3d.data": "BaseTransform=Transform Compose", "raydet3d.registry": "TRANSFORMS"},
@@ -149,7 +150,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "mmdet.models": (
         "losses task_modules task_modules.samplers utils",
-        {"MODELS": _LOSSES, "TASK_UTILS": "PseudoSampler"},
+        {"MODELS": _LOSSES, "TASK_UTILS": "PseudoSampler", "raydet3d.compat.trifles": "multi_apply"},
     ),
     "mmdet.registry": ("", {"raydet3d.registry": _TABLES}),
     "mmdet.utils": ("typing_utils", {"raydet3d.compat.trifles": _TYPES + " register_all_modules"}),

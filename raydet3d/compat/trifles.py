@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:
     """Make a folder, and those above it, where it does not exist."""
     if dir_name:
         Path(dir_name).expanduser().mkdir(mode=mode, parents=True, exist_ok=True)
+
+
+def multi_apply(func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], ...]:
+    """Call a function for the first of each argument, the second of each, and so on; gather each of its results.
+
+    Args:
+        func: Returns a tuple.
+        *args: Sequences of one length.
+        **kwargs: The same for every call.
+
+    Returns:
+        For each item of the tuple, the list of its values.
+    """
+    return tuple(map(list, zip(*map(partial(func, **kwargs), *args), strict=True)))
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

@@ -27,9 +27,10 @@ from raydet3d.errors import InputError
 
 FILL = "__fill__"
 _BASE = re.compile(r"\{\{\s*_base_\.(?P<key>[\w.]+)\s*\}\}")
-_ENV = re.compile(r"""\{\{['"]?\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*['"]?\}\}""")
+_ENV = re.compile(r"""\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""")
 _BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
-_MARK = re.compile(r"_blank_(\d+)_")
+_TAG = "blank_9d41c6"  # odd enough to stand in no config by itself
+_MARK = re.compile(rf"_{_TAG}_(\d+)_")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 # What a variable's value is looked for inside of other texts from: so many letters; fewer where it names a secret.
 _SHORTEST, _SHORTEST_SECRET = 8, 4
@@ -200,7 +201,7 @@ def read_blanks(path: Path, text: str) -> Blanks:
             items.append(Blank(line, base=found["key"]))
         else:
             items.append(Blank(line, name=found["name"], default=found["default"]))
-        return f"_blank_{len(items) - 1}_"
+        return f"_{_TAG}_{len(items) - 1}_"
 
     return Blanks(path, _BLANK.sub(mark, text), items)
 
@@ -251,22 +252,22 @@ def python_filler(blanks: Blanks, base: Mapping[str, Any]) -> Callable[[str | in
     return fill
 
 
-def quoted_marks(blanks: Blanks, suffix: str) -> str:
-    """The text of a data file, in which marks outside of quotes are texts of their own: ``<0>`` for the first.
-
-    Args:
-        blanks: Of the file.
-        suffix: ``.json`` or a YAML one.
-    """
-    if suffix == ".json":
-        pieces: list[str] = []
-        at = 0
-        for found in _JSON_TEXT.finditer(blanks.text):
-            pieces += [_MARK.sub(r'"<blank \1>"', blanks.text[at : found.start()]), found[0]]
+def json_marks(blanks: Blanks) -> str:
+    """The text of a JSON file, in which marks outside of quotes are texts of their own (``bare``)."""
+    pieces: list[str] = []
+    at = 0
+    for found in [*_JSON_TEXT.finditer(blanks.text), None]:
+        end = len(blanks.text) if found is None else found.start()
+        pieces.append(_MARK.sub(rf'"<{_TAG} \1>"', blanks.text[at:end]))
+        if found is not None:
+            pieces.append(found[0])
             at = found.end()
-        return "".join(pieces) + _MARK.sub(r'"<blank \1>"', blanks.text[at:])
-    # In YAML a plain text needs no quotes: only a mark that is a whole plain value stands for a literal.
-    return re.sub(r"(?<=[:,\-\[]\s)_blank_(\d+)_(?=\s*(?:[,\]}#]|$))", r'"<blank \1>"', blanks.text, flags=re.MULTILINE)
+    return "".join(pieces)
+
+
+def bare(text: str) -> str:
+    """A text of a data file that stands without quotes: where it is a mark and nothing else, it is a literal's."""
+    return _MARK.sub(rf"<{_TAG} \1>", text) if _MARK.fullmatch(text) else text
 
 
 def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
@@ -278,7 +279,7 @@ def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) 
             return {key: literals(item) for key, item in here.items()}
         if isinstance(here, list | tuple):
             return type(here)(literals(item) for item in here)
-        found = re.fullmatch(r"<blank (\d+)>", here) if isinstance(here, str) else None
+        found = re.fullmatch(rf"<{_TAG} (\d+)>", here) if isinstance(here, str) else None
         return blanks.literal_of(int(found[1]), base, parse) if found else here
 
     return blanks.fill(literals(value), base) if blanks.items else value
@@ -349,7 +350,7 @@ def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dic
             return here
         if isinstance(here, str) or bare is None:
             return text
-        mark = f"_blank_{len(bare)}_"
+        mark = f"_{_TAG}_{len(bare)}_"
         bare[mark] = text
         return mark
 

@@ -23,7 +23,7 @@ import yaml
 
 from raydet3d import compat
 from raydet3d.config import lazy
-from raydet3d.config.blanks import FILL, Blanks, fill_calls, fill_data, python_filler, quoted_marks, read_blanks
+from raydet3d.config.blanks import FILL, Blanks, bare, fill_calls, fill_data, json_marks, python_filler, read_blanks
 from raydet3d.config.lines import BASE, Line, line_of, python_lines, yaml_lines
 from raydet3d.config.shipped import OURS, shipped
 from raydet3d.config.tree import ConfigDict, merge, to_config
@@ -252,21 +252,26 @@ def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    return bare(text) if node.style is None else text
+
+
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     blanks = read_blanks(path, text)
-    marked = quoted_marks(blanks, path.suffix)
     try:
-        values = yaml.load(marked, _Loader)
+        values = yaml.load(blanks.text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{path}{line}: {why}") from error
     try:
-        places = yaml_lines(yaml.compose(marked, _Loader))
+        places = yaml_lines(yaml.compose(blanks.text, _Loader))
     except RecursionError:
         raise InputError(f"{path}: a value holds itself (an alias inside of its own anchor)") from None
     return _data_draft(blanks, text, values, places, knobs)
@@ -274,7 +279,7 @@ def _read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
 
 def _read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     blanks = read_blanks(path, text)
-    marked = quoted_marks(blanks, path.suffix)
+    marked = json_marks(blanks)
     try:
         values = json.loads(marked)
     except json.JSONDecodeError as error:

@@ -36,13 +36,20 @@ class Compose:
 
     def __init__(self, transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]] | None) -> None:
         self.transforms: list[Callable[[Any], Any]] = []
-        self.names: list[str] = []
+        self._named: list[tuple[Callable[[Any], Any], str]] = []
         self._off: dict[str, int] = {}
         for entry in transforms or ():
             step = TRANSFORMS.build(entry) if isinstance(entry, Mapping) else entry
             name = entry.get("type") if isinstance(entry, Mapping) else None
             self.transforms.append(step)
-            self.names.append(name.rsplit(".", 1)[-1] if isinstance(name, str) else type(step).__name__)
+            if isinstance(name, str):
+                self._named.append((step, name.rsplit(".", 1)[-1]))
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each transform: the config's, else its class's. Hooks of users' own may change the list."""
+        named = {id(step): name for step, name in self._named}
+        return [named.get(id(step), type(step).__name__) for step in self.transforms]
 
     def __len__(self) -> int:
         return len(self.transforms)

@@ -77,6 +77,7 @@ class GuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Begin."""
         self._on = getattr(runner.optim_wrapper, "verdicts", lambda: None)() is not None
+        self._loggers: list[Any] = [hook for hook in runner.hooks if hasattr(hook, "is_log_point")]
         self._looked = self._begun = runner.iter
         self._forget()
 
@@ -87,7 +88,11 @@ class GuardHook(Hook):
         now = runner.iter + 1
         self._held[now] = data_batch
         self._let_go(runner)
-        if runner.message_hub.is_read or now - self._looked >= self.interval:
+        # Asked of the logger, and not whether anybody has just read the history: all ranks have to look together.
+        due = now - self._looked >= self.interval
+        for logger in self._loggers:
+            due = due or logger.is_log_point
+        if due:
             self._look(runner, now)
 
     def after_train(self, runner: Runner) -> None:
@@ -102,6 +107,10 @@ class GuardHook(Hook):
     def _let_go(self, runner: Runner) -> None:
         """Drop batches of good steps; of bad ones, keep those of the first."""
         for judged, bad in runner.optim_wrapper.verdicts() or ():
+            if not bad and len(self._held) == 1 and judged in self._held:  # as nearly always
+                self._held.clear()
+                self._any_good = True
+                continue
             part = {i: self._held.pop(i) for i in list(self._held) if i <= judged}
             if bad and not self._suspects:
                 self._suspects = part
@@ -116,7 +125,8 @@ class GuardHook(Hook):
         found = wrapper.read_guard()
         self._let_go(runner)
         # A rank may judge by its own loss alone (float16 does): what one found, all have to know.
-        ranks: list[tuple[int, int, int]] = dist.all_gather_object(found)
+        ranks: list[tuple[int, int, int, bool]] = dist.all_gather_object((*found, self._any_good))
+        self._any_good = all(rank[3] for rank in ranks)
         count, row = max(rank[0] for rank in ranks), max(rank[2] for rank in ranks)
         if count:
             first = min(rank[1] for rank in ranks if rank[0])

@@ -20,6 +20,7 @@ class RuntimeInfoHook(Hook):
     """Keeps counts, learning rates, losses and metrics in ``runner.message_hub``.
 
     Learning rates are read before the step, so what is logged is what the step used. Losses stay on their device.
+    Priority VERY_HIGH: before any other hook looks. It runs also where the config does not list it.
     """
 
     priority = "VERY_HIGH"

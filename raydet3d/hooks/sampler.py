@@ -16,6 +16,7 @@ class DistSamplerSeedHook(Hook):
     """Calls ``set_epoch`` of the training loader's sampler, or of its batch sampler's.
 
     Our loops place the loader themselves, also in the middle of an epoch; this serves users' own loops and samplers.
+    Priority NORMAL.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:

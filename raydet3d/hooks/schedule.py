@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class ParamSchedulerHook(Hook):
-    """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation."""
+    """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation.
+
+    Priority LOW: after the log has said which rate the step used, before ``CheckpointHook`` saves the next one.
+    """
 
     priority = "LOW"
 

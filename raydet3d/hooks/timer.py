@@ -17,7 +17,8 @@ class IterTimerHook(Hook):
     """Keeps ``data_time`` (waiting for the batch) and ``time`` (the whole iteration) in seconds, and the ``eta``.
 
     Times are those of the host: a GPU may lag behind in between, but not for longer than to the next log line. A pause
-    between iterations (a validation, say) belongs to none.
+    between iterations (a validation, say) belongs to none. The ``eta`` is the mean since this start of the run, times
+    what is left. Priority NORMAL.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """Optimization: the optim wrappers, param groups, and schedules of what is in them."""
 
 from raydet3d.optim.amp import AmpOptimWrapper
+from raydet3d.optim.check import check_optimization
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
 from raydet3d.optim.decay import LearningRateDecayOptimizerConstructor
@@ -36,6 +37,7 @@ __all__ = [
     "ZeroRedundancyOptimizer",
     "build_optim_wrapper",
     "build_param_scheduler",
+    "check_optimization",
     "preview",
     "register_curve",
     "resume_schedulers",

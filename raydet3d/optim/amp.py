@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,8 @@ class AmpOptimWrapper(OptimWrapper):
             scaler_args = dict(loss_scale)
         elif isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
             self._static_scale = float(loss_scale)
+            if not 0 < self._static_scale < math.inf:
+                raise InputError(f"loss_scale must be above 0 and finite, got {loss_scale!r}")
             scaler_args = {"init_scale": self._static_scale}
         elif loss_scale != "dynamic":
             raise InputError(f"loss_scale must be 'dynamic', a number or a dict, got {loss_scale!r}")

@@ -5,6 +5,7 @@ Legend: ``lr``, ``wd`` the optimizer's learning rate and weight decay, as the co
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,6 +116,7 @@ class DefaultOptimWrapperConstructor:
         self.add_params(groups, model)
         if not groups:
             raise InputError("the model has no trainable parameter for the optimizer")
+        self._tell_idle_keys(model)
         for group in groups:
             params = group["params"]
             group["params"] = [params] if isinstance(params, Tensor) else list(params)
@@ -122,6 +124,19 @@ class DefaultOptimWrapperConstructor:
         if isinstance(wrapper, OptimWrapper):
             wrapper.publish([group["params"] for group in groups])
         return wrapper
+
+    def _tell_idle_keys(self, model: nn.Module) -> None:
+        """Warn of custom keys that are part of no trainable parameter's name."""
+        names = [f"{'' if '.' in name else '.'}{name}" for name, p in model.named_parameters() if p.requires_grad]
+        for key in self.paramwise_cfg.get("custom_keys", {}):
+            if not any(key in name for name in names):
+                parts = {part for name in names for part in name.split(".") if part}
+                near = difflib.get_close_matches(key.rpartition(".")[2], parts, n=1)
+                get_logger().warning(
+                    "paramwise_cfg.custom_keys: %r is part of no trainable parameter's name%s",
+                    key,
+                    f"; did you mean {near[0]!r}?" if near else "",
+                )
 
     def _wrap(self, optimizer: Optimizer) -> OptimWrapper:
         wrapper: OptimWrapper = OPTIM_WRAPPERS.build({**self.optim_wrapper_cfg, "optimizer": optimizer})

@@ -38,7 +38,7 @@ def build_param_scheduler(
     Raises:
         InputError: A config that makes no scheduler; the message names its place in the list.
     """
-    build = partial(_build_list, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters)
+    build = partial(build_list, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters)
     by_name = isinstance(cfg, Mapping) and "type" not in cfg
     if not isinstance(optim_wrapper, OptimWrapperDict):
         if by_name:
@@ -60,7 +60,7 @@ def build_param_scheduler(
     }
 
 
-def _build_list(
+def build_list(
     cfg: Mapping[str, Any] | Sequence[Any] | None,
     optim_wrapper: OptimWrapper,
     *,
@@ -69,7 +69,16 @@ def _build_list(
     max_epochs: int | None,
     max_iters: int | None,
 ) -> list[Any]:
-    """The schedulers of one optimizer; ``key`` is the config's, for messages."""
+    """The schedulers of one optimizer.
+
+    Args:
+        cfg: One scheduler's dict, a list of them, or None.
+        optim_wrapper: What they act on.
+        key: The config's, for messages.
+        epoch_length: Iterations of one epoch.
+        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
+        max_iters: Where one ends that ticks by iteration.
+    """
     if cfg is None:
         return []
     items = [cfg] if isinstance(cfg, Mapping) or not isinstance(cfg, Sequence) else list(cfg)

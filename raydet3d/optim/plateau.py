@@ -37,7 +37,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         threshold: Least progress that counts.
         threshold_rule: ``rel`` to the best value, or ``abs``.
         cooldown: Validations after a reduction that are not judged.
-        min_value: Value below which nothing falls; or one per param group (the base group counts).
+        min_value: Value below which nothing falls; or one per param group (the base group's may be left out).
         eps: A change smaller than this is not made.
         begin: First epoch whose validations are judged.
         end: Epoch from which on they are judged no more.
@@ -152,11 +152,14 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         count = len(self.optimizer.param_groups)
         if not isinstance(self.min_value, Sequence):
             return [self.min_value] * count
+        values = list(self.min_value)
         if isinstance(self.optimizer, OptimWrapper):
-            return self.optimizer.spread("min_value", self.min_value)
-        if len(self.min_value) != count:
-            raise InputError(f"min_value lists {len(self.min_value)} values for {count} param groups")
-        return list(self.min_value)
+            if len(values) == self.optimizer.num_published and self.optimizer.base_param_settings is not None:
+                values.append(values[-1])  # as in MMEngine, the base settings follow the last group
+            return self.optimizer.spread("min_value", values)
+        if len(values) != count:
+            raise InputError(f"min_value lists {len(values)} values for {count} param groups")
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and the best value, under MMEngine's names, and the number of reductions."""

@@ -45,9 +45,11 @@ class Field:
 
     def read(self, group: Group) -> Any:
         """The value now."""
-        if self.name not in group:
-            raise InputError(f"param groups have no {self.name!r} to schedule; they have {', '.join(sorted(group))}")
-        return group[self.name]
+        try:
+            return group[self.name]
+        except KeyError:
+            known = ", ".join(sorted(group))
+            raise InputError(f"param groups have no {self.name!r} to schedule; they have {known}") from None
 
     def write(self, group: Group, value: Any) -> None:
         """Set the value; a tensor is filled, as optimizers that run as a graph need."""
@@ -123,7 +125,7 @@ class ParamScheduler:
         self.begin, self.end, self.by_epoch, self.verbose = begin, end, by_epoch, verbose
         self.target: Target = momentum_target(optimizer) if param_name == "momentum" else Field(param_name)
         self.last_step = last_step
-        self._global_step = last_step
+        self._global_step = last_step if last_step < 0 else int(begin) + last_step
         # Iterations of an epoch, where the config measures in epochs what is counted in iterations.
         self.epoch_length: int | None = None
         self.config_changes: list[str] = []
@@ -219,25 +221,13 @@ class CurveScheduler(ParamScheduler):
         last_step, verbose = int(arguments.pop("last_step", -1)), bool(arguments.pop("verbose", False))
         self.curve = self.curve_type(**arguments)
         curve = self.curve
+        self._has_own_values = type(self)._get_value is not CurveScheduler._get_value  # a user's subclass
         super().__init__(optimizer, param_name, curve.begin, curve.end, last_step, curve.by_epoch, verbose)
 
     def _start(self) -> None:
         if isinstance(self.curve, OneCycle) and self.last_step == -1:
             self._set_peaks(self.curve)
         self.step()
-
-    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """Go on by one tick."""
-        groups = self.optimizer.param_groups
-        if len(groups) != 1 or self.verbose:
-            super().step(metrics)
-            return
-        self._global_step += 1
-        if self.begin <= self._global_step < self.end:  # one group, as in most runs: no lists to be made
-            self.last_step += 1
-            group, target = groups[0], self.target
-            a, b = self.curve.step(self.last_step, self._base(group))
-            target.write(group, a * target.read(group) + b)
 
     def _set_peaks(self, curve: OneCycle) -> None:
         """Write start, peak and end of the cycle into the groups, under MMEngine's names."""
@@ -275,7 +265,25 @@ class CurveScheduler(ParamScheduler):
         return values
 
     def _get_value(self) -> list[Any]:
-        return self.apply(self.optimizer.param_groups, self.base_values, self.last_step)
+        groups = self.optimizer.param_groups
+        return self.apply(groups, [self._base(group) for group in groups], self.last_step)
+
+    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Go on by one tick; the same as the base's, without its detours, since every iteration comes by here."""
+        if self._has_own_values or self.verbose:
+            super().step(metrics)
+            return
+        count = self._global_step = self._global_step + 1
+        if count < self.begin or count >= self.end:
+            return
+        self.last_step += 1
+        read, write, tick = self.target.read, self.target.write, self.last_step
+        last_base = steps = None
+        for group in self.optimizer.param_groups:
+            base = self._base(group)
+            if steps is None or base is not last_base:
+                steps, last_base = self.curve.step(tick, base), base
+            write(group, steps[0] * read(group) + steps[1])
 
     def state_dict(self) -> dict[str, Any]:
         """The tick count, and the curve's settings: these only to notice that a config has changed."""

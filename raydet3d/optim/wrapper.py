@@ -345,13 +345,18 @@ class OptimWrapper:
             raise InputError(f"{name} lists {len(values)} values for {count + base} param groups")
         return [*self._groups.split(values[:count]), *values[count:]]
 
+    @property
+    def num_published(self) -> int:
+        """How many param groups MMEngine would have, without the base settings."""
+        return len(self._groups.published())
+
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
         memory = [_number(group["lr"]) for group in self.optimizer.param_groups]
-        lr = {"lr": [memory[owner] for owner in self._groups.owners()]}
-        if self.base_param_settings is not None:
-            return {"base_lr": [_number(self.base_param_settings["lr"])], **lr}
-        return lr
+        if self.base_param_settings is None:
+            return {"lr": memory}
+        lr = [memory[owner] for owner in self._groups.owners()]
+        return {"base_lr": [_number(self.base_param_settings["lr"])], "lr": lr}
 
     def get_momentum(self) -> dict[str, list[float]]:
         """The momentum of each of MMEngine's groups: ``momentum``, the first of ``betas``, or 0."""

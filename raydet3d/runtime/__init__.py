@@ -3,7 +3,7 @@
 from raydet3d.registry import RUNNERS
 from raydet3d.runtime.build import assemble, build_runner, ready_data
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.history import History
+from raydet3d.runtime.history import History, register_statistic
 from raydet3d.runtime.logprocessor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from raydet3d.runtime.runner import Runner
@@ -27,4 +27,5 @@ __all__ = [
     "assemble",
     "build_runner_with_tta",
     "ready_data",
+    "register_statistic",
 ]

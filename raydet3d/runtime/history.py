@@ -81,14 +81,40 @@ class Series:
         return self.most if window is None else max(self._last(window), default=math.nan)
 
     def statistics(self, name: str, window: int | None = None) -> float:
-        """One of ``mean``, ``min``, ``max``, ``current`` by name."""
-        if name not in ("mean", "min", "max", "current"):
-            raise ValueError(f"unknown statistic {name!r}; known: mean, min, max, current")
-        return self.current() if name == "current" else float(getattr(self, name)(window))
+        """One of ``mean``, ``min``, ``max``, ``current``, or a registered statistic, by name."""
+        if name not in STATISTICS:
+            raise ValueError(f"unknown statistic {name!r}; known: {', '.join(STATISTICS)}")
+        return float(STATISTICS[name](self, window))
+
+    def last(self, window: int | None = None) -> list[float]:
+        """The last ``window`` values, oldest first; all that are kept, without a window."""
+        self._flush()
+        return self._last(self._values.maxlen or KEEP) if window is None else self._last(window)
 
     def _last(self, window: int) -> list[float]:
         self.reserve(window)
         return [*islice(reversed(self._values), window)][::-1]
+
+
+# Statistics that log_processor.custom_cfg may name, each of a series and a window.
+STATISTICS: dict[str, Callable[[Series, int | None], float]] = {
+    "mean": Series.mean,
+    "min": Series.min,
+    "max": Series.max,
+    "current": lambda series, window: series.current(),
+}
+
+
+def register_statistic(
+    function: Callable[[Series, int | None], float],
+) -> Callable[[Series, int | None], float]:
+    """Enter a statistic under its function's name, as a decorator; ``log_processor.custom_cfg`` may then name it.
+
+    Args:
+        function: Takes the series and the window (None: all values).
+    """
+    STATISTICS[function.__name__] = function
+    return function
 
 
 class History:
@@ -147,11 +173,6 @@ class History:
             raise KeyError(f"no scalar {key!r} in the history; there are {', '.join(self.log_scalars) or 'none'}")
         self.flush()
         return self.log_scalars[key]
-
-    @property
-    def is_read(self) -> bool:
-        """Whether nothing waits: the device has just been asked, and asking it for more costs little."""
-        return not self._waiting
 
     def flush(self) -> None:
         """Bring all waiting values to the host, with one copy per device."""

@@ -13,7 +13,7 @@ import torch
 
 from raydet3d.errors import InputError
 from raydet3d.registry import LOG_PROCESSORS
-from raydet3d.runtime.history import Series
+from raydet3d.runtime.history import STATISTICS, Series
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -39,8 +39,8 @@ class LogProcessor:
             newest value. Windows run on across epochs.
         by_epoch: Write ``Epoch(train) [1][ 10/100]`` rather than ``Iter(train) [ 10/1000]``.
         custom_cfg: Further or other statistics; each ``dict(data_src=, method_name=, log_name=, window_size=)``, where
-            the method is mean, min, max or current and the window a number, ``'epoch'`` or ``'global'``. Without a
-            ``log_name``, the source's own column is replaced.
+            the method is mean, min, max, current or one of your own (``register_statistic``), and the window a number,
+            ``'epoch'`` or ``'global'``. Without a ``log_name``, the source's own column is replaced.
         num_digits: Digits after the point.
         log_with_hierarchy: Record ``train/loss`` rather than ``loss``.
         mean_pattern: Scalars whose name matches are smoothed.
@@ -202,8 +202,10 @@ class LogProcessor:
                 raise InputError(f"{where}: window_size must be a number, 'epoch' or 'global', got {window!r}")
             if window == "epoch" and not self.by_epoch:
                 raise InputError(f"{where}: window_size='epoch' needs by_epoch=True")
-            if item["method_name"] not in ("mean", "min", "max", "current"):
-                raise InputError(f"{where}: unknown method_name {item['method_name']!r}; mean, min, max or current")
+            if item["method_name"] not in STATISTICS:
+                raise InputError(
+                    f"{where}: unknown method_name {item['method_name']!r}; known: {', '.join(STATISTICS)}"
+                )
             name = item.get("log_name", item["data_src"])
             if name in seen:
                 raise InputError(f"{where}: two entries log {name!r}; give one another log_name")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+from raydet3d.runtime.reader import read_checkpoint
 
 SHOWN = 8  # names in a message; the rest are counted
 
@@ -73,3 +76,31 @@ def _shape(value: Any) -> tuple[int, ...]:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
+def load_checkpoint(
+    model: nn.Module,
+    filename: str | Path,
+    map_location: Any = None,
+    strict: bool = False,
+    logger: Any = None,
+    revise_keys: Iterable[tuple[str, str]] = ((r"^module\.", ""),),
+) -> dict[str, Any]:
+    """Load a checkpoint's weights into a model, outside of a run.
+
+    Args:
+        model: The model.
+        filename: The checkpoint, ours or MMEngine's.
+        map_location: Accepted for MMEngine's sake: it is read to the host first.
+        strict: Refuse a checkpoint whose names or shapes differ.
+        logger: Where to say what does not fit; the package's by default.
+        revise_keys: (pattern, replacement) pairs for the names.
+
+    Returns:
+        The checkpoint.
+    """
+    checkpoint = read_checkpoint(Path(filename))
+    weights = revised(checkpoint["state_dict"], revise_keys)
+    said = load_weights(model, weights, strict=strict, title=str(filename))
+    (logger if hasattr(logger, "info") else get_logger()).info("%s", said)
+    return checkpoint

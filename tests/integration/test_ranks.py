@@ -27,6 +27,7 @@ def train(folder: str, changes: dict[str, Any], resume: str = "") -> dict[str, A
 
 
 def test_two_processes_are_one_on_the_same_global_batch(tmp_path: Path) -> None:
+    # D2: several processes without a GPU
     plain = {"model": {"type": ToyModel, "dropout": 0.0}, "default_hooks__checkpoint": NO_SAVES}
     one = train(str(tmp_path / "one"), {**plain, "train_dataloader__batch_size": 4})
     two = run_ranks(train, 2, str(tmp_path / "two"), plain)

@@ -57,6 +57,7 @@ def same_run(path: Path, other: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("loop", ["epoch", "iter"])
 def test_a_run_resumed_at_any_iteration_ends_as_the_undisturbed_one(tmp_path: Path, loop: str, workers: int) -> None:
+    # F1 (generators), F2 (the middle of an epoch), F3 (by iteration)
     changes: dict[str, Any] = {
         "train_dataloader__num_workers": workers,
         "train_dataloader__persistent_workers": workers > 0,
@@ -112,6 +113,7 @@ def test_a_validation_that_the_stop_cut_off_is_held_after_the_resume(tmp_path: P
 
 
 def test_the_seed_that_was_drawn_is_kept(tmp_path: Path) -> None:
+    # F4
     changes = {"randomness": {}, **saves(7, 36)}
     assemble(toy_cfg(tmp_path / "whole", **changes)).train()
     assemble(toy_cfg(tmp_path / "part", **changes), resume=str(tmp_path / "whole" / "iter_7.pth")).train()

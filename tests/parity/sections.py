@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1])]
+os.environ.setdefault("WANDB_MODE", "offline")  # some of them write there
 
 from torch import nn  # noqa: E402
 
@@ -27,7 +29,7 @@ from raydet3d.config import Config  # noqa: E402
 from raydet3d.errors import InputError  # noqa: E402
 from raydet3d.hooks import Hook  # noqa: E402
 from raydet3d.runtime import Runner  # noqa: E402
-from tests.kit.toy import ToyModel, toy_cfg  # noqa: E402
+from tests.kit.toy import ToyMetric, ToyModel, toy_cfg  # noqa: E402
 from tests.parity.configs import files_of  # noqa: E402
 
 SECTIONS = (
@@ -56,6 +58,24 @@ class Parts(ToyModel):
         self.backbone = self.first
         self.img_backbone = nn.Linear(2, 2)
         self.img_backbone.requires_grad_(False)
+
+
+class Scores(ToyMetric):
+    """The toy's scores, and those that the checkpoint hook is told to watch.
+
+    Args:
+        also: Their names.
+    """
+
+    default_prefix = None
+
+    def __init__(self, also: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.also = also
+
+    def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
+        """Compute."""
+        return {**super().compute_metrics(results), **dict.fromkeys(self.also, 0.5)}
 
 
 class Stop(Hook):
@@ -89,6 +109,8 @@ def run(recipe: dict[str, Any]) -> int:
                 del cfg[key]
         for key, value in recipe.items():
             cfg[key] = value
+        watched = (recipe.get("default_hooks", {}).get("checkpoint") or {}).get("save_best") or []
+        cfg["val_evaluator"] = {"type": Scores, "also": [watched] if isinstance(watched, str) else watched}
         stop = Stop()
         runner = Runner.from_cfg(cfg, extra_hooks=[stop])
         try:

@@ -1,4 +1,4 @@
-"""The script that compares a checkout's config files: that it sees a difference, and steps what it builds."""
+"""The script that compares a checkout's config files: that it sees a difference, and finds none in ours."""
 
 import os
 import shutil
@@ -31,14 +31,6 @@ def test_differences() -> None:
     assert configs.verdict({"value": theirs}, {"value": theirs}) == ("equal", "")
     assert configs.verdict({"error": "X"}, {"error": "Y"})[0] == "both refuse"
     assert configs.verdict({"value": 1}, {"error": "Y"}) == ("only MMEngine reads it", "Y")
-
-
-def test_every_shipped_config_that_trains_steps(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert configs.main(["--root", str(checkout), "--step", "--all"]) == 0
-    out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if "8xb6-160e_kitti-3d-3class.py" in line)
-    assert "steps: AdamW, lr 0.001 to" in row
-    assert "default_runtime.py: does not train" in out
 
 
 def test_against_mmengine(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

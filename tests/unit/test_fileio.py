@@ -73,3 +73,11 @@ def test_lists_and_folders(tmp_path: Path) -> None:
         assert Path(path).is_file()
     fileio.remove(tmp_path / "sub")
     assert not (tmp_path / "sub").exists()
+
+
+def test_a_backend_is_these_functions(tmp_path: Path) -> None:
+    backend = fileio.get_file_backend(tmp_path, backend_args={"backend": "local"})
+    backend.put_text("x", tmp_path / "a.txt")
+    assert backend.get(backend.join_path(tmp_path, "a.txt")) == b"x"
+    with pytest.raises(InputError, match="petrel"):
+        fileio.get_file_backend(backend_args={"backend": "petrel"})

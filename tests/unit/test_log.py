@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet3d.log import close_logger, get_logger, open_logger
+from raydet3d.log import LineFile, close_logger, get_logger, open_logger, release_lines
 
 LINE = r"\d\d/\d\d \d\d:\d\d:\d\d - raydet3d - "
 
@@ -55,3 +55,39 @@ def test_library_code_reports_to_the_packages_logger(caplog: pytest.LogCaptureFi
         get_logger().warning("no planes")
     assert caplog.messages == ["no planes"]
     assert get_logger().name == "raydet3d"
+
+
+def test_lines_are_held_until_they_are_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = open_logger("held", tmp_path / "run" / "held.log", held=True)
+    logger.warning("first")
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run").exists()
+    release_lines(logger)
+    logger.info("second")
+    release_lines(logger)  # there is nothing left to release
+    close_logger(logger)
+    lines = [line.rpartition(" - ")[2] for line in (tmp_path / "run" / "held.log").read_text().splitlines()]
+    assert lines == ["first", "second"]
+    assert capsys.readouterr().out.count("first") == 1
+
+
+def test_lines_that_nobody_releases_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = open_logger("lost", tmp_path / "lost.log", held=True)
+    logger.warning("first")
+    close_logger(logger)
+    release_lines(logger)
+    assert not (tmp_path / "lost.log").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_of_lines(tmp_path: Path) -> None:
+    lines = LineFile(tmp_path / "deep" / "lines.txt")
+    assert not (tmp_path / "deep").exists()
+    lines.write("one")
+    assert lines.path.read_text() == "one\n"  # there at once, though the file stays open
+    lines.write("zwei \u00e4")
+    lines.close()
+    lines.close()
+    lines.write("three")
+    assert lines.path.read_text(encoding="utf-8") == "one\nzwei \u00e4\nthree\n"
+    lines.close()

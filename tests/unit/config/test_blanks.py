@@ -53,6 +53,41 @@ class TestFilling:
         cfg = Config.fromfile(write("a.py", f'a = "{{{{$RD_UNSET:{default}}}}}"\n'))
         assert cfg.a == default.replace("\\\\", "\\")
 
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            (
+                "a.yaml",
+                "a:   {{$RD_N:1}}\nb: [{{$RD_N:1}},{{$RD_X:true}}]\nc: {d: {{$RD_N:1}}}\ne:\n  - {{$RD_X:[1, 2]}}\n"
+                "f: one, {{$RD_N:1}}\ng: http:{{$RD_N:1}}\n"
+                "h: '{{$RD_N:1}}'\ni: \"{{$RD_N:1}}\"\nj: {{$RD_X:word}}  # no",
+            ),
+            (
+                "a.json",
+                '{"a":{{$RD_N:1}}, "b": [{{$RD_N:1}},{{$RD_X:true}}], "c": {"d": {{$RD_N:1}}}, "e": [{{$RD_X:[1, 2]}}],'
+                '"f": "one, {{$RD_N:1}}", "g": "http:{{$RD_N:1}}", "h": "{{$RD_N:1}}", "i": "{{$RD_N:1}}", '
+                '"j": {{$RD_X:"word"}}}',
+            ),
+        ],
+    )
+    def test_data_files(self, write: Write, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+        monkeypatch.setenv("RD_N", "7")
+        assert Config.fromfile(write(name, text)).to_dict() == {
+            "a": 7,
+            "b": [7, True],
+            "c": {"d": 7},
+            "e": [[1, 2]],
+            "f": "one, 7",
+            "g": "http:7",
+            "h": "7",
+            "i": "7",
+            "j": "word",
+        }
+
+    def test_texts_that_look_like_our_marks(self, write: Write) -> None:
+        cfg = Config.fromfile(write("a.py", "a = '_blank_0_'\nb = '<blank 0>{{$RD_UNSET:x}}'\nc = '{{ $RD_UNSET }}'\n"))
+        assert cfg.to_dict() == {"a": "_blank_0_", "b": "<blank 0>x", "c": "{{ $RD_UNSET }}"}
+
     def test_docstrings_and_comments_ask_for_nothing(self, write: Write) -> None:
         text = '"""Needs {{$RD_UNSET:}} and {{_base_.x}}."""\n# {{$RD_UNSET:}}\na = 1\n'
         assert Config.fromfile(write("a.py", text)) == {"a": 1}

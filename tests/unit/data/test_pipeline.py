@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from raydet3d.data import (
     LoadPointsFromFile,
     MultiScaleFlipAug3D,
     Pack3DDetInputs,
+    PointShuffle,
     Stamped,
     StampedBatches,
     Transform,
@@ -266,3 +268,17 @@ def test_pasting_is_switched_off_in_workers(tiny: Path) -> None:
         counts.append(max(len(sample.gt_instances_3d.labels_3d) for sample in batch["data_samples"]))
     assert counts[0] > 3
     assert counts[1] <= 3
+
+
+def test_a_hook_may_take_transforms_out() -> None:
+    """As the hooks of published projects do: ``dataset.pipeline.transforms = [those that stay]``."""
+    pipeline = Compose([lambda x: x + 1, lambda x: x * 10, lambda x: x - 3])
+    pipeline.transforms = pipeline.transforms[::2]
+    assert pipeline(1) == -1
+    assert len(pipeline.names) == 2
+
+
+def test_names_are_the_configs_in_another_process_too() -> None:
+    with TRANSFORMS.temporary(Other=PointShuffle):
+        pipeline = Compose([{"type": "mmdet3d.Other"}, PointShuffle()])
+    assert pipeline.names == pickle.loads(pickle.dumps(pipeline)).names == ["Other", "PointShuffle"]

@@ -147,6 +147,7 @@ class Counting(Hook):
 
 
 def test_two_hooks_of_a_kind_keep_their_states_apart() -> None:
+    # F13: the place where hooks keep their state
     hooks = Hooks()
     for hook, priority in ((Counting(1), 60), (Hook(), 55), (Counting(2), 50)):
         hooks.register(hook, priority)

@@ -88,6 +88,7 @@ def test_scalars_go_to_the_backends_and_to_the_record(tmp_path: Path) -> None:
 
 
 def test_the_record_goes_on_over_a_resume(tmp_path: Path) -> None:
+    # F18
     save = {"type": "CheckpointHook", "interval": 7, "by_epoch": False, "save_last": False}
     assemble(toy_cfg(tmp_path, default_hooks__checkpoint=save)).train()
     before = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +160,31 @@ def test_speed_in_a_run_of_iterations_and_of_epochs(tmp_path: Path) -> None:
     runner = make(tmp_path / "b", {"type": "BenchmarkHook"}, train_cfg={"by_epoch": False, "max_iters": 20})
     runner.train()
     assert "s/iter over 10 iterations" in log_of(runner)
+
+
+class Remembers(Hook):
+    """Keeps what it has seen, in numpy, as users do."""
+
+    def __init__(self) -> None:
+        self.losses: Any = np.zeros(0)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.losses = np.append(self.losses, float(outputs["loss"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses, "best": self.losses.min()}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.losses = np.asarray(state["losses"])
+
+
+def test_f13_states_of_hooks_survive_a_resume(tmp_path: Path) -> None:
+    whole, rest = Remembers(), Remembers()
+    assemble(toy_cfg(tmp_path, custom_hooks=[whole], log_level="ERROR")).train()
+    path = str(tmp_path / "epoch_2.pth")
+    assemble(toy_cfg(tmp_path / "rest", custom_hooks=[rest], log_level="ERROR"), resume=path).train()
+    assert len(whole.losses) == 36
+    assert (whole.losses == rest.losses).all()
 
 
 # -- augmentation -----------------------------------------------------------------------------------------------

@@ -61,6 +61,15 @@ class TestRules:
         assert got["bbox_head.cls.bias"]["weight_decay"] == 0.02
         assert "lr_mult" not in got["scale"]
 
+    def test_a_key_that_matches_nothing_is_told(self, caplog):
+        rules = {"custom_keys": {"bakbone": {"lr_mult": 0.1}, ".scale": {}, "frozen": {}, "backbone": {}}}
+        with caplog.at_level("WARNING", logger="raydet3d"):
+            settings_by_name(toy_model(), rules)
+        assert [record.getMessage() for record in caplog.records] == [
+            "paramwise_cfg.custom_keys: 'bakbone' is part of no trainable parameter's name; did you mean 'backbone'?",
+            "paramwise_cfg.custom_keys: 'frozen' is part of no trainable parameter's name",
+        ]
+
     def test_frozen_ones_only_without_rules(self):
         assert "frozen.weight" in settings_by_name(toy_model(), None)
         assert "frozen.weight" not in settings_by_name(toy_model(), {"bias_lr_mult": 1.0})

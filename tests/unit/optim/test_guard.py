@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydet3d.optim import AmpOptimWrapper, OptimWrapper
+from raydet3d.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from raydet3d.optim.guard import FiniteGuard, largest, masked_step
 from tests.kit.optim import batches, same, small_model, train, weights
 
@@ -257,3 +257,45 @@ def test_host_side_counts_are_set_right():
     assert optimizer.state[parameter]["step"].item() == 3
     assert guard.settle(optimizer) == 2
     assert optimizer.state[parameter]["step"].item() == 3
+
+
+@pytest.mark.parametrize("device_way", [False, True])
+def test_rows_and_verdicts(device_way):
+    """Five steps of which the second, third and fifth are bad."""
+    model, wrapper = make("SGD", device_way=device_way)
+    data = batches(5)
+    for at in (1, 2, 4):
+        data[at] = (data[at][0], data[at][1] * math.nan)
+    rows = []
+    for batch in data:
+        train(model, wrapper, [batch])
+        rows.append(int(wrapper._guard.row))
+    assert rows == [0, 1, 2, 0, 1]
+    assert wrapper.read_guard() == (3, 2, 1)
+    assert wrapper.read_guard() == (0, -1, 0)
+    # A device that is no GPU of CUDA's says nothing before it is asked.
+    bad = [False, True, True, False, True]
+    assert wrapper.verdicts() == ([] if device_way else list(enumerate(bad, 1)))
+    assert wrapper.verdicts() == []
+    assert make("SGD", guard=False)[1].verdicts() is None
+
+
+def test_rows_and_verdicts_of_several_optimizers():
+    (one, first), (two, second) = make("SGD"), make("AdamW")
+    both = OptimWrapperDict(one=first, two=second)
+    train(one, first, poisoned(math.nan, at=1, count=3))
+    train(two, second, poisoned(math.nan, at=2, count=3))
+    assert both.verdicts() == [(1, False), (1, False), (2, False), (2, True), (3, False), (3, True)]
+    assert both.read_guard() == (2, 2, 1)
+    unguarded = OptimWrapperDict(one=make("SGD", guard=False)[1])
+    assert unguarded.verdicts() is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_of_its_own_accord_which_steps_were_bad():
+    model = small_model().cuda()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
+    for x, y in poisoned(math.nan, at=1, count=3):
+        wrapper.update_params((model(x.cuda()) - y.cuda()).square().mean())
+    torch.cuda.synchronize()
+    assert wrapper.verdicts() == [(1, False), (2, True), (3, False)]

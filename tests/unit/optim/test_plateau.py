@@ -61,11 +61,12 @@ def test_momentum():
     assert optimizer.param_groups[0]["momentum"] == 0.45
 
 
-def test_a_floor_for_each_group():
+@pytest.mark.parametrize("floors", [[0.5] + [0.0] * 5, [0.5] + [0.0] * 6])
+def test_a_floor_for_each_group(floors):
     wrapper = build_optim_wrapper(
         small_model(), {"optimizer": {"type": "SGD", "lr": 1.0}, "paramwise_cfg": {"bias_lr_mult": 2.0}}
     )
-    cfg = {"type": "ReduceOnPlateauLR", "patience": 0, "factor": 0.1, "min_value": [0.5] + [0.0] * 6}
+    cfg = {"type": "ReduceOnPlateauLR", "patience": 0, "factor": 0.1, "min_value": floors}
     (scheduler,) = build_param_scheduler(cfg, wrapper, epoch_length=1, max_epochs=9, max_iters=9)
     for _ in range(2):
         scheduler.step({"loss": 1.0})

@@ -254,6 +254,20 @@ class TestState:
             "MultiStepLR.gamma: 0.1 -> 0.5",
         ]
 
+    @pytest.mark.parametrize("begin", [0, 2])
+    def test_going_on_without_a_state(self, begin):
+        cfg = {"type": "CosineAnnealingLR", "T_max": 6, "eta_min": 0.001, "begin": begin, "end": 9}
+        whole, part = wrapper_of(), wrapper_of()
+        (scheduler,) = build(cfg, whole, max_epochs=20)
+        for _ in range(begin + 3):
+            scheduler.step()
+        part.param_groups[0].update(lr=whole.param_groups[0]["lr"], initial_lr=0.1)
+        (again,) = build({**cfg, "last_step": 3}, part, max_epochs=20)  # takes the next tick as it is built
+        for _ in range(8):
+            scheduler.step()
+            assert part.get_lr()["lr"] == pytest.approx(whole.get_lr()["lr"], rel=1e-12)
+            again.step()
+
     def test_mmengines_state_loads(self):
         (scheduler,) = build({"type": "MultiStepLR", "milestones": [2]}, wrapper_of())
         scheduler.load_state_dict({"milestones": {2: 1}, "last_step": 7, "_global_step": 7, "base_values": [0.1]})
@@ -292,6 +306,16 @@ class TestOnesOwn:
         with PARAM_SCHEDULERS.temporary(Square=Square):
             build({"type": "Square"}, wrapper)[0].step()
         assert wrapper.get_lr() == {"base_lr": [0.025], "lr": [0.025, 0.05, 0.025, 0.025, 0.025, 0.05]}
+
+    def test_a_curve_whose_values_are_changed(self):
+        class Halved(LinearLR):
+            def _get_value(self):
+                return [value / 2 for value in super()._get_value()]
+
+        wrapper = wrapper_of()
+        scheduler = Halved(wrapper, start_factor=1.0, end=5)
+        scheduler.step()
+        assert wrapper.get_lr() == {"lr": [0.025]}
 
     def test_verbose_logs(self, caplog):
         with caplog.at_level("INFO", logger="raydet3d"):

@@ -168,6 +168,7 @@ def test_learning_rates_are_scaled_by_batch_size(tmp_path: Path) -> None:
 
 
 def test_start_method_is_for_loaders_alone(tmp_path: Path) -> None:
+    # S4
     import multiprocessing
 
     before = multiprocessing.get_start_method(allow_none=True)
@@ -178,6 +179,7 @@ def test_start_method_is_for_loaders_alone(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
+    # S2, S3
     first = assemble(toy_cfg(tmp_path / "a"))
     second = assemble(toy_cfg(tmp_path / "b", optim_wrapper__optimizer={"type": "AdamW", "lr": 0.02}))
     assert first.logger is not second.logger

@@ -70,6 +70,7 @@ def flip_a_bit(path: Path) -> None:
 def test_a_damaged_newest_is_named_in_one_line_and_passed_over(
     store: Store, damage: Any, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # F5
     fill(store)
     damage(store.folder.path / "epoch_3.pth")
     with caplog.at_level(logging.WARNING):
@@ -89,6 +90,7 @@ def test_without_its_manifest_a_checkpoint_does_not_exist(store: Store) -> None:
 
 
 def test_killed_while_writing(store: Store) -> None:
+    # F5
     fill(store)
     # What a kill can leave: a temporary file; a file without its manifest; and when one is replaced by one of its
     # name, the new file under a manifest that names both.
@@ -102,6 +104,7 @@ def test_killed_while_writing(store: Store) -> None:
 
 @pytest.mark.parametrize("stop", range(1, 12))
 def test_at_no_moment_of_a_write_is_there_no_latest(tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # F6
     """Replace the only checkpoint by one of its name, and stop after each step that touches the disk."""
     store = Store(tmp_path, run="r")
     fill(store, 1)
@@ -129,6 +132,7 @@ def test_at_no_moment_of_a_write_is_there_no_latest(tmp_path: Path, stop: int, m
 
 
 def test_keep_limits_count_a_group_of_this_run(store: Store) -> None:
+    # F6
     fill(store, 2)
     other = Store(store.folder.path, run="another")
     other.save({"state_dict": {}}, "best_AP_epoch_1.pth", step=1, group="best_AP", limit=1, point=False)

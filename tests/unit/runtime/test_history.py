@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydet3d.runtime.history import KEEP, History, is_plain
+from raydet3d.runtime.history import KEEP, STATISTICS, History, Series, is_plain, register_statistic
 
 
 class Counted(TorchDispatchMode):
@@ -68,6 +68,7 @@ def test_values_of_many_kinds() -> None:
 
 
 def test_cost_is_the_same_after_many_iterations() -> None:
+    # F19
     history, value = History(), torch.tensor(1.0)
 
     def cost(count: int) -> float:
@@ -119,3 +120,20 @@ def test_plain_data() -> None:
     assert is_plain({"a": [1, 2.0, None, ("x", True)]})
     assert not is_plain({"a": [object()]})
     assert not is_plain({(1, 2): 3})
+
+
+def test_a_statistic_of_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydet3d.runtime.history.STATISTICS", dict(STATISTICS))
+
+    @register_statistic
+    def spread(series: Series, window: int | None) -> float:
+        values = series.last(window)
+        return max(values) - min(values)
+
+    history = History()
+    for value in (9.0, 1.0, 4.0, 2.5):
+        history.update_scalar("x", value)
+    assert history.get_scalar("x").statistics("spread", 3) == 3.0
+    assert history.get_scalar("x").statistics("spread") == 8.0
+    with pytest.raises(ValueError, match="unknown statistic 'mode'; known: mean, min, max, current, spread"):
+        history.get_scalar("x").statistics("mode")

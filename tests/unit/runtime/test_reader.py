@@ -48,6 +48,7 @@ def test_objects_of_other_classes_are_left_out(tmp_path: Path) -> None:
 
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    # I5
     torch.save({"state_dict": {"w": torch.ones(1)}, "meta": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pth")
     read = read_checkpoint(tmp_path / "bomb.pth")
     assert set(read) == {"state_dict"}

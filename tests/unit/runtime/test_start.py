@@ -52,6 +52,7 @@ def test_resume_from_a_file(tmp_path: Path, done: Path) -> None:
 
 
 def test_the_first_start_of_an_auto_resuming_job_uses_load_from(tmp_path: Path, done: Path) -> None:
+    # F9
     changes = {"load_from": str(done / "epoch_2.pth"), "log_level": "ERROR"}
     iteration, weight = began(assemble(toy_cfg(tmp_path, **changes), resume=True))
     assert iteration == 0
@@ -103,6 +104,7 @@ class Wider(ToyModel):
 
 
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path, done: Path) -> None:
+    # I6
     path = str(done / "epoch_3.pth")
     changes = {"model": {"type": Wider}, "log_level": "ERROR"}
     with pytest.raises(InputError) as caught:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from raydet3d.errors import InputError
-from raydet3d.runtime.weights import load_weights, revised
+from raydet3d.runtime.weights import load_checkpoint, load_weights, revised
 
 
 def test_what_fits_is_loaded_and_the_rest_is_named() -> None:
@@ -39,3 +41,13 @@ def test_nothing_fits_and_long_lists_are_cut() -> None:
 
 def test_names_can_be_revised() -> None:
     assert set(revised({"module.a": 1, "b.module.c": 2}, [(r"^module\.", ""), ("c$", "d")])) == {"a", "b.module.d"}
+
+
+def test_a_checkpoint_outside_of_a_run(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}}, tmp_path / "w.pth")
+    assert "state_dict" in load_checkpoint(model, str(tmp_path / "w.pth"), "cpu")
+    assert model(torch.ones(1, 2)).item() == 2
+    torch.save({"state_dict": {"weight": torch.ones(1, 2)}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="bias"):
+        load_checkpoint(model, tmp_path / "w.pth", strict=True)

@@ -1,0 +1,114 @@
+"""What a user has to mend, at the door: one line, exit 2, and what is known before training leaves nothing behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydet3d.launch.door import run_door
+from raydet3d.registry import HOOKS
+from raydet3d.runtime import assemble
+from raydet3d.train import main
+from tests.kit.toy import ToyModel, toy_cfg
+
+CONFIG = """
+loader = dict(
+    batch_size=2,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(type="tests.kit.toy.ToyData"),
+)
+model = dict(type="tests.kit.toy.ToyModel")
+train_dataloader = loader
+val_dataloader = loader
+train_cfg = dict(by_epoch=True, max_epochs=2)
+val_cfg = dict()
+val_evaluator = dict(type="tests.kit.toy.ToyMetric")
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01))
+visualizer = dict(type="Visualizer", vis_backends=[])
+"""
+
+
+def door(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *, lines: str = "", flags: Any = ()
+) -> tuple[int, str]:
+    """Exit code of the door to training, and its last word on stderr."""
+    config = folder / "toy.py"
+    config.write_text(f"{CONFIG}\n{lines}\n", encoding="utf-8")
+    argv = ["train", str(config), "--workers", "0", "--work-dir", str(folder / "run"), *map(str, flags)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        run_door(main)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1, said
+    return int(ended.value.code or 0), said[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("train_cfg = dict(type='EpochBasedLoop', max_epochs=2)", "train_cfg: unknown loop type 'EpochBasedLoop'"),
+        ("train_cfg = dict(type='IterBasedTrainLoop', by_epoch=True, max_iters=2)", "train_cfg: has both type and"),
+        ("train_cfg = dict(by_epoch=False, max_epochs=2)", "train_cfg: "),
+        ("val_evaluator = None", "the config has val_dataloader and val_cfg but no val_evaluator: all three or none"),
+        ("train_cfg = dict(max_epochs=2, dynamic_intervals=[(1,)])", "dynamic_intervals must be a list of"),
+        ("param_scheduler = dict(type='StepLR', step_size=1, begin=3, end=2)", "param_scheduler[0]: "),
+        ("optim_wrapper = dict(optimizer=dict(type='SGD', lr=-1))", "optim_wrapper.optimizer: SGD: Invalid"),
+        ("train_dataloader = dict(loader, batch_size=0)", "train_dataloader.batch_size must be an integer above 0"),
+        ("load_from = 'nowhere.pth'", "load_from: there is no file nowhere.pth"),
+        ("compile = dict(backend='none-such')", "compile: Invalid backend"),
+        ("env_cfg = dict(dist_cfg=dict(timeout='long'))", "env_cfg.dist_cfg.timeout must be a number of seconds"),
+    ],
+)  # fmt: skip
+def test_before_the_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lines: str, words: str
+) -> None:
+    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    assert code == 2
+    assert said.startswith("raydet3d: error: ")
+    assert words in said
+    if "backend" not in lines:  # models are compiled when their weights are in place
+        assert list((tmp_path / "run").glob("*")) == []
+
+
+def test_the_best_of_what_validation_never_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    lines = (
+        "default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best='toy/APP', rule='greater'))"
+    )
+    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    assert code == 2
+    assert "save_best='toy/APP', but validation gave toy/AP and 2 others" in said
+    assert (tmp_path / "run" / "epoch_1.pth").is_file()  # a run that is resumed holds this validation again
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assemble(toy_cfg(tmp_path / "other", train_cfg={"max_epochs": 1}, log_level="CRITICAL")).train()
+    capsys.readouterr()
+    state = torch.load(tmp_path / "other" / "epoch_1.pth", weights_only=True)
+    state["state_dict"]["bbox_head.weight"] = torch.zeros(3, 16)
+    state["state_dict"]["neck.x"] = torch.zeros(1)
+    del state["state_dict"]["first.bias"]
+    torch.save(state, tmp_path / "other.pth")
+    code, said = door(tmp_path, monkeypatch, capsys, flags=["--resume", tmp_path / "other.pth"])
+    assert code == 2
+    assert "1 missing: first.bias; 1 not in the model: neck.x" in said
+    assert "1 of another shape: bbox_head.weight (3, 16) for (1, 16)" in said
+
+
+class Poisoned(ToyModel):
+    """Its loss is NaN from the first step on."""
+
+    def __init__(self) -> None:
+        super().__init__(poison=range(10_000))
+
+
+def test_nan_from_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    if "GuardHook" not in HOOKS:
+        pytest.skip("there is no GuardHook that ends a run")
+    lines = "model = dict(type='tests.integration.test_bad_input.Poisoned')\ntrain_cfg = dict(max_epochs=200)"
+    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    assert code == 2
+    assert "steps in a row were bad" in said
