@@ -139,24 +139,18 @@ def scaled(folder: str, resume: str, epochs: int) -> dict[str, Any]:
     return {"rates": sorted(seen.items()), "log": log if dist.get_rank() == 0 else "", "end": runner.max_iters}
 
 
-def test_f11_another_world_size_is_said_and_schedules_follow(tmp_path: Path) -> None:
-    """F11: MMEngine's check of the world size looks for a key that its files do not have, so it never finds out."""
+def test_f11_another_world_size_is_said_and_nothing_else_changes(tmp_path: Path) -> None:
+    """F11: MMEngine's check of the world size looks for a key that its files do not have, so it never finds out.
+
+    The global batch stays that of the checkpoint, and with it the iterations of an epoch, the rates and the end.
+    """
     run_ranks(scaled, 2, str(tmp_path / "two"), "", 2)
-    expected = scaled(str(tmp_path / "whole"), "", 4)
+    expected = run_ranks(scaled, 2, str(tmp_path / "whole"), "", 4)[0]
     ours = scaled(str(tmp_path / "one"), str(tmp_path / "two" / "epoch_2.pth"), 4)
-    for line in (
-        "changed since the checkpoint: processes: 2 -> 1",
-        "the checkpoint is of 2 processes, this run has 1",
-        "changed since the checkpoint: lr: 0.02 -> 0.01",
-        "CosineAnnealingLR.end: 12 -> 48",
-    ):
+    for line in ("changed since the checkpoint: processes: 2 -> 1", "the checkpoint is of 2 processes, this run has 1"):
         assert line in ours["log"], line
-    close(after(dict(ours["rates"]), 24), after(dict(expected["rates"]), 24))
-    assert ours["end"] == 2 * 6 + 2 * 12
-    # And the other way: one process, then two.
-    back = run_ranks(scaled, 2, str(tmp_path / "back"), str(tmp_path / "whole" / "epoch_2.pth"), 4)[0]
-    assert "changed since the checkpoint: processes: 1 -> 2" in back["log"]
-    assert "changed since the checkpoint: lr: 0.01 -> 0.02" in back["log"]
+    close(after(dict(ours["rates"]), 12), after(dict(expected["rates"]), 12))
+    assert ours["end"] == expected["end"] == 4 * 6
 
 
 class Triples(BatchSampler):

@@ -3,7 +3,6 @@
 What MMEngine (0.10.7) makes of them is stored; ``config_cases.py`` asks it anew.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from raydet3d.config import Config, parse_options
 from raydet3d.errors import InputError
+from tests.kit.mmengine import skip_without_mmengine
 from tests.parity.config_cases import CASES, Case, ask, read_table, without_folder, write_case
 from tests.parity.configs import mmengine_python
 from tests.parity.mmengine_side import encoded
@@ -41,10 +41,7 @@ def test_the_table_is_of_these_cases() -> None:
 
 def test_the_table_is_what_mmengine_says() -> None:
     """Where there is one: ``RAYDET3D_MMENGINE_PYTHON`` names a python that has it."""
-    if "RAYDET3D_MMENGINE_PYTHON" not in os.environ:
-        pytest.importorskip(
-            "mmengine", reason="MMEngine is not installed, and RAYDET3D_MMENGINE_PYTHON names no python"
-        )
+    skip_without_mmengine()
     assert ask(mmengine_python()) == THEIRS
 
 

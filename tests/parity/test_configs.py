@@ -1,12 +1,12 @@
 """The script that compares a checkout's config files: that it sees a difference, and finds none in ours."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from raydet3d.config import configs_root
+from tests.kit.mmengine import skip_without_mmengine
 from tests.parity import configs
 
 
@@ -35,10 +35,6 @@ def test_differences() -> None:
 
 def test_against_mmengine(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is one: ``RAYDET3D_MMENGINE_PYTHON`` names a python that has it."""
-    python = os.environ.get("RAYDET3D_MMENGINE_PYTHON")
-    if python is None:
-        pytest.importorskip(
-            "mmengine", reason="MMEngine is not installed, and RAYDET3D_MMENGINE_PYTHON names no python"
-        )
+    skip_without_mmengine()
     assert configs.main(["--root", str(checkout), "--mmengine", configs.mmengine_python()]) == 0
     assert " equal" in capsys.readouterr().out

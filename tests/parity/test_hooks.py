@@ -18,6 +18,7 @@ from raydet3d.hooks import CheckpointHook
 from raydet3d.metrics import BaseMetric
 from raydet3d.registry import MODELS
 from raydet3d.runtime import Runner, assemble
+from tests.kit.mmengine import skip_without_mmengine
 from tests.kit.optim import read_table
 from tests.parity.mmengine_hooks import (
     AVERAGES,
@@ -147,10 +148,7 @@ def test_an_averaged_checkpoint_has_the_same_layout_and_numbers(tmp_path: Path) 
 
 def test_the_table_is_what_mmengine_says() -> None:
     python = os.environ.get("RAYDET3D_MMENGINE_PYTHON")
-    if python is None:
-        pytest.importorskip(
-            "mmengine", reason="MMEngine is not here; RAYDET3D_MMENGINE_PYTHON may name a python with it"
-        )
+    skip_without_mmengine()
     script = Path(__file__).with_name("mmengine_hooks.py")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     said = subprocess.run(

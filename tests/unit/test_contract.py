@@ -152,7 +152,7 @@ META = {"epoch", "iter", "seed", "experiment_name", "time", "cfg", "dataset_meta
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     folder = tmp_path_factory.mktemp("run")
-    runner = assemble(toy_cfg(folder, train_cfg={"max_epochs": 1}, log_level="ERROR"), timestamp="t")
+    runner = assemble(toy_cfg(folder, train_cfg={"max_epochs": 1}), timestamp="t")
     runner.train()
     return runner
 

@@ -19,7 +19,7 @@ from raydet3d.launch.sweep.spec import Sweep, read_sweep
 from tests.integration.ray.test_sweep import check_copies
 from tests.kit.sweeps import read_spy, write_config
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
 SPACE = {"lr": {"loguniform": [1e-4, 1e-1]}}
 
