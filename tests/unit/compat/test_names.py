@@ -14,6 +14,7 @@ import pytest
 from raydet3d.compat.finder import resolve
 from raydet3d.compat.names import MODULES, PLACES, VERSIONS
 from raydet3d.registry import tables
+from tests.kit.mmengine import skip_without_mmengine
 
 TARGETS = sorted({target for names in MODULES.values() for target in names.values()})
 # In the real package: is each of these modules there, and does it have each of these names, in it or below it?
@@ -66,10 +67,8 @@ def test_places_are_packages_of_known_tables() -> None:
 
 def test_mmengine_has_what_the_table_says() -> None:
     """The packages themselves; an inner module of ours offers more than theirs, on purpose."""
-    python = os.environ.get("RAYDET3D_MMENGINE_PYTHON")
-    if python is None:
-        pytest.importorskip("mmengine", reason="MMEngine is not installed; RAYDET3D_MMENGINE_PYTHON may name a python")
-        python = sys.executable
+    skip_without_mmengine()
+    python = os.environ.get("RAYDET3D_MMENGINE_PYTHON", sys.executable)
     inner = {name: [] for name in MODULES if name.startswith("mmengine")}
     outer = {
         name: list(names) for name, names in MODULES.items() if name.startswith("mmengine") and name.count(".") <= 1
