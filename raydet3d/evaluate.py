@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, default_work_dir, find_config, parse_options
+from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.preflight import check_work_dir
@@ -51,11 +51,11 @@ def load_config(args: argparse.Namespace) -> Config:
         InputError: The config, the checkpoint or a flag is wrong.
     """
     cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
-    if not args.checkpoint.lower().startswith(("http://", "https://")) and not Path(args.checkpoint).is_file():
+    if not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
-    cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
+    cfg["work_dir"] = work_dir_of(cfg, cfg.filename)
     cfg["load_from"], cfg["resume"] = args.checkpoint, False  # this checkpoint, not one of the work dir
     if args.out is not None:
         for evaluator in _metrics(cfg):
@@ -94,7 +94,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
-    check_work_dir(Path(cfg["work_dir"]))
+    check_work_dir(cfg["work_dir"])
 
     import torch
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,17 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._number: int | None = None
+        self._torn = False  # whether a full disk has cut the last line short
 
     def write(self, line: str) -> None:
-        """Append a line; it is in the file when this returns."""
-        if self._number is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.write(self._number, f"{line}\n".encode())
+        """Append a line; it is in the file when this returns, unless the disk is full."""
+        with spared(str(self.path)):
+            if self._number is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            data = f"{chr(10) * self._torn}{line}\n".encode()
+            self._torn = True
+            self._torn = os.write(self._number, data) < len(data)
 
     def close(self) -> None:
         """Give the file back; a further line opens it anew."""
@@ -58,6 +65,37 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout
         super().emit(record)
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE})
+_failing: set[str] = set()
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """Let the writing of curves and pictures fail for want of room: that is told once, and the training goes on.
+
+    Args:
+        what: The file, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        if what not in _failing:
+            _failing.add(what)
+            get_logger().warning("%s cannot be written (%s); the training goes on without", what, error.strerror)
+    else:
+        _failing.discard(what)
+
+
+class _File(logging.FileHandler):
+    """A log file on a disk that may be full: the console still has the line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _Held(logging.handlers.BufferingHandler):
@@ -109,7 +147,7 @@ def _add_handlers(logger: logging.Logger, file: Path | None) -> None:
     handlers: list[logging.Handler] = [_Stdout()]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_File(file, encoding="utf-8", delay=True))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups|registry ...``."""
+"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups|ray|registry ...``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, find_config, parse_options
+from raydet3d.config import Config
 from raydet3d.config.tree import nearest
 from raydet3d.errors import InputError
-from raydet3d.launch.door import add_config, run_door, version
-from raydet3d.launch.options import RayOptions
+from raydet3d.launch.door import add_config, add_ray, read_config, run_door, version
+from raydet3d.launch.options import RayOptions, describe
 from raydet3d.registry import tables
 
 EXAMPLES = """examples:
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m raydet3d.show schedule CONFIG --epoch-length 619    the same where the data are not on this machine
   python -m raydet3d.show hooks CONFIG                          which hook is called at which stage, in order
   python -m raydet3d.show groups CONFIG                         which parameters train with which settings
+  python -m raydet3d.show ray CONFIG --workers 1-8              what a run will ask of the cluster
   python -m raydet3d.show registry                              the tables of what a config may name by type=...
   python -m raydet3d.show registry OPTIMIZERS                   what one of them holds, and where it comes from
 
@@ -41,17 +42,20 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
-    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|registry")
+    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|ray|registry")
     for name, help_text in {
         "config": "the resolved config, as python",
         "schedule": "learning rate and momentum over the run",
         "hooks": "the hooks of each stage, in calling order",
         "groups": "the param groups of the model",
+        "ray": "what a run asks of the cluster",
     }.items():
         view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
         add_config(view)
         if name == "config":
             view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
+        if name == "ray":
+            add_ray(view)
         if name == "schedule":
             view.add_argument(
                 "--epoch-length",
@@ -59,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="iterations of an epoch; by default worked out from the data, if they are on this machine",
             )
-            view.add_argument("--workers", type=int, metavar="N", help="as for train: they share an epoch's samples")
+            view.add_argument("--workers", metavar="N", help="as for train: they share an epoch's samples")
             view.add_argument(
                 "--rows", type=int, default=24, metavar="N", help="rows of the table, about (default: 24)"
             )
@@ -151,7 +155,8 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
 
 def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
     """Print learning rate and momentum as a table; write them as CSV and PNG where asked to."""
-    workers = RayOptions.from_config(cfg.get("ray"), workers=args.workers).num_workers or 1
+    options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
+    workers = options.slots or options.most or 1
     if args.rows < 2:
         raise InputError(f"--rows must be 2 or more, got {args.rows}")
     if args.epoch_length is None and counts_iterations(cfg):
@@ -312,6 +317,22 @@ def _shortened(names: Sequence[str], limit: int = 8) -> list[str]:
     )
 
 
+# --------------------------------------------------------------------------------------------------------------- ray
+
+
+def show_ray(cfg: Config, args: argparse.Namespace) -> None:
+    """Print what a run will ask of the cluster, and each option with where its value comes from."""
+    options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
+    print("\n".join(describe(options)))
+    given = set(cfg.get("ray") or {}) | ({"num_workers"} if args.workers is not None else set())
+    print()
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if item.name == "env_vars":  # a value may be a secret
+            value = sorted(value)
+        print(f"{item.name:<22} {value!r:<24} {'' if item.name in given else '(default)'}".rstrip())
+
+
 # ---------------------------------------------------------------------------------------------------------- registry
 
 
@@ -368,7 +389,7 @@ def _into(path: Path, write: Callable[[], None]) -> None:
     print(f"wrote {path}")
 
 
-VIEWS = {"config": show_config, "schedule": show_schedule, "hooks": show_hooks, "groups": show_groups}
+VIEWS = {"config": show_config, "schedule": show_schedule, "hooks": show_hooks, "groups": show_groups, "ray": show_ray}
 
 
 def main() -> int:
@@ -379,7 +400,7 @@ def main() -> int:
             Config.fromfile(args.config)
         show_registry(args.table)
         return 0
-    cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
+    cfg = read_config(args)
     with cfg.origin.located():
         VIEWS[args.view](cfg, args)
     return 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config, default_work_dir, find_config, parse_options
+from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.door import add_config, add_old_habits, run_door, version
+from raydet3d.launch.door import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import check_this_machine, check_work_dir
+from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, check_work_dir, checkpoint_size
+from raydet3d.launch.standing import Standing, look_at
+from raydet3d.launch.stop import StopRequest, stop_signals
 from raydet3d.launch.worker import Plan, is_torchrun, join_torchrun, work
 from raydet3d.machine import num_processors
 
@@ -19,12 +22,16 @@ EXAMPLES = """examples:
   python -m raydet3d.train configs/demo/pointpillars_town.py
   python -m raydet3d.train configs/pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py --workers 8
   python -m raydet3d.train CONFIG --workers 0                      # in this process, without Ray: for a debugger
-  python -m raydet3d.train CONFIG --resume                         # go on from the newest checkpoint of the work dir
+  python -m raydet3d.train CONFIG --workers 1-8 --ray gpus_per_worker=1 placement_strategy=SPREAD
+  python -m raydet3d.train CONFIG                                  # again: goes on where it was stopped or killed
+  python -m raydet3d.train CONFIG --fresh                          # again, but from the beginning
+  python -m raydet3d.train CONFIG --resume                         # go on, though the config has changed since
   python -m raydet3d.train CONFIG --cfg-options lr=0.002 train_dataloader.batch_size=4
   torchrun --nproc-per-node 8 -m raydet3d.train CONFIG             # on the ranks that torchrun started, without Ray
   ray job submit --working-dir . -- python -m raydet3d.train CONFIG
 
-exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first"""
+exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
+75 stopped (SIGTERM, SIGUSR1, time limit) and saved: the same command goes on"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,11 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="go on from this checkpoint; without a path, from the newest one in the work dir",
     )
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="Ray workers (default: ray.num_workers of the config); 0 trains in this process, without Ray",
+        "--fresh", action="store_true", help="begin anew where the work dir holds a run of this config to go on with"
     )
+    add_ray(parser)
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (AmpOptimWrapper)")
     parser.add_argument(
         "--auto-scale-lr",
@@ -71,10 +76,10 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         InputError: The config or a flag is wrong.
     """
-    cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
+    cfg = read_config(args)
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
-    cfg["work_dir"] = str(default_work_dir(cfg, cfg.filename))
+    cfg["work_dir"] = work_dir_of(cfg, cfg.filename)
     if args.amp:
         wrapper = cfg.get("optim_wrapper") or {}
         kind = wrapper.get("type", "OptimWrapper")
@@ -93,39 +98,75 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, request: StopRequest) -> int:
     """Run the door.
+
+    Args:
+        args: The flags.
+        request: Whether this process is asked to stop.
 
     Returns:
         The exit code.
     """
     started = time.monotonic()
-    if args.workers is not None and args.workers < 0:
-        raise InputError(f"--workers must be 0 or more, got {args.workers}")
     cfg = load_config(args)
     with cfg.origin.located():
-        return _train(cfg, args, started=started)
+        return _train(cfg, args, request, started=started)
 
 
-def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
-    work_dir = Path(cfg["work_dir"])
+def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, started: float) -> int:
+    work_dir = default_work_dir(cfg, cfg.filename)
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
         check_this_machine(options)
-    check_work_dir(work_dir)
-
-    from raydet3d.optim import check_optimization  # torch is imported from here on: what is above fails fast
-    from raydet3d.runtime.build import check_sections, ready_data
-    from raydet3d.runtime.rng import draw_seed
-
-    check_sections(cfg)
-    check_optimization(cfg)
+    check_work_dir(cfg["work_dir"])
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
+    if args.fresh and resume:
+        raise InputError("--fresh begins anew and --resume goes on; one of them")
+    if is_uri(cfg["work_dir"]):
+        resume = resume or not args.fresh  # whoever began it may have been another machine: the store there knows
+    elif not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
+        resume = settle_standing(standing, work_dir)
+        if resume and standing.finished:
+            print_result({"workers": None, **standing.result}, seconds=0)
+            return 0
+    plan = make_plan(cfg, options, resume)
+    result = train_here(cfg, plan, request) if is_torchrun() else train_there(cfg, plan, options, request)
+    if result.get("stopped"):
+        if result.get("is_main", True):
+            print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: the same command goes on.")
+            print(f"Saved: {result['checkpoint']}")
+        return RESUMABLE
+    if result.get("is_main", True):
+        print_result(result, seconds=time.monotonic() - started)
+    return 0
+
+
+def settle_standing(standing: Standing, work_dir: Path) -> bool:
+    """Say what stands in the work dir, and whether this command goes on with it."""
+    state = f"finished after iteration {standing.reached}" if standing.finished else f"at iteration {standing.reached}"
+    holds = f"{work_dir} holds run {standing.run}, {state}"
+    if standing.is_same and standing.saved:
+        what = "nothing to do" if standing.finished else "going on with it"
+        print(f"{holds}: {what}. Begin anew with --fresh.")
+        return True
+    if not standing.is_same:
+        print(
+            f"{holds}, {standing.describe()}: beginning a new run beside it. Go on with it by --resume, or choose "
+            "another --work-dir."
+        )
+    elif standing.reached:
+        print(f"{holds}, which has no checkpoint: beginning anew.")
+    return False
+
+
+def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> Plan:
+    """The run as plain data."""
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
         # Once, here, so that every process and every restart has the same.
-        cfg["randomness"] = {**randomness, "seed": draw_seed()}
-    plan = Plan(
+        cfg["randomness"] = {**randomness, "seed": int.from_bytes(os.urandom(4), "little") >> 1}
+    return Plan(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
         origin=cfg.origin.to_dict(),
@@ -133,33 +174,70 @@ def _train(cfg: Config, args: argparse.Namespace, *, started: float) -> int:
         resume=resume,
         threads=options.threads_per_worker if is_torchrun() else None,
         cwd=str(Path.cwd()),
+        slots=options.batch_workers,
+        hang_timeout_s=options.hang_timeout_s if is_torchrun() else 0,
+        straggler_ratio=options.straggler_ratio,
     )
-    if is_torchrun():
-        from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
 
-        device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
-        first(lambda: ready_data(cfg))
-        plan = broadcast_object(plan)
-        result = {**work(plan, device=device), "workers": get_world_size(), "cpus": num_processors()}
-        if not is_main_process():
-            return 0
-    else:
+
+def check_parts(cfg: Config) -> None:
+    """Check what can be checked without building it. Imports torch: what comes before fails fast."""
+    from raydet3d.optim import check_optimization
+    from raydet3d.runtime.build import check_sections
+
+    check_sections(cfg)
+    check_optimization(cfg)
+
+
+def train_here(cfg: Config, plan: Plan, request: StopRequest) -> dict[str, Any]:
+    """Train as one of torchrun's ranks."""
+    check_parts(cfg)
+    from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
+    from raydet3d.runtime.build import ready_data
+
+    device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
+    first(lambda: ready_data(cfg))
+    plan = broadcast_object(plan)
+    request.trains = True
+    result = work(plan, device=device, asked=lambda: request.reason)
+    return {**result, "workers": get_world_size(), "cpus": num_processors(), "is_main": is_main_process()}
+
+
+def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopRequest) -> dict[str, Any]:
+    """Train on Ray workers; with none of them, in this process."""
+    opening: Any = None
+    if options.most > 0:
+        from raydet3d.launch.cluster import Opening
+
+        opening = Opening(options, cfg["work_dir"])
+        opening.start()  # it takes seconds, as do what torch imports and what the data need
+    try:
+        check_parts(cfg)
+        from raydet3d.runtime.build import ready_data
+
         ready_data(cfg)
-        if options.num_workers == 0:
-            result = {**work(plan), "workers": 0, "cpus": num_processors()}
-        else:
-            from raydet3d.launch.trainer import fit
+        if not is_uri(cfg["work_dir"]):
+            check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
+        if opening is None:
+            request.trains = True
+            return {**work(plan, asked=lambda: request.reason), "workers": 0, "cpus": num_processors()}
+        from raydet3d.launch.trainer import fit
 
-            result = fit(plan, options, work_dir=work_dir)
-    print_result(result, seconds=time.monotonic() - started)
-    return 0
+        ground = opening.wait()
+        request.listen()
+        request.trains = True
+        return fit(plan, options, work_dir=cfg["work_dir"], request=request, ground=ground)
+    finally:
+        if opening is not None:
+            opening.close()
 
 
 def print_result(result: dict[str, Any], *, seconds: float) -> None:
     """The last lines of a run: where things lie, what it cost, and the scores that count."""
     workers = result["workers"]
-    how = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
-    print(f"Finished in {int(seconds) // 60} min {int(seconds) % 60} s with {how} on {result['cpus']} cores.")
+    if workers is not None:  # else it was finished before
+        how = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
+        print(f"Finished in {int(seconds) // 60} min {int(seconds) % 60} s with {how} on {result['cpus']} cores.")
     for title, key in (
         ("Logs", "log_dir"),
         ("Pictures", "picture_dir"),
@@ -168,13 +246,17 @@ def print_result(result: dict[str, Any], *, seconds: float) -> None:
     ):
         if result.get(key):
             print(f"{title}: {result[key]}")
+    for name, why in result.get("not_kept", {}).items():
+        print(f"Not kept: {name}: {why}")
     for name, value in result.get("headline", {}).items():
         print(f"{name}: {value:.2f}")
 
 
 def main() -> int:
     """Parse the command line and train."""
-    return train(make_parser().parse_args())
+    args = make_parser().parse_args()
+    with stop_signals() as request:
+        return train(args, request)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import getpass
+import hashlib
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from raydet3d.config.read import READERS, MissingConfig
 from raydet3d.config.shipped import OURS, configs_root, shipped
@@ -49,7 +54,29 @@ def find_config(path: str | Path) -> Path:
     raise MissingConfig(f"no such config: {given}; {hint}")
 
 
-def default_work_dir(cfg: Mapping[str, Any], filename: str | Path | None) -> Path:
-    """``work_dir`` of the config, else ``work_dirs/<config's name>``; absolute."""
+def is_uri(text: str) -> bool:
+    """Whether a place is named by a URI (``s3://bucket/run``), and not by a path."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text) is not None
+
+
+def work_dir_of(cfg: Mapping[str, Any], filename: str | Path | None) -> str:
+    """``work_dir`` of the config, else ``work_dirs/<config's name>``: a URI as it is given, a path made absolute.
+
+    ``file://`` is a path.
+    """
     given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
-    return Path(given).expanduser().absolute()
+    text = str(given)
+    if is_uri(text) and not text.startswith("file://"):
+        return text.rstrip("/")
+    path = Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(given)
+    return str(path.expanduser().absolute())
+
+
+def default_work_dir(cfg: Mapping[str, Any], filename: str | Path | None) -> Path:
+    """Where a run's logs are written: its work dir, or a folder of this machine that stands for one behind a URI."""
+    work_dir = work_dir_of(cfg, filename)
+    if not is_uri(work_dir):
+        return Path(work_dir)
+    digest = hashlib.sha256(work_dir.encode()).hexdigest()[:8]
+    name = f"{work_dir.rpartition('/')[2] or 'run'}-{digest}"
+    return Path(tempfile.gettempdir(), f"raydet3d-{getpass.getuser()}", name)

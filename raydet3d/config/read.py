@@ -25,7 +25,7 @@ from raydet3d import compat
 from raydet3d.config import lazy
 from raydet3d.config.blanks import FILL, Blanks, bare, fill_calls, fill_data, json_marks, python_filler, read_blanks
 from raydet3d.config.lines import BASE, Line, line_of, python_lines, yaml_lines
-from raydet3d.config.shipped import OURS, shipped
+from raydet3d.config.shipped import OURS, installed, shipped
 from raydet3d.config.tree import ConfigDict, merge, to_config
 from raydet3d.errors import InputError
 
@@ -213,13 +213,14 @@ def _deprecated(path: Path, notice: Any) -> None:
 
 
 def _base_path(path: Path, name: str, here: str) -> Path:
-    """The file that an entry of ``_base_`` means; ``mmdet3d::x`` is a config that comes with this package."""
+    """The file that an entry of ``_base_`` means; ``mmdet3d::x`` comes with this package, or with an installed one."""
     package, sign, inner = name.partition("::")
     if not sign:
         return path.parent / name
-    found = shipped(inner) if package in OURS else None
+    found = (shipped(inner) if package in OURS else None) or installed(package, inner)
     if found is None:
-        why = "no such config comes with it" if package in OURS else "configs of other packages are not known here"
+        why = f"no package {package!r} that brings it is installed"
+        why = "no such config comes with it" if package in OURS else why
         raise MissingConfig(f"{here}: {BASE} {name!r}: {why}; give the path of a file")
     return found
 

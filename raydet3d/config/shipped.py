@@ -1,7 +1,8 @@
-"""The configs that come with the package."""
+"""The configs that come with the package, and those that an installed package of OpenMMLab's brings."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 OURS = ("mmdet3d", "raydet3d")
@@ -25,3 +26,12 @@ def shipped(name: str | Path) -> Path | None:
         return None
     file = root.joinpath(*(parts[1:] if parts[:1] == ("configs",) else parts))
     return file if file.is_file() and file.resolve().is_relative_to(root) else None
+
+
+def installed(package: str, name: str) -> Path | None:
+    """The config ``package::name`` of a package on the path that carries its configs along in ``.mim``, as those of
+    OpenMMLab do; None where there is none. Nothing of the package is imported."""
+    if not package.isidentifier():
+        return None
+    files = (Path(folder, package, ".mim", "configs", name) for folder in sys.path)
+    return next((file for file in files if file.is_file()), None)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend import only_local
@@ -35,6 +33,10 @@ class CheckpointHook(Hook):
         save_param_scheduler: Save the schedules' state.
         out_dir: Folder to save to, under the work dir's name; the work dir by default.
         max_keep_ckpts: Regular checkpoints to keep; the oldest go once a newer one is safe. -1 keeps all.
+        keep_every: Every checkpoint whose number this divides is a milestone: it stays beyond ``max_keep_ckpts``.
+        keep_bytes: Bytes (or text such as ``'20GB'``) that the checkpoints of the run may have together. The oldest go
+            first, milestones last; the newest, the best and those that something points at stay. While one is
+            written there is room needed for one more.
         save_last: Save at the end in any case, also at one that came early.
         save_best: Metric (or list of them) whose best value is saved as ``best_<metric>_epoch_N.pth``, without the
             optimizer; ``'auto'`` takes the first metric of the first validation.
@@ -70,9 +72,15 @@ class CheckpointHook(Hook):
         backend_args: Any = None,
         published_keys: str | Sequence[str] | None = None,
         save_begin: int = 0,
+        keep_every: int | None = None,
+        keep_bytes: int | str | None = None,
     ) -> None:
         if save_begin < 0:
             raise InputError(f"CheckpointHook: save_begin must be 0 or more, got {save_begin}")
+        if keep_every is not None and (isinstance(keep_every, bool) or keep_every < 1):
+            raise InputError(f"CheckpointHook: keep_every must be a whole number from 1 up, got {keep_every!r}")
+        self.keep_every = keep_every
+        self.keep_bytes = None if keep_bytes is None else to_bytes(keep_bytes)
         only_local("CheckpointHook", backend_args, file_client_args)
         self.interval = interval
         self.by_epoch = by_epoch
@@ -83,7 +91,7 @@ class CheckpointHook(Hook):
         self.save_begin = save_begin
         self.filename_tmpl = filename_tmpl or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
         self.published_keys = [published_keys] if isinstance(published_keys, str) else list(published_keys or [])
-        self._given_dir = None if out_dir is None else Path(out_dir)
+        self._given_dir = None if out_dir is None else str(out_dir).rstrip("/")
         self._greater = tuple(GREATER_KEYS if greater_keys is None else greater_keys)
         self._less = tuple(LESS_KEYS if less_keys is None else less_keys)
         self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or [])
@@ -128,8 +136,8 @@ class CheckpointHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Tell the history what the checkpoint that was resumed from knew."""
-        runner.logger.info("Checkpoints will be saved to %s.", self._folder(runner))
-        runner.store_in(self._folder(runner))  # a rollback looks here, also before the first save
+        # (Made here: a rollback looks into it, also before the first save.)
+        runner.logger.info("Checkpoints will be saved to %s.", runner.store_in(self._folder(runner)).home)
         self._tell(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -172,10 +180,15 @@ class CheckpointHook(Hook):
             group="epoch" if self.by_epoch else "iter",
             limit=limit,
             point=True,
+            milestone=self.keep_every is not None and number % self.keep_every == 0,
+            budget=self.keep_bytes,
         )
 
-    def _folder(self, runner: Runner) -> Path:
-        return runner.work_dir if self._given_dir is None else self._given_dir / runner.work_dir.name
+    def _folder(self, runner: Runner) -> Path | str:
+        if self._given_dir is None:
+            return runner.work_dir
+        folder = f"{self._given_dir}/{runner.work_dir.name}"
+        return folder if "://" in folder else Path(folder)
 
     # -- the best -----------------------------------------------------------------------------------------------
 
@@ -212,6 +225,7 @@ class CheckpointHook(Hook):
             group=f"best_{key}",
             limit=1,
             scores=scores,
+            budget=self.keep_bytes,
         )
 
     def _rule_of(self, key: str) -> str:
@@ -220,13 +234,13 @@ class CheckpointHook(Hook):
 
     def _tell(self, runner: Runner) -> None:
         """Let the history know: MMEngine's names."""
-        folder, facts = self._folder(runner), {}
+        place, facts = runner.store_in(self._folder(runner)).folder, {}
         if self._last is not None:
-            facts["last_ckpt"] = str(folder / self._last)
+            facts["last_ckpt"] = str(place.where(self._last))
         for key, best in self._best.items():
             suffix = f"_{key}" if len(self.save_best) > 1 else ""
             facts[f"best_score{suffix}"] = best["score"]
-            facts[f"best_ckpt{suffix}"] = str(folder / best["name"])
+            facts[f"best_ckpt{suffix}"] = str(place.where(best["name"]))
         runner.message_hub.update_info_dict(facts, resumed=False)
 
     # -- the end ------------------------------------------------------------------------------------------------
@@ -241,21 +255,23 @@ class CheckpointHook(Hook):
         """Write the newest and the best checkpoint with the published keys only."""
         if not self.published_keys or runner.rank != 0:
             return
-        folder = self._folder(runner)
-        runner.store_in(folder).drain()
+        store = runner.store_in(self._folder(runner))
         for name in filter(None, [self._last, *(best["name"] for best in self._best.values())]):
-            path = folder / name
-            if not path.is_file():
-                continue
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            kept = {key: checkpoint[key] for key in self.published_keys if key in checkpoint}
-            temporary = path.with_name(f".{path.stem}.publish.tmp")
-            torch.save(kept, temporary)
-            with temporary.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-            published = path.with_name(f"{path.stem}-{digest}.pth")
-            temporary.replace(published)
-            runner.logger.info("published %s", published)
+            published = store.publish(name, self.published_keys)
+            if published is not None:
+                runner.logger.info("published %s", published)
+
+
+def to_bytes(size: int | str) -> int:
+    """A number of bytes, given as one or as text with a unit (``'500MB'``, ``'1.5 TB'``; powers of 1000).
+
+    Raises:
+        InputError: It is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(size), re.IGNORECASE)
+    if match is None or isinstance(size, bool):
+        raise InputError(f"CheckpointHook: keep_bytes must be a number of bytes, or text like '20GB', got {size!r}")
+    return int(float(match[1]) * 1000 ** "bkmgt".index(match[2].lower() or "b"))
 
 
 def _stride(runner: Runner) -> int:

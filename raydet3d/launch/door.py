@@ -13,9 +13,11 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 import raydet3d
+from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
+from raydet3d.launch.stop import Stopped
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,34 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Add what the doors that train on Ray take: the config's ``ray`` dict as flags."""
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        help="Ray workers, or a range such as 1-8 for as many as there is room for "
+        "(default: ray.num_workers of the config); 0 trains in this process, without Ray",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of ray=dict(...): gpus_per_worker=1 max_failures=10 placement_strategy=SPREAD",
+    )
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that the flags name, with its overrides.
+
+    Raises:
+        InputError: The config or a flag is wrong.
+    """
+    options = [*args.cfg_options, *(f"ray.{option}" for option in getattr(args, "ray", ()))]
+    return Config.fromfile(find_config(args.config), options=parse_options(options))
+
+
 def add_old_habits(parser: argparse.ArgumentParser) -> None:
     """Accept what launch scripts of MMDetection3D pass on; torchrun is recognised by its environment."""
     parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
@@ -41,7 +71,8 @@ def run_door(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
     An ``InputError`` is printed as one line (once, where it is that of all ranks), its detail below it, and ends with
-    2, Ctrl-C ends with 130, anything else that is raised ends with its trace and 1.
+    2, a run that was stopped before it trained ends with 75, Ctrl-C with 130, anything else that is raised with its
+    trace and 1.
 
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
@@ -56,6 +87,9 @@ def run_door(main: Callable[[], int]) -> NoReturn:
             if error.detail:
                 print(error.detail.rstrip(), file=sys.stderr)
         code = BAD_INPUT
+    except Stopped as stopped:
+        print(f"raydet3d: {stopped}; the same command goes on", file=sys.stderr)
+        code = RESUMABLE
     except KeyboardInterrupt:
         print("raydet3d: interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
 from raydet3d.machine import num_processors
 
+if TYPE_CHECKING:
+    from raydet3d.launch.nodes import Node
 
-def check_work_dir(work_dir: Path) -> None:
+NODE_TIMEOUT_S = 10.0
+SETTLE_S = 3.0  # what the job before held is given back a moment after it has ended
+AUTOSCALER_TIMEOUT_S = 1800.0
+
+
+def check_work_dir(work_dir: Path | str) -> None:
     """Make the work dir and write to it once.
+
+    Args:
+        work_dir: A path, or a URI.
 
     Raises:
         InputError: It cannot be made or written to.
     """
+    if is_uri(str(work_dir)):
+        from raydet3d.runtime.store.place import probe
+
+        probe(str(work_dir))
+        return
+    work_dir = Path(work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=work_dir):
@@ -29,8 +50,95 @@ def check_work_dir(work_dir: Path) -> None:
         ) from None
 
 
+def check_room_on_disk(work_dir: Path, num_bytes: int) -> None:
+    """Two checkpoints must find room: one that is written, and the one that it takes the place of.
+
+    Args:
+        work_dir: Where they go.
+        num_bytes: Size of one; 0 where nobody knows.
+
+    Raises:
+        InputError: They do not.
+    """
+    free = shutil.disk_usage(work_dir).free
+    if free < 2 * num_bytes:
+        raise InputError(
+            f"work_dir {work_dir} has {_size(free)} free, two checkpoints need about {_size(2 * num_bytes)}; "
+            "make room there or choose another with --work-dir DIR"
+        )
+
+
+def checkpoint_size(cfg: Any) -> int:
+    """Bytes of a checkpoint, about: weights and two moments of each; 0 where the model cannot be looked at here."""
+    import torch
+
+    from raydet3d.runtime.build import build_model
+
+    try:
+        with torch.device("meta"):
+            model = build_model(cfg)
+    except Exception:  # noqa: BLE001 - a model of the user's may need more than this; its worker will say what is wrong
+        return 0
+    return 3 * sum(item.numel() * item.element_size() for item in model.parameters())
+
+
+def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
+    """Write in the work dir here, read it on every node that a worker may run on, and write there.
+
+    Raises:
+        InputError: A node does not see it, or may not write to it.
+    """
+    if len(nodes) < 2:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = work_dir / f".seen-{uuid.uuid4().hex}"
+    token.write_text(token.name)
+    visit = ray.remote(num_cpus=0, max_retries=0)(_visit)
+    try:
+        pending = {
+            visit.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+                str(token)
+            ): node
+            for node in nodes
+        }
+        done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=NODE_TIMEOUT_S)
+        for ref in done:
+            try:
+                wrong = ray.get(ref)
+            except ray.exceptions.RayError as error:
+                wrong = f"could not be asked ({type(error).__name__})"
+            if wrong:
+                raise InputError(
+                    f"work_dir {work_dir} on node {pending[ref].address} {wrong}; put it on storage that all nodes "
+                    "share (NFS, Lustre, EFS, Filestore) with --work-dir DIR"
+                )
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _visit(token: str) -> str | None:
+    """On another node: what is wrong with the work dir there."""
+    path = Path(token)
+    try:
+        seen = path.read_text()
+    except OSError as error:
+        return f"is not the one that was written to here ({error.strerror})"
+    if seen != path.name:
+        return "is not the one that was written to here"
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return None
+    except OSError as error:
+        return f"cannot be written to ({error.strerror})"
+
+
+# ------------------------------------------------------------------------------------------------------- resources
+
+
 def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -> RayOptions:
-    """Fill in what was left open and hold it against what there is.
+    """Fill in what was left open and hold it against what there is in all.
 
     Args:
         options: What the run asks for.
@@ -43,23 +151,110 @@ def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -
     Raises:
         InputError: More was asked for than there is.
     """
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    each_gpu = options.gpus_per_worker
-    if each_gpu is None:
-        each_gpu = 1 if gpus else 0
+    options = fill(options, resources)
+    _refuse_too_much(options, {name: resources.get(name, 0) for name in options.bundle}, where)
+    return options
+
+
+def fill(options: RayOptions, resources: Mapping[str, float]) -> RayOptions:
+    """Fill in what was left open: a worker for each GPU, or one."""
+    gpus = resources.get("GPU", 0)
+    each = options.gpus_per_worker
+    if each is None:
+        each = 1 if gpus else 0
     workers = options.num_workers
     if workers is None:
-        workers = max(int(gpus / each_gpu), 1) if each_gpu else 1
-    for name, each, have in (("GPU", each_gpu, gpus), ("CPU", options.cpus_per_worker, cpus)):
-        asked = workers * each
-        if asked > have:
-            fits = int(have / each)
+        workers = max(int(gpus / each), 1) if each else 1
+    return replace(options, num_workers=workers, gpus_per_worker=each)
+
+
+def _refuse_too_much(options: RayOptions, have: Mapping[str, float], where: str, held: str = "") -> None:
+    workers = options.least
+    for name in sorted(options.bundle, key=lambda name: name != "GPU"):
+        each, there = options.bundle[name], have.get(name, 0)
+        if workers * each > there + 1e-6:
+            fits = int(there / each + 1e-6)
+            key = f"ray.{name.lower()}s_per_worker" if name in ("CPU", "GPU") else "ray.resources_per_worker"
             raise InputError(
-                f"asked for {workers} workers with {each:g} {name} each ({asked:g} {name}s), {where} has {have:g}; "
+                f"asked for {workers} workers with {each:g} {name} each ({workers * each:g} {name}s), "
+                f"{where} has {there:g}{held}; "
                 + (f"use --workers {fits}" if fits else "use --workers 0 (this process, no Ray)")
-                + f" or a smaller ray.{name.lower()}s_per_worker"
+                + f" or a smaller {key}"
             )
-    return replace(options, num_workers=workers, gpus_per_worker=each_gpu)
+
+
+def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, float]:
+    """Hold what is asked for against what nobody else holds, and what an autoscaler may add.
+
+    Args:
+        options: What the run asks for.
+        where: What to call the cluster in messages.
+
+    Returns:
+        Options without open values, and how long to wait for resources to come.
+
+    Raises:
+        InputError: They are not there, and nothing will bring them.
+    """
+    import ray
+
+    from raydet3d.launch.nodes import groups_of_autoscaler, read_nodes, room, room_to_come
+
+    totals: dict[str, float] = ray.cluster_resources()
+    for resources, _, count in groups_of_autoscaler() or []:
+        if count:
+            totals = {"GPU": resources.get("GPU", 0), **totals}
+    options = fill(options, totals)
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        nodes = read_nodes()
+        if room(options, nodes) >= options.least:
+            return options, options.resource_timeout_s or 0.0
+        if time.monotonic() >= deadline or room(options, nodes, occupied=True) < options.least:
+            break
+        time.sleep(0.2)
+    to_come = room_to_come(options, nodes)
+    if to_come >= options.least:
+        return options, AUTOSCALER_TIMEOUT_S if options.resource_timeout_s is None else options.resource_timeout_s
+    if options.resource_timeout_s:
+        return options, options.resource_timeout_s
+    if to_come:
+        raise InputError(
+            f"asked for {options.least} workers with {options.bundle} each; with all that the autoscaler may add there "
+            f"is room for {to_come}; use --workers {to_come}, or let it add more nodes (max_workers)"
+        )
+    raise InputError(_why_not(options, nodes, where))
+
+
+def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
+    """The sentence that says what is missing, and what to do."""
+    from raydet3d.launch.nodes import room
+
+    def sums(kind: str) -> dict[str, float]:
+        return {name: sum(getattr(node, kind).get(name, 0) for node in nodes) for name in options.bundle}
+
+    wait = "wait for it with ray.resource_timeout_s=SECONDS"
+    try:
+        _refuse_too_much(options, sums("total"), where)
+    except InputError as error:
+        return str(error)
+    try:
+        held = ""
+        for name in options.bundle:
+            others = sums("total")[name] - sums("free")[name]
+            if options.least * options.bundle[name] > sums("free")[name]:
+                held = f" free, others hold {others:g}"
+        _refuse_too_much(options, sums("free"), where, held)
+    except InputError as error:
+        return f"{error}, or {wait}"
+    fits, asked = room(options, nodes), options.least
+    wishes = [f"placement_strategy {options.placement_strategy!r}", f"{options.bundle}"]
+    wishes += [f"label_selector {dict(options.label_selector)}"] if options.label_selector else []
+    wishes += [f"accelerator_type {options.accelerator_type!r}"] if options.accelerator_type else []
+    return (
+        f"asked for {asked} workers with {', '.join(wishes)}: {where} has resources enough, but its nodes have room "
+        f"for {fits} of such workers; " + (f"use --workers {fits}, " if fits else "") + f"ask for less, or {wait}"
+    )
 
 
 def check_this_machine(options: RayOptions) -> None:
@@ -69,4 +264,45 @@ def check_this_machine(options: RayOptions) -> None:
         InputError: This machine has fewer CPUs than was asked for. (Its GPUs are for Ray to count.)
     """
     if not os.environ.get("RAY_ADDRESS"):
-        settle(replace(options, gpus_per_worker=0), {"CPU": num_processors()}, where="this machine")
+        settle(
+            replace(options, gpus_per_worker=0, resources_per_worker={}),
+            {"CPU": num_processors()},
+            where="this machine",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- access
+
+
+def check_token() -> None:
+    """Where Ray is told to send a token, there must be one.
+
+    Raises:
+        InputError: There is none.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if not path.is_file() or not path.read_text().strip():
+        raise InputError(
+            f"RAY_AUTH_MODE=token, but there is no token in {path}; copy the cluster's token there "
+            "(`ray get-auth-token` on its head shows it), or export RAY_AUTH_TOKEN=<token>"
+        )
+
+
+def token_hint(error: BaseException) -> str | None:
+    """What to export where a cluster has turned us away for want of the right token; None for other errors."""
+    text = str(error)
+    if not any(
+        word in text for word in ("authentication token", "Unauthorized", "Unauthenticated", "InvalidAuthToken")
+    ):
+        return None
+    address = os.environ.get("RAY_ADDRESS", "the cluster")
+    return (
+        f"{address} wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> "
+        "(`ray get-auth-token` on its head shows it), or save it as ~/.ray/auth_token and export RAY_AUTH_MODE=token"
+    )
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MB"

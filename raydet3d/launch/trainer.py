@@ -1,46 +1,54 @@
-"""A run on Ray: a cluster, a ``TorchTrainer``, and another try when a worker process dies."""
+"""A run on Ray: try after try, until it is done, is asked to stop, or has failed too often.
+
+Each try is a ``TorchTrainer`` of its own, with a number of workers that there is room for, and goes on from the newest
+whole checkpoint of our own store. Nothing that Ray keeps about a try is read by the next one: a damaged snapshot of
+Ray's costs nothing.
+"""
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
-import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from raydet3d.config import default_work_dir, is_uri
 from raydet3d.errors import InputError
+from raydet3d.launch.channel import FIRST_STEP, NODES, STOP, Channel, Listener
+from raydet3d.launch.cluster import Ground, open_ground
 from raydet3d.launch.console import status_line
+from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
+from raydet3d.launch.hang import read_stacks
+from raydet3d.launch.nodes import draining_nodes, read_nodes, room, without
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import settle
-from raydet3d.launch.worker import Plan, work
-from raydet3d.log import get_logger
+from raydet3d.launch.report import RayReportHook
+from raydet3d.launch.stop import Stopped, StopRequest
+from raydet3d.launch.worker import Plan, quiet_file_loggers, work
+from raydet3d.log import close_logger, open_logger
+from raydet3d.runtime.store.place import place_at
 
-# Read by Ray when it is imported, or by the processes that it starts; what the user has set already stays.
-SETTINGS = {
-    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # only rank 0 writes log lines: they need no "(RayTrainWorker pid=...)"
-    "RAY_DEDUP_LOGS": "0",  # a training log repeats itself by nature
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # report() waits for one look of the controller
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else what workers print comes twice
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-for _name, _value in SETTINGS.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402
-import ray.train  # noqa: E402
-from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
+LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
+STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
+UNPLACED = 5  # tries in a row that may find no place though there seemed to be room
+LOOK_S = 0.2
 
 
-def fit(plan: Plan, options: RayOptions, *, work_dir: Path) -> dict[str, Any]:
+def fit(
+    plan: Plan,
+    options: RayOptions,
+    *,
+    work_dir: Path | str,
+    request: StopRequest | None = None,
+    ground: Ground | None = None,
+) -> dict[str, Any]:
     """Train on Ray workers.
 
     Joins the cluster that ``RAY_ADDRESS`` names (a Ray job has it set); else starts one on this machine and stops it at
@@ -49,143 +57,356 @@ def fit(plan: Plan, options: RayOptions, *, work_dir: Path) -> dict[str, Any]:
     Args:
         plan: The run.
         options: What it asks of the cluster.
-        work_dir: The run's folder; Ray's own files go to ``.ray`` in it.
+        work_dir: The run's folder, or a URI; Ray's own files go to ``.ray`` in it.
+        request: Whether this process is asked to stop.
+        ground: The cluster, where it is open already; whoever has opened it closes it.
 
     Returns:
-        Rank 0's result, with ``workers`` and ``cpus`` added.
+        Rank 0's result, with ``workers``, ``cpus`` and ``restarts`` added; of a run that was asked to stop,
+        ``stopped``, ``iter`` and ``checkpoint``.
 
     Raises:
         InputError: The cluster has less than was asked for, or a worker found something that the user has to mend.
         ray.train.TrainingFailedError: The run failed.
     """
-    with cluster(options) as where:
-        resources = ray.cluster_resources()
-        options = settle(options, resources, where=where)
-        with status_line(plan.cfg.get("train_cfg")):
-            result = _try_until_done(plan, options, work_dir)
-    return {**result, "workers": options.num_workers, "cpus": int(resources.get("CPU", 0))}
-
-
-@contextmanager
-def cluster(options: RayOptions) -> Iterator[str]:
-    """A Ray to work on, for as long as the ``with`` block: joined, or started here.
-
-    Yields:
-        What to call it in messages.
-    """
-    if ray.is_initialized():
-        yield "the cluster"
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        if address:
-            ray.init(logging_level=logging.WARNING)
-        else:
-            # This machine's own processes: nobody drains a node of it, and nobody else has to be let in.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
+    given = ground
+    ground = given or open_ground(options, work_dir)
+    run = Tries(plan, ground, work_dir, request or StopRequest())
     try:
-        yield "the cluster" if address else "this machine"
+        with status_line(plan.cfg.get("train_cfg")):
+            result = run.until_done()
     finally:
-        ray.shutdown()
+        run.close()
+        if given is None:
+            ground.close()
+    return {**result, "workers": run.workers, "cpus": ground.cpus, "restarts": run.restarts}
 
 
-def _try_until_done(plan: Plan, options: RayOptions, work_dir: Path) -> dict[str, Any]:
-    """Fit, and fit again from the newest checkpoint when a worker process died, as often as the options allow."""
-    storage = work_dir / ".ray"
-    for attempt in range(options.max_failures + 1):
-        name = f"{plan.run_id}-a{attempt}"
-        try:
-            result = _fit_once(replace(plan, retry=attempt > 0), options, storage, name)
-        except (ray.train.TrainingFailedError, ray.exceptions.ActorDiedError) as error:
-            if (mistake := _user_mistake(error)) is not None:
-                raise InputError(mistake) from None
-            death = _death(error)
-            if death is None or attempt == options.max_failures:
-                raise
-            get_logger().warning(
-                "a worker process died (%s); starting again from the newest checkpoint, restart %d of %d",
-                death,
-                attempt + 1,
-                options.max_failures,
+class Tries:
+    """The tries of one run.
+
+    Args:
+        plan: The run.
+        ground: The cluster.
+        work_dir: The run's folder, or a URI.
+        request: Whether this process is asked to stop.
+    """
+
+    def __init__(self, plan: Plan, ground: Ground, work_dir: Path | str, request: StopRequest) -> None:
+        self.options = ground.options
+        self.workers = 0
+        self.restarts = 0
+        self._goal = 0  # workers that the next try should find room for
+        self._unplaced = 0  # tries in a row whose workers found no place
+        self._plan, self._ground, self._request = plan, ground, request
+        given = self.options.storage
+        digest = hashlib.sha256(str(work_dir).encode()).hexdigest()[:8]
+        # In a folder of the user's, others have their files too: only what is surely this run's is ever removed.
+        self._shelf, self._slot = (work_dir, ".ray") if given is None else (given, f"raydet3d-{digest}")
+        self._log_dir = default_work_dir({"work_dir": str(work_dir)}, None) / plan.run_id
+        self._wait_s = ground.wait_s
+        self._placement_s = self.options.placement_timeout_s
+        self._began = time.monotonic()
+        self._ended = time.time()
+        self._number = 0
+        self._why = ""
+        self._log = open_logger(f"driver-{plan.run_id}", self._log_dir / f"{plan.run_id}.log")
+
+    def close(self) -> None:
+        """Give the log file back."""
+        close_logger(self._log)
+
+    def until_done(self) -> dict[str, Any]:
+        """Try until there is a result."""
+        self._forget_earlier()
+        while True:
+            self.workers = self._goal = self._await_room()
+            began = time.time()
+            result, error = self._try_once()
+            self._number += 1
+            self._ended = time.time()
+            if error is not None:
+                self._why = self._judge(error, began)
+                if self._why != "no room":
+                    self.restarts += 1
+                    self._wait_s = max(self._wait_s, self._lost_node_timeout)
+                    self._log.warning(
+                        "%s; starting again from the newest checkpoint, restart %d of %d",
+                        self._why,
+                        self.restarts,
+                        self.options.max_failures,
+                    )
+                continue
+            assert result is not None
+            reason = result.get("stopped")
+            if reason not in ("resize", "drain"):
+                self._clear()
+                return result
+            self._why = {"resize": "room for more workers", "drain": "a node is taken away"}[reason]
+            self._wait_s = self._lost_node_timeout
+            self._log.info("%s: going on after iteration %s", self._why, result["iter"])
+            if reason == "drain" and not self._can_go_on():
+                return result
+
+    # -- before a try -------------------------------------------------------------------------------------------
+
+    @property
+    def _lost_node_timeout(self) -> float:
+        given = self.options.resource_timeout_s
+        return LOST_NODE_TIMEOUT_S if given is None else given
+
+    def _forget_earlier(self) -> None:
+        """Drop what earlier starts have left of Ray's own state: it may be damaged, and nobody reads it."""
+        left = [] if is_uri(str(self._shelf)) else sorted(p.name for p in Path(self._shelf, self._slot).glob("*"))
+        if left:
+            self._log.info(
+                "Ray's own files of an earlier start (%s) are dropped: checkpoints are the run's own, and a new "
+                "generation begins",
+                ", ".join(left[:3]) + (", ..." if len(left) > 3 else ""),
             )
-            continue
-        shutil.rmtree(storage / name, ignore_errors=True)
-        return {**result, "restarts": attempt}
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop Ray's own files of this run."""
+        with suppress(OSError, InputError):
+            place_at(str(self._shelf)).remove(self._slot)
+
+    def _can_go_on(self) -> bool:
+        """Whether the cluster without its draining nodes has room, or has something that may bring it."""
+        if ray.get_runtime_context().get_node_id() in draining_nodes():
+            return False
+        return room(self.options, read_nodes()) >= self.options.least or self._ground.wait_s > 0
+
+    def _await_room(self) -> int:
+        """How many workers to start: as many as there is room for, within what was asked for.
+
+        Raises:
+            Stopped: This process was asked to stop meanwhile, or there was no room any more.
+            InputError: There was no room for the least number in time.
+        """
+        least, most = self.options.least, self.options.most
+        deadline = time.monotonic() + max(self._wait_s, STABLE_S + 1)
+        wanted = self._goal or most  # what was there before is about to be free again
+        stable, since, told = -1, time.monotonic(), False
+        while True:
+            self._leave_if_asked()
+            now, fits = time.monotonic(), min(room(self.options, read_nodes()), most)
+            if fits >= wanted:
+                return fits
+            if fits != stable:
+                stable, since = fits, now
+            if fits >= least and now - since >= STABLE_S:
+                return fits
+            if now > deadline:
+                message = (
+                    f"{self._ground.where} had room for {fits} of {least} workers after {self._wait_s:.0f} s of "
+                    "waiting; the same command goes on once there is more, ray.resource_timeout_s=SECONDS waits longer"
+                )
+                if self._number == 0:
+                    raise InputError(message)
+                self._log.error("%s", message)
+                raise Stopped("no room")
+            if not told and now - since > STABLE_S:
+                told = True
+                self._log.info(
+                    "waiting for room for %d workers (there is some for %d), %.0f s at most", least, fits, self._wait_s
+                )
+            time.sleep(LOOK_S)
+
+    def _leave_if_asked(self) -> None:
+        if (reason := self._asked()) is not None:
+            raise Stopped(reason)
+
+    def _asked(self) -> str | None:
+        """Why the run is to stop for good, if it is."""
+        if self._request.reason is not None:
+            return self._request.reason
+        limit = self.options.time_limit_s
+        return "time limit" if limit and time.monotonic() - self._began > limit else None
+
+    # -- a try --------------------------------------------------------------------------------------------------
+
+    def _try_once(self) -> tuple[dict[str, Any] | None, BaseException | None]:
+        """One trainer's life: its result or its error."""
+        name = f"{self._plan.run_id}-a{self._number}"
+        channel = Channel(f"{ray.get_runtime_context().get_job_id()}/{name}")
+        outcome: list[Any] = [None, None]
+
+        def fit() -> None:
+            try:
+                outcome[0] = self._make_trainer(name, channel.name).fit().return_value
+            except BaseException as error:  # noqa: BLE001 - judged by the caller
+                outcome[1] = error
+
+        # In a thread: this one takes signals, and looks after the cluster.
+        thread = threading.Thread(target=fit, name="ray-fit", daemon=True)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._placement_s)
+        os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(self.options.collective_timeout_s)
+        started = time.time()
+        thread.start()
+        try:
+            self._look_after(thread, channel, started)
+        finally:
+            channel.close()
+        return outcome[0], outcome[1]
+
+    def _look_after(self, thread: threading.Thread, channel: Channel, started: float) -> None:
+        """Until the try ends: pass on that it is to stop, and find out whether it is."""
+        told = False
+        has_stepped = False
+        more = 0  # looks in a row that found room for more workers
+        word = Clock(1.0)
+        drain, resize = Clock(self.options.drain_poll_s), Clock(self.options.resize_interval_s)
+        while thread.is_alive():
+            thread.join(LOOK_S)
+            reason = self._asked()
+            with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
+                if not has_stepped and word.strikes():
+                    has_stepped = self._hear_first_step(channel, started)
+                if reason is None and drain.strikes():
+                    mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
+                    reason = "drain" if draining_nodes() & mine else None
+                if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
+                    fits = room(self.options, without(read_nodes(), channel.values(NODES), self.options))
+                    more = more + 1 if fits > self.workers else 0
+                    if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
+                        resize.strike_in(2.0)
+                    elif more > 1:
+                        reason, self._goal = "resize", min(fits, self.options.most)
+            if reason is not None and not told:
+                channel.put(STOP, reason)
+                told = True
+
+    def _hear_first_step(self, channel: Channel, started: float) -> bool:
+        """Whether the first step was done; the next start may take twice as long as this one took."""
+        word = channel.get(FIRST_STEP)
+        if word is None:
+            return False
+        self._unplaced = 0
+        took = float(word) - started
+        if self.options.start_timeout_s is None:
+            self._placement_s = max(self.options.placement_timeout_s, 2 * took)
+        if self._number:
+            waited = float(word) - self._ended
+            self._log.info("first step %.1f s after the last try ended, with %d workers", waited, self.workers)
+        return True
+
+    def _make_trainer(self, name: str, channel: str) -> TorchTrainer:
+        options, plan = self.options, self._plan
+        use_gpu = bool(options.gpus_per_worker)
+        plan = replace(
+            plan,
+            threads=options.threads_per_worker,
+            retry=plan.retry or self._number > 0,
+            slots=options.slots,
+            why=self._why,
+            hang_timeout_s=options.hang_timeout_s,
+            straggler_ratio=options.straggler_ratio,
+        )
+        return TorchTrainer(
+            train_loop,
+            train_loop_config={"plan": plan.to_dict(), "channel": channel},
+            torch_config=TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=int(options.collective_timeout_s)
+            ),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.workers,
+                use_gpu=use_gpu,
+                resources_per_worker=options.bundle,
+                placement_strategy=options.placement_strategy,
+                accelerator_type=options.accelerator_type,
+                label_selector=dict(options.label_selector) or None,
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=f"{self._shelf}/{self._slot}",
+                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                worker_runtime_env=self._runtime_env(),
+                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+            ),
+        )
+
+    def _runtime_env(self) -> dict[str, Any]:
+        env = dict(self.options.runtime_env)
+        if self.options.env_vars:
+            env["env_vars"] = {**env.get("env_vars", {}), **self.options.env_vars}
+        return env
+
+    # -- after a try --------------------------------------------------------------------------------------------
+
+    def _judge(self, error: BaseException, began: float) -> str:
+        """Why a try ended, where it is worth another one.
+
+        Raises:
+            InputError: A worker found what the user has to mend.
+            BaseException: The error itself, where trying again is of no use.
+        """
+        if (mistake := user_mistake(error)) is not None:
+            raise InputError(mistake) from None
+        if was_not_placed(error):
+            self._log.warning("the workers were not placed within %.0f s", self._placement_s)
+            self._unplaced += 1
+            if self._unplaced > UNPLACED:
+                raise error
+            if self.options.start_timeout_s is None:
+                self._placement_s *= 2
+            self._wait_s = max(self._wait_s, self._lost_node_timeout)
+            return "no room"
+        death = death_in(error)
+        if death is None or self.restarts >= self.options.max_failures:
+            raise error
+        self._leave_if_asked()
+        if stacks := read_stacks(self._log_dir, since=began):
+            self._log.error(
+                "the run made no progress for %g s; each rank's stack (in full in %s):\n%s",
+                self.options.hang_timeout_s,
+                self._log_dir / "stacks",
+                "\n".join(stacks),
+            )
+            return "the run hung"
+        return f"a worker process died ({death})"
 
 
-def _fit_once(plan: Plan, options: RayOptions, storage: Path, name: str) -> dict[str, Any]:
-    use_gpu = bool(options.gpus_per_worker)
-    resources = {"CPU": options.cpus_per_worker}
-    if use_gpu:
-        resources["GPU"] = float(options.gpus_per_worker or 0)
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config=replace(plan, threads=options.threads_per_worker).to_dict(),
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=options.num_workers, use_gpu=use_gpu, resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=0),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    result: dict[str, Any] = trainer.fit().return_value
-    return result
+class Clock:
+    """Strikes at intervals.
+
+    Args:
+        interval_s: Seconds from one stroke to the next.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = time.monotonic() + interval_s
+
+    def strikes(self) -> bool:
+        """Whether it is time; if so, the next interval begins."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._interval_s
+        return True
+
+    def strike_in(self, seconds: float) -> None:
+        """Let the next stroke come after so many seconds, if it is not due before."""
+        self._next = min(self._next, time.monotonic() + seconds)
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any] | None:
     """What Ray Train runs on each worker; rank 0's return value is the run's result."""
     import ray.train.torch
 
-    from raydet3d.launch.report import RayReportHook
-
-    _quiet_file_loggers()
-    result = work(Plan(**config), device=ray.train.torch.get_device(), hooks=[RayReportHook()])
-    return result if ray.train.get_context().get_world_rank() == 0 else None
-
-
-def _quiet_file_loggers() -> None:
-    """Ray names some loggers after their file, out of LoggingConfig's reach; one prints every metric of a report."""
-    folder = str(Path(ray.__file__).parent)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(folder):
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-
-# Where Ray's exceptions keep the one that they stand for; asked by name, so that a Ray without one of them still works.
-WRAPPED = ("health_check_failure", "controller_failure", "_base_exc", "cause", "__cause__")
-
-
-def _layers(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it wraps, outermost first."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        layer = waiting.pop(0)
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        yield layer
-        inner = [getattr(layer, name, None) for name in WRAPPED]
-        inner += getattr(layer, "worker_failures", {}).values()
-        waiting += [item for item in inner if isinstance(item, BaseException)]
-
-
-def _death(error: BaseException) -> str | None:
-    """How a process (not its code) ended, if that is what the failure is about."""
-    ends = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    return next((type(layer).__name__ for layer in _layers(error) if isinstance(layer, ends)), None)
-
-
-def _user_mistake(error: BaseException) -> str | None:
-    """The sentence of an InputError that a worker raised."""
-    for layer in _layers(error):
-        if isinstance(layer, InputError):
-            return str(layer)
-    return None
+    quiet_file_loggers(str(Path(ray.__file__).parent))
+    channel = Channel(config["channel"])
+    rank = ray.train.get_context().get_world_rank()
+    listener = Listener(channel) if rank == 0 else None
+    try:
+        result = work(
+            Plan(**config["plan"]),
+            device=ray.train.torch.get_device(),
+            hooks=[RayReportHook(channel)],
+            asked=lambda: listener.reason if listener is not None else None,
+        )
+    finally:
+        if listener is not None:
+            listener.close()
+    return result if rank == 0 else None

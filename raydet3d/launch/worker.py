@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config, Origin
 from raydet3d.launch.memory import keep_freed_memory
+from raydet3d.launch.stop import Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,10 @@ class Plan:
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
+        slots: How many workers' batches make an iteration; None: as many as when the run began.
+        why: Why this start was made, where it was not the user.
+        hang_timeout_s: Seconds without progress after which the process ends; 0: never.
+        straggler_ratio: A rank that takes so many times as long as the others is named.
         origin: Where the config's values come from (``cfg.origin.to_dict()``).
     """
 
@@ -38,6 +44,10 @@ class Plan:
     retry: bool = False
     threads: int | None = None
     cwd: str = "."
+    slots: int | None = None
+    why: str = ""
+    hang_timeout_s: float = 0
+    straggler_ratio: float = 1.5
     origin: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,19 +55,30 @@ class Plan:
         return asdict(self)
 
 
-def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
+def work(
+    plan: Plan,
+    *,
+    device: torch.device | str | None = None,
+    hooks: Sequence[Hook] = (),
+    asked: Callable[[], str | None] | None = None,
+) -> dict[str, Any]:
     """Train.
 
     Args:
         plan: The run.
         device: Where to train; None lets the runtime choose.
         hooks: Hooks of the launcher, besides the config's.
+        asked: Says why the run is to stop, or None; asked about twice a second.
 
     Returns:
-        The run's result: metrics, best checkpoint, folders (see ``Runner.train``).
+        The run's result: metrics, best checkpoint, folders (see ``Runner.train``). Of a run that was asked to stop:
+        ``stopped`` (why), ``iter`` and ``checkpoint``.
     """
     import torch  # here, not above: the doors name what is wrong before it is loaded
 
+    from raydet3d.launch.hang import HangHook
+    from raydet3d.launch.starts import StartsHook
+    from raydet3d.launch.watch import Pace, Watch
     from raydet3d.runtime.build import assemble
 
     if os.path.isdir(plan.cwd):
@@ -67,10 +88,41 @@ def work(plan: Plan, *, device: torch.device | str | None = None, hooks: Sequenc
     keep_freed_memory()
     cfg = Config(plan.cfg, filename=plan.filename, origin=Origin(**plan.origin))
     cfg.import_custom_modules()
+    starts, pace = StartsHook(why=plan.why), Pace()
+    hang = HangHook(plan.hang_timeout_s) if plan.hang_timeout_s else None
+    watch = Watch(asked or (lambda: None), pace, ratio=plan.straggler_ratio)
     runner = assemble(
-        cfg, device=device, extra_hooks=hooks, timestamp=plan.run_id, resume=plan.resume, retry=plan.retry
+        cfg,
+        device=device,
+        extra_hooks=[*hooks, starts, pace, watch, *([hang] if hang else [])],
+        timestamp=plan.run_id,
+        resume=plan.resume,
+        retry=plan.retry,
+        slots=plan.slots,
     )
-    return runner.train()
+    try:
+        result = runner.train()
+        starts.finish(runner, result)
+    except Stopped as stopped:
+        runner.logger.info("%s", stopped)
+        result = {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}
+        runner.close()
+    finally:
+        starts.close()
+        if hang is not None:
+            hang.close()
+    return result
+
+
+def quiet_file_loggers(folder: str) -> None:
+    """Silence the loggers of a package that names some after their file, out of its own log settings' reach.
+
+    Args:
+        folder: The package's. (Ray's prints every metric of a report.)
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(folder):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def is_torchrun() -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from raydet3d.dist import all_reduce
 from raydet3d.optim.bare import BareStep
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -48,11 +49,23 @@ def whole(value: Tensor) -> Tensor:
 def largest(grads: Sequence[Tensor]) -> Tensor:
     """A number that is finite exactly if all gradients are (a scalar on their device)."""
     dense = [g._values() if g.layout is torch.sparse_coo else g for g in grads]
-    if dense[0].device.type != "cpu" or hasattr(dense[0], "full_tensor"):
-        return whole(torch.nn.utils.get_total_norm(dense, float("inf")))
+    if hasattr(dense[0], "full_tensor"):
+        return _verdict_on_shards(dense)
+    if dense[0].device.type != "cpu":
+        return torch.nn.utils.get_total_norm(dense, float("inf"))
     # On the CPU the 2-norm is much faster; it may overflow where the gradients do not, so then look closely.
     norm = torch.stack(torch._foreach_norm(dense, 2.0)).max()
     return norm if is_finite(norm) else torch.stack([g.abs().max() for g in dense if g.numel()]).max()
+
+
+def _verdict_on_shards(grads: Sequence[Any]) -> Tensor:
+    """0 if all shards of all ranks are finite, else infinite. A rank may have nothing of a small parameter."""
+    local = [grad.to_local() for grad in grads]
+    held = [part for part in local if part.numel()]
+    norm = torch.nn.utils.get_total_norm(held, math.inf) if held else local[0].new_zeros(())
+    bad = (~torch.isfinite(norm)).float()
+    all_reduce(bad, "max")
+    return torch.where(bad > 0, math.inf, 0.0)
 
 
 def _is_usual(grad: Tensor) -> bool:

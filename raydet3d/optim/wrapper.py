@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -112,6 +112,7 @@ class OptimWrapper:
         self._max_counts = -1
         self._remainder_counts = 0
         self._has_pending = False
+        self._part: tuple[float, bool] = (1.0, True)  # weight of the loss to come, and whether it ends its iteration
         self._guarded = guard
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         self._guard = FiniteGuard(device)
@@ -139,8 +140,24 @@ class OptimWrapper:
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
 
+    @contextmanager
+    def part(self, *, weight: float, last: bool) -> Iterator[None]:
+        """Train on a part of an iteration: ``update_params`` adds its gradients, and only the last part counts.
+
+        Args:
+            weight: What the part's loss is multiplied by.
+            last: Whether the iteration ends with this part.
+        """
+        self._part = (weight, last)
+        try:
+            yield
+        finally:
+            self._part = (1.0, True)
+
     def scale_loss(self, loss: Tensor) -> Tensor:
         """The loss divided by the number of iterations whose gradients it will be added to."""
+        if self._part[0] != 1:
+            loss = loss * self._part[0]
         if self._accumulative_counts == 1:
             return loss
         tail = self._max_counts > 0 and self._inner_count >= self._max_counts - self._remainder_counts
@@ -159,7 +176,7 @@ class OptimWrapper:
         if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
             kwargs["gradient"] = self._guard.seed(loss)
         loss.backward(**kwargs)  # type: ignore[no-untyped-call]
-        self._inner_count += 1
+        self._inner_count += self._part[1]
         self._has_pending = True
 
     def zero_grad(self, **kwargs: Any) -> None:
@@ -194,14 +211,15 @@ class OptimWrapper:
             return None
         norm: Tensor | None = CLIPPERS[self.clip_type][0](active, **self.clip_grad_kwargs)
         if norm is not None and self.grad_norm_sink is not None:
-            self.grad_norm_sink(norm.detach())
+            self.grad_norm_sink(whole(norm.detach()))
         return norm
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
-        no_sync: Any = getattr(model, "no_sync", None) if self._accumulative_counts > 1 else None
+        may_wait = self._accumulative_counts > 1 or not self._part[1]
+        no_sync: Any = getattr(model, "no_sync", None) if may_wait else None
         if no_sync is None or self.should_sync():
             return NOTHING
         context: AbstractContextManager[None] = no_sync()
@@ -244,10 +262,14 @@ class OptimWrapper:
 
     def should_update(self) -> bool:
         """Whether the iteration just counted makes a step."""
+        if not self._part[1]:
+            return False
         return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
 
     def should_sync(self) -> bool:
         """Whether the iteration to come makes a step, and so exchanges gradients."""
+        if not self._part[1]:
+            return False
         count = self._inner_count + 1
         return count % self._accumulative_counts == 0 or count == self._max_counts
 

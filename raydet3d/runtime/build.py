@@ -38,13 +38,16 @@ from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
+from raydet3d.runtime.sharded import is_sharded_model, refuse_hooks
 from raydet3d.runtime.start import (
     apply_env,
     find_start,
+    home_of,
     leave_no_trace,
     pick_device,
     place,
     settle_seed,
+    settle_slots,
     settle_timestamp,
 )
 from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
@@ -76,6 +79,7 @@ def assemble(
     timestamp: str | None = None,
     resume: bool | str = False,
     retry: bool = False,
+    slots: int | None = None,
 ) -> Runner:
     """A run from its config; also known as ``Runner.from_cfg``.
 
@@ -90,13 +94,15 @@ def assemble(
             given) where there is none; a path goes on from that file. Else the config says.
         retry: Go on from the newest checkpoint that this start (timestamp) has written; where there is none, as
             ``resume`` says.
+        slots: Number of ranks that an iteration is laid out for (one batch of each), however many are there. Else what
+            the checkpoint says that the run goes on from; else those that are there.
     """
     check_sections(cfg)
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
     try:
-        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry)
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry, slots)
     except BaseException:
         leave_no_trace(work_dir, timestamp)
         raise
@@ -111,8 +117,10 @@ def _put_together(
     timestamp: str,
     resume: bool | str,
     retry: bool,
+    slots: int | None,
 ) -> Runner:
-    start = find_start(cfg, resume, work_dir, timestamp, retry=retry)
+    home = home_of(cfg)
+    start = find_start(cfg, resume, home, timestamp, retry=retry)
     seed = settle_seed(cfg, start)
     apply_env(cfg)
 
@@ -124,22 +132,26 @@ def _put_together(
         held=True,
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
-        logger.warning("no checkpoint to resume from in %s: the run begins afresh", work_dir)
+        logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
     with at("log_processor"):
         log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
     hooks = build_hooks(cfg, extra_hooks)
     visualizer = build_visualizer(cfg, save_dir=work_dir / timestamp)
     model = wrap_model(build_model(cfg).to(device), cfg, device)
+    if is_sharded_model(model):
+        refuse_hooks(hooks)
 
     full_name = f"{name}_{timestamp}"
     return Runner(
         model=model,
         device=device,
         work_dir=work_dir,
+        home=home,
         timestamp=timestamp,
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,
         seed=seed,
+        slots=slots or settle_slots(cfg, start),
         hooks=hooks,
         logger=logger,
         log_processor=log_processor,
@@ -314,7 +326,11 @@ def _make_train_loop(cfg: Any, runner: Runner) -> Any:
     with at("train_cfg"):
         args = loop_cfg(cfg["train_cfg"], "train")
     loader = build_loader(
-        cfg["train_dataloader"], seed=runner.seed, mp_start_method=_mp_start_method(cfg), key="train_dataloader"
+        cfg["train_dataloader"],
+        seed=runner.seed,
+        mp_start_method=_mp_start_method(cfg),
+        key="train_dataloader",
+        slots=runner.slots,
     )
     with at("train_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader})
@@ -394,6 +410,10 @@ def _introduce(runner: Runner) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
+    if runner.slots != runner.world_size:
+        runner.logger.info(
+            "an iteration is the batches of %d workers, shared by the %d that are here", runner.slots, runner.world_size
+        )
     runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"

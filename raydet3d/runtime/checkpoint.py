@@ -2,168 +2,59 @@
 
     save(state, name, step=, ...)   copy to the host, then write behind the training's back
     latest() / best(metric)         newest / best checkpoint that is whole; broken ones are named and passed over
-    surplus(entries, limit)         which ones to drop: a pure function
+    pin(name, holder)               nothing deletes it while something points at it
 
 A checkpoint is a file and its manifest, ``epoch_3.pth`` and ``epoch_3.pth.json``. The file is written beside its place,
 synced and renamed; the manifest comes last, so what has none does not exist. Only then is an older one dropped.
+A state whose tensors are sharded over the ranks becomes a folder, ``epoch_3.pth/``, under the same rules: what its
+manifest does not list is not in it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import torch
-from torch import Tensor
 
 from raydet3d import __version__
 from raydet3d.errors import InputError
 from raydet3d.runtime.reader import read_checkpoint
+from raydet3d.runtime.store.content import complete, read_head
+from raydet3d.runtime.store.entry import Entry, surplus
+from raydet3d.runtime.store.hostcopy import HostCopy, is_sharded, num_bytes
+from raydet3d.runtime.store.place import Folder, Location, Place, digest_of, place_at, read
 
 POINTER = "last_checkpoint"
+PIN = ".pin-"
+BEGUN, NEW = ".begun", b"new"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A checkpoint's manifest.
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """One save: the manifest as far as it is known, and what happens round it."""
 
-    Args:
-        name: The file's name.
-        sha256: Digests that the file may have: one, but for the moment in which a file is replaced by one of its name.
-        size: Bytes.
-        step: Iterations finished.
-        serial: Counts the saves into this folder.
-        group: Those of a group share a keep-limit: ``epoch``, ``iter``, ``best_...``.
-        run: The run that wrote it; the same after a resume.
-        start: The start of the run (its timestamp) that wrote it.
-        seed: The run's seed.
-        scores: Metrics known when it was written.
-        time: When it was written.
-        versions: Of raydet3d and torch.
-        config: Digest of the config's text.
-        resumable: Whether training can go on from it; the best models, without the optimizer, are for use.
-    """
-
-    name: str
-    sha256: list[str]
-    size: int
-    step: int
-    serial: int
-    group: str = ""
-    run: str = ""
-    start: str = ""
-    seed: int | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    time: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    config: str = ""
-    resumable: bool = True
-
-
-class Sink:
-    """A file that counts and digests what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        """Write bytes."""
-        self.digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        """Pass on what is buffered."""
-        self._file.flush()
-
-
-def surplus(entries: Iterable[Entry], limit: int) -> list[Entry]:
-    """Those to drop so that the ``limit`` newest stay; none for a limit below 1."""
-    ordered = sorted(entries, key=lambda entry: entry.serial)
-    return ordered[:-limit] if limit > 0 else []
-
-
-class Folder:
-    """What is asked of the place where checkpoints lie; this one is a local or mounted folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def names(self) -> list[str]:
-        """Names of the files there."""
-        return sorted(os.listdir(self.path)) if self.path.is_dir() else []
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes."""
-        return (self.path / name).read_bytes()
-
-    def write(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
-        """Write a file so that it is there whole or not at all.
-
-        Args:
-            name: Its name.
-            fill: Writes the content.
-
-        Returns:
-            Digest and size of what was written, in a file under a temporary name that ``commit`` gives its own.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._temporary(name).open("wb") as file:
-            sink = Sink(file)
-            fill(sink)
-            file.flush()
-            os.fsync(file.fileno())
-        return sink.digest.hexdigest(), sink.size
-
-    def commit(self, name: str) -> None:
-        """Put what was written in place."""
-        self._temporary(name).replace(self.path / name)
-        place = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all."""
-
-        def fill(file: Sink) -> None:
-            file.write(text.encode())
-
-        self.write(name, fill)
-        self.commit(name)
-
-    def remove(self, name: str) -> None:
-        """Delete a file, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        """Delete what interrupted writes have left."""
-        for name in self.names():
-            if name.startswith(".") and name.endswith(".tmp"):
-                with suppress(OSError):  # a remnant takes room and does no more harm
-                    self.remove(name)
-
-    def _temporary(self, name: str) -> Path:
-        return self.path / f".{name}.tmp"
+    entry: Entry
+    limit: int
+    budget: int | None
+    point: bool
 
 
 class Store:
-    """A run's checkpoints in a folder. Only rank 0's writes.
+    """A run's checkpoints in a folder or behind a URI. Only rank 0's writes, unless the state is sharded.
 
     Args:
-        path: The folder.
+        path: The folder, or a URI of one.
         run: Name of the run, for the manifests.
         start: Timestamp of this start.
         seed: The run's seed.
@@ -173,22 +64,27 @@ class Store:
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         *,
         run: str = "",
         start: str = "",
         seed: int | None = None,
         logger: logging.Logger | None = None,
-        pointer_dir: Path | None = None,
+        pointer_dir: Location | None = None,
     ) -> None:
-        self.folder = Folder(path)
+        self.folder: Place = place_at(path)
+        self.home = path
         self.run = run
         self.start = start
         self.seed = seed
         self.logger = logger or logging.getLogger("raydet3d")
-        self._pointers = Folder(pointer_dir or path)
+        self._pointers = self.folder if pointer_dir is None else place_at(pointer_dir)
+        self._copies = HostCopy()
+        self._ranks: Any = None  # of a sharded model, once it is saved
         self._thread: threading.Thread | None = None
-        self.failure: str | None = None
+        self.failure: str | None = None  # of the last save
+        self.after_write: Callable[[], None] | None = None  # called when a checkpoint is in place
+        self.lost: dict[str, str] = {}  # why each checkpoint that could not be written is missing
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -201,10 +97,14 @@ class Store:
         group: str = "",
         scores: Mapping[str, float] | None = None,
         limit: int = -1,
+        budget: int | None = None,
+        milestone: bool = False,
         point: bool = True,
         resumable: bool = True,
-    ) -> Path:
+    ) -> Location:
         """Save a checkpoint: returns when its copy on the host is made; a thread writes it.
+
+        Every rank calls it for a sharded state, rank 0 alone otherwise.
 
         Args:
             state: What to save.
@@ -213,15 +113,40 @@ class Store:
             group: Group that ``limit`` counts.
             scores: Metrics to note in the manifest.
             limit: How many of the group to keep; the older ones of this run are dropped once this one is safe.
+            budget: Bytes that this run's checkpoints may have here together (see ``surplus``).
+            milestone: Whether it stays whatever ``limit`` says.
             point: Whether ``last_checkpoint`` names it then.
             resumable: Whether training can go on from it.
         """
         self.drain()  # one in flight at a time
-        copy = to_host(state)
-        job = (copy, name, step, group, {k: float(v) for k, v in (scores or {}).items()}, limit, point, resumable)
-        self._thread = threading.Thread(target=self._write, args=job, name="checkpoint-writer")
+        sharded = is_sharded(state)
+        if sharded and self._ranks is None:
+            from raydet3d.runtime.store.shards import Ranks  # half of torch.distributed: for those who use it
+
+            self._ranks = Ranks()
+        entry = Entry(
+            name=name,
+            sha256=[],
+            size=0,
+            step=step,
+            serial=0,
+            group=group,
+            run=self.run,
+            start=self.start,
+            seed=self.seed,
+            scores={k: float(v) for k, v in (scores or {}).items()},
+            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            versions={"raydet3d": __version__, "torch": str(torch.__version__)},
+            config=hashlib.sha256(str(state.get("meta", {}).get("cfg", "")).encode()).hexdigest(),
+            resumable=resumable,
+            milestone=milestone,
+        )
+        order = _Order(entry=entry, limit=limit, budget=budget, point=point)
+        copy = self._copies.take(state)
+        target = self._write_shards if sharded else self._write
+        self._thread = threading.Thread(target=target, args=(copy, order), name="checkpoint-writer")
         self._thread.start()
-        return self.folder.path / name
+        return self.folder.where(name)
 
     def drain(self) -> None:
         """Wait until what was saved is written."""
@@ -229,82 +154,192 @@ class Store:
             self._thread.join()
             self._thread = None
 
-    def _write(
-        self,
-        state: dict[str, Any],
-        name: str,
-        step: int,
-        group: str,
-        scores: dict[str, float],
-        limit: int,
-        point: bool,
-        resumable: bool,
-    ) -> None:
+    def _write(self, state: dict[str, Any], order: _Order) -> None:
+        name = order.entry.name
         try:
+            self._copies.wait()
             entries = self.entries()
-            serial = max((entry.serial for entry in entries), default=0) + 1
-            digest, size = self.folder.write(name, lambda file: torch.save(state, cast("IO[bytes]", file)))
-            entry = Entry(
-                name=name,
-                sha256=[digest],
-                size=size,
-                step=step,
-                serial=serial,
-                group=group,
-                run=self.run,
-                start=self.start,
-                seed=self.seed,
-                scores=scores,
-                time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                versions={"raydet3d": __version__, "torch": str(torch.__version__)},
-                config=hashlib.sha256(str(state.get("meta", {}).get("cfg", "")).encode()).hexdigest(),
-                resumable=resumable,
-            )
+            self._announce(name, entries, sharded=False)
+            digest, size = self.folder.prepare(name, lambda file: torch.save(state, cast("IO[bytes]", file)))
             before = [e for e in entries if e.name == name]
             if before:  # replaced by one of its name: at no moment may there be neither
-                both = {**asdict(before[0]), "sha256": [*before[0].sha256, digest]}
-                self.folder.write_text(f"{name}.json", json.dumps(both, indent=1))
+                self._put_manifest(replace(before[0], sha256=[*before[0].sha256, digest]))
             self.folder.commit(name)
-            self.folder.write_text(f"{name}.json", json.dumps(asdict(entry), indent=1))
-            if point:
-                self._pointers.write_text(POINTER, os.path.relpath(self.folder.path / name, self._pointers.path))
-            self.failure = None
+            entry = replace(order.entry, sha256=[digest], size=size, serial=_next(entries))
+            self._finish(entry, entries, order)
         except Exception as error:  # noqa: BLE001 - the thread ends here: what is not told to the run is lost
-            self.failure = f"checkpoint {name} could not be written: {_reason(error, state, self.folder.path)}"
-            self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
-            return
-        mine = [e for e in entries if e.name != name and e.group == group and e.run == self.run]
-        for old in surplus([*mine, entry], limit):
-            self.drop(old.name)
+            self._fail(error, state, name)
 
-    def drop(self, name: str) -> None:
+    def _write_shards(self, state: dict[str, Any], order: _Order) -> None:
+        """Write this rank's shards; rank 0 collects what the others say and commits."""
+        name, first = order.entry.name, self._ranks.rank == 0
+        entries: list[Entry] = []
+        try:
+            self._copies.wait()
+            if first:
+                entries = self.entries()
+                self._announce(name, entries, sharded=True)
+            serial = self._ranks.agree(_next(entries))
+            files = self._ranks.write(state, self.folder, name, str(serial))
+            if first:
+                size = sum(size for _, size in files.values())
+                world = self._ranks.world_size
+                entry = replace(order.entry, size=size, serial=serial, files=files, world_size=world)
+                self._finish(entry, entries, order)
+        except Exception as error:  # noqa: BLE001 - as above
+            if first:
+                self._fail(error, state, name)
+
+    def _announce(self, name: str, entries: list[Entry], *, sharded: bool) -> None:
+        """Say what is about to be written, so that what a kill leaves of it can be told from other people's files."""
+        for old in entries:
+            if old.name == name and bool(old.files) != sharded:  # a file cannot take a folder's place
+                self.drop(old)
+        self.folder.put(f".{name}{BEGUN}", b"" if self.folder.exists(name) else NEW)
+
+    def _finish(self, entry: Entry, entries: list[Entry], order: _Order) -> None:
+        """Commit by the manifest, point, and drop what is in excess now."""
+        self._put_manifest(entry)
+        self._clear(entry.name)
+        if order.point:
+            target = self.folder.where(entry.name)
+            if isinstance(target, Path) and isinstance(self._pointers, Folder):
+                target = os.path.relpath(target, self._pointers.path)
+            elif self._pointers is self.folder:
+                target = entry.name
+            self._pointers.put(POINTER, str(target).encode())
+        self.failure = None
+        self.lost.pop(entry.name, None)
+        if self.after_write is not None:
+            self.after_write()
+        mine = [e for e in entries if e.name != entry.name and e.run == self.run] + [entry]
+        pinned = self.pins().values()
+        excess = surplus(mine, order.limit, group=entry.group, budget=order.budget, pinned=pinned)
+        for old in excess:
+            self.drop(old)
+        left = sum(e.size for e in mine) - sum(e.size for e in excess)
+        if order.budget is not None and left > order.budget:
+            self.logger.warning(
+                "the checkpoints that must stay have %.1f MB, the budget is %.1f MB", left / 1e6, order.budget / 1e6
+            )
+
+    def _put_manifest(self, entry: Entry) -> None:
+        self.folder.put(f"{entry.name}.json", json.dumps(asdict(entry), indent=1).encode())
+
+    def _fail(self, error: Exception, state: Mapping[str, Any], name: str) -> None:
+        reason = _reason(error)
+        self.folder.discard(name)
+        free = self.folder.free()
+        if free is not None:
+            reason += f" (it needs {num_bytes(state) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free)"
+        with suppress(Exception):
+            self._clear(name)
+        self.lost[name] = reason
+        self.failure = f"checkpoint {name} could not be written: {reason}"
+        self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
+
+    def drop(self, entry: Entry) -> None:
         """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm."""
         try:
-            self.folder.remove(f"{name}.json")
-            self.folder.remove(name)
+            self.folder.remove(f"{entry.name}.json")
+            if entry.name in self.pins().values():  # somebody came to need it at this very moment
+                self._put_manifest(entry)
+                return
+            self.folder.remove(entry.name)
         except OSError as error:
-            self.logger.warning("old checkpoint %s could not be deleted: %s", name, error.strerror)
+            self.logger.warning("old checkpoint %s could not be deleted: %s", entry.name, _reason(error))
+
+    def sweep(self) -> None:
+        """Delete what writers have left that did not come to their end."""
+        for name in self.folder.leftovers():
+            with suppress(OSError):  # a remnant takes room and does no more harm
+                self.folder.remove(name)
+        for name in self.folder.names():
+            if name.startswith(".") and name.endswith(BEGUN):
+                with suppress(OSError):
+                    self._clear(name[1 : -len(BEGUN)])
+
+    def _clear(self, name: str) -> None:
+        """Delete what is there under a checkpoint's name and is not in its manifest, and forget that it was begun."""
+        begun = f".{name}{BEGUN}"
+        entry = self._entry(f"{name}.json") if self.folder.exists(f"{name}.json") else None
+        if entry is None:
+            if self.folder.exists(begun) and read(self.folder, begun) == NEW:
+                self.folder.remove(name)
+        elif entry.files:
+            wanted = {file.partition("/")[0] for file in entry.files}
+            for inner in self.folder.names(name):
+                if inner not in wanted:
+                    self.folder.remove(f"{name}/{inner}")
+        self.folder.remove(begun)
+
+    def publish(self, name: str, keys: Sequence[str]) -> Location | None:
+        """Write a checkpoint's wanted keys only, under a name that ends in a digest.
+
+        Returns:
+            Where it lies; None where there is no such checkpoint.
+        """
+        self.drain()
+        if not self.folder.exists(name):
+            return None
+        location = self.folder.where(name)
+        content = complete(read_head(location), location, {})
+        buffer = io.BytesIO()
+        torch.save({key: content[key] for key in keys if key in content}, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:8]
+        published = f"{name.removesuffix('.pth')}-{digest}.pth"
+        self.folder.put(published, buffer.getvalue())
+        return self.folder.where(published)
+
+    # -- pins ---------------------------------------------------------------------------------------------------
+
+    def pin(self, name: str, holder: str) -> bool:
+        """Keep a checkpoint from being dropped, also by other processes, until its holder pins another or lets go.
+
+        Args:
+            name: The checkpoint.
+            holder: Who points at it; each holder points at one.
+
+        Returns:
+            Whether the checkpoint is there and will stay.
+        """
+        self.folder.put(f"{PIN}{holder}", name.encode())
+        if self.folder.exists(f"{name}.json"):
+            return True
+        self.unpin(holder)
+        return False
+
+    def unpin(self, holder: str) -> None:
+        """Let go of what a holder has pinned; the next save drops it, if it is in excess."""
+        self.folder.remove(f"{PIN}{holder}")
+
+    def pins(self) -> dict[str, str]:
+        """The checkpoint that each holder has pinned."""
+        out = {}
+        for name in self.folder.names():
+            if name.startswith(PIN) and not name.endswith(".tmp"):
+                with suppress(OSError):  # let go in between
+                    out[name.removeprefix(PIN)] = read(self.folder, name).decode()
+        return out
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
         """The manifests that can be read, oldest save first."""
-        known = {f.name for f in fields(Entry)}
-        out = []
-        for name in self.folder.names():
-            if not name.endswith(".pth.json") or name.startswith("."):
-                continue
-            try:
-                content = json.loads(self.folder.read(name))
-                out.append(Entry(**{k: v for k, v in content.items() if k in known}))
-            except (OSError, ValueError, TypeError, AttributeError):
-                self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", name)
-        return sorted(out, key=lambda entry: entry.serial)
+        names = [name for name in self.folder.names() if name.endswith(".pth.json") and not name.startswith(".")]
+        return sorted(filter(None, map(self._entry, names)), key=lambda entry: entry.serial)
 
-    def newest_own(self) -> Path | None:
+    def _entry(self, manifest: str) -> Entry | None:
+        try:
+            return Entry.from_dict(json.loads(read(self.folder, manifest)))
+        except (OSError, ValueError, TypeError, AttributeError):
+            self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", manifest)
+            return None
+
+    def newest_own(self) -> Location | None:
         """This run's newest regular checkpoint (no ``best_...``) that is in place."""
-        own = [e for e in self.entries() if e.run == self.run and not e.group.startswith("best_")]
-        return self.folder.path / own[-1].name if own else None
+        own = [e for e in self.entries() if e.run == self.run and not e.is_best]
+        return self.folder.where(own[-1].name) if own else None
 
     def has_own(self) -> bool:
         """Whether this run has a checkpoint here."""
@@ -312,18 +347,19 @@ class Store:
 
     def fault(self, entry: Entry) -> str | None:
         """What is wrong with a checkpoint; None if it is whole."""
-        try:
-            data = self.folder.read(entry.name)
-        except OSError as error:
-            return f"{entry.name} cannot be read ({error.strerror})"
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in entry.sha256:
-            return None
-        if len(data) != entry.size:
-            return f"{entry.name} has {len(data)} bytes, its manifest says {entry.size}"
-        return f"{entry.name} is damaged: its SHA-256 differs from its manifest's"
+        files = {f"{entry.name}/{file}": ([sha], size) for file, (sha, size) in entry.files.items()}
+        for name, (digests, size) in (files or {entry.name: (entry.sha256, entry.size)}).items():
+            try:
+                digest, found = digest_of(self.folder, name)
+            except OSError as error:
+                return f"{name} cannot be read ({_reason(error)})"
+            if digest not in digests:
+                if found != size:
+                    return f"{name} has {found} bytes, its manifest says {size}"
+                return f"{name} is damaged: its SHA-256 differs from its manifest's"
+        return None
 
-    def latest(self, *, start: str | None = None) -> Path | None:
+    def latest(self, *, start: str | None = None) -> Location | None:
         """The newest whole checkpoint that training can go on from, of the run that saved last.
 
         Args:
@@ -337,29 +373,30 @@ class Store:
                 continue
             wrong = self.fault(entry)
             if wrong is None:
-                return self.folder.path / entry.name
+                return self.folder.where(entry.name)
             self.logger.warning("checkpoint %s; trying the one before", wrong)
         return None if start is not None else self._pointed()
 
-    def best(self, metric: str, *, greater: bool = True) -> Path | None:
+    def best(self, metric: str, *, greater: bool = True) -> Location | None:
         """The whole checkpoint with the best score of a metric."""
         scored = [e for e in self.entries() if metric in e.scores]
         for entry in sorted(scored, key=lambda e: e.scores[metric], reverse=greater):
             wrong = self.fault(entry)
             if wrong is None:
-                return self.folder.path / entry.name
+                return self.folder.where(entry.name)
             self.logger.warning("checkpoint %s; trying the next best", wrong)
         return None
 
-    def _pointed(self) -> Path | None:
+    def _pointed(self) -> Location | None:
         """The checkpoint that ``last_checkpoint`` names: MMEngine's work dirs have no manifests."""
         try:
-            text = self._pointers.read(POINTER).decode().strip()
+            text = read(self._pointers, POINTER).decode().strip()
         except (OSError, UnicodeDecodeError):
             return None
-        named = Path(text)
-        for path in (self._pointers.path / named, self._pointers.path / named.name):
-            if path.is_file() and not (path.parent / f"{path.name}.json").exists():
+        base = text.replace("\\", "/").rpartition("/")[2]
+        for name in dict.fromkeys((text, base)):
+            path = self._pointers.where(name)
+            if isinstance(path, Path) and path.is_file() and not path.with_name(f"{path.name}.json").exists():
                 try:
                     read_checkpoint(path)
                 except InputError as error:
@@ -369,32 +406,9 @@ class Store:
         return None
 
 
-def to_host(value: Any) -> Any:
-    """A copy of nested containers with every tensor cloned to the host; numbers and strings are kept."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: to_host(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        copies = [to_host(item) for item in value]
-        return copies if isinstance(value, list) else tuple(copies)
-    return value
+def _next(entries: list[Entry]) -> int:
+    return max((entry.serial for entry in entries), default=0) + 1
 
 
-def _num_bytes(value: Any) -> int:
-    """Bytes of all tensors in nested containers."""
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, (Mapping, list, tuple)):
-        return sum(map(_num_bytes, value.values() if isinstance(value, Mapping) else value))
-    return 0
-
-
-def _reason(error: BaseException, state: Mapping[str, Any], folder: Path) -> str:
-    text = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return str(text)
-    free = disk.f_bavail * disk.f_frsize
-    return f"{text} (it needs {_num_bytes(state) / 2**20:.1f} MB, {free / 2**20:.1f} MB are free)"
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -12,9 +13,11 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from raydet3d.data.dataset import ready
+from raydet3d.data.slots import SlotBatches
 from raydet3d.data.stamp import Stamped, StampedBatches
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
+from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
 from raydet3d.runtime.sections import at
 
@@ -23,7 +26,7 @@ _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor",
 
 
 def build_loader(
-    cfg: Any, *, seed: int, mp_start_method: str | None = None, key: str = "dataloader"
+    cfg: Any, *, seed: int, mp_start_method: str | None = None, key: str = "dataloader", slots: int | None = None
 ) -> DataLoader[Any]:
     """A loader from its config.
 
@@ -33,6 +36,7 @@ def build_loader(
         seed: The run's seed.
         mp_start_method: How worker processes start.
         key: Where the config stands, for messages.
+        slots: Number of ranks that the run is laid out for; those that are there, by default.
     """
     if isinstance(cfg, DataLoader):
         return cfg
@@ -40,13 +44,11 @@ def build_loader(
         raise InputError(f"{key} must be a dict, got {cfg!r}")
     args = dict(cfg)
     _check_keys(args, key)
+    slots = _possible_slots(args, slots or get_world_size(), key)
     dataset = _build_dataset(args["dataset"], key)
     limit = args.pop("num_batch_per_epoch", None)
     if limit is not None:
-        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * get_world_size())
-    with at(f"{key}.sampler"):
-        sampler = _build(DATA_SAMPLERS, args.get("sampler"), {"dataset": dataset, "seed": seed})
-    batches = _build_batches(args, sampler, key)
+        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * slots)
     workers = args.get("num_workers", 0)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise InputError(f"{key}.num_workers must be an integer of at least 0, got {workers!r}")
@@ -58,7 +60,7 @@ def build_loader(
         options["multiprocessing_context"] = mp_start_method
     return DataLoader(
         Stamped(dataset, seed),
-        batch_sampler=StampedBatches(batches, sampler),
+        batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, slots, key),
         collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
         # Its own generator: a loader draws a number whenever it starts, and a resumed run starts it once more.
@@ -182,7 +184,60 @@ def _build_dataset(cfg: Any, key: str) -> Any:
     return dataset
 
 
-def _build_batches(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
+def global_batch_size(loader: DataLoader[Any]) -> int:
+    """Samples of one iteration over all ranks; 0 where the loader does not say."""
+    batches: Any = loader.batch_sampler
+    if hasattr(batches, "global_batch_size"):
+        return int(batches.global_batch_size)
+    size = getattr(getattr(batches, "batch_sampler", batches), "batch_size", None)
+    return size * get_world_size() if isinstance(size, int) else 0
+
+
+def num_slots(loader: DataLoader[Any]) -> int:
+    """Number of ranks that a loader's iterations are laid out for."""
+    return int(getattr(loader.batch_sampler, "slots", get_world_size()))
+
+
+def _possible_slots(args: Mapping[str, Any], slots: int, key: str) -> int:
+    """The wanted number of slots where the sampler can be told of it, else the number of ranks, with a line."""
+    here = get_world_size()
+    if slots == here:
+        return here
+    sampler = args.get("sampler")
+    kind = sampler.get("type") if isinstance(sampler, Mapping) else None
+    with at(f"{key}.sampler"):
+        made = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    placed = made is not None and {"rank", "world_size"} <= set(inspect.signature(made).parameters)
+    if placed and args.get("batch_sampler") is None:
+        return slots
+    get_logger().warning(
+        "%s: %s cannot be told of another number of ranks, so an iteration is %d batches here and not the %d that the "
+        "run was laid out for; learning rates stay as they are scheduled",
+        key,
+        "a batch_sampler of one's own" if placed else f"the sampler {getattr(made, '__name__', kind)}",
+        here,
+        slots,
+    )
+    return here
+
+
+def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], slots: int, key: str) -> Any:
+    """The stamped batches of this rank, or its share of those of the slots."""
+    rank, here = get_rank(), get_world_size()
+    if slots == here:
+        return _build_stream(args, given, key)
+    streams = [_build_stream(args, {**given, "rank": slot, "world_size": slots}, key) for slot in range(slots)]
+    return SlotBatches(streams, rank=rank, world_size=here)
+
+
+def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> StampedBatches:
+    with at(f"{key}.sampler"):
+        sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
+    return StampedBatches(_group(args, sampler, key), sampler)
+
+
+def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
+    """Batches of what a sampler gives."""
     size = args.get("batch_size", 1)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"{key}.batch_size must be an integer above 0, got {size!r}")

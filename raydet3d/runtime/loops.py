@@ -14,6 +14,7 @@ from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
+from raydet3d.runtime.division import train_in_parts
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders
 from raydet3d.runtime.progress import Phase
@@ -120,13 +121,23 @@ class _TrainLoop:
         progress, call = runner.progress, runner.call_hook
         call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
-            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            outputs = self._step(data_batch)
         except Exception as error:
             _blame(error, f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch)
             raise
         progress.phase = Phase.ITER
         call("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         progress.finish_iter()
+
+    def _step(self, data_batch: Any) -> dict[str, Any]:
+        """The training step; in parts, where the run is laid out for more or fewer ranks than are there."""
+        runner = self.runner
+        shares = getattr(self.dataloader.batch_sampler, "shares", None)
+        weights = [1.0] if shares is None else shares(runner.progress.batch)
+        if weights == [1.0]:
+            outputs: dict[str, Any] = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            return outputs
+        return train_in_parts(runner.model, data_batch, runner.optim_wrapper, weights)
 
 
 @LOOPS.register_module()

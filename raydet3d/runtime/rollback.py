@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
-from raydet3d.runtime.reader import read_checkpoint
+from raydet3d.runtime.store.content import complete, read_head
+from raydet3d.runtime.store.place import Location
 from raydet3d.runtime.weights import load_weights
 from raydet3d.runtime.wrappers import unwrapped
 
@@ -33,23 +33,25 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
     path = dist.first(lambda: _find(runner, before, set(passed_over)))
     if path is None:
         return None
-    state = read_checkpoint(path)
+    model = unwrapped(runner.model)
+    state = complete(read_head(path), path, dict(model.named_parameters()))
+    name = str(path).rpartition("/")[2]
     runner.resuming = True  # hooks put back what they keep beside the model: an average of weights
     try:
         runner.call_hook("after_load_checkpoint", checkpoint=state)
     finally:
         runner.resuming = False
-    load_weights(unwrapped(runner.model), state["state_dict"], strict=True, title=path.name)
+    load_weights(model, state["state_dict"], strict=True, title=name)
     wrapper = runner.optim_wrapper
     settings = [_settings(group) for group in _groups(wrapper)]
     wrapper.load_state_dict(state["optimizer"])
     for group, kept in zip(_groups(wrapper), settings, strict=True):
         group.update(kept)
     wrapper.zero_grad()
-    return path.name
+    return name
 
 
-def _find(runner: Runner, before: int, passed_over: set[str]) -> Path | None:
+def _find(runner: Runner, before: int, passed_over: set[str]) -> Location | None:
     """The newest whole checkpoint that will do."""
     for store in runner.stores:
         store.drain()
@@ -59,7 +61,7 @@ def _find(runner: Runner, before: int, passed_over: set[str]) -> Path | None:
                 continue
             wrong = store.fault(entry)
             if wrong is None:
-                return store.folder.path / entry.name
+                return store.folder.where(entry.name)
             runner.logger.warning("checkpoint %s; trying the one before", wrong)
     return None
 

@@ -21,13 +21,17 @@ from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.download import fetched
 from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
-from raydet3d.runtime.loaders import release
+from raydet3d.runtime.loaders import global_batch_size, num_slots, release
 from raydet3d.runtime.parts import Makers, Parts
-from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.record import Record
 from raydet3d.runtime.rollback import roll_back
+from raydet3d.runtime.sharded import is_sharded_model
 from raydet3d.runtime.start import Start, leave_no_trace
 from raydet3d.runtime.state import apply, collect
+from raydet3d.runtime.store.content import complete, locate, read_head
+from raydet3d.runtime.store.hostcopy import is_sharded
+from raydet3d.runtime.store.mirror import Mirror
+from raydet3d.runtime.store.place import Bucket, Location
 from raydet3d.runtime.summary import headline, summarize, to_lines
 from raydet3d.runtime.wanted import check_wanted
 from raydet3d.runtime.weights import load_weights, revised
@@ -40,11 +44,13 @@ class Runner(Parts):
     Args:
         model: On its device and in its wrapper.
         device: The device.
-        work_dir: Folder of the run.
+        work_dir: Folder of the run on this machine: of its logs, and of its checkpoints unless ``home`` is elsewhere.
+        home: Where its checkpoints live; ``work_dir`` by default, or a URI.
         timestamp: Name of this start; its logs lie in a folder of this name.
         name: Name of the run, for logs and manifests.
         run: Name under which the first start of the run wrote its checkpoints.
         seed: The run's seed.
+        slots: Number of ranks that the run is laid out for: an iteration is one batch of each.
         hooks: All hooks, in order.
         logger: Where lines go.
         log_processor: Makes lines of the history.
@@ -67,12 +73,14 @@ class Runner(Parts):
         name: str,
         run: str,
         seed: int,
+        slots: int,
         hooks: Hooks,
         logger: logging.Logger,
         log_processor: Any,
         visualizer: Any,
         makers: Makers,
         start: Start,
+        home: Location | None = None,
         cfg: Any,
         cfg_text: str = "",
     ) -> None:
@@ -84,6 +92,7 @@ class Runner(Parts):
         self.log_dir = work_dir / timestamp
         self.experiment_name = name
         self.seed = seed
+        self.slots = slots
         self._hooks = hooks
         self.logger = logger
         self.log_processor = log_processor
@@ -92,13 +101,18 @@ class Runner(Parts):
         self.cfg_text = cfg_text
         self.message_hub = History()
         self.record = Record(work_dir / "scalars.json")
-        self.store = self._store_at(work_dir, run)
+        self.home = work_dir if home is None else home
+        self.store = self._store_at(self.home, run)
+        self._mirror: Mirror | None = None
+        if isinstance(self.store.folder, Bucket) and self.rank == 0:
+            self._mirror = Mirror(work_dir, self.store.folder, logger)
+            self.store.after_write = self._mirror.push
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
         self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: Start | None = start
         self._is_introduced = False
-        self._stores = {work_dir: self.store}
+        self._stores: dict[Location, Store] = {work_dir: self.store}
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
@@ -152,7 +166,9 @@ class Runner(Parts):
         self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
         if self.rank == 0:
-            self.store.folder.sweep()
+            self.store.sweep()
+            if self._mirror is not None:
+                self._mirror.fetch(self.record.path.name)
             due = self.progress.validated < self.iter
             self.record.begin(self.iter, drop_validation=due)
         try:
@@ -163,6 +179,7 @@ class Runner(Parts):
         self._close_stores()
         result = summarize(self, seconds=time.monotonic() - began)
         self.logger.info("%s", to_lines(result))
+        self._push()
         return result
 
     def val(self) -> dict[str, Any]:
@@ -227,6 +244,12 @@ class Runner(Parts):
                     release(loader)
         for store in self._stores.values():
             store.drain()
+        self._push()
+
+    def _push(self) -> None:
+        """Copy logs and pictures to the work dir, where that is not on this machine."""
+        if self._mirror is not None:
+            self._mirror.push()
 
     def close(self) -> None:
         """Wait for what is being written and give files back. Asks nothing of the other ranks."""
@@ -234,6 +257,7 @@ class Runner(Parts):
             store.drain()
         self.visualizer.close()
         self.record.close()
+        self._push()
         close_logger(self.logger)
 
     # -- beginning ----------------------------------------------------------------------------------------------
@@ -241,6 +265,8 @@ class Runner(Parts):
     def _init_weights(self) -> None:
         """Initialise the weights, the same on every rank."""
         model: Any = unwrapped(self.model)
+        if is_sharded_model(self.model):  # it was initialised before it was cut
+            return
         if hasattr(model, "init_weights"):
             model.init_weights()
         if self.distributed:
@@ -253,11 +279,12 @@ class Runner(Parts):
         if start is None:
             return
         if start.resume_from is not None and start.state is not None:
+            state = complete(start.state, start.resume_from, self._parameters())
             if weights_only:
-                self.call_hook("after_load_checkpoint", checkpoint=start.state)
-                self._load_weights(start.state, str(start.resume_from), strict=True)
+                self.call_hook("after_load_checkpoint", checkpoint=state)
+                self._load_weights(state, str(start.resume_from), strict=True)
             else:
-                self._resume(start.state, str(start.resume_from))
+                self._resume(state, str(start.resume_from))
         elif start.load_from is not None:
             # What is trained may begin with a part of the weights (a backbone's); what is scored must be whole.
             self.load_checkpoint(start.load_from, strict=weights_only)
@@ -280,7 +307,7 @@ class Runner(Parts):
         Returns:
             The checkpoint.
         """
-        checkpoint = read_checkpoint(Path(fetched(filename)))
+        checkpoint = self._read(filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
         return checkpoint
@@ -301,7 +328,7 @@ class Runner(Parts):
             map_location: Accepted for MMEngine's sake: it is always read to the host first.
         """
         self._prepare_training()
-        state = read_checkpoint(Path(fetched(filename)))
+        state = self._read(filename)
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
@@ -315,6 +342,13 @@ class Runner(Parts):
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
         self.load_state_dict(state, optimizer=optimizer, schedulers=schedulers)
         self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
+
+    def _read(self, filename: str | Path) -> dict[str, Any]:
+        location = locate(fetched(str(filename)))
+        return complete(read_head(location), location, self._parameters())
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(unwrapped(self.model).named_parameters())
 
     def _load_weights(
         self,
@@ -342,15 +376,14 @@ class Runner(Parts):
         base = auto_scale_lr.get("base_batch_size")
         if isinstance(base, bool) or not isinstance(base, int) or base < 1:
             raise InputError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
-        sampler = self.train_dataloader.batch_sampler
-        batch_size = getattr(getattr(sampler, "batch_sampler", sampler), "batch_size", None)
-        if not isinstance(batch_size, int):
+        samples, slots = global_batch_size(self.train_dataloader), num_slots(self.train_dataloader)
+        if not samples:
             raise InputError(
                 "auto_scale_lr needs train_dataloader.batch_size, or a batch sampler that has an attribute batch_size"
             )
-        ratio = self.world_size * batch_size / base
+        ratio = samples / base
         self.logger.info(
-            "learning rates times %g: batch size %d x %d processes over %d", ratio, batch_size, self.world_size, base
+            "learning rates times %g: batch size %d x %d processes over %d", ratio, samples // slots, slots, base
         )
         counts = getattr(optim_wrapper, "accumulative_counts", 1)
         if counts > 1:
@@ -392,7 +425,7 @@ class Runner(Parts):
 
     def save_checkpoint(
         self,
-        out_dir: str | Path,
+        out_dir: Location,
         filename: str,
         file_client_args: Any = None,
         save_optimizer: bool = True,
@@ -405,8 +438,11 @@ class Runner(Parts):
         limit: int = -1,
         scores: Mapping[str, float] | None = None,
         point: bool = False,
-    ) -> Path:
-        """Save a checkpoint. Every rank calls it, at the same step; rank 0 writes, behind the training's back.
+        milestone: bool = False,
+        budget: int | None = None,
+    ) -> Location:
+        """Save a checkpoint. Every rank calls it, at the same step; rank 0 writes (all do, where the
+        model is sharded), behind the training's back.
 
         Args:
             out_dir: The folder.
@@ -421,6 +457,8 @@ class Runner(Parts):
             limit: How many of the group to keep.
             scores: Metrics to note in the manifest.
             point: Whether ``last_checkpoint`` is to name it.
+            milestone: Whether it stays whatever ``limit`` says.
+            budget: Bytes that the run's checkpoints there may have together.
 
         Returns:
             Where it will lie.
@@ -429,8 +467,8 @@ class Runner(Parts):
         state = self.state_dict(optimizer=save_optimizer, schedulers=save_param_scheduler)
         state["meta"].update(meta or {})
         self.call_hook("before_save_checkpoint", checkpoint=state)
-        if self.rank == 0:
-            store = self.store_in(Path(out_dir))
+        store = self.store_in(locate(out_dir))
+        if self.rank == 0 or is_sharded(state):
             step = state["progress"]["iter"]
             store.save(
                 state,
@@ -441,24 +479,25 @@ class Runner(Parts):
                 scores=scores,
                 point=point,
                 resumable=save_optimizer,
+                milestone=milestone,
+                budget=budget,
             )
-        return Path(out_dir) / filename
+        return store.folder.where(filename)
 
     @property
     def stores(self) -> list[Store]:
         """The stores that this run has saved to, the work dir's first."""
         return list(self._stores.values())
 
-    def store_in(self, folder: Path) -> Store:
+    def store_in(self, folder: Location) -> Store:
         """The store of a folder."""
+        folder = self.work_dir if folder == self.home else folder
         if folder not in self._stores:
             self._stores[folder] = self._store_at(folder, self.run_name)
         return self._stores[folder]
 
-    def _store_at(self, folder: Path, run: str) -> Store:
-        return Store(
-            folder, run=run, start=self.timestamp, seed=self.seed, logger=self.logger, pointer_dir=self.work_dir
-        )
+    def _store_at(self, folder: Location, run: str) -> Store:
+        return Store(folder, run=run, start=self.timestamp, seed=self.seed, logger=self.logger, pointer_dir=self.home)
 
     def _close_stores(self) -> None:
         """Wait for the writers; all ranks fail together if checkpoints were to be kept and none could be."""
@@ -468,6 +507,12 @@ class Runner(Parts):
         failure = dist.broadcast_object(lost[0] if lost else None)
         if failure:
             raise RuntimeError(failure)
+
+    def not_kept(self) -> dict[str, str]:
+        """Checkpoints that this start could not write, and why; every rank asks, once all is written."""
+        lost: dict[str, str] = {name: why for store in self._stores.values() for name, why in store.lost.items()}
+        told: dict[str, str] = dist.broadcast_object(lost)
+        return told
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The metrics that count, by the last part of their name: those that hooks name, or all where they are few."""

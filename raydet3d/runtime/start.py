@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 
 from raydet3d import dist
-from raydet3d.config import default_work_dir
+from raydet3d.config import default_work_dir, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.download import fetched
-from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.sections import at
+from raydet3d.runtime.store.content import exists, locate, read_head
+from raydet3d.runtime.store.place import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,11 @@ class Start:
 
     Args:
         resume_from: Checkpoint to go on from.
-        state: Its content.
+        state: Its content; without its shards, if it has some.
         load_from: Else, weights to begin with.
     """
 
-    resume_from: Path | None = None
+    resume_from: Location | None = None
     state: dict[str, Any] | None = None
     load_from: str | None = None
 
@@ -47,6 +49,11 @@ def place(cfg: Any) -> tuple[Path, str]:
     filename = getattr(cfg, "filename", None)
     stem = Path(filename).stem if filename else "run"
     return default_work_dir(cfg, filename), str(cfg.get("experiment_name") or stem)
+
+
+def home_of(cfg: Any) -> Location:
+    """Where a run's checkpoints live: its work dir, which may be a URI."""
+    return locate(work_dir_of(cfg, getattr(cfg, "filename", None)))
 
 
 def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
@@ -77,7 +84,7 @@ def leave_no_trace(work_dir: Path, timestamp: str) -> None:
             work_dir.rmdir()
 
 
-def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, retry: bool = False) -> Start:
+def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False) -> Start:
     """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
 
     A retry of a start goes on from what that start has saved; where that is nothing yet, it begins as the start did.
@@ -86,21 +93,21 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Path, timestamp: str, *, 
     path = _latest(work_dir, timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
-        path = Path(fetched(wanted))
+        path = locate(fetched(wanted))
     elif wanted:
         path = _latest(work_dir)
         if path is None and resume is not True and load_from is not None:
-            path = Path(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+            path = locate(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
         with at("load_from"):
             place = fetched(load_from)
-            if place is not None and "://" not in place and not Path(place).is_file():
+            if place is not None and not exists(locate(place)):
                 raise InputError(f"there is no file {load_from}")
             return Start(load_from=place)
-    return Start(resume_from=path, state=read_checkpoint(path))
+    return Start(resume_from=path, state=read_head(path))
 
 
-def _latest(work_dir: Path, start: str | None = None) -> Path | None:
+def _latest(work_dir: Location, start: str | None = None) -> Location | None:
     """The newest checkpoint: rank 0 looks and tells the others."""
     return dist.first(lambda: Store(work_dir).latest(start=start))
 
@@ -121,6 +128,21 @@ def settle_seed(cfg: Any, start: Start) -> int:
         raise InputError(f"randomness.seed must be an integer of at least 0, got {seed!r}")
     rng.set_seed(seed, rank=dist.get_rank(), diff_rank_seed=diff_rank_seed, deterministic=deterministic)
     return seed
+
+
+def settle_slots(cfg: Any, start: Start) -> int:
+    """Number of ranks that the run is laid out for: as many as when it began.
+
+    Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid
+    it out anew.
+    """
+    state, here = start.state or {}, dist.get_world_size()
+    sampler = state.get("sampler", {})
+    loader = cfg.get("train_dataloader")
+    size = loader.get("batch_size") if isinstance(loader, Mapping) else None
+    if isinstance(size, int) and size * here == sampler.get("batch_size"):
+        return here
+    return int(sampler.get("slots") or state.get("meta", {}).get("world_size") or here)
 
 
 def apply_env(cfg: Any) -> None:

@@ -13,6 +13,8 @@ from raydet3d.errors import InputError
 from raydet3d.optim import resume_schedulers
 from raydet3d.runtime import rng
 from raydet3d.runtime.history import is_plain
+from raydet3d.runtime.loaders import global_batch_size, num_slots
+from raydet3d.runtime.sharded import is_sharded_model
 from raydet3d.runtime.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -51,11 +53,17 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
         "hooks": runner.hook_states(),
         # While a validation runs, the generators are fenced: training goes on with what they were before.
         "rng": dist.all_gather_object(runner.fence or rng.capture(runner.device)),
-        "sampler": {"seed": runner.seed, "batch_size": _global_batch_size(runner)},
+        "sampler": {
+            "seed": runner.seed,
+            "batch_size": global_batch_size(runner.train_dataloader),
+            "slots": num_slots(runner.train_dataloader),
+        },
     }
     if optimizer:
         state["optimizer"] = runner.optim_wrapper.state_dict()
-        if runner.distributed:  # alone, they are in the optimizer's state
+        if is_sharded_model(runner.model):  # each rank has its shards of them
+            state["optimizer"]["pending_gradients"] = _pending(runner)
+        elif runner.distributed:  # alone, they are in the optimizer's state
             state["pending_gradients"] = _gather_pending(runner)
     if schedulers:
         state["param_schedulers"] = _each(runner.param_schedulers, lambda scheduler: scheduler.state_dict())
@@ -79,6 +87,10 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
         pending = state.get("pending_gradients") or []
         if len(pending) == runner.world_size:
             runner.optim_wrapper.load_pending_gradients(pending[runner.rank])
+        elif pending:  # what counts is the ranks' mean
+            names = {name for rank in pending for name in rank}
+            mean = {n: sum(rank[n] for rank in pending if n in rank) / len(pending) for n in names}
+            runner.optim_wrapper.load_pending_gradients(mean)
     runner.progress.load_state_dict(state.get("progress") or _foreign_progress(runner, meta))
     if meta.get("world_size", runner.world_size) != runner.world_size:
         runner.logger.info("changed since the checkpoint: processes: %d -> %d", meta["world_size"], runner.world_size)
@@ -108,9 +120,13 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
 
 def _gather_pending(runner: Runner) -> list[dict[str, Any]]:
     """Gradients of an accumulation that has not made its step: each rank has its own. Empty where there are none."""
-    pending: dict[str, Any] = getattr(runner.optim_wrapper, "pending_gradients", dict)()
-    ranks = dist.all_gather_object({name: gradient.cpu() for name, gradient in pending.items()})
+    ranks = dist.all_gather_object({name: gradient.cpu() for name, gradient in _pending(runner).items()})
     return ranks if any(ranks) else []
+
+
+def _pending(runner: Runner) -> dict[str, Any]:
+    pending: dict[str, Any] = getattr(runner.optim_wrapper, "pending_gradients", dict)()
+    return pending
 
 
 def _restore_rng(runner: Runner, states: list[dict[str, Any]]) -> None:
@@ -137,11 +153,12 @@ def _foreign_progress(runner: Runner, meta: Mapping[str, Any]) -> dict[str, int]
 
 def _move_position(runner: Runner, batch_size: int | None) -> None:
     """Keep the place in the data when the global batch has another size than in the checkpoint."""
-    here = _global_batch_size(runner)
+    here = global_batch_size(runner.train_dataloader)
     if batch_size and here and batch_size != here:
         runner.progress.batch = runner.progress.batch * batch_size // here
         runner.logger.warning(
-            "the global batch was %d samples and is %d now: going on at sample %d of the pass",
+            "the global batch was %d samples and is %d now: going on at sample %d of the pass; learning rates stay as "
+            "they are scheduled",
             batch_size,
             here,
             runner.progress.batch * here,
@@ -155,10 +172,6 @@ def _set_end(runner: Runner) -> None:
         length = len(runner.train_dataloader)
         left = max(loop.max_epochs - progress.epoch, 0) * length - progress.batch
         loop.max_iters = progress.iter + max(left, 0)
-
-
-def _global_batch_size(runner: Runner) -> int:
-    return int(getattr(runner.train_dataloader.batch_sampler, "batch_size", 0) or 0) * runner.world_size
 
 
 def _dataset_meta(runner: Runner) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
+from raydet3d.runtime.store.content import exists, locate
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -42,6 +42,7 @@ def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
         "best_score": info("best_score"),
         "best_checkpoint": best,
         "last_checkpoint": last,
+        "not_kept": runner.not_kept(),
         "log_dir": str(runner.log_dir),
         "picture_dir": str(pictures) if pictures.is_dir() else None,
         "epoch": runner.epoch,
@@ -53,11 +54,11 @@ def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
 def _in_place(runner: Runner) -> tuple[str | None, str | None]:
     """The best and the last checkpoint, as far as they are there: writing one may have failed."""
     best, last = (runner.message_hub.get_info(key) for key in ("best_ckpt", "last_ckpt"))
-    if last is not None and not Path(last).is_file():
-        newest = runner.store_in(Path(last).parent).newest_own()
+    if last is not None and not exists(locate(last)):
+        newest = runner.store_in(locate(last.rpartition("/")[0])).newest_own()
         runner.logger.error("the last checkpoint %s was not written; the newest one is %s", last, newest)
         last = None if newest is None else str(newest)
-    if best is not None and not Path(best).is_file():
+    if best is not None and not exists(locate(best)):
         runner.logger.error("the best checkpoint %s is not there", best)
         best = None
     return best, last
@@ -69,4 +70,5 @@ def to_lines(summary: Mapping[str, Any]) -> str:
     lines += [f"  {name}: {value:.4f}" for name, value in summary["headline"].items()]
     places = ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir")
     lines += [f"  {key.replace('_', ' ')}: {summary[key]}" for key in places if summary[key]]
+    lines += [f"  not kept: {name}: {why}" for name, why in summary.get("not_kept", {}).items()]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import importlib
 import json
 import pprint
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,12 +20,13 @@ from PIL import Image
 
 from raydet3d.config.write import redact
 from raydet3d.errors import InputError
-from raydet3d.log import LineFile, get_logger
+from raydet3d.log import LineFile, get_logger, spared
 from raydet3d.registry import VISBACKENDS
 
 _FOREIGN = re.compile(r"[^-/\w.]")  # what TensorBoard takes in no name, the space of 'Kitti metric' included
 
 Picture = npt.NDArray[Any]
+RETRY_S = 30.0  # from one event file that could not be written to the next
 
 
 class BaseVisBackend:
@@ -135,13 +137,16 @@ class LocalVisBackend(BaseVisBackend):
 
     def add_config(self, config: Any, **kwargs: Any) -> None:
         """Write the config as Python text."""
-        self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
+        with spared(self.config_save_file):
+            self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
         """Write a picture; what would not do in a file name becomes an underscore."""
         safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
         # Fast rather than small: a picture is made while training waits.
-        Image.fromarray(_checked(image)).save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
+        picture = Image.fromarray(_checked(image))
+        with spared(self.img_save_dir):
+            picture.save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
@@ -163,6 +168,40 @@ class LocalVisBackend(BaseVisBackend):
         self._lines.clear()
 
 
+class _Spared:
+    """Stands between tensorboardX's thread and its file.
+
+    A thread that dies of a full disk would let its queue fill up, and whoever trains would wait for it for ever.
+
+    Args:
+        file: tensorboardX's own writer of records.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.failed = False
+
+    def write(self, data: bytes) -> None:
+        """Write a record, unless one before it failed: a reader stops at a torn one."""
+        self._do(self._file.write, data)
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+        self._do(self._file.flush)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._do(self._file.close)
+
+    def _do(self, function: Callable[..., Any], *args: Any) -> None:
+        if self.failed and function != self._file.close:
+            return
+        with spared("TensorBoard's event file"):
+            self.failed, failed = True, self.failed
+            function(*args)
+            self.failed = failed
+
+
 @VISBACKENDS.register_module()
 class TensorboardVisBackend(BaseVisBackend):
     """TensorBoard event files, by tensorboardX.
@@ -176,6 +215,8 @@ class TensorboardVisBackend(BaseVisBackend):
         super().__init__(save_dir)
         self.flush_secs = flush_secs
         self._writer: Any = None
+        self._file: _Spared | None = None
+        self._next_try = 0.0
 
     @property
     def experiment(self) -> Any:
@@ -186,16 +227,31 @@ class TensorboardVisBackend(BaseVisBackend):
             from tensorboardX import SummaryWriter  # a second to import, so only for those who use it
 
             self._writer = SummaryWriter(str(self.save_dir), flush_secs=self.flush_secs)
+            events = self._writer.file_writer.event_writer._ev_writer
+            self._file = events._py_recordio_writer = _Spared(events._py_recordio_writer)
         return self._writer
+
+    def _is_open(self) -> bool:
+        """Whether there is a file to write to; after one that could not be written, another is tried a while later."""
+        if self._file is not None and self._file.failed:
+            self.close()
+            self._next_try = time.monotonic() + RETRY_S
+        if time.monotonic() < self._next_try:
+            return False
+        with spared("TensorBoard's event file"):
+            _ = self.experiment
+        return self._writer is not None
 
     def add_config(self, config: Any, **kwargs: Any) -> None:
         """Keep the config as text."""
         text = "\n".join(f"    {line}" for line in _config_text(config).splitlines())
-        self.experiment.add_text("config", text)
+        if self._is_open():
+            self.experiment.add_text("config", text)
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
         """Keep a picture."""
-        self.experiment.add_image(name, _checked(image), step, dataformats="HWC")
+        if self._is_open():
+            self.experiment.add_image(name, _checked(image), step, dataformats="HWC")
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
@@ -203,6 +259,8 @@ class TensorboardVisBackend(BaseVisBackend):
         """Keep each number as a curve of its own; what is no number is left out."""
         numbers = _numbers(scalar_dict)
         step = int(numbers.pop("step", step))
+        if not self._is_open():
+            return
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self.experiment.add_scalar(_FOREIGN.sub("_", name), value, step)
@@ -211,7 +269,7 @@ class TensorboardVisBackend(BaseVisBackend):
         """Finish the event file."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+            self._writer = self._file = None
 
 
 @VISBACKENDS.register_module()

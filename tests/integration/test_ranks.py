@@ -10,9 +10,12 @@ import torch
 
 from raydet3d import dist
 from raydet3d.hooks import Hook
+from raydet3d.launch.stop import Stopped
 from raydet3d.runtime import assemble
+from raydet3d.runtime.wrappers import unwrapped
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import SaveAt, ToyModel, toy_cfg
+from tests.kit.trace import WriteSamples, read_steps
 
 NO_SAVES = {"type": "CheckpointHook", "save_last": False}
 
@@ -106,3 +109,75 @@ def test_nobody_waits_for_a_rank_without_samples_nor_for_one_that_leaves(tmp_pat
     first, second = run_ranks(lonely, 2, str(tmp_path), timeout_s=60)
     assert first == second
     assert first["val_loss"] == 2.0
+
+
+def train_some(folder: str, changes: dict[str, Any], resume: bool, seen: str) -> list[float]:
+    """Train with a record of the samples, and stop where the config says."""
+    torch.set_num_threads(1)
+    trace = {"type": WriteSamples, "folder": seen}
+    changes = {**changes, "custom_hooks": [*changes["custom_hooks"], trace]}
+    runner = assemble(toy_cfg(Path(folder), **changes), resume=resume)
+    with pytest.raises(Stopped):
+        runner.train()
+    return unwrapped(runner.model).first.weight.detach().flatten().tolist()
+
+
+@pytest.mark.parametrize("loop", ["epoch", "iter"])
+def test_two_then_one_then_three_ranks_train_on_the_same_iterations(tmp_path: Path, loop: str) -> None:
+    # Batches of 3 for 2 ranks: an iteration is 6 samples, whoever is there. Stops at 5 and 9 lie within epochs of 4.
+    ends = (5, 9, 12)
+
+    def changes(end: int) -> dict[str, Any]:
+        cfg = {"by_epoch": False, "max_iters": 12, "val_interval": 100} if loop == "iter" else None
+        return {
+            **({"train_cfg": cfg, "log_processor": {"by_epoch": False}} if cfg else {}),
+            "model": {"type": ToyModel, "dropout": 0.0},
+            "train_dataloader__batch_size": 3,
+            "default_hooks__checkpoint": NO_SAVES,
+            "custom_hooks": [{"type": SaveAt, "iters": [end]}, {"type": StopAt, "iteration": end}],
+        }
+
+    whole = run_ranks(train_some, 2, str(tmp_path / "whole"), changes(12), False, str(tmp_path / "all"))[0]
+    last = None
+    for i, (world, end) in enumerate(zip((2, 1, 3), ends, strict=True)):
+        args = (str(tmp_path / "part"), changes(end), i > 0, str(tmp_path / f"seen{i}"))
+        last = run_ranks(train_some, world, *args)[0]
+    seen = [step for i in range(3) for step in read_steps(tmp_path / f"seen{i}")]
+    assert seen == read_steps(tmp_path / "all")
+    assert len(seen) == 12
+    assert max(abs(a - b) for a, b in zip(last, whole, strict=True)) < 1e-5
+
+
+def laid_out(folder: str, slots: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    plain = {"model": {"type": ToyModel, "dropout": 0.0}, "default_hooks__checkpoint": NO_SAVES}
+    runner = assemble(toy_cfg(Path(folder), **plain), slots=slots)
+    runner.train()
+    weights = {name: value.numpy().copy() for name, value in unwrapped(runner.model).state_dict().items()}
+    return {"weights": weights, "iter": runner.iter}
+
+
+def test_slots_that_do_not_divide_are_shared_unevenly_with_the_same_gradients(tmp_path: Path) -> None:
+    # Three slots on two ranks: one trains on two batches, the other on one, and gradients are exchanged once.
+    three = run_ranks(laid_out, 3, str(tmp_path / "three"), 3)[0]
+    for rank in run_ranks(laid_out, 2, str(tmp_path / "two"), 3):
+        assert rank["iter"] == three["iter"] == 12
+        for name, value in three["weights"].items():
+            assert abs(rank["weights"][name] - value).max() < 1e-6, name
+
+
+class StopAt(Hook):
+    """Leaves after an iteration whose checkpoint is written.
+
+    Args:
+        iteration: Iterations finished by then.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 == self.iteration:
+            raise Stopped("resize", self.iteration)

@@ -153,7 +153,7 @@ class ToyMetric(BaseMetric):
         return {"mAE_loss": float(np.mean(errors)), "AP": 100 / (1 + float(np.mean(errors))), "count": len(errors)}
 
 
-def toy_cfg(work_dir: Path, **changes: Any) -> Config:
+def toy_cfg(work_dir: Path | str, **changes: Any) -> Config:
     """A config of toys; ``changes`` replace values, with ``__`` for the dot in the key."""
     loader = {
         "batch_size": 2,

@@ -13,7 +13,7 @@ from raydet3d.hooks import Hook
 
 
 class WriteSamples(Hook):
-    """Writes ``[iteration, sample ids, digest of each augmented input]`` of every step, a file a rank.
+    """Writes ``[iteration, sample ids, digest of each augmented input, number of ranks]`` of every step, a file a rank.
 
     Args:
         folder: Where to.
@@ -27,7 +27,7 @@ class WriteSamples(Hook):
         ids = [sample.sample_idx for sample in data_batch["data_samples"]]
         digests = [hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for x in data_batch["inputs"]]
         with (self.folder / f"rank{runner.rank}.jsonl").open("a") as file:
-            file.write(json.dumps([runner.iter, ids, digests]) + "\n")
+            file.write(json.dumps([runner.iter, ids, digests, runner.world_size]) + "\n")
 
 
 class KillOnce(Hook):
@@ -53,7 +53,7 @@ def read_steps(folder: Path) -> list[list[tuple[int, str]]]:
     ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]
     steps: dict[int, list[list[tuple[int, str]]]] = {}
     for rank in ranks:
-        for iteration, ids, digests in rank:
+        for iteration, ids, digests, _ in rank:
             steps.setdefault(iteration, []).append(list(zip(ids, digests, strict=True)))
     # Samples are dealt out in turn: the j-th of every rank, then the j+1-th.
     return [[pair for turn in zip(*steps[i], strict=True) for pair in turn] for i in sorted(steps)]

@@ -121,6 +121,15 @@ class TestInheritance:
             lambda: Config.fromfile(path)
         )
 
+    def test_a_config_of_an_installed_package_as_base(
+        self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        theirs = tmp_path / "site" / "mmseg" / ".mim" / "configs" / "_base_" / "x.py"
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("lr = 7\n")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        assert Config.fromfile(write("a.py", "_base_ = 'mmseg::_base_/x.py'\nmark = _base_.lr + 1\n")).mark == 8
+
     def test_a_deprecated_config_names_its_successor(self, write: Write) -> None:
         path = write("a.py", "_deprecation_ = dict(expected='new.py', reference='https://x.org/1')\nlr = 1\n")
         with pytest.warns(
@@ -146,7 +155,7 @@ class TestBadFiles:
             (
                 "a.py",
                 "_base_ = 'mmdet::x.py'\n",
-                "_base_ 'mmdet::x.py': configs of other packages are not known here",
+                "_base_ 'mmdet::x.py': no package 'mmdet' that brings it is installed",
             ),
             ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ is set by itself, at the top level"),
             ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ is set by itself, at the top level"),

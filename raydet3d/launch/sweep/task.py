@@ -196,4 +196,4 @@ class TrialHook(Hook):
             if runner.store.failure:
                 raise RuntimeError(runner.store.failure)
             self.keeper.unpin(self.task.plan.get("resume") or None)
-        return path
+        return Path(path)

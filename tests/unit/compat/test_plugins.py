@@ -136,8 +136,9 @@ def test_loader_processes_know_the_guests(tmp_path: Path, method: str) -> None:
     assert done.stdout.strip() == "[[0.0, 1.0], [2.0, 3.0]]", done.stderr
 
 
-def test_luggage_is_unpacked_before_what_follows(tmp_path: Path) -> None:
+def test_luggage_is_unpacked_before_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that knows of nothing, an object of a plug-in's class after the luggage comes back whole."""
+    monkeypatch.setattr(compat.plugins, "_IMPORTED", {})  # of this process, other tests' plug-ins
     write(tmp_path, {"plug_in.py": HOOK})
     with visiting(tmp_path):
         compat.import_plugin("plug_in")

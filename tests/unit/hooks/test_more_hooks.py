@@ -190,12 +190,26 @@ def test_f13_states_of_hooks_survive_a_resume(tmp_path: Path) -> None:
 # -- augmentation -----------------------------------------------------------------------------------------------
 
 
+class ObjectSample:
+    """A step that can be told by its name, as can ``Flip``."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def __call__(self, number: int) -> int:
+        return number + self.amount
+
+
+class Flip(ObjectSample):
+    pass
+
+
 class Pasted:
     """A data set with a pipeline of its own."""
 
     def __init__(self) -> None:
         self.pipeline = Compose([])
-        self.pipeline.transforms, self.pipeline.names = [lambda x: x + 100, lambda x: x + 10], ["ObjectSample", "Flip"]
+        self.pipeline.transforms = [ObjectSample(100), Flip(10)]
 
     def __len__(self) -> int:
         return 2

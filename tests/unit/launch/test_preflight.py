@@ -4,8 +4,17 @@ import pytest
 
 from raydet3d.errors import InputError
 from raydet3d.launch.options import RayOptions
-from raydet3d.launch.preflight import check_this_machine, check_work_dir, settle
+from raydet3d.launch.preflight import (
+    check_room_on_disk,
+    check_this_machine,
+    check_token,
+    check_work_dir,
+    checkpoint_size,
+    settle,
+    token_hint,
+)
 from raydet3d.machine import num_processors
+from tests.kit.toy import ToyModel
 
 
 def test_one_worker_a_gpu_where_there_are_gpus():
@@ -55,3 +64,39 @@ def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):
         check_this_machine(many)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_this_machine(many)
+
+
+def test_a_range_asks_for_its_lower_end():
+    settled = settle(RayOptions(num_workers=(1, 8)), {"CPU": 2}, where="this machine")
+    assert settled.num_workers == (1, 8)
+
+
+def test_room_on_disk_for_two_checkpoints(tmp_path):
+    check_room_on_disk(tmp_path, 1000)
+    with pytest.raises(InputError, match=r"has .*B free, two checkpoints need about .*GB; make room .*--work-dir"):
+        check_room_on_disk(tmp_path, 2**60)
+
+
+def test_the_size_of_a_checkpoint_is_weights_and_two_moments(tmp_path):
+    cfg = {"model": {"type": ToyModel}}
+    assert checkpoint_size(cfg) == 3 * 4 * (6 * 16 + 16 + 16 + 1)
+    assert checkpoint_size({"model": {"type": "NoSuchModel"}}) == 0
+
+
+def test_a_token_that_is_asked_for_and_absent(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(InputError, match=r"no token in .*export RAY_AUTH_TOKEN=<token>"):
+        check_token()
+    (tmp_path / "token").write_text("secret")
+    check_token()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    (tmp_path / "token").unlink()
+    check_token()
+
+
+def test_a_cluster_that_wants_a_token_is_answered_with_the_export_line():
+    error = RuntimeError("Unauthorized: Missing authentication token. RAY_AUTH_MODE is currently 'disabled'")
+    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token>" in token_hint(error)
+    assert token_hint(RuntimeError("no such node")) is None

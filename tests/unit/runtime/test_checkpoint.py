@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from raydet3d.runtime.checkpoint import Entry, Store, surplus, to_host
+from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.reader import read_checkpoint
 
 
@@ -94,9 +92,9 @@ def test_killed_while_writing(store: Store) -> None:
     fill(store)
     # What a kill can leave: a temporary file; a file without its manifest; and when one is replaced by one of its
     # name, the new file under a manifest that names both.
-    store.folder.write("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
+    store.folder.prepare("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
     assert store.latest() == store.folder.path / "epoch_3.pth"
-    store.folder.sweep()
+    store.sweep()
     assert ".epoch_4.pth.tmp" not in store.folder.names()
     shutil.copy(store.folder.path / "epoch_1.pth", store.folder.path / "epoch_4.pth")
     assert store.latest() == store.folder.path / "epoch_3.pth"
@@ -157,11 +155,18 @@ def test_latest_is_of_the_run_that_saved_last_and_of_one_start_if_asked(store: S
     assert store.latest(start="t3") is None
 
 
-def test_one_deletion_that_fails_ends_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_deletion_that_fails_ends_nothing(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(store, 1)
-    (store.folder.path / "epoch_1.pth").unlink()
-    (store.folder.path / "epoch_1.pth").mkdir()
-    fill(Store(store.folder.path, run="r", start="s"), 0)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "epoch_1.pth":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
     store.save({"state_dict": {}}, "epoch_2.pth", step=20, group="epoch", limit=1)
     store.save({"state_dict": {}}, "epoch_3.pth", step=30, group="epoch", limit=1)
     store.drain()
@@ -226,20 +231,72 @@ def test_mmengines_work_dir_has_a_pointer_only(tmp_path: Path) -> None:
     assert Store(tmp_path / "nothing").latest() is None
 
 
-@given(st.lists(st.integers(0, 50), unique=True), st.integers(-1, 6))
-def test_surplus_leaves_the_newest(serials: list[int], limit: int) -> None:
-    entries = [Entry(name=str(s), sha256=[], size=0, step=0, serial=s) for s in serials]
-    dropped = {entry.serial for entry in surplus(entries, limit)}
-    kept = set(serials) - dropped
-    assert len(kept) == (min(limit, len(serials)) if limit > 0 else len(serials))
-    assert not kept or not dropped or min(kept) > max(dropped)
+def test_what_is_pinned_stays_until_its_holder_pins_another_or_lets_go(store: Store) -> None:
+    fill(store, 1, limit=1)
+    other = Store(store.folder.path)  # another process: a pin is a file
+    assert other.pin("epoch_1.pth", "trial-3")
+    assert not other.pin("epoch_7.pth", "trial-4")
+    assert store.pins() == {"trial-3": "epoch_1.pth"}
+    fill(store, 3, limit=1)
+    assert names(store) == ["epoch_1.pth", "epoch_3.pth"]
+    other.pin("epoch_3.pth", "trial-3")
+    fill(store, 4, limit=1)
+    assert names(store) == ["epoch_3.pth", "epoch_4.pth"]
+    other.unpin("trial-3")
+    fill(store, 4, limit=1)
+    assert names(store) == ["epoch_4.pth"]
 
 
-def test_to_host_copies_tensors_at_any_depth() -> None:
-    tensor = torch.zeros(2, requires_grad=True)
-    copy = to_host({"a": [tensor, (1, tensor)], "b": "x"})
-    with torch.no_grad():
-        tensor += 1
-    assert copy["a"][0].sum() == copy["a"][1][1].sum() == 0
-    assert not copy["a"][0].requires_grad
-    assert copy["b"] == "x"
+def test_a_pin_that_comes_while_it_is_dropped_saves_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, 1)
+    (entry,) = store.entries()
+    remove = store.folder.remove
+
+    def pinned_first(name: str) -> None:
+        remove(name)
+        monkeypatch.setattr(store.folder, "remove", remove)
+        store.folder.put(".pin-late", b"epoch_1.pth")
+
+    monkeypatch.setattr(store.folder, "remove", pinned_first)
+    store.drop(entry)
+    assert store.latest() == store.folder.path / "epoch_1.pth"
+
+
+def test_milestones_and_a_budget(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(1, 8):
+        store.save(
+            {"state_dict": {"w": torch.zeros(1000)}}, f"e_{i}.pth", step=i, group="e", limit=2, milestone=i % 3 == 0
+        )
+    store.drain()
+    assert names(store) == ["e_3.pth", "e_5.pth", "e_6.pth", "e_7.pth"]
+    size = store.entries()[0].size
+    store.save({"state_dict": {"w": torch.zeros(1000)}}, "e_8.pth", step=8, group="e", budget=3 * size)
+    store.drain()
+    assert names(store) == ["e_3.pth", "e_6.pth", "e_8.pth"]
+    store.save({"state_dict": {"w": torch.zeros(1000)}}, "e_9.pth", step=9, group="e", budget=size - 1)
+    store.drain()
+    assert names(store) == ["e_9.pth"]
+    assert "must stay" in caplog.text
+
+
+def test_what_a_killed_writer_left_goes_and_other_peoples_files_stay(store: Store) -> None:
+    fill(store, 1)
+    path = store.folder.path
+    for name in ("epoch_5.pth", "pretrained.pth", ".epoch_2.pth.tmp"):
+        (path / name).write_bytes(b"torn")
+    (path / ".epoch_5.pth.begun").write_bytes(b"new")  # ours: renamed, and killed before its manifest
+    (path / ".epoch_1.pth.begun").write_bytes(b"")  # killed while it was to be replaced
+    Store(path).sweep()
+    assert sorted(os.listdir(path)) == ["epoch_1.pth", "epoch_1.pth.json", "last_checkpoint", "pretrained.pth"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_never_touches_a_file_that_was_there(store: Store) -> None:
+    torch.save({"state_dict": {}}, store.folder.path / "epoch_3.pth")  # somebody's, without a manifest
+    store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_3.pth", step=20)
+    store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_4.pth", step=20)
+    store.drain()
+    assert os.listdir(store.folder.path) == ["epoch_3.pth"]
+    assert list(store.lost) == ["epoch_3.pth", "epoch_4.pth"]
+    store.save({"state_dict": {}}, "epoch_4.pth", step=20)
+    store.drain()
+    assert list(store.lost) == ["epoch_3.pth"]

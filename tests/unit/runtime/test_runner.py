@@ -119,8 +119,8 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_and_none_at_all_
     with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
         runner.train()
     assert runner.iter == 36
-    # Another run's checkpoints in the same folder are no comfort. (What it has left behind is no hindrance either.)
-    runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([1, 2])], timestamp="other")
+    # Another run's checkpoints in the same folder are no comfort.
+    runner = assemble(toy_cfg(tmp_path / "a", log_level="CRITICAL"), extra_hooks=[Block([1, 2, 3])], timestamp="other")
     with pytest.raises(RuntimeError, match=r"checkpoint epoch_3.pth could not be written: Is a directory"):
         runner.train()
 

@@ -10,6 +10,7 @@ import torch
 
 from raydet3d.errors import InputError
 from raydet3d.runtime import Runner, assemble
+from raydet3d.runtime.start import Start, settle_slots
 from tests.kit.toy import ToyModel, toy_cfg
 
 ONE = {"train_cfg": {"by_epoch": True, "max_epochs": 1}, "log_level": "ERROR"}
@@ -128,3 +129,17 @@ def test_validation_alone_and_its_score(tmp_path: Path, done: Path) -> None:
     assert scores["toy/AP"] == hook["state"]["best"]["toy/AP"]["score"]
     assert "train_loop" not in vars(runner)  # nothing that training needs was made
     assert runner.headline({"a/AP": 1.0, "a/text": "x", "b/AP": 2.0}) == {"a/AP": 1.0, "b/AP": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "slots"),
+    [(2, 3), (6, 1), (4, 3)],  # as when it began; laid out anew by hand; another iteration, by so many workers still
+)
+def test_a_run_stays_laid_out_for_the_workers_it_began_with(batch_size: int, slots: int) -> None:
+    start = Start(state={"sampler": {"batch_size": 6, "slots": 3}, "meta": {"world_size": 2}})
+    assert settle_slots({"train_dataloader": {"batch_size": batch_size}}, start) == slots
+
+
+def test_an_older_checkpoint_tells_by_its_number_of_processes() -> None:
+    assert settle_slots({}, Start(state={"meta": {"world_size": 4}})) == 4
+    assert settle_slots({}, Start()) == 1

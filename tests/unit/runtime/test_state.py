@@ -39,7 +39,7 @@ def test_keys_are_frozen_and_plain(saved: Path) -> None:
     state = torch.load(saved / "iter_17.pth", weights_only=True)
     assert set(state) == KEYS
     assert state["progress"] == {"epoch": 1, "iter": 17, "round": 1, "batch": 5, "validated": 12}
-    assert state["sampler"] == {"seed": 3, "batch_size": 2}
+    assert state["sampler"] == {"seed": 3, "batch_size": 2, "slots": 1}
     assert len(state["rng"]) == 1
     # What MMEngine's resume asks for.
     assert (state["meta"]["epoch"], state["meta"]["iter"]) == (1, 17)

@@ -1,0 +1,118 @@
+"""What stands in a work dir before a run begins there: nothing, the same run, one that is finished, another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config
+from raydet3d.errors import InputError
+from raydet3d.launch.starts import read_reached, read_starts
+
+# Keys that say where and how a run works, and not what it learns.
+_ABOUT = ("ray", "work_dir", "resume", "load_from", "log_level", "launcher", "experiment_name", "visualizer")
+_MANY = 6  # differences that a message lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """An earlier run's traces in the work dir.
+
+    Args:
+        run: Its name.
+        reached: Iterations that it had finished.
+        finished: Whether it came to its end.
+        result: Its result, if it did.
+        differences: What the config says now and did not say then, a line each; None where that is not known.
+        saved: Whether it has a checkpoint.
+    """
+
+    run: str
+    reached: int
+    finished: bool
+    result: dict[str, Any]
+    differences: list[str] | None
+    saved: bool
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the config is the one that the run was started with."""
+        return self.differences == []
+
+    def describe(self) -> str:
+        """The differences in a few words."""
+        if not self.differences:
+            return "its config is not known" if self.differences is None else "with the same config"
+        more = f" and {len(self.differences) - _MANY} more" if len(self.differences) > _MANY else ""
+        return f"whose config differs ({'; '.join(self.differences[:_MANY])}{more})"
+
+
+def look_at(work_dir: Path, cfg: Config) -> Standing | None:
+    """What stands in the work dir.
+
+    Args:
+        work_dir: The folder.
+        cfg: The config that is to run, before a seed was drawn for it.
+
+    Returns:
+        The traces of the run that was there last; None where there are none that can be read.
+    """
+    starts = read_starts(work_dir)
+    if not starts:
+        return None
+    last = starts[-1]
+    finished = bool(last.get("finished"))
+    saved = any(not path.name.startswith(("best_", ".")) for path in work_dir.glob("*.pth.json"))
+    return Standing(
+        run=str(last.get("run", "")),
+        reached=int(last["iter"]) if finished else read_reached(work_dir) or 0,
+        finished=finished,
+        result=dict(last.get("result") or {}),
+        differences=_differences(work_dir, cfg),
+        saved=saved,
+    )
+
+
+def _differences(work_dir: Path, cfg: Config) -> list[str] | None:
+    """What the config that the earlier run has left there says otherwise."""
+    name = Path(cfg.filename).name if cfg.filename else "config.py"
+    try:
+        before = Config.fromfile(work_dir / name).to_dict()
+    except (InputError, OSError):
+        return None
+    now = cfg.to_dict()
+    for one in (before, now):
+        for key in _ABOUT:
+            one.pop(key, None)
+    if (now.get("randomness") or {}).get("seed") is None:  # then one was drawn
+        for one in (before, now):
+            one["randomness"] = {k: v for k, v in (one.get("randomness") or {}).items() if k != "seed"}
+    return [f"{key}: {old} -> {new}" for key, old, new in _compare(_plain(before), _plain(now))]
+
+
+def _compare(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        out = []
+        for name in sorted({*before, *now}, key=str):
+            inner = f"{key}.{name}" if key else str(name)
+            if name not in before or name not in now:
+                values = [_short(one[name]) if name in one else "absent" for one in (before, now)]
+                out.append((inner, *values))
+            else:
+                out += _compare(before[name], now[name], inner)
+        return [(where, old, new) for where, old, new in out]
+    return [] if before == now else [(key, _short(before), _short(now))]
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples: a config that was written and read again has the same ones, but for that."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,91 @@
+"""One iteration in parts: where fewer workers are there than the run was laid out for, each does several batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydet3d.errors import InputError
+
+
+def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence[float]) -> dict[str, Any]:
+    """Train on a batch part by part; the weights change once, after the last.
+
+    Args:
+        model: Has ``train_step``.
+        batch: What the loader gave.
+        optim_wrapper: Adds the parts' gradients.
+        weights: What the loss of each part weighs.
+
+    Returns:
+        What to log: the mean of what the parts gave.
+
+    Raises:
+        InputError: The batch or the optim wrapper cannot be divided.
+    """
+    if not hasattr(optim_wrapper, "part"):
+        raise InputError(
+            f"{type(optim_wrapper).__name__} cannot train on an iteration in parts, which fewer workers than the run "
+            "was laid out for need; start as many workers as before, or begin a new run"
+        )
+    size = batch_length(batch)
+    parts = [(divide(batch, k, len(weights), size), weights[k]) for k in range(min(len(weights), size))]
+    outputs = []
+    for i, (part, weight) in enumerate(parts, start=1):
+        with optim_wrapper.part(weight=weight, last=i == len(parts)):
+            outputs.append(model.train_step(part, optim_wrapper=optim_wrapper))
+    return _mean(outputs)
+
+
+def batch_length(batch: Any) -> int:
+    """Number of samples in a collated batch: the length of its lists, or of its tensors' first dimension.
+
+    Raises:
+        InputError: There is nothing to count, or lengths differ.
+    """
+    lengths = set(_lengths(batch))
+    if len(lengths) != 1:
+        raise InputError(
+            f"train_dataloader.collate_fn makes batches whose parts have lengths {sorted(lengths)}: they cannot be "
+            "divided, which another number of workers than the run was laid out for needs"
+        )
+    return lengths.pop()
+
+
+def _lengths(batch: Any) -> list[int]:
+    if isinstance(batch, Mapping):
+        return [length for value in batch.values() for length in _lengths(value)]
+    if isinstance(batch, Tensor):
+        return [len(batch)] if batch.ndim else []
+    return [len(batch)] if isinstance(batch, (list, tuple)) else []
+
+
+def divide(batch: Any, first: int, step: int, size: int) -> Any:
+    """Every ``step``-th sample of a batch, from the ``first`` on.
+
+    Args:
+        batch: Nested dicts of lists and tensors.
+        first: Index of the first.
+        step: From one to the next.
+        size: Number of samples in the batch.
+    """
+    if isinstance(batch, Mapping):
+        return {key: divide(value, first, step, size) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple, Tensor)) and not (isinstance(batch, Tensor) and batch.ndim == 0):
+        assert len(batch) == size
+        return batch[first::step]
+    return batch
+
+
+def _mean(outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of each number; of what is no number, the last."""
+    out = dict(outputs[-1])
+    for name, value in out.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            out[name] = torch.stack([one[name].detach() for one in outputs]).mean(0)
+        elif isinstance(value, float):
+            out[name] = sum(one[name] for one in outputs) / len(outputs)
+    return out

@@ -1,0 +1,349 @@
+"""Places that hold a run's files: a local or mounted folder, or a bucket behind a URI.
+
+What is asked of a place: names, read, open, put, remove. A folder puts a file beside its place, syncs and renames it. A
+bucket knows no rename: there an object appears when it is whole, and a checkpoint when its manifest does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+from raydet3d.config import is_uri
+from raydet3d.errors import InputError
+
+CHUNK = 1 << 22
+Location = Path | str  # of a file: a path, or a URI
+
+
+class Sink:
+    """A file that counts and digests what is written to it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        self.digest.update(data)
+        self.size += len(data)
+        return int(self._file.write(data))
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+        self._file.flush()
+
+
+class Place(Protocol):
+    """What the store asks of the place where checkpoints lie. Names may have folders in them, with ``/``."""
+
+    def where(self, name: str) -> Location:
+        """Where a file lies, as a user would name it."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of files and folders there."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read, whole or from its start."""
+
+    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+        """Write a file aside; returns its digest and size. ``commit`` puts it in place, ``discard`` forgets it."""
+
+    def commit(self, name: str) -> None:
+        """Put what was prepared in place."""
+
+    def discard(self, name: str) -> None:
+        """Delete what was prepared, as far as it is there."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file, whole or not at all."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all that is in it, if it is there."""
+
+    def leftovers(self) -> list[str]:
+        """Names of files that writers prepared and did not live to commit; may be those of a live one."""
+
+    def free(self) -> int | None:
+        """Bytes that are free; None where nobody knows."""
+
+
+def place_at(where: Location) -> Folder | Bucket:
+    """The place of a path or a URI.
+
+    Raises:
+        InputError: Nothing here can open the URI.
+    """
+    if isinstance(where, Path) or not is_uri(where):
+        return Folder(Path(where))
+    parts = urlsplit(where)
+    if parts.scheme == "file":
+        return Folder(Path(unquote(parts.path)))
+    return Bucket.at(where)
+
+
+def probe(uri: str) -> None:
+    """Write to a URI once, and delete it.
+
+    Raises:
+        InputError: It cannot be opened, or written to.
+    """
+    place = place_at(uri)
+    name = f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        place.put(name, b"")
+        place.remove(name)
+    except OSError as error:
+        raise InputError(
+            f"work_dir {uri} cannot be written to ({_line(error)}); choose another with --work-dir"
+        ) from None
+
+
+def digest_of(place: Place, name: str) -> tuple[str, int]:
+    """SHA-256 and bytes of a file, read in pieces."""
+    digest, size = hashlib.sha256(), 0
+    with place.open(name) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def read(place: Place, name: str) -> bytes:
+    """A file's bytes."""
+    with place.open(name) as file:
+        return file.read()
+
+
+class Folder:
+    """A local or mounted folder: files are there whole or not at all, since they are synced and then renamed.
+
+    Args:
+        path: The folder; made when the first file is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def where(self, name: str) -> Path:
+        """A file's path."""
+        return self.path / name
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of files and folders there."""
+        path = self.path / folder
+        return sorted(os.listdir(path)) if path.is_dir() else []
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read."""
+        return (self.path / name).open("rb")
+
+    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+        """Write a file under a temporary name beside its place.
+
+        Args:
+            name: Its name.
+            fill: Writes the content.
+
+        Returns:
+            Digest and size of what was written.
+        """
+        temporary = self._temporary(name)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            sink = Sink(file)
+            fill(sink)
+            file.flush()
+            os.fsync(file.fileno())
+        return sink.digest.hexdigest(), sink.size
+
+    def commit(self, name: str) -> None:
+        """Give what was prepared its name."""
+        path = self.path / name
+        self._temporary(name).replace(path)
+        parent = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+    def discard(self, name: str) -> None:
+        """Delete what was prepared."""
+        with suppress(OSError):  # a remnant takes room and does no more harm
+            self._temporary(name).unlink(missing_ok=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file, whole or not at all."""
+
+        def fill(file: Sink) -> None:
+            file.write(data)
+
+        try:
+            self.prepare(name, fill)
+            self.commit(name)
+        except BaseException:
+            self.discard(name)
+            raise
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        return (self.path / name).exists()
+
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder, if it is there."""
+        path = self.path / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def leftovers(self) -> list[str]:
+        """Temporary files of writers that did not come to their end."""
+        return [name for name in self.names() if name.startswith(".") and name.endswith(".tmp")]
+
+    def free(self) -> int | None:
+        """Bytes that are free."""
+        try:
+            disk = os.statvfs(self.path)
+        except OSError:
+            return None
+        return disk.f_bavail * disk.f_frsize
+
+    def _temporary(self, name: str) -> Path:
+        path = self.path / name
+        return path.with_name(f".{path.name}.tmp")
+
+
+class Bucket:
+    """A folder behind a URI, through pyarrow's file systems: an object appears when it has been written whole.
+
+    Args:
+        files: A ``pyarrow.fs.FileSystem``.
+        path: The folder in it.
+        uri: How users name it.
+    """
+
+    def __init__(self, files: Any, path: str, uri: str) -> None:
+        self.files = files
+        self.path = path.rstrip("/")
+        self.uri = uri.rstrip("/")
+        self._spooled: dict[str, BinaryIO] = {}
+
+    @classmethod
+    def at(cls, uri: str) -> Bucket:
+        """The place of a URI: pyarrow's own file systems (s3, gs, hdfs, ...) first, then fsspec's (az, memory, ...).
+
+        Raises:
+            InputError: Neither knows it, or it is malformed.
+        """
+        import pyarrow.fs as arrow
+
+        try:
+            files, path = arrow.FileSystem.from_uri(uri)
+            return cls(files, path, uri)
+        except (OSError, ValueError) as first:
+            import fsspec
+
+            try:
+                files, path = fsspec.core.url_to_fs(uri)
+            except (ValueError, ImportError):
+                raise InputError(f"{uri} cannot be opened as a work dir: {_line(first)}") from None
+            return cls(arrow.PyFileSystem(arrow.FSSpecHandler(files)), path, uri)
+
+    @cached_property
+    def _arrow(self) -> Any:
+        import pyarrow.fs as arrow
+
+        return arrow
+
+    def where(self, name: str) -> str:
+        """A file's URI."""
+        return f"{self.uri}/{name}"
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of objects and folders there."""
+        selector = self._arrow.FileSelector(self._at(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self.files.get_file_info(selector))
+
+    def open(self, name: str) -> BinaryIO:
+        """An object to read, from anywhere in it."""
+        return cast("BinaryIO", self.files.open_input_file(self._at(name)))
+
+    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+        """Write a file on this machine's disk: what cannot be written whole never touches the bucket."""
+        self.discard(name)
+        file = self._spooled[name] = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by commit
+        sink = Sink(file)
+        fill(sink)
+        return sink.digest.hexdigest(), sink.size
+
+    def commit(self, name: str) -> None:
+        """Send what was prepared."""
+        file = self._spooled[name]
+        file.seek(0)
+        with self._writer(name) as out:
+            shutil.copyfileobj(file, out, CHUNK)
+        self.discard(name)
+
+    def discard(self, name: str) -> None:
+        """Forget what was prepared."""
+        if (file := self._spooled.pop(name, None)) is not None:
+            file.close()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small object."""
+        with self._writer(name) as out:
+            out.write(data)
+
+    def send(self, name: str, source: Path) -> None:
+        """Copy a local file there."""
+        with source.open("rb") as file, self._writer(name) as out:
+            shutil.copyfileobj(file, out, CHUNK)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object or folder."""
+        (info,) = self.files.get_file_info([self._at(name)])
+        return bool(info.type != self._arrow.FileType.NotFound)
+
+    def remove(self, name: str) -> None:
+        """Delete an object, or a folder, if it is there."""
+        (info,) = self.files.get_file_info([self._at(name)])
+        if info.type == self._arrow.FileType.Directory:
+            self.files.delete_dir(self._at(name))
+        elif info.type != self._arrow.FileType.NotFound:
+            self.files.delete_file(self._at(name))
+
+    def leftovers(self) -> list[str]:
+        """Nothing: what was prepared lies on the machine that did, in files without a name."""
+        return []
+
+    def free(self) -> int | None:
+        """Nobody knows."""
+        return None
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}/{name}" if name else self.path
+
+    def _writer(self, name: str) -> Any:
+        try:
+            return self.files.open_output_stream(self._at(name))
+        except FileNotFoundError:  # where folders are more than a part of the name
+            self.files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+            return self.files.open_output_stream(self._at(name))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,63 @@
+"""Runs through the door that are told to stop: they save, end with 75, and the same command goes on at that step."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.kit.runs import Run, assert_same_weights, finish, iterations_logged, starts, write_config
+
+pytestmark = pytest.mark.ray
+SLOW = {"type": "Slow", "seconds": 0.1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(write_config(tmp_path_factory.mktemp("whole")), "--workers", 2).work_dir
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, SLOW)
+    run = Run(config, "--workers", 2)
+    run.until(run.reached(6))
+    run.signal(signal.SIGTERM)
+    assert run.wait(30) == 75, run.text()
+    at = json.loads((run.work_dir / "starts.jsonl").read_text().splitlines()[0])
+    stop = next(run.work_dir.glob("stop_iter_*.pth"))
+    iteration = int(stop.stem.rpartition("_")[2])
+    assert f"Stopped (SIGTERM) after iteration {iteration}: the same command goes on." in run.text()
+    again = finish(config, "--workers", 2)
+    first, second = starts(run.work_dir)
+    assert (at["from"], first["redone"]) == (0, 0)
+    assert (second["from"], second["redone"]) == (iteration, 0)
+    done = [json.loads(line)[0] for line in (tmp_path / "samples" / "rank0.jsonl").read_text().splitlines()]
+    assert done == list(range(36))  # not one iteration twice
+    logged = iterations_logged(run.text()) + iterations_logged(again.text())
+    assert logged == sorted(logged)
+    assert_same_weights(run.work_dir, undisturbed, 36)
+    assert not list(run.work_dir.glob("stop_*"))  # it has served
+    third = finish(config, "--workers", 2, timeout_s=30)
+    assert "finished after iteration 36: nothing to do" in third.text()
+
+
+@pytest.mark.slow
+def test_a_time_limit_is_a_stop_like_another(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"type": "Slow", "seconds": 0.4})
+    first = finish(config, "--workers", 2, "--ray", "time_limit_s=22", code=75)
+    assert "Stopped (time limit)" in first.text()
+    finish(config, "--workers", 2)
+    assert_same_weights(first.work_dir, undisturbed, 36)
+
+
+@pytest.mark.slow
+def test_sigusr1_without_ray_and_under_torchrun_within_a_validation(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SLOW)
+    run = Run(config, "--workers", 0)
+    run.until(run.reached(5))
+    run.signal(signal.SIGUSR1)
+    assert run.wait(30) == 75
+    assert "Stopped (SIGUSR1)" in run.text()
+    finish(config, "--workers", 0)

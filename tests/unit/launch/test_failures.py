@@ -1,0 +1,56 @@
+"""Why a try ended, read from exceptions that are wrapped as Ray wraps them."""
+
+from __future__ import annotations
+
+import ray
+import ray.train
+
+from raydet3d.errors import InputError
+from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
+
+
+class WorkerGroupError(Exception):
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        super().__init__("workers failed")
+        self.worker_failures = failures
+
+
+class ControllerError(Exception):
+    def __init__(self, failure: Exception) -> None:
+        super().__init__("the controller failed")
+        self.controller_failure = failure
+
+
+class WorkerGroupStartupTimeoutError(Exception):
+    pass
+
+
+def test_a_process_that_died_is_found_behind_what_its_death_has_caused() -> None:
+    # Rank 0 raises since its peer is gone; rank 1 is the one that died.
+    failures = {0: RuntimeError("Connection reset by peer"), 1: ray.exceptions.ActorDiedError()}
+    assert death_in(WorkerGroupError(failures)) == "ActorDiedError"
+    assert death_in(ray.exceptions.ActorDiedError()) == "ActorDiedError"  # the controller itself
+
+
+def test_a_lost_node_is_told_by_the_ranks_that_miss_it() -> None:
+    reset = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:4268: Connection reset by peer.")
+    assert death_in(WorkerGroupError({0: reset})) == "its peers lost it"
+    # Where a rank has raised, the others miss it too; what it raised is what counts.
+    assert death_in(WorkerGroupError({0: reset, 1: ZeroDivisionError("of no use")})) is None
+
+
+def test_a_mistake_in_code_is_no_death() -> None:
+    error = WorkerGroupError({0: ZeroDivisionError("of no use")})
+    assert death_in(error) is None
+    assert user_mistake(error) is None
+
+
+def test_a_users_mistake_is_one_sentence() -> None:
+    error = RuntimeError("in the worker")
+    error.__cause__ = InputError("ray has no option 'x'")
+    assert user_mistake(WorkerGroupError({0: error})) == "ray has no option 'x'"
+
+
+def test_workers_that_found_no_place() -> None:
+    assert was_not_placed(ControllerError(WorkerGroupStartupTimeoutError()))
+    assert not was_not_placed(ControllerError(ValueError()))
