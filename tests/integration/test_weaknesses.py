@@ -134,7 +134,9 @@ def test_every_rank_begins_with_the_same_weights_though_each_has_its_own_seed(tm
 
 def start_now(folder: Path, number: int) -> None:
     os.environ["NUMBER"] = str(number)
-    assemble(toy_cfg(folder, log_level="ERROR", experiment_name=f"job{number}", **NO_VAL)).train()
+    no_saves = {"type": "CheckpointHook", "interval": -1, "save_last": False}  # of one name, in one folder
+    changes = {"experiment_name": f"job{number}", "default_hooks__checkpoint": no_saves, **NO_VAL}
+    assemble(toy_cfg(folder, **changes)).train()
 
 
 def test_s3_jobs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
