@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from raydet3d.errors import InputError
-
-# Where Ray's exceptions keep the one that they stand for.
-_WRAPPED = ("cause", "health_check_failure", "controller_failure", "_base_exc", "__cause__")
+from raydet3d.launch.layers import layers
 
 
 class BadValue(RuntimeError):
@@ -51,20 +48,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return any(words in text for words in ("out of memory", "can't allocate memory", "low on memory"))
     return type(error).__module__.startswith("ray.") and "low on memory" in text  # Ray's memory monitor
-
-
-def layers(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it wraps, outermost first."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        layer = waiting.pop(0)
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        yield layer
-        inner = [getattr(layer, name, None) for name in _WRAPPED]
-        inner += list(getattr(layer, "worker_failures", {}).values())
-        waiting += [item for item in inner if isinstance(item, BaseException)]
 
 
 def _line(error: BaseException) -> str:
