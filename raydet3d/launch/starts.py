@@ -24,7 +24,6 @@ class StartsHook(Hook):
     """Notes each start and end of a run, and says how many iterations a start does again.
 
     Args:
-        workers: What the log calls the number of processes; for the record.
         why: Why this start was made, where it was not the user.
     """
 

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydet3d.config import default_work_dir, is_uri
+from raydet3d.dist import group_options
 from raydet3d.errors import InputError
 from raydet3d.launch.channel import FIRST_STEP, NODES, STOP, Channel, Listener
 from raydet3d.launch.cluster import Ground, open_ground
@@ -306,9 +308,7 @@ class Tries:
         return TorchTrainer(
             train_loop,
             train_loop_config={"plan": plan.to_dict(), "channel": channel},
-            torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=int(options.collective_timeout_s)
-            ),
+            torch_config=self._group(use_gpu),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.workers,
                 use_gpu=use_gpu,
@@ -326,6 +326,12 @@ class Tries:
                 logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             ),
         )
+
+    def _group(self, use_gpu: bool) -> TorchConfig:
+        """How the ranks meet: as the config's ``env_cfg.dist_cfg`` says, by the timeout of ours where it says none."""
+        given = group_options((self._plan.cfg.get("env_cfg") or {}).get("dist_cfg"), cuda=use_gpu)
+        timeout = given.get("timeout", timedelta(seconds=self.options.collective_timeout_s))
+        return TorchConfig(backend=given["backend"], timeout_s=int(timeout.total_seconds()))
 
     def _runtime_env(self) -> dict[str, Any]:
         env = dict(self.options.runtime_env)

@@ -2,7 +2,6 @@
 
     save(state, name, step=, ...)   copy to the host, then write behind the training's back
     latest() / best(metric)         newest / best checkpoint that is whole; broken ones are named and passed over
-    pin(name, holder)               nothing deletes it while something points at it
 
 A checkpoint is a file and its manifest, ``epoch_3.pth`` and ``epoch_3.pth.json``. The file is written beside its place,
 synced and renamed; the manifest comes last, so what has none does not exist. Only then is an older one dropped.
@@ -36,7 +35,6 @@ from raydet3d.runtime.store.hostcopy import HostCopy, is_sharded, num_bytes
 from raydet3d.runtime.store.place import Folder, Location, Place, digest_of, place_at, read
 
 POINTER = "last_checkpoint"
-PIN = ".pin-"
 BEGUN, NEW = ".begun", b"new"
 
 
@@ -213,8 +211,7 @@ class Store:
         if self.after_write is not None:
             self.after_write()
         mine = [e for e in entries if e.name != entry.name and e.run == self.run] + [entry]
-        pinned = self.pins().values()
-        excess = surplus(mine, order.limit, group=entry.group, budget=order.budget, pinned=pinned)
+        excess = surplus(mine, order.limit, group=entry.group, budget=order.budget)
         for old in excess:
             self.drop(old)
         left = sum(e.size for e in mine) - sum(e.size for e in excess)
@@ -242,9 +239,6 @@ class Store:
         """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm."""
         try:
             self.folder.remove(f"{entry.name}.json")
-            if entry.name in self.pins().values():  # somebody came to need it at this very moment
-                self._put_manifest(entry)
-                return
             self.folder.remove(entry.name)
         except OSError as error:
             self.logger.warning("old checkpoint %s could not be deleted: %s", entry.name, _reason(error))
@@ -290,37 +284,6 @@ class Store:
         published = f"{name.removesuffix('.pth')}-{digest}.pth"
         self.folder.put(published, buffer.getvalue())
         return self.folder.where(published)
-
-    # -- pins ---------------------------------------------------------------------------------------------------
-
-    def pin(self, name: str, holder: str) -> bool:
-        """Keep a checkpoint from being dropped, also by other processes, until its holder pins another or lets go.
-
-        Args:
-            name: The checkpoint.
-            holder: Who points at it; each holder points at one.
-
-        Returns:
-            Whether the checkpoint is there and will stay.
-        """
-        self.folder.put(f"{PIN}{holder}", name.encode())
-        if self.folder.exists(f"{name}.json"):
-            return True
-        self.unpin(holder)
-        return False
-
-    def unpin(self, holder: str) -> None:
-        """Let go of what a holder has pinned; the next save drops it, if it is in excess."""
-        self.folder.remove(f"{PIN}{holder}")
-
-    def pins(self) -> dict[str, str]:
-        """The checkpoint that each holder has pinned."""
-        out = {}
-        for name in self.folder.names():
-            if name.startswith(PIN) and not name.endswith(".tmp"):
-                with suppress(OSError):  # let go in between
-                    out[name.removeprefix(PIN)] = read(self.folder, name).decode()
-        return out
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ than its byte budget and the one that is being written.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -156,15 +157,18 @@ class Keeper:
         with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             for path in (source, *reversed([source.parent / one.name for one in self.held(source.parent)])):
                 with suppress(OSError):
-                    target.unlink(missing_ok=True)
-                    os.link(path, target)
+                    _remove(target)
+                    if path.is_dir():  # of shards
+                        shutil.copytree(path, target, copy_function=os.link)
+                    else:
+                        os.link(path, target)
                     return target
         return None
 
     def unpin(self, path: str | Path | None) -> None:
         """Give a pinned checkpoint back."""
         if path is not None and Path(path).parent.name == PINS:
-            Path(path).unlink(missing_ok=True)
+            _remove(Path(path))
 
     def held(self, folder: Path) -> list[Held]:
         """A trial's checkpoints, oldest first."""
@@ -200,7 +204,7 @@ class Keeper:
             path = self.ledger.folder(one.trial) / one.name
             try:
                 path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # without it, the other does not exist
-                path.unlink(missing_ok=True)
+                _remove(path)
             except OSError as error:
                 get_logger().warning("checkpoint %s could not be deleted: %s", path, error.strerror)
 
@@ -240,10 +244,21 @@ def usage(folder: Path) -> int:
     return total
 
 
+def _remove(path: Path) -> None:
+    """Delete a checkpoint: a file, or a folder of shards; one that is not there is as good as deleted."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _size(path: Path) -> int:
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0
-    # With a second name elsewhere, deleting this one frees nothing.
-    return max(stat.st_size, stat.st_blocks * 512) if stat.st_nlink == 1 else 0
+    """Bytes that deleting a checkpoint frees."""
+    files = [Path(root, name) for root, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            stat = file.stat()
+            if stat.st_nlink == 1:  # with a second name elsewhere, deleting this one frees nothing
+                total += max(stat.st_size, stat.st_blocks * 512)
+    return total

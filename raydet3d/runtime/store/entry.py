@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -62,36 +62,30 @@ class Entry:
 
 
 def surplus(
-    entries: Iterable[Entry],
-    limit: int,
-    *,
-    group: str | None = None,
-    budget: int | None = None,
-    pinned: Collection[str] = (),
+    entries: Iterable[Entry], limit: int, *, group: str | None = None, budget: int | None = None
 ) -> list[Entry]:
     """Which of a run's checkpoints to drop.
 
-    The limit counts regular checkpoints of a group: milestones and pinned ones stay beyond it. The budget counts the
+    The limit counts regular checkpoints of a group: milestones stay beyond it. The budget counts the
     bytes of all, and drops the oldest regular ones first, then the oldest milestones. The newest checkpoint, the newest
-    that training can go on from, the best models and the pinned ones are never dropped for it.
+    that training can go on from and the best models are never dropped for it.
 
     Args:
         entries: The run's checkpoints.
         limit: How many of the group to keep; all, below 1.
         group: The group; all together by default.
         budget: Bytes that they may have together.
-        pinned: Names of those that something points at.
 
     Returns:
         Those to drop, oldest first.
     """
     ordered = sorted(entries, key=lambda entry: entry.serial)
     counted = [e for e in ordered if not e.milestone and (group is None or e.group == group)]
-    dropped = [e for e in counted[:-limit] if e.name not in pinned] if limit > 0 else []
+    dropped = counted[:-limit] if limit > 0 else []
     if budget is None:
         return dropped
     left = [e for e in ordered if e not in dropped]
-    safe = {e.name for e in left[-1:]} | {e.name for e in [e for e in left if e.resumable][-1:]} | set(pinned)
+    safe = {e.name for e in left[-1:]} | {e.name for e in [e for e in left if e.resumable][-1:]}
     total = sum(e.size for e in left)
     for entry in sorted(left, key=lambda e: (e.milestone, e.serial)):
         if total <= budget:

@@ -126,3 +126,14 @@ def test_without_the_token_rays_answer_names_the_variable(head: Head, tmp_path: 
     said = head.jobs("submit", "--working-dir=.", "--", "true", env=stranger)
     assert said.returncode != 0
     assert "RAY_AUTH_TOKEN" in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_the_door_without_the_token_says_which_line_to_export(head: Head, tmp_path: Path, mode: str) -> None:
+    env = {**head.env, "HOME": str(tmp_path), "RAY_AUTH_MODE": mode, "RAY_ADDRESS": f"127.0.0.1:{head.gcs}"}
+    command = [sys.executable, "-m", "raydet3d.train", "configs/demo/pointpillars_town.py", "--workers", "2"]
+    command += ["--work-dir", str(tmp_path / "run"), "--cfg-options", *SHORT, f"data_root={tmp_path}/town/"]
+    said = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert said.returncode == 2, said.stdout + said.stderr
+    assert "export RAY_AUTH_" in said.stderr.splitlines()[-1]
+    assert "Traceback" not in said.stdout + said.stderr

@@ -231,37 +231,6 @@ def test_mmengines_work_dir_has_a_pointer_only(tmp_path: Path) -> None:
     assert Store(tmp_path / "nothing").latest() is None
 
 
-def test_what_is_pinned_stays_until_its_holder_pins_another_or_lets_go(store: Store) -> None:
-    fill(store, 1, limit=1)
-    other = Store(store.folder.path)  # another process: a pin is a file
-    assert other.pin("epoch_1.pth", "trial-3")
-    assert not other.pin("epoch_7.pth", "trial-4")
-    assert store.pins() == {"trial-3": "epoch_1.pth"}
-    fill(store, 3, limit=1)
-    assert names(store) == ["epoch_1.pth", "epoch_3.pth"]
-    other.pin("epoch_3.pth", "trial-3")
-    fill(store, 4, limit=1)
-    assert names(store) == ["epoch_3.pth", "epoch_4.pth"]
-    other.unpin("trial-3")
-    fill(store, 4, limit=1)
-    assert names(store) == ["epoch_4.pth"]
-
-
-def test_a_pin_that_comes_while_it_is_dropped_saves_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(store, 1)
-    (entry,) = store.entries()
-    remove = store.folder.remove
-
-    def pinned_first(name: str) -> None:
-        remove(name)
-        monkeypatch.setattr(store.folder, "remove", remove)
-        store.folder.put(".pin-late", b"epoch_1.pth")
-
-    monkeypatch.setattr(store.folder, "remove", pinned_first)
-    store.drop(entry)
-    assert store.latest() == store.folder.path / "epoch_1.pth"
-
-
 def test_milestones_and_a_budget(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(1, 8):
         store.save(

@@ -106,6 +106,26 @@ def test_a_pin_holds_what_its_owner_drops(tmp_path: Path) -> None:
     assert keeper.pin(tmp_path / "trials" / "009" / "none.pth", "x.pth") is None
 
 
+def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    folder = tmp_path / "trials" / "000"
+    for serial in (1, 2):
+        path = save(folder, serial, float(serial))
+        path.unlink()
+        (path / "7").mkdir(parents=True)
+        for rank in range(2):
+            (path / "7" / f"__{rank}_0.distcp").write_bytes(b"x" * 5000)
+    assert [one.size > 10_000 for one in keeper.held(folder)] == [True, True]
+    pinned = keeper.pin(folder / "epoch_1.pth", "001-gen1.pth")
+    assert pinned is not None
+    keeper.prune()
+    assert not (folder / "epoch_1.pth").exists()
+    assert (folder / "epoch_2.pth" / "7" / "__1_0.distcp").exists()
+    assert (pinned / "7" / "__1_0.distcp").read_bytes() == b"x" * 5000
+    keeper.unpin(pinned)
+    assert not pinned.exists()
+
+
 @pytest.mark.parametrize("name", ["epoch_1.pth", "elsewhere.pth"])
 def test_only_pins_are_unpinned(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

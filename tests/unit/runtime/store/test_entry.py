@@ -24,9 +24,9 @@ def test_a_limit_leaves_the_newest(numbers: list[int], limit: int) -> None:
     assert not kept or not dropped or min(kept) > max(dropped)
 
 
-def test_milestones_and_what_is_pinned_do_not_count_and_do_not_go() -> None:
+def test_milestones_do_not_count_and_do_not_go() -> None:
     entries = [entry(i, milestone=i % 4 == 0) for i in range(1, 10)]
-    assert serials(surplus(entries, 2, pinned={"3"})) == [1, 2, 5, 6]
+    assert serials(surplus(entries, 2)) == [1, 2, 3, 5, 6]
 
 
 def test_a_limit_counts_its_group_only() -> None:
