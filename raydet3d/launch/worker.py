@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ class Plan:
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
+        modules: Folders of the user's modules: ``PYTHONPATH`` of the process that starts the run. The workers of a
+            cluster that is joined were started with another one.
         slots: How many workers' batches make an iteration; None: as many as when the run began.
         why: Why this start was made, where it was not the user.
         hang_timeout_s: Seconds without progress after which the process ends; 0: never.
@@ -44,6 +47,7 @@ class Plan:
     retry: bool = False
     threads: int | None = None
     cwd: str = "."
+    modules: list[str] = field(default_factory=lambda: module_folders())
     slots: int | None = None
     why: str = ""
     hang_timeout_s: float = 0
@@ -53,6 +57,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The fields, for the wire."""
         return asdict(self)
+
+
+def module_folders() -> list[str]:
+    """The folders of this process's ``PYTHONPATH``."""
+    return [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def work(
@@ -83,6 +92,7 @@ def work(
 
     if os.path.isdir(plan.cwd):
         os.chdir(plan.cwd)
+    sys.path[:0] = [folder for folder in plan.modules if folder not in sys.path and os.path.isdir(folder)]
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     keep_freed_memory()

@@ -1,10 +1,13 @@
 """What every training process does: a whole toy run from a plan, and what of its config it leaves on disk."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from raydet3d.config import Config
+from raydet3d.errors import InputError
 from raydet3d.launch.worker import Plan, work
 from tests.kit.toy import toy_cfg
 
@@ -34,3 +37,19 @@ def test_nothing_that_a_run_writes_holds_a_secret(tmp_path: Path, monkeypatch: p
     again = Config.fromfile(tmp_path / "run" / "mine.py")
     assert again.site.header == f"Bearer {SECRET}"
     assert again.address == cfg.address
+
+
+def test_folders_of_the_users_modules_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a cluster that was joined has another PYTHONPATH than the command that starts the run."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rd_elsewhere.py").write_text("LOADED = True\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    cfg = toy_cfg(tmp_path / "run", custom_imports=dict(imports=["rd_elsewhere"], allow_failed_imports=False))
+    with pytest.raises(InputError, match="rd_elsewhere"):
+        work(Plan(cfg=cfg.to_dict(), filename=None, run_id="without"))
+    monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}{tmp_path / 'gone'}")
+    plan = Plan(cfg=cfg.to_dict(), filename=None, run_id="with")
+    monkeypatch.delenv("PYTHONPATH")
+    work(Plan(**plan.to_dict()))
+    assert sys.modules.pop("rd_elsewhere").LOADED
