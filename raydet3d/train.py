@@ -123,10 +123,8 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, start
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     if args.fresh and resume:
         raise InputError("--fresh begins anew and --resume goes on; one of them")
-    if is_uri(cfg["work_dir"]):
-        resume = resume or not args.fresh  # whoever began it may have been another machine: the store there knows
-    elif not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
-        resume = settle_standing(standing, work_dir)
+    if not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
+        resume = settle_standing(standing, cfg["work_dir"])
         if resume and standing.finished:
             print_result({"workers": None, **standing.result}, seconds=0)
             return 0
@@ -142,7 +140,7 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, start
     return 0
 
 
-def settle_standing(standing: Standing, work_dir: Path) -> bool:
+def settle_standing(standing: Standing, work_dir: str) -> bool:
     """Say what stands in the work dir, and whether this command goes on with it."""
     state = f"finished after iteration {standing.reached}" if standing.finished else f"at iteration {standing.reached}"
     holds = f"{work_dir} holds run {standing.run}, {state}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config import Config
+from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
-from raydet3d.launch.starts import read_reached, read_starts
+from raydet3d.launch.journal import read_reached, read_starts
 
 # Keys that say where and how a run works, and not what it learns.
 _ABOUT = ("ray", "work_dir", "resume", "load_from", "log_level", "launcher", "experiment_name", "visualizer")
@@ -53,18 +53,21 @@ def look_at(work_dir: Path, cfg: Config) -> Standing | None:
     """What stands in the work dir.
 
     Args:
-        work_dir: The folder.
+        work_dir: The folder; where ``cfg.work_dir`` is a URI, the one that stands for it on this machine: what other
+            machines have left there is brought first.
         cfg: The config that is to run, before a seed was drawn for it.
 
     Returns:
         The traces of the run that was there last; None where there are none that can be read.
     """
+    home = str(cfg.get("work_dir"))
+    names = _bring(home, work_dir, _config_name(cfg)) if is_uri(home) else [path.name for path in work_dir.glob("*")]
     starts = read_starts(work_dir)
     if not starts:
         return None
     last = starts[-1]
     finished = bool(last.get("finished"))
-    saved = any(not path.name.startswith(("best_", ".")) for path in work_dir.glob("*.pth.json"))
+    saved = any(name.endswith(".pth.json") and not name.startswith(("best_", ".")) for name in names)
     return Standing(
         run=str(last.get("run", "")),
         reached=int(last["iter"]) if finished else read_reached(work_dir) or 0,
@@ -75,11 +78,25 @@ def look_at(work_dir: Path, cfg: Config) -> Standing | None:
     )
 
 
+def _bring(uri: str, work_dir: Path, config: str) -> list[str]:
+    """Bring what other machines have left of a run behind a URI; the names of all that is there."""
+    from raydet3d.log import get_logger  # here: they import torch, and a door is to name what is wrong before
+    from raydet3d.runtime.store.mirror import Mirror
+    from raydet3d.runtime.store.place import Bucket
+
+    bucket = Bucket.at(uri)
+    Mirror(work_dir, bucket, get_logger()).pull(config)
+    return bucket.names()
+
+
+def _config_name(cfg: Config) -> str:
+    return Path(cfg.filename).name if cfg.filename else "config.py"
+
+
 def _differences(work_dir: Path, cfg: Config) -> list[str] | None:
     """What the config that the earlier run has left there says otherwise."""
-    name = Path(cfg.filename).name if cfg.filename else "config.py"
     try:
-        before = Config.fromfile(work_dir / name).to_dict()
+        before = Config.fromfile(work_dir / _config_name(cfg)).to_dict()
     except (InputError, OSError):
         return None
     now = cfg.to_dict()

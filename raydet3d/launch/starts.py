@@ -1,8 +1,4 @@
-"""The starts of a run, one JSON object a line in ``work_dir/starts.jsonl``: who began where, and what was done twice.
-
-A kill leaves no time to write, so how far training came is kept in a file of a few bytes that every iteration updates
-(2 microseconds); the next start compares.
-"""
+"""The hook that keeps the journal of a run's starts: who began where, and what was done twice."""
 
 from __future__ import annotations
 
@@ -13,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.hooks.hook import Hook
+from raydet3d.launch.journal import FILE, REACHED, read_reached, read_starts
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
-
-FILE, REACHED = "starts.jsonl", ".reached"
 
 
 class StartsHook(Hook):
@@ -70,6 +65,7 @@ class StartsHook(Hook):
         """Note that the run is done, with its result."""
         if runner.rank == 0:
             _append(runner.work_dir, runner, {"finished": True, "iter": runner.iter, "result": result})
+            runner.push_logs()
 
     def close(self) -> None:
         """Give the file back."""
@@ -82,28 +78,3 @@ def _append(folder: Path, runner: Runner, entry: dict[str, Any]) -> None:
     line = {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
     with (folder / FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, default=str) + "\n")
-
-
-def read_starts(work_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a work dir's starts, oldest first; what a kill has torn is left out."""
-    out = []
-    try:
-        lines = (work_dir / FILE).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            out.append(entry)
-    return out
-
-
-def read_reached(work_dir: Path) -> int | None:
-    """Iterations that the last start had finished, when it ended or was killed."""
-    try:
-        return int((work_dir / REACHED).read_text())
-    except (OSError, ValueError):
-        return None

@@ -168,7 +168,7 @@ class Runner(Parts):
         if self.rank == 0:
             self.store.sweep()
             if self._mirror is not None:
-                self._mirror.fetch(self.record.path.name)
+                self._mirror.pull()
             due = self.progress.validated < self.iter
             self.record.begin(self.iter, drop_validation=due)
         try:
@@ -179,7 +179,7 @@ class Runner(Parts):
         self._close_stores()
         result = summarize(self, seconds=time.monotonic() - began)
         self.logger.info("%s", to_lines(result))
-        self._push()
+        self.push_logs()
         return result
 
     def val(self) -> dict[str, Any]:
@@ -244,9 +244,9 @@ class Runner(Parts):
                     release(loader)
         for store in self._stores.values():
             store.drain()
-        self._push()
+        self.push_logs()
 
-    def _push(self) -> None:
+    def push_logs(self) -> None:
         """Copy logs and pictures to the work dir, where that is not on this machine."""
         if self._mirror is not None:
             self._mirror.push()
@@ -257,7 +257,7 @@ class Runner(Parts):
             store.drain()
         self.visualizer.close()
         self.record.close()
-        self._push()
+        self.push_logs()
         close_logger(self.logger)
 
     # -- beginning ----------------------------------------------------------------------------------------------

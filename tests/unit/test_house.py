@@ -1,6 +1,8 @@
 """The rules of the house, read from the source: floors, Ray's floor, names, docstrings, packaging, README's tree."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -114,6 +116,14 @@ def test_foundations_that_must_not_import_torch() -> None:
             used = {other.split(".")[0] for other, _ in imports(parsed(path))}
             assert "torch" not in used, f"{name} imports torch"
             assert "raydet3d.dist" not in {other for other, _ in imports(parsed(path))}
+
+
+@pytest.mark.parametrize("door", ["train", "tune", "evaluate", "show"])
+def test_a_door_opens_before_torch_and_ray_are_loaded(door: str) -> None:
+    """What is wrong is named at once, and a cluster starts while torch is imported."""
+    code = f"import sys, raydet3d.{door}; print(sorted({{'torch', 'ray', 'numpy'}} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.strip() == "[]"
 
 
 def test_no_drawer_has_a_name_that_says_nothing() -> None:

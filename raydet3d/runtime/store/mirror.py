@@ -8,6 +8,9 @@ from pathlib import Path
 
 from raydet3d.runtime.store.place import Bucket, read
 
+STARTS = "starts.jsonl"
+JOURNALS = (STARTS, ".reached", "scalars.json")
+
 
 class Mirror:
     """The files of a local folder that stands for one behind a URI, copied up when they have changed.
@@ -25,19 +28,34 @@ class Mirror:
         self._sent: dict[str, tuple[int, int]] = {}
         self._failed = False
 
-    def fetch(self, name: str) -> None:
-        """Bring a file here, if it is there: a run may go on on another machine than it began on."""
+    def pull(self, *more: str) -> None:
+        """Bring here what grows from start to start, where another machine has come further with the run.
+
+        Args:
+            more: Further files to bring.
+        """
+        theirs, ours = self._read(STARTS), self.local / STARTS
+        if ours.exists() and len(theirs or b"") <= ours.stat().st_size:
+            return
+        self.local.mkdir(parents=True, exist_ok=True)
+        for name in (*JOURNALS, *more):
+            if (content := self._read(name)) is not None:
+                (self.local / name).write_bytes(content)
+            else:
+                (self.local / name).unlink(missing_ok=True)
+
+    def _read(self, name: str) -> bytes | None:
         with suppress(FileNotFoundError):
-            data = read(self.bucket, name)
-            self.local.mkdir(parents=True, exist_ok=True)
-            (self.local / name).write_bytes(data)
+            return read(self.bucket, name)
+        return None
 
     def push(self) -> None:
         """Copy what is new or has changed since the last time. A failure is told and harms nothing."""
         try:
             for path in sorted(self.local.rglob("*")):
                 name = path.relative_to(self.local).as_posix()
-                if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
+                hidden = name not in JOURNALS and any(part.startswith(".") for part in Path(name).parts)
+                if hidden or not path.is_file():
                     continue
                 stat = path.stat()
                 mark = (stat.st_mtime_ns, stat.st_size)

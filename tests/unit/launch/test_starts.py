@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raydet3d.config import Config
+from raydet3d.launch.journal import FILE, read_reached, read_starts
 from raydet3d.launch.standing import look_at
-from raydet3d.launch.starts import FILE, StartsHook, read_reached, read_starts
+from raydet3d.launch.starts import StartsHook
 from raydet3d.launch.worker import Plan, work
 from tests.kit.runs import write_config
 
