@@ -31,10 +31,29 @@ def test_what_is_new_or_has_changed_is_copied(mirror: Mirror, tmp_path: Path) ->
     mirror.push()
     assert (there / "logs" / "b.log").read_text() == "22"
     assert not (there / "a.json").exists()  # it has not changed since
-    mirror.fetch("nothing.json")
-    (there / "scalars.json").write_text("x")
-    mirror.fetch("scalars.json")
-    assert (mirror.local / "scalars.json").read_text() == "x"
+
+
+def test_the_machine_that_has_come_further_is_believed(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.pull("mine.py")  # nothing is there
+    assert not list(mirror.local.glob("*.*"))
+    (mirror.local / "starts.jsonl").write_text("first\n")
+    (mirror.local / ".reached").write_text("7")
+    mirror.push()
+    other = Mirror(tmp_path / "elsewhere", mirror.bucket, logging.getLogger("raydet3d"))
+    (tmp_path / "there" / "mine.py").write_text("lr = 1")
+    other.pull("mine.py")
+    assert {path.name for path in other.local.iterdir()} == {"starts.jsonl", ".reached", "mine.py"}
+
+    (mirror.local / ".reached").write_text("9")  # and was killed before it could copy that
+    mirror.pull()
+    assert (mirror.local / ".reached").read_text() == "9"
+    (other.local / "starts.jsonl").write_text("first\nsecond\n")
+    (other.local / ".reached").unlink()
+    other.push()
+    (tmp_path / "there" / ".reached").unlink()
+    mirror.pull()
+    assert (mirror.local / "starts.jsonl").read_text() == "first\nsecond\n"
+    assert not (mirror.local / ".reached").exists()
 
 
 def test_a_failure_is_told_once_and_made_up_for(
