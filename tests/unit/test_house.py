@@ -122,7 +122,9 @@ def test_foundations_that_must_not_import_torch() -> None:
 def test_a_door_opens_before_torch_and_ray_are_loaded(door: str) -> None:
     """What is wrong is named at once, and a cluster starts while torch is imported."""
     code = f"import sys, raydet3d.{door}; print(sorted({{'torch', 'ray', 'numpy'}} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert said.stdout.strip() == "[]"
 
 
