@@ -20,7 +20,8 @@ from raydet3d.config.lines import merged_lines
 from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
 from raydet3d.config.options import set_key, split_key
 from raydet3d.config.origin import Origin
-from raydet3d.config.read import Chain, Source, read_chain
+from raydet3d.config.read import Chain, read_chain
+from raydet3d.config.source import Source
 from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
 from raydet3d.config.write import redact, to_text, write_text
 from raydet3d.errors import InputError

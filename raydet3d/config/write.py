@@ -14,7 +14,7 @@ import yaml
 
 from raydet3d.compat import Dotted
 from raydet3d.config.blanks import Place, put_written
-from raydet3d.config.read import SHORT_FLOAT
+from raydet3d.config.datafile import SHORT_FLOAT
 from raydet3d.config.tree import to_plain
 from raydet3d.errors import InputError
 
