@@ -1,7 +1,7 @@
 """From a config file to its merged values: run or parse the file, load its bases, merge it over them.
 
-A reader per suffix (``READERS``) turns one file into a ``Draft``, and that into a ``Source``; all about bases and merging is
-the same for all of them.
+A reader per suffix (``READERS``) turns one file into a ``Draft``, and that into a ``Source``; all about bases and
+merging is the same for all of them.
 """
 
 from __future__ import annotations
