@@ -87,10 +87,7 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
             if (hint := preflight.token_hint(error)) is not None:
                 raise InputError(hint) from None
             if isinstance(error, ConnectionError):
-                raise InputError(
-                    f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one with "
-                    "`ray start --head`, or unset RAY_ADDRESS to train on this machine"
-                ) from None
+                raise InputError(preflight.no_answer(address, error)) from None
             raise
     return "the cluster", True
 

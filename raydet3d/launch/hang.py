@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ class HangHook(Hook):
             self._file = None
             if self._path.stat().st_size == 0:
                 self._path.unlink()
-                if not any(self._path.parent.iterdir()):
+                with suppress(OSError):  # another rank's is in it still, or was the last and has done it
                     self._path.parent.rmdir()
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 NODE_TIMEOUT_S = 10.0
 SETTLE_S = 3.0  # what the job before held is given back a moment after it has ended
 AUTOSCALER_TIMEOUT_S = 1800.0
+TOKEN = (
+    "wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> (`ray get-auth-token` on its head shows it), or "
+    "save it as ~/.ray/auth_token and export RAY_AUTH_MODE=token"
+)
 
 
 def check_work_dir(work_dir: Path | str) -> None:
@@ -258,10 +263,11 @@ def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
 
 
 def check_this_machine(options: RayOptions) -> None:
-    """Where no cluster is to be joined, answer the common slip before anything is made: more workers than CPUs.
+    """Answer the common slips before anything is made: more workers than CPUs here, no token for the cluster there.
 
     Raises:
-        InputError: This machine has fewer CPUs than was asked for. (Its GPUs are for Ray to count.)
+        InputError: This machine has fewer CPUs than was asked for (its GPUs are for Ray to count), or the cluster that
+            is to be joined wants a token and there is none.
     """
     if not os.environ.get("RAY_ADDRESS"):
         settle(
@@ -269,6 +275,8 @@ def check_this_machine(options: RayOptions) -> None:
             {"CPU": num_processors()},
             where="this machine",
         )
+    elif options.most > 0:
+        check_token()
 
 
 # ---------------------------------------------------------------------------------------------------------- access
@@ -290,6 +298,28 @@ def check_token() -> None:
         )
 
 
+def no_answer(address: str, error: BaseException) -> str:
+    """What to do where Ray cannot be joined; something may be there that does not let us in without a token."""
+    said = str(error).splitlines()[0]
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and _is_open(address):
+        return (
+            f"RAY_ADDRESS={address}: something is there, but does not answer ({said}). If it is a cluster, it {TOKEN}"
+        )
+    return (
+        f"RAY_ADDRESS={address}: no cluster answers there ({said}); start one with `ray start --head`, or unset "
+        "RAY_ADDRESS to train on this machine"
+    )
+
+
+def _is_open(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def token_hint(error: BaseException) -> str | None:
     """What to export where a cluster has turned us away for want of the right token; None for other errors."""
     text = str(error)
@@ -298,10 +328,7 @@ def token_hint(error: BaseException) -> str | None:
     ):
         return None
     address = os.environ.get("RAY_ADDRESS", "the cluster")
-    return (
-        f"{address} wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> "
-        "(`ray get-auth-token` on its head shows it), or save it as ~/.ray/auth_token and export RAY_AUTH_MODE=token"
-    )
+    return f"{address} {TOKEN}"
 
 
 def _size(num_bytes: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.trains = False
+        self._process = os.getpid()
 
     def listen(self) -> dict[signal.Signals, Any]:
         """Take SIGTERM and SIGUSR1 as requests to stop. Call it again where something else may have taken them.
@@ -55,6 +57,10 @@ class StopRequest:
         return {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGUSR1)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a fork of it, which has the handler but not the run: it just ends
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         signal.alarm(0)  # the one that Ray's core has set, where it came first
         if self.reason is not None:
             return

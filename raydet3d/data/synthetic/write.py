@@ -104,6 +104,8 @@ def _pool(workers: int) -> Iterator[Pool]:
         pool = multiprocessing.get_context(method).Pool(workers)
     with pool:
         yield pool
+        pool.close()
+        pool.join()
 
 
 def _write_frame(root: Path, settings: TownSettings, job: tuple[str, int, str]) -> None:

@@ -7,15 +7,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from raydet3d.launch.hang import EXIT, read_stacks
+from raydet3d.launch.hang import EXIT, HangHook, read_stacks
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from types import SimpleNamespace
 from raydet3d.launch.hang import HangHook
 
@@ -78,3 +82,20 @@ def test_a_rank_that_holds_the_interpreter_has_its_stack_too(tmp_path: Path) -> 
         process.kill()
         process.wait()
     assert "wait_for_the_others" in read_stacks(tmp_path, since=0)[0]
+
+
+def test_ranks_that_end_together_do_not_trip_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder goes with the last file in it; whoever comes second finds it gone."""
+    rmdir = Path.rmdir
+
+    def second(path: Path) -> None:
+        rmdir(path)
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", second)
+    hooks = [HangHook(60.0) for _ in range(2)]
+    for rank, hook in enumerate(hooks):
+        hook.before_run(cast("Any", SimpleNamespace(log_dir=tmp_path, rank=rank, world_size=2)))
+    for hook in hooks:
+        hook.close()
+    assert list(tmp_path.iterdir()) == []
