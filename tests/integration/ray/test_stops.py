@@ -10,7 +10,7 @@ import pytest
 
 from tests.kit.runs import Run, assert_same_weights, finish, iterations_logged, starts, write_config
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 SLOW = {"type": "Slow", "seconds": 0.1}
 
 

@@ -18,7 +18,7 @@ from raydet3d.launch.sweep.results import Results
 from raydet3d.launch.worker import Plan, work
 from tests.kit.sweeps import read_spy, write_config
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 BASE: dict[str, Any] = {"metric": "AP", "mode": "max", "keep": {"trials": 2}}
 
