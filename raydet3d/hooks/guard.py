@@ -124,6 +124,7 @@ class GuardHook(Hook):
         wrapper = runner.optim_wrapper
         found = wrapper.read_guard()
         self._let_go(runner)
+        self._any_good |= not found[0]  # not every device, and not every training step, says how each step went
         # A rank may judge by its own loss alone (float16 does): what one found, all have to know.
         ranks: list[tuple[int, int, int, bool]] = dist.all_gather_object((*found, self._any_good))
         self._any_good = all(rank[3] for rank in ranks)
@@ -176,10 +177,12 @@ class GuardHook(Hook):
         """
         suspects = self._suspects or {i: batch for i, batch in self._held.items() if i <= first}
         fault = ""
-        for batch in suspects.values():
-            fault = runner.find_fault(batch)
-            if not fault.startswith("tried again"):
-                break
+        # As many on each rank: a forward pass may ask the other ranks.
+        tries = min(dist.all_gather_object(len(suspects)))
+        for batch in [*suspects.values()][:tries]:
+            found = runner.find_fault(batch)
+            if not fault or fault.startswith("tried again"):
+                fault = found
         ids = [number for batch in suspects.values() for number in _ids_of(batch)]
         mine = (self._bad_losses(runner, list(suspects) or [first], steps), ids, fault)
         ranks = dist.all_gather_object(mine)
@@ -200,7 +203,8 @@ class GuardHook(Hook):
             if not key.startswith("train/") or "loss" not in key:
                 continue
             values = series.data[-steps:]
-            at = [values[i - self._looked - 1] for i in iterations if len(values) == steps and i > self._looked]
+            places = [i - self._looked - 1 for i in iterations]  # (a wrapper that updates more often counts on)
+            at = [values[place] for place in places if len(values) == steps and 0 <= place < steps]
             if not all(map(math.isfinite, at)):
                 bad.append(key.removeprefix("train/"))
         parts = [name for name in bad if name != "loss"]

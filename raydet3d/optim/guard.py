@@ -230,6 +230,8 @@ class FiniteGuard:
             if not self.flag.item():
                 optimizer.step(**kwargs)
                 self._met.update(map(id, active))
+            else:
+                self._corrected += 1  # it was not taken, so no count has to be set right for it
         elif getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             try:

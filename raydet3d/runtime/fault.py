@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydet3d.dist import get_world_size
 from raydet3d.runtime import rng
+from raydet3d.runtime.sharded import asks_others
 from raydet3d.runtime.wrappers import unwrapped
 
 
@@ -19,6 +21,9 @@ def find_fault(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: to
     The model, its buffers, its gradients and all generators are left as they were. Weights may have moved on since the
     batch was trained on, and dropout draws anew, so that the trial may be finite where the step was not.
 
+    Every rank calls it equally often. All try, or none does: where a backward pass asks the other ranks (sharded
+    weights, SyncBatchNorm), one that has ended early would leave them waiting.
+
     Args:
         model: The model, perhaps in a wrapper.
         optim_wrapper: Its ``optim_context`` (mixed precision) is used.
@@ -26,12 +31,26 @@ def find_fault(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: to
         device: The run's.
     """
     bare = unwrapped(model)
+    plain = _plain_fault(bare, data_batch)
+    if get_world_size() == 1:
+        return plain or _try(bare, optim_wrapper, data_batch, device)
+    if asks_others(model):
+        return plain or "not tried again: that needs every rank at its batch"
+    tried = _try(bare, optim_wrapper, data_batch, device)
+    return plain or tried
+
+
+def _plain_fault(bare: nn.Module, data_batch: Any) -> str | None:
+    """What can be told without a trial."""
     for name, weight in bare.named_parameters():
-        if not _is_finite(weight):
+        if not _is_finite(getattr(weight, "to_local", lambda weight=weight: weight)()):
             return f"the weights of {name} are not finite"
     bad_input = next((path for path, tensor in _tensors(data_batch) if not _is_finite(tensor)), None)
-    if bad_input is not None:
-        return f"the batch itself is not finite: {bad_input}"
+    return None if bad_input is None else f"the batch itself is not finite: {bad_input}"
+
+
+def _try(bare: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
+    """Try a batch again, and say what was not finite first."""
     kept = [buffer.detach().clone() for buffer in bare.buffers()]
     trial = _Trial(bare, optim_wrapper)
     names = {module: name for name, module in bare.named_modules()}

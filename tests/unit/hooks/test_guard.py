@@ -214,3 +214,50 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         GuardHook(**args)
+
+
+class Exchanging(Tainted):
+    """A loss that is weighed over all ranks, as heads with a ``reduce_mean`` do; NaN where a batch is."""
+
+    def forward(self, inputs: Tensor, data_samples: Sequence[ToySample], mode: str = "tensor") -> Any:
+        out = super().forward(inputs, data_samples, mode)
+        if mode == "loss":
+            weight = torch.ones(())
+            dist.all_reduce(weight, "mean")
+            out = {name: value * weight for name, value in out.items()}
+        return out
+
+
+def train_with_a_bad_sample(folder: str) -> str:
+    cfg = toy_cfg(Path(folder), model={"type": Exchanging}, log_level="ERROR")
+    runner = assemble(cfg)
+
+    class Poison(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            if runner.iter == 1 and dist.get_rank() == 1:
+                for value in data_batch["inputs"]:
+                    value.fill_(float("nan"))
+
+    runner.register_hook(Poison())
+    runner.train()
+    return "done"
+
+
+def test_ranks_that_talk_in_their_forward_pass_do_not_wait_for_one_whose_batch_is_bad(tmp_path: Path) -> None:
+    assert run_ranks(train_with_a_bad_sample, 2, str(tmp_path), timeout_s=60) == ["done", "done"]
+
+
+class ByItself(ToyModel):
+    """Steps its optimizer itself, past the wrapper."""
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        losses = self(**self.data_preprocessor(data, True), mode="loss")
+        loss, log_vars = self.parse_losses(losses)
+        optim_wrapper.optimizer.zero_grad()
+        loss.backward()
+        optim_wrapper.optimizer.step()
+        return log_vars
+
+
+def test_a_run_whose_steps_nobody_judges_is_no_failure(tmp_path: Path) -> None:
+    assemble(toy_cfg(tmp_path, model={"type": ByItself}, log_level="ERROR")).train()

@@ -299,3 +299,17 @@ def test_a_gpu_says_of_its_own_accord_which_steps_were_bad():
         wrapper.update_params((model(x.cuda()) - y.cuda()).square().mean())
     torch.cuda.synchronize()
     assert wrapper.verdicts() == [(1, False), (2, True), (3, False)]
+
+
+def test_bad_steps_that_were_waited_for_are_not_taken_off_the_counts_again():
+    """As after a resume: the first step of each parameter waits for the flag; more bad ones than good would show."""
+    model, wrapper = make("AdamW", device_way=True)
+    data = batches(6)
+    bad = [(x, y * math.nan) for x, y in data[:3]]
+    train(model, wrapper, [*bad, *data[3:]])
+    expected, reference = make("AdamW", guard=False)
+    train(expected, reference, data[3:])
+    assert wrapper.read_bad_steps() == (3, 1)
+    steps = [float(state["step"]) for state in wrapper.optimizer.state.values()]
+    assert steps == [3.0] * len(steps)
+    assert same(weights(model), weights(expected))
