@@ -38,7 +38,7 @@ from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.recompute import recompute
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
-from raydet3d.runtime.sharded import is_sharded_model, refuse_hooks
+from raydet3d.runtime.sharded import asks_others, is_sharded_model, refuse_hooks
 from raydet3d.runtime.start import (
     apply_env,
     find_start,
@@ -141,6 +141,13 @@ def _put_together(
     if is_sharded_model(model):
         refuse_hooks(hooks)
 
+    slots = slots or settle_slots(cfg, start)
+    world = dist.get_world_size()
+    if world < slots and slots % world and asks_others(model):
+        raise InputError(
+            f"an iteration is the batches of {slots} workers, and {world} would do unequal numbers of them, at which a "
+            "sharded model or sync_bn waits for ever; start a number that divides it, or begin anew with another one"
+        )
     full_name = f"{name}_{timestamp}"
     return Runner(
         model=model,
@@ -151,7 +158,7 @@ def _put_together(
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,
         seed=seed,
-        slots=slots or settle_slots(cfg, start),
+        slots=slots,
         hooks=hooks,
         logger=logger,
         log_processor=log_processor,

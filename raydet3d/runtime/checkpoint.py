@@ -27,12 +27,13 @@ from typing import IO, Any, cast
 import torch
 
 from raydet3d import __version__
+from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.runtime.reader import read_checkpoint
 from raydet3d.runtime.store.content import complete, read_head
 from raydet3d.runtime.store.entry import Entry, surplus
 from raydet3d.runtime.store.hostcopy import HostCopy, is_sharded, num_bytes
-from raydet3d.runtime.store.place import Folder, Location, Place, digest_of, place_at, read
+from raydet3d.runtime.store.place import Bucket, Folder, Location, Place, digest_of, place_at, read
 
 POINTER = "last_checkpoint"
 BEGUN, NEW = ".begun", b"new"
@@ -174,10 +175,16 @@ class Store:
         entries: list[Entry] = []
         try:
             self._copies.wait()
+            failure: Exception | None = None
             if first:
-                entries = self.entries()
-                self._announce(name, entries, sharded=True)
-            serial = self._ranks.agree(_next(entries))
+                try:
+                    entries = self.entries()
+                    self._announce(name, entries, sharded=True)
+                except Exception as error:  # noqa: BLE001 - the others wait to hear of it
+                    failure = error
+            serial = self._ranks.agree(None if failure else _next(entries))
+            if serial is None:
+                raise failure or OSError("rank 0 could not begin it")
             files = self._ranks.write(state, self.folder, name, str(serial))
             if first:
                 size = sum(size for _, size in files.values())
@@ -304,6 +311,11 @@ class Store:
         own = [e for e in self.entries() if e.run == self.run and not e.is_best]
         return self.folder.where(own[-1].name) if own else None
 
+    def savers(self) -> set[str]:
+        """The runs that have left something to go on from, here or where ``last_checkpoint`` leads."""
+        stores = [store for store in (self, self._elsewhere()) if store is not None]
+        return {entry.run for store in stores for entry in store.entries() if entry.resumable}
+
     def has_own(self) -> bool:
         """Whether this run has a checkpoint here."""
         return any(entry.run == self.run for entry in self.entries())
@@ -325,9 +337,38 @@ class Store:
     def latest(self, *, start: str | None = None) -> Location | None:
         """The newest whole checkpoint that training can go on from, of the run that saved last.
 
+        Where ``last_checkpoint`` names one in another folder (``CheckpointHook(out_dir=...)``), that folder is looked
+        through first.
+
         Args:
             start: Only those that this start (timestamp) of the run wrote.
         """
+        elsewhere = self._elsewhere()
+        for store in (self,) if elsewhere is None else (elsewhere, self):
+            if (found := store._newest(start)) is not None:
+                return found
+        return None if start is not None else self._pointed()
+
+    def _elsewhere(self) -> Store | None:
+        """The store that ``last_checkpoint`` leads to, where it is another one."""
+        try:
+            text = read(self._pointers, POINTER).decode().strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        if is_uri(text):
+            folder: Location = text.rpartition("/")[0]
+            return None if isinstance(self.folder, Bucket) and folder == self.folder.uri else self._beside(folder)
+        if not isinstance(self._pointers, Folder):
+            return None
+        folder = Path(os.path.normpath(self._pointers.path / text)).parent
+        is_here = isinstance(self.folder, Folder) and folder == Path(os.path.normpath(self.folder.path))
+        return None if is_here or not folder.is_dir() else self._beside(folder)
+
+    def _beside(self, folder: Location) -> Store:
+        return Store(folder, run=self.run, start=self.start, seed=self.seed, logger=self.logger)
+
+    def _newest(self, start: str | None) -> Location | None:
+        """The newest whole checkpoint of this very folder that training can go on from."""
         entries = [e for e in self.entries() if e.resumable]
         if start is not None:
             entries = [e for e in entries if e.start == start]
@@ -338,7 +379,7 @@ class Store:
             if wrong is None:
                 return self.folder.where(entry.name)
             self.logger.warning("checkpoint %s; trying the one before", wrong)
-        return None if start is not None else self._pointed()
+        return None
 
     def best(self, metric: str, *, greater: bool = True) -> Location | None:
         """The whole checkpoint with the best score of a metric."""

@@ -130,6 +130,11 @@ def is_sharded_model(model: nn.Module) -> bool:
     return isinstance(model, MMFullyShardedDataParallel)
 
 
+def asks_others(model: nn.Module) -> bool:
+    """Whether a model's passes ask other ranks: for shards, for SyncBatchNorm's statistics."""
+    return is_sharded_model(model) or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
 def refuse_hooks(hooks: Iterable[Any]) -> None:
     """Refuse hooks that need a copy of the model, which a sharded one cannot give.
 

@@ -63,7 +63,7 @@ class Mirror:
                     self.bucket.send(name, path)
                     self._sent[name] = mark
             self._failed = False
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - of whatever kind a file system's own are
             if not self._failed:
                 self._logger.warning(
                     "logs could not be copied to %s (%s); they are in %s", self.bucket.uri, error, self.local

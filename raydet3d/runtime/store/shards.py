@@ -13,7 +13,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -59,9 +59,9 @@ class Ranks:
         """Number of ranks."""
         return torch_dist.get_world_size()
 
-    def agree(self, value: int) -> int:
+    def agree(self, value: int | None) -> int | None:
         """Rank 0's value."""
-        box = [value]
+        box: list[int | None] = [value]
         torch_dist.broadcast_object_list(box, 0, group=self._group)
         return box[0]
 
@@ -79,7 +79,13 @@ class Ranks:
         failure = None
         files: dict[str, list[Any]] = {}
         try:
-            with _local(place, f"{name}/{folder}") as path:
+            with ExitStack() as stack:
+                try:
+                    path = stack.enter_context(_local(place, f"{name}/{folder}"))
+                    problem = None
+                except OSError as error:
+                    path, problem = Path(), _told(error)
+                self._raise_together(problem)  # torch's writing is a matter of all ranks: none begins it without one
                 writer = FileSystemWriter(path, overwrite=True)
                 save(tensors, storage_writer=writer, process_group=self._group)
                 mine = [f"__{self.rank}_0.distcp", *([".metadata"] if self.rank == 0 else [])]
@@ -95,12 +101,23 @@ class Ranks:
             files = {file: list(digest_of(place, f"{name}/{file}")) for file in inner}
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - the others must hear of it
             failure = _told(error)
-        all_files: list[Any] = [None] * self.world_size
-        torch_dist.all_gather_object(all_files, (failure, files), group=self._group)
+        all_files = self._gather((failure, files))
         failures = [text for text, _ in all_files if text]
         if failures:
             raise OSError(failures[0])
         return {file: facts for _, some in all_files for file, facts in some.items()}
+
+    def _raise_together(self, problem: str | None) -> None:
+        """Fail on every rank, where one has a problem."""
+        found = [text for text in self._gather(problem) if text]
+        if found:
+            raise OSError(found[0])
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Every rank's value."""
+        out: list[Any] = [None] * self.world_size
+        torch_dist.all_gather_object(out, value, group=self._group)
+        return out
 
 
 def take_out(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:

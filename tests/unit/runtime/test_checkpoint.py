@@ -269,3 +269,16 @@ def test_a_write_that_fails_leaves_nothing_and_never_touches_a_file_that_was_the
     store.save({"state_dict": {}}, "epoch_4.pth", step=20)
     store.drain()
     assert list(store.lost) == ["epoch_3.pth"]
+
+
+def test_what_lies_in_an_out_dir_is_found_by_the_pointer(tmp_path: Path) -> None:
+    home, out = tmp_path / "work", tmp_path / "big" / "work"
+    fill(Store(home, run="r", start="s"), 1, point=True)
+    assert Store(home).latest() == home / "epoch_1.pth"
+    fill(Store(out, run="r", start="s", pointer_dir=home), 2, point=True)
+    assert Store(home).latest() == out / "epoch_2.pth"
+    assert Store(home).latest(start="s") == out / "epoch_2.pth"
+    assert Store(home).savers() == {"r"}
+    for name in ("epoch_1.pth", "epoch_2.pth"):
+        truncate(out / name)
+    assert Store(home).latest() == home / "epoch_1.pth"

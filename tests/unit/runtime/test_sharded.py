@@ -207,3 +207,29 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match=r"got param_dtype='int8'"):
         _policy({"param_dtype": "int8"})
     assert _policy({"param_dtype": "bfloat16"}).param_dtype is torch.bfloat16
+
+
+def fail_to_begin(folder: str, changes: dict[str, Any]) -> list[str]:
+    """Rank 0 cannot begin the second of three checkpoints."""
+    runner = assemble(toy_cfg(Path(folder), log_level="ERROR", **changes))
+    _ = runner.param_schedulers
+    put = runner.store.folder.put
+
+    def full(name: str, content: bytes) -> None:
+        if name.startswith(".epoch_2"):
+            raise OSError(28, "No space left on device")
+        put(name, content)
+
+    runner.store.folder.put = full  # type: ignore[method-assign]
+    for i in (1, 2, 3):
+        runner.save_checkpoint(runner.work_dir, f"epoch_{i}.pth", group="epoch")
+    runner.store.drain()
+    return list(runner.store.lost)
+
+
+def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Path) -> None:
+    lost, _ = run_ranks(fail_to_begin, 2, str(tmp_path), {"model_wrapper_cfg": FSDP})
+    assert lost == ["epoch_2.pth"]
+    store = Store(tmp_path)
+    assert [entry.name for entry in store.entries()] == ["epoch_1.pth", "epoch_3.pth"]
+    assert [store.fault(entry) for entry in store.entries()] == [None, None]
