@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def spared(what: str) -> Iterator[None]:
 
 class _File(logging.FileHandler):
     """A log file on a disk that may be full: the console still has the line."""
+
+    def _open(self) -> TextIOWrapper:
+        # Its folder goes away again with a start that comes to nothing; another try may have something to say.
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

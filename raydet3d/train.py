@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.door import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
+from raydet3d.launch.lock import locked
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, check_work_dir, checkpoint_size
 from raydet3d.launch.standing import Standing, look_at
 from raydet3d.launch.stop import StopRequest, stop_signals
 from raydet3d.launch.worker import Plan, is_torchrun, join_torchrun, work
 from raydet3d.machine import num_processors
+
+BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
 
 EXAMPLES = """examples:
   python -m raydet3d.train configs/demo/pointpillars_town.py
@@ -123,21 +127,59 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, start
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     if args.fresh and resume:
         raise InputError("--fresh begins anew and --resume goes on; one of them")
+    if args.fresh:
+        cfg["resume"] = False
+    if is_torchrun() and os.environ["RANK"] != "0":
+        return _run(cfg, args, request, options, resume, work_dir, started=started)
+    busy = f"{work_dir}: a run is at work there; wait for its end, or choose another --work-dir"
+    with locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, needed=False, stays=False):
+        return _run(cfg, args, request, options, resume, work_dir, started=started)
+
+
+def _run(
+    cfg: Config,
+    args: argparse.Namespace,
+    request: StopRequest,
+    options: RayOptions,
+    resume: bool | str,
+    work_dir: Path,
+    *,
+    started: float,
+) -> int:
+    """What the door does once the work dir is its own."""
     if not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
         resume = settle_standing(standing, cfg["work_dir"])
         if resume and standing.finished:
             print_result({"workers": None, **standing.result}, seconds=0)
             return 0
     plan = make_plan(cfg, options, resume)
-    result = train_here(cfg, plan, request) if is_torchrun() else train_there(cfg, plan, options, request)
+    asked = reason_to_stop(request, options.time_limit_s, started)
+    result = train_here(cfg, plan, request, asked) if is_torchrun() else train_there(cfg, plan, options, request, asked)
     if result.get("stopped"):
         if result.get("is_main", True):
-            print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: the same command goes on.")
-            print(f"Saved: {result['checkpoint']}")
+            way = "without --fresh, " if args.fresh else "with a plain --resume, " if isinstance(resume, str) else ""
+            print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: {way}the same command goes on.")
+            print(f"Saved: {result['checkpoint'] or 'nothing; what was saved before is untouched'}")
         return RESUMABLE
     if result.get("is_main", True):
         print_result(result, seconds=time.monotonic() - started)
     return 0
+
+
+def reason_to_stop(request: StopRequest, limit_s: float, started: float) -> Callable[[], str | None]:
+    """What a run in this process asks: whether it is to stop, and why.
+
+    Args:
+        request: What signals have asked for.
+        limit_s: ``ray.time_limit_s``; 0: none.
+        started: When the command began, by the monotonic clock.
+    """
+
+    def asked() -> str | None:
+        is_over = limit_s and time.monotonic() - started > limit_s
+        return request.reason or ("time limit" if is_over else None)
+
+    return asked
 
 
 def settle_standing(standing: Standing, work_dir: str) -> bool:
@@ -187,7 +229,7 @@ def check_parts(cfg: Config) -> None:
     check_optimization(cfg)
 
 
-def train_here(cfg: Config, plan: Plan, request: StopRequest) -> dict[str, Any]:
+def train_here(cfg: Config, plan: Plan, request: StopRequest, asked: Callable[[], str | None]) -> dict[str, Any]:
     """Train as one of torchrun's ranks."""
     check_parts(cfg)
     from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
@@ -197,11 +239,13 @@ def train_here(cfg: Config, plan: Plan, request: StopRequest) -> dict[str, Any]:
     first(lambda: ready_data(cfg))
     plan = broadcast_object(plan)
     request.trains = True
-    result = work(plan, device=device, asked=lambda: request.reason)
+    result = work(plan, device=device, asked=asked)
     return {**result, "workers": get_world_size(), "cpus": num_processors(), "is_main": is_main_process()}
 
 
-def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopRequest) -> dict[str, Any]:
+def train_there(
+    cfg: Config, plan: Plan, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
+) -> dict[str, Any]:
     """Train on Ray workers; with none of them, in this process."""
     opening: Any = None
     if options.most > 0:
@@ -218,7 +262,7 @@ def train_there(cfg: Config, plan: Plan, options: RayOptions, request: StopReque
             check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
         if opening is None:
             request.trains = True
-            return {**work(plan, asked=lambda: request.reason), "workers": 0, "cpus": num_processors()}
+            return {**work(plan, asked=asked), "workers": 0, "cpus": num_processors()}
         from raydet3d.launch.trainer import fit
 
         ground = opening.wait()

@@ -8,6 +8,7 @@ from raydet3d.errors import InputError
 from raydet3d.launch.layers import layers
 
 NO_ROOM = "WorkerGroupStartupTimeoutError"
+LOST_EARLY = "WorkerGroupStartupFailedError"  # what it came from does not survive the way out of Ray's controller
 # What gloo and NCCL say on a rank whose peer's process has ended.
 PEER_IS_GONE = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "ncclRemoteError")
 
@@ -19,6 +20,8 @@ def death_in(error: BaseException) -> str | None:
     """
     ends = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     found = next((type(layer).__name__ for layer in layers(error) if isinstance(layer, ends)), None)
+    if found is None and any(type(layer).__name__ == LOST_EARLY for layer in layers(error)):
+        return "one of them, while they started"
     failures = list(getattr(error, "worker_failures", {}).values())
     if found is None and failures and all(map(_misses_a_peer, failures)):
         return "its peers lost it"

@@ -52,14 +52,17 @@ class HangHook(Hook):
         self._file = FileIO(self._path, "a")
         self._alone = runner.world_size == 1
         self._touch()
-        threading.Thread(target=self._watch, args=(runner.rank,), name="hang-watch", daemon=True).start()
+        if not self._alone:
+            threading.Thread(target=self._watch, args=(runner.rank,), name="hang-watch", daemon=True).start()
 
     def _touch(self) -> None:
         self._moved = now = time.monotonic()
         # Setting the alarm anew starts a thread, so not in every iteration. It goes off between 0.7 and 0.8 of the
-        # time without progress; the process ends at 0.95, when the other ranks' stacks are written too.
+        # time without progress; the process ends at 0.95, when the other ranks' stacks are written too. A rank alone
+        # waits for nobody's stack: it ends with its alarm, between 1.0 and 1.1.
         if self._file is not None and now - self._armed > self.timeout_s / 10:
-            faulthandler.dump_traceback_later(0.8 * self.timeout_s, exit=self._alone, file=self._file.fileno())
+            after = (1.1 if self._alone else 0.8) * self.timeout_s
+            faulthandler.dump_traceback_later(after, exit=self._alone, file=self._file.fileno())
             self._armed = now
 
     def _watch(self, rank: int) -> None:

@@ -126,6 +126,11 @@ def room(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) 
     return _place(fits, options.placement_strategy)
 
 
+def shared_evenly(workers: int, slots: int) -> int:
+    """The largest number of workers, not above a given one, of which each has equally many of the slots to do."""
+    return next((count for count in range(workers, 0, -1) if count >= slots or slots % count == 0), workers)
+
+
 def without(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
     """The nodes as they would be without a run's workers.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,9 @@ from raydet3d.launch.channel import FIRST_STEP, NODES, Channel
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
+
+
+LEAST_FREE = 1 << 20
 
 
 class RayReportHook(Hook):
@@ -47,7 +51,7 @@ class RayReportHook(Hook):
         """Report the validation's metrics with the iteration they belong to."""
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
         report: dict[str, Any] = {"epoch": runner.epoch, "iter": runner.iter, **scalars}
-        if runner.rank != 0:
+        if runner.rank != 0 or not _has_room(runner.work_dir):  # Ray would end the run over a full disk
             ray.train.report(report)
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -58,3 +62,8 @@ class RayReportHook(Hook):
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"{runner.timestamp}-iter-{runner.iter}",
             )
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether there is room for a file of a few bytes."""
+    return shutil.disk_usage(folder).free > LEAST_FREE

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ class Standing:
         finished: Whether it came to its end.
         result: Its result, if it did.
         differences: What the config says now and did not say then, a line each; None where that is not known.
-        saved: Whether it has a checkpoint.
+        saved: Whether it has a checkpoint to go on from. (Another run's, from before, is none.)
     """
 
     run: str
@@ -61,32 +63,47 @@ def look_at(work_dir: Path, cfg: Config) -> Standing | None:
         The traces of the run that was there last; None where there are none that can be read.
     """
     home = str(cfg.get("work_dir"))
-    names = _bring(home, work_dir, _config_name(cfg)) if is_uri(home) else [path.name for path in work_dir.glob("*")]
+    savers = _bring(home, work_dir, _config_name(cfg)) if is_uri(home) else _savers(work_dir)
     starts = read_starts(work_dir)
     if not starts:
         return None
     last = starts[-1]
     finished = bool(last.get("finished"))
-    saved = any(name.endswith(".pth.json") and not name.startswith(("best_", ".")) for name in names)
+    run = str(last.get("run", ""))
     return Standing(
-        run=str(last.get("run", "")),
+        run=run,
         reached=int(last["iter"]) if finished else read_reached(work_dir) or 0,
         finished=finished,
         result=dict(last.get("result") or {}),
         differences=_differences(work_dir, cfg),
-        saved=saved,
+        saved=run in savers,
     )
 
 
-def _bring(uri: str, work_dir: Path, config: str) -> list[str]:
-    """Bring what other machines have left of a run behind a URI; the names of all that is there."""
+def _savers(work_dir: Path) -> set[str]:
+    """The runs that have left something to go on from, in a folder or where its ``last_checkpoint`` leads."""
+    folders = {work_dir}
+    with suppress(OSError, UnicodeDecodeError):
+        folders.add((work_dir / (work_dir / "last_checkpoint").read_text(encoding="utf-8").strip()).parent)
+    runs = set()
+    for path in (path for folder in folders for path in folder.glob("*.pth.json") if not path.name.startswith(".")):
+        with suppress(OSError, ValueError, AttributeError):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            if entry.get("resumable", True):
+                runs.add(str(entry.get("run", "")))
+    return runs
+
+
+def _bring(uri: str, work_dir: Path, config: str) -> set[str]:
+    """Bring what other machines have left of a run behind a URI; the runs that have left something to go on from."""
     from raydet3d.log import get_logger  # here: they import torch, and a door is to name what is wrong before
+    from raydet3d.runtime.checkpoint import Store
     from raydet3d.runtime.store.mirror import Mirror
     from raydet3d.runtime.store.place import Bucket
 
     bucket = Bucket.at(uri)
     Mirror(work_dir, bucket, get_logger()).pull(config)
-    return bucket.names()
+    return Store(uri).savers()
 
 
 def _config_name(cfg: Config) -> str:

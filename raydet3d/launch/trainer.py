@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +30,7 @@ from raydet3d.launch.cluster import Ground, open_ground
 from raydet3d.launch.console import status_line
 from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
 from raydet3d.launch.hang import read_stacks
-from raydet3d.launch.nodes import draining_nodes, read_nodes, room, without
+from raydet3d.launch.nodes import Node, draining_nodes, read_nodes, room, shared_evenly, without
 from raydet3d.launch.options import RayOptions
 from raydet3d.launch.report import RayReportHook
 from raydet3d.launch.stop import Stopped, StopRequest
@@ -192,7 +193,7 @@ class Tries:
         stable, since, told = -1, time.monotonic(), False
         while True:
             self._leave_if_asked()
-            now, fits = time.monotonic(), min(room(self.options, read_nodes()), most)
+            now, fits = time.monotonic(), self._room(read_nodes())
             if fits >= wanted:
                 return fits
             if fits != stable:
@@ -214,6 +215,11 @@ class Tries:
                     "waiting for room for %d workers (there is some for %d), %.0f s at most", least, fits, self._wait_s
                 )
             time.sleep(LOOK_S)
+
+    def _room(self, nodes: Sequence[Node]) -> int:
+        """How many workers of those that may be there is room for, and an iteration can be shared by."""
+        fits, slots = min(room(self.options, nodes), self.options.most), self.options.slots
+        return shared_evenly(fits, slots) if slots and asks_others(self._plan.cfg) else fits
 
     def _leave_if_asked(self) -> None:
         if (reason := self._asked()) is not None:
@@ -269,12 +275,12 @@ class Tries:
                     mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
                     reason = "drain" if draining_nodes() & mine else None
                 if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
-                    fits = room(self.options, without(read_nodes(), channel.values(NODES), self.options))
+                    fits = self._room(without(read_nodes(), channel.values(NODES), self.options))
                     more = more + 1 if fits > self.workers else 0
                     if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
                         resize.strike_in(2.0)
                     elif more > 1:
-                        reason, self._goal = "resize", min(fits, self.options.most)
+                        reason, self._goal = "resize", fits
             if reason is not None and not told:
                 channel.put(STOP, reason)
                 told = True
@@ -299,7 +305,7 @@ class Tries:
         plan = replace(
             plan,
             threads=options.threads_per_worker,
-            retry=plan.retry or self._number > 0,
+            retry=True,  # Ray may start a try's workers again by itself; of a first start nothing is there yet
             slots=options.slots,
             why=self._why,
             hang_timeout_s=options.hang_timeout_s,
@@ -320,7 +326,9 @@ class Tries:
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=f"{self._shelf}/{self._slot}",
-                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                ),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 worker_runtime_env=self._runtime_env(),
                 logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
@@ -372,6 +380,11 @@ class Tries:
             )
             return "the run hung"
         return f"a worker process died ({death})"
+
+
+def asks_others(cfg: Mapping[str, Any]) -> bool:
+    """Whether the model's passes ask other ranks (shards, SyncBatchNorm), so that all have to do equally many."""
+    return bool(cfg.get("sync_bn")) or "FullySharded" in str((cfg.get("model_wrapper_cfg") or {}).get("type"))
 
 
 class Clock:

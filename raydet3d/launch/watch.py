@@ -264,7 +264,11 @@ def _num_samples(batch: Any) -> int:
 
 
 def _shortest(loader: Any) -> int:
-    """Batches that every rank has of a loader: sampler shares may differ by one."""
+    """Batches that every rank has of a loader, of several the first: sampler shares may differ by one.
+
+    After the first loader a rank may be at its metric while another has a batch more.
+    """
+    loader = getattr(loader, "loaders", [loader])[0]
     try:
         count = len(loader)
     except TypeError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from raydet3d.config import Config, find_config
 from raydet3d.errors import InputError
+from raydet3d.launch.lock import locked
 from raydet3d.launch.sweep.check import (
     check_configs,
     check_folder,
@@ -22,7 +23,7 @@ from raydet3d.launch.sweep.check import (
     this_machine,
 )
 from raydet3d.launch.sweep.domains import Range
-from raydet3d.launch.sweep.ledger import FAILED, OPEN, Ledger, Trial, locked, read_json, write_json
+from raydet3d.launch.sweep.ledger import FAILED, OPEN, Ledger, Trial, read_json, write_json
 from raydet3d.launch.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.launch.sweep.settle import Settler, digest
 from raydet3d.launch.sweep.spec import Sweep, read_sweep

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import raydet3d.launch.trainer  # noqa: F401 - first: it settles what Ray reads when it is imported
+from raydet3d.launch.cluster import known_address
 from raydet3d.launch.sweep.failures import reason_of
 from raydet3d.launch.sweep.ledger import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Ledger, Trial
 from raydet3d.launch.sweep.population import exploit
@@ -69,7 +70,10 @@ def cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[s
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         slots = {SLOT: float(concurrency)}
-        ray.init(address="local", include_dashboard=False, num_cpus=max(math.ceil(cpus), 1), resources=slots, **quiet)
+        with known_address():
+            ray.init(
+                address="local", include_dashboard=False, num_cpus=max(math.ceil(cpus), 1), resources=slots, **quiet
+            )
     try:
         yield ray.cluster_resources
     finally:

@@ -10,8 +10,9 @@ from typing import Any
 
 from ray import tune
 
+from raydet3d.launch.lock import locked
 from raydet3d.launch.sweep.failures import reason_of
-from raydet3d.launch.sweep.ledger import locked, write_json
+from raydet3d.launch.sweep.ledger import write_json
 from raydet3d.launch.sweep.reset import clean_slate
 from raydet3d.launch.sweep.task import Task, TrialHook
 from raydet3d.launch.worker import work

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet3d.launch.sweep.ledger import DONE, OPEN, STOPPED, Ledger, locked, read_json
+from raydet3d.launch.lock import locked
+from raydet3d.launch.sweep.ledger import DONE, OPEN, STOPPED, Ledger, read_json
 from raydet3d.launch.sweep.spec import Keep
 from raydet3d.log import get_logger
 

@@ -17,14 +17,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-from raydet3d.errors import InputError
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OPEN = (WAITING, RUNNING)
@@ -213,31 +209,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-@contextmanager
-def locked(path: Path, *, timeout_s: float, busy: str) -> Iterator[None]:
-    """Hold a lock file for as long as the ``with`` block; it is free as soon as its holder is dead.
-
-    Args:
-        path: The lock file.
-        timeout_s: How long to wait for it.
-        busy: What to say when it stays taken.
-
-    Raises:
-        InputError: It stays taken.
-    """
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise InputError(busy) from None
-                time.sleep(0.02)
-        yield

@@ -12,9 +12,10 @@ from typing import Any
 import ray
 
 import raydet3d.launch.trainer  # noqa: F401 - first: it settles what Ray reads when it is imported
+from raydet3d.launch.lock import locked
 from raydet3d.launch.sweep.failures import reason_of
 from raydet3d.launch.sweep.inline import Line
-from raydet3d.launch.sweep.ledger import locked, read_json, write_json
+from raydet3d.launch.sweep.ledger import read_json, write_json
 from raydet3d.launch.sweep.task import Task, TrialHook
 from raydet3d.launch.worker import Plan, work
 
@@ -97,7 +98,7 @@ class _Fitting(threading.Thread):
                 run_config=RunConfig(
                     name=f"{task.trial}-gen{task.generation}",
                     storage_path=str(storage),
-                    failure_config=FailureConfig(max_failures=0),
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
                     checkpoint_config=CheckpointConfig(num_to_keep=1),
                     logging_config=LoggingConfig(log_level="ERROR"),
                 ),

@@ -206,7 +206,7 @@ class Program:
         cfg["default_hooks"] = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
         _add_tensorboard(cfg)
         resources, sweep = self.sweep.resources, self.sweep
-        start = trial.starts_from if trial.starts_from and Path(trial.starts_from).is_file() else False
+        start = trial.starts_from if trial.starts_from and Path(trial.starts_from).exists() else False
         plan = Plan(
             cfg=cfg.to_dict(),
             filename=None if cfg.filename is None else str(cfg.filename),

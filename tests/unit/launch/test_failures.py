@@ -54,3 +54,12 @@ def test_a_users_mistake_is_one_sentence() -> None:
 def test_workers_that_found_no_place() -> None:
     assert was_not_placed(ControllerError(WorkerGroupStartupTimeoutError()))
     assert not was_not_placed(ControllerError(ValueError()))
+
+
+class WorkerGroupStartupFailedError(Exception):
+    pass
+
+
+def test_a_worker_that_dies_while_it_starts_is_a_death() -> None:
+    """Its cause is gone by the time it comes out of Ray's controller, which is another process."""
+    assert death_in(ControllerError(WorkerGroupStartupFailedError("a worker died"))) is not None

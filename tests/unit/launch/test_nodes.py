@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydet3d.launch.nodes import Node, room, without, workers_on
+from raydet3d.launch.nodes import Node, room, shared_evenly, without, workers_on
 from raydet3d.launch.options import RayOptions
 
 
@@ -60,3 +60,8 @@ def test_a_runs_own_workers_are_no_others() -> None:
     assert room(options, without(nodes, ["a", "a", "a"], options)) == 4  # on one node: no more than there are on b
     packed = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0)
     assert room(packed, without(nodes, ["a", "a", "a"], packed)) == 8
+
+
+@pytest.mark.parametrize(("workers", "slots", "expected"), [(2, 3, 1), (3, 3, 3), (5, 8, 4), (9, 8, 9), (3, 4, 2)])
+def test_workers_that_share_slots_evenly(workers: int, slots: int, expected: int) -> None:
+    assert shared_evenly(workers, slots) == expected

@@ -96,3 +96,13 @@ def test_the_hook_costs_microseconds(tmp_path: Path) -> None:
         hook._write(i)
     assert (time.perf_counter() - began) / 2000 < 2e-4
     hook.close()
+
+
+def test_anothers_checkpoint_is_none_to_go_on_from(tmp_path: Path, cfg: Config) -> None:
+    """A new run begun beside an old one, and killed before its first checkpoint, must not go on with the old one."""
+    train(cfg)
+    with (tmp_path / "work" / FILE).open("a") as file:
+        file.write('{"run": "toy_other", "from": 0, "redone": 0}\n')
+    standing = look_at(tmp_path / "work", cfg)
+    assert standing is not None
+    assert (standing.run, standing.finished, standing.saved) == ("toy_other", False, False)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.launch.sweep.ledger import DONE, FAILED, RUNNING, STOPPED, Ledger, Trial, append_report, locked, ranked
+from raydet3d.launch.lock import locked
+from raydet3d.launch.sweep.ledger import DONE, FAILED, RUNNING, STOPPED, Ledger, Trial, append_report, ranked
 
 
 def trial(name: str, *scores: float, state: str = DONE, number: int | None = None) -> Trial:
@@ -74,7 +75,7 @@ def test_failed_trials_come_last_and_means_count_over_seeds() -> None:
 def test_a_lock_is_held_against_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     code = (
-        "import sys; from pathlib import Path; from raydet3d.launch.sweep.ledger import locked\n"
+        "import sys; from pathlib import Path; from raydet3d.launch.lock import locked\n"
         f"with locked(Path({str(path)!r}), timeout_s=1, busy=''):\n print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
