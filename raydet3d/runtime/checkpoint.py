@@ -243,10 +243,16 @@ class Store:
         self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
 
     def drop(self, entry: Entry) -> None:
-        """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm."""
+        """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm.
+
+        What is without its manifest is marked as ours before, so that a kill in between leaves nothing for good.
+        """
+        begun = f".{entry.name}{BEGUN}"
         try:
+            self.folder.put(begun, NEW)
             self.folder.remove(f"{entry.name}.json")
             self.folder.remove(entry.name)
+            self.folder.remove(begun)
         except OSError as error:
             self.logger.warning("old checkpoint %s could not be deleted: %s", entry.name, _reason(error))
 

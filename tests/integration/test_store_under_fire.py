@@ -133,7 +133,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(tmp_pa
     assert kills >= 3
     same_run(tmp_path / "whole" / "iter_36.pth", tmp_path / "part" / "iter_36.pth")
     assert not list((tmp_path / "part").glob(".*.tmp"))
-    assert len(list((tmp_path / "part").glob("iter_*.pth"))) == 3
+    # A kill after the last save, before the oldest is dropped, leaves one more: nothing is saved after it.
+    left = sorted(path.stem for path in (tmp_path / "part").glob("iter_*.pth"))
+    assert left[-3:] == ["iter_34", "iter_35", "iter_36"]
+    assert len(left) <= 4
 
 
 # -- damage -----------------------------------------------------------------------------------------------------

@@ -61,3 +61,25 @@ def test_sigusr1_without_ray_and_under_torchrun_within_a_validation(tmp_path: Pa
     assert run.wait(30) == 75
     assert "Stopped (SIGUSR1)" in run.text()
     finish(config, "--workers", 0)
+
+
+@pytest.mark.slow
+def test_a_work_dir_has_one_run_at_a_time(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SLOW, epochs=40)
+    run = Run(config, "--workers", 0)
+    run.until(run.reached(3))
+    second = finish(config, "--workers", 0, code=2)
+    assert "a run is at work there; wait for its end, or choose another --work-dir" in second.text()
+    run.signal(signal.SIGKILL)
+    run.wait()
+    again = Run(config, "--workers", 0)  # the lock is gone with whoever had it
+    again.until(again.reached(20))
+    again.signal(signal.SIGTERM)
+    assert again.wait() == 75
+    assert not (run.work_dir / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_a_time_limit_without_ray(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SLOW, epochs=40)
+    assert "Stopped (time limit)" in finish(config, "--workers", 0, "--ray", "time_limit_s=8", code=75).text()

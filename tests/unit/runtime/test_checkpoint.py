@@ -282,3 +282,25 @@ def test_what_lies_in_an_out_dir_is_found_by_the_pointer(tmp_path: Path) -> None
     for name in ("epoch_1.pth", "epoch_2.pth"):
         truncate(out / name)
     assert Store(home).latest() == home / "epoch_1.pth"
+
+
+def test_a_kill_while_an_old_one_is_dropped_leaves_nothing_for_good(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 2)
+    first, second = store.entries()
+    remove = store.folder.remove
+
+    def killed(name: str) -> None:
+        if not name.endswith(".json"):
+            raise KeyboardInterrupt
+        remove(name)
+
+    monkeypatch.setattr(store.folder, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.drop(first)
+    monkeypatch.undo()
+    assert names(store) == [first.name, second.name]
+    store.sweep()
+    assert [name for name in store.folder.names() if name.startswith((".", "epoch_1"))] == []
+    assert store.latest() == store.folder.path / second.name
