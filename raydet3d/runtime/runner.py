@@ -23,6 +23,7 @@ from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import global_batch_size, num_slots, release
 from raydet3d.runtime.parts import Makers, Parts
+from raydet3d.runtime.progress import Phase
 from raydet3d.runtime.record import Record
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.sharded import is_sharded_model
@@ -126,6 +127,8 @@ class Runner(Parts):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks at a stage."""
+        if fn_name == "after_train_iter":  # here, for loops of a user's own: what is saved from now on has the step
+            self.progress.phase = Phase.ITER
         self._hooks.call(self, fn_name, **kwargs)
 
     def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
