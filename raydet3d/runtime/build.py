@@ -22,7 +22,6 @@ from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
     EVALUATOR,
-    HOOKS,
     LOG_PROCESSORS,
     LOOPS,
     MODEL_WRAPPERS,
@@ -243,15 +242,7 @@ def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
     hooks = Hooks()
     for key, given in hook_cfgs(cfg.get("default_hooks"), cfg.get("custom_hooks")):
         with at(key):
-            if isinstance(given, Hook):
-                hooks.register(given)
-                continue
-            args = dict(given) if isinstance(given, Mapping) else given
-            priority = args.pop("priority", None) if isinstance(args, dict) else None
-            hook = HOOKS.build(args)
-            if not isinstance(hook, Hook):
-                raise InputError(f"{type(hook).__name__} is no Hook")
-            hooks.register(hook, priority)
+            hooks.register(given)
     for hook in extra_hooks:
         hooks.register(hook)
     return hooks

@@ -127,3 +127,13 @@ class Parts:
     def test_dataloader(self) -> Any:
         """Batches for testing; None where the config has none."""
         return getattr(self.test_loop, "dataloader", None)
+
+    @property
+    def val_evaluator(self) -> Any:
+        """What scores a validation (a list of them for several loaders); None where the config has none."""
+        return getattr(self.val_loop, "evaluator", None)
+
+    @property
+    def test_evaluator(self) -> Any:
+        """What scores a test (a list of them for several loaders); None where the config has none."""
+        return getattr(self.test_loop, "evaluator", None)

@@ -118,6 +118,23 @@ class Runner(Parts):
         self._is_introduced = False
         self._stores: dict[Location, Store] = {work_dir: self.store}
 
+    # -- what it is called and how it runs, for scripts written for MMEngine ------------------------------------
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's class."""
+        return type(unwrapped(self.model)).__name__
+
+    @property
+    def launcher(self) -> str:
+        """``pytorch`` where there are several processes, whoever started them; else ``none``."""
+        return "pytorch" if self.distributed else "none"
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the config asks for deterministic algorithms only."""
+        return bool((self.cfg.get("randomness") or {}).get("deterministic", False))
+
     # -- hooks -------------------------------------------------------------------------------------------------
 
     @property
@@ -131,8 +148,8 @@ class Runner(Parts):
             self.progress.phase = Phase.ITER
         self._hooks.call(self, fn_name, **kwargs)
 
-    def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
-        """Add a hook."""
+    def register_hook(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
+        """Add a hook, or one made from its config, which may have a ``priority``."""
         self._hooks.register(hook, priority)
 
     def hook_table(self) -> str:

@@ -12,7 +12,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner, assemble
 from raydet3d.runtime.summary import headline, to_lines
-from tests.kit.toy import toy_cfg
+from tests.kit.toy import ToyMetric, toy_cfg
 
 FACE = {
     *(
@@ -39,6 +39,7 @@ FACE = {
         "logger",
     ),
     *("rank", "world_size", "distributed", "seed", "train", "val", "test", "call_hook", "register_hook"),
+    *("val_evaluator", "test_evaluator", "model_name", "launcher", "deterministic"),
     *("load_checkpoint", "save_checkpoint", "resume", "scale_lr", "from_cfg"),
 }
 
@@ -53,6 +54,22 @@ def test_what_hooks_rely_on(tmp_path: Path) -> None:
     assert runner.log_dir == tmp_path / "t"
     assert runner.experiment_name == "run_t"
     assert len(runner.train_dataloader) == 12
+    assert (runner.model_name, runner.launcher, runner.deterministic) == ("ToyModel", "none", False)
+    for evaluator in (runner.val_evaluator, runner.test_evaluator):
+        assert [type(metric) for metric in evaluator.metrics] == [ToyMetric]
+
+
+def test_hooks_are_made_from_their_configs(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR"))
+    given = {"type": "EmptyCacheHook", "after_epoch": True, "priority": "LOWEST"}
+    runner.register_hook(given)
+    assert (type(runner.hooks[-1]).__name__, runner.hooks[-1].priority) == ("EmptyCacheHook", "LOWEST")
+    runner.register_hook(given, priority=0)
+    assert (type(runner.hooks[0]).__name__, runner.hooks[0].priority) == ("EmptyCacheHook", 0)
+    assert given["priority"] == "LOWEST"
+    for wrong in ({"type": "EmptyCacheHook", "after": True}, {"type": dict}, "EmptyCacheHook"):
+        with pytest.raises((InputError, TypeError)):
+            runner.register_hook(wrong)  # type: ignore[arg-type]
 
 
 def test_the_result(tmp_path: Path) -> None:
