@@ -374,7 +374,7 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
 def _make_schedulers(cfg: Any, runner: Runner) -> Any:
     loop = runner.train_loop
     return build_schedulers(
-        cfg, runner.optim_wrapper, len(loop.dataloader), max_epochs=loop.max_epochs, max_iters=loop.max_iters
+        cfg, runner.optim_wrapper, len(loop.dataloader), max_epochs=runner.max_epochs, max_iters=runner.max_iters
     )
 
 

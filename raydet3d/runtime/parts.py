@@ -95,13 +95,13 @@ class Parts:
 
     @property
     def max_epochs(self) -> int | None:
-        """Epochs to train; None where nothing trains."""
-        return self.train_loop.max_epochs if "train_loop" in vars(self) else None
+        """Epochs to train; None where nothing trains, or the loop does not say."""
+        return getattr(vars(self).get("train_loop"), "max_epochs", None)
 
     @property
     def max_iters(self) -> int | None:
-        """Iterations to train; None where nothing trains."""
-        return self.train_loop.max_iters if "train_loop" in vars(self) else None
+        """Iterations to train; None where nothing trains, or the loop does not say."""
+        return getattr(vars(self).get("train_loop"), "max_iters", None)
 
     @property
     def val_interval(self) -> int:

@@ -189,7 +189,7 @@ class Runner(Parts):
         if not self._is_finished:
             self._is_finished = True
             self._makers.finish_model(self)
-        wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
+        wrapper.initialize_count_status(self.model, self.iter, -1 if self.max_iters is None else self.max_iters)
         if self.rank == 0:
             self.store.sweep()
             if self._mirror is not None:

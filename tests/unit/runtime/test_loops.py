@@ -14,6 +14,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks import STAGES, Hook
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
+from raydet3d.runtime.loop import BaseLoop
 from raydet3d.runtime.loops import IterBasedTrainLoop, TestLoop, ValLoop, sample_ids
 from raydet3d.structures import InstanceData
 from tests.kit.toy import SaveAt, ToyData, ToyMetric, ToyModel, ToySample, toy_cfg
@@ -249,6 +250,42 @@ def test_an_iteration_of_a_users_own(tmp_path: Path) -> None:
         runner.train()
         assert runner.seen == runner.iter == 7
         assert runner.test()["toy/count"] == 7  # of 9
+
+
+class Bare(BaseLoop):
+    """Trains ``steps`` iterations, and has nothing that it need not have."""
+
+    def __init__(self, runner: Any, dataloader: Any, steps: int) -> None:
+        super().__init__(runner, dataloader)
+        self.steps = steps
+
+    def run(self) -> None:
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.model.train()
+        for idx, data_batch in zip(range(runner.iter, self.steps), self.dataloader, strict=False):
+            runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            runner.progress.finish_iter()
+        runner.call_hook("after_train")
+
+
+def test_a_train_loop_of_a_users_own_from_the_base(tmp_path: Path) -> None:
+    with LOOPS.temporary(Bare=Bare):
+        checkpoint = {"type": "CheckpointHook", "by_epoch": False, "interval": 3}
+        changes = {"log_level": "ERROR", "default_hooks__checkpoint": checkpoint}
+        runner = assemble(toy_cfg(tmp_path / "a", train_cfg={"type": "Bare", "steps": 6}, **changes))
+        assert runner.train()["iter"] == 6
+        path = tmp_path / "a" / "iter_6.pth"
+        again = assemble(toy_cfg(tmp_path / "b", train_cfg={"type": "Bare", "steps": 9}, **changes), resume=str(path))
+        assert again.train()["iter"] == 9
+        state = torch.load(path, weights_only=True)
+        theirs = {key: state[key] for key in ("meta", "state_dict", "optimizer")}
+        torch.save(theirs, tmp_path / "theirs.pth")  # as MMEngine's
+        again = assemble(toy_cfg(tmp_path / "c", train_cfg={"type": "Bare", "steps": 9}, **changes))
+        again.resume(str(tmp_path / "theirs.pth"))
+        assert again.train()["iter"] == 9
 
 
 def test_ids_of_samples() -> None:
