@@ -18,8 +18,8 @@ __all__ = [
     "MMDistributedDataParallel",
     "from_sync_bn",
     "is_model_wrapper",
-    "name_unreached",
     "to_sync_bn",
+    "unreached",
     "unwrapped",
 ]
 
@@ -46,6 +46,7 @@ class MMDistributedDataParallel(DistributedDataParallel):
             kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")  # its name from torch 2.13 on
         super().__init__(module, **kwargs)
         self.detect_anomalous_params = detect_anomalous_params
+        self._told: list[str] = []
         if self._reverse:
             self.reducer._push_all_rebuilt_params()
             self.reducer._rebuild_buckets()
@@ -68,11 +69,18 @@ class MMDistributedDataParallel(DistributedDataParallel):
             data = self.module.data_preprocessor(data, True)
             losses = self(**data, mode="loss") if isinstance(data, Mapping) else self(*data, mode="loss")
         loss, log_vars = self.module.parse_losses(losses)
+        if self.detect_anomalous_params:  # before the step, which lets go of the graph and of the gradients
+            self._tell_unreached(loss)
         optim_wrapper.update_params(loss)
-        if self.detect_anomalous_params:
-            name_unreached(self.module)
         out: dict[str, Tensor] = log_vars
         return out
+
+    def _tell_unreached(self, loss: Tensor) -> None:
+        """Warn of parameters that this loss does not reach, unless that was said of them in the last iteration."""
+        names = unreached(self.module, loss)
+        if names and names != self._told:
+            get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
+        self._told = names
 
     def val_step(self, data: Any) -> Any:
         """Predictions for a batch of validation."""
@@ -83,11 +91,25 @@ class MMDistributedDataParallel(DistributedDataParallel):
         return self.module.test_step(data)
 
 
-def name_unreached(model: nn.Module) -> None:
-    """Warn of parameters that got no gradient."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if names:
-        get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
+def unreached(model: nn.Module, loss: Tensor) -> list[str]:
+    """Names of the trainable parameters that a loss does not depend on: those that its graph does not lead to.
+
+    Args:
+        model: The model.
+        loss: What it gave, with its graph.
+    """
+    reached: set[int] = set()
+    left = [loss.grad_fn]
+    seen = set(left)
+    while left:
+        node: Any = left.pop()
+        if hasattr(node, "variable"):  # where a gradient ends
+            reached.add(id(node.variable))
+        for following, _ in getattr(node, "next_functions", ()):
+            if following is not None and following not in seen:
+                seen.add(following)
+                left.append(following)
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
 
 
 def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:

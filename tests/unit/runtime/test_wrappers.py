@@ -11,8 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydet3d import dist
 from raydet3d.errors import InputError
+from raydet3d.optim import build_optim_wrapper
+from raydet3d.runtime import wrappers
 from raydet3d.runtime.wrappers import MMDistributedDataParallel, from_sync_bn, is_model_wrapper, to_sync_bn, unwrapped
 from tests.kit.spawn import run_ranks
+from tests.kit.toy import ToyData, ToyModel
 
 
 def _make(kind: Any) -> tuple[Any, nn.Module]:
@@ -71,6 +74,38 @@ def unused_parameters(_: str) -> bool:
 
 def test_unused_parameters_are_found_where_asked() -> None:
     assert run_ranks(unused_parameters, 2, "") == [True, True]
+
+
+class Half(ToyModel):
+    """Has a branch that is used from the third step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(6, 1)
+        self.frozen = nn.Linear(6, 1).requires_grad_(False)
+
+    def forward(self, inputs: Tensor, data_samples: Any, mode: str = "tensor") -> Any:
+        losses = super().forward(inputs, data_samples, mode)
+        return {**losses, "loss_spare": self.spare(inputs).mean()} if self.calls > 2 else losses
+
+
+def name_anomalies(find_unused: bool) -> list[str]:
+    lines: list[str] = []
+    logger = wrappers.get_logger()
+    logger.addFilter(lambda record: bool(lines.append(record.getMessage())))
+    model = Half()
+    wrapped = MMDistributedDataParallel(model, detect_anomalous_params=True, find_unused_parameters=find_unused)
+    optim = build_optim_wrapper(model, {"optimizer": {"type": "SGD", "lr": 0.1}})
+    batch = {key: [ToyData()[i][key] for i in range(2)] for key in ("inputs", "data_samples")}
+    for _ in range(4):
+        wrapped.train_step(batch, optim)
+    return lines
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_parameters_that_no_loss_reaches_are_named(world: int) -> None:
+    named = ["parameters that no loss reaches: spare.weight, spare.bias"]
+    assert run_ranks(name_anomalies, world, True) == [named] * world
 
 
 def test_a_plain_model_is_its_own_inside() -> None:
