@@ -49,7 +49,7 @@ from raydet3d.runtime.start import (
     settle_slots,
     settle_timestamp,
 )
-from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
+from raydet3d.runtime.wrappers import from_sync_bn, refuse_several, to_sync_bn, unwrapped
 
 __all__ = [
     "assemble",
@@ -365,6 +365,7 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     if cfg.get("optim_wrapper") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     wrapper = build_optim(cfg, runner.model)
+    refuse_several(runner.model, wrapper)
     if isinstance(wrapper, OptimWrapper):
         wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raydet3d.dist import is_model_wrapper, unwrapped
+from raydet3d.dist import all_reduce_params, broadcast, is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.optim import OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
+from raydet3d.runtime.sharded import MMFullyShardedDataParallel
 
 __all__ = [
     "MMDistributedDataParallel",
+    "MMSeparateDistributedDataParallel",
     "from_sync_bn",
     "is_model_wrapper",
+    "refuse_several",
     "to_sync_bn",
     "unreached",
     "unwrapped",
@@ -89,6 +95,92 @@ class MMDistributedDataParallel(DistributedDataParallel):
     def test_step(self, data: Any) -> Any:
         """Predictions for a batch of testing."""
         return self.module.test_step(data)
+
+
+@MODEL_WRAPPERS.register_module()
+class MMSeparateDistributedDataParallel(nn.Module):
+    """For models that are trained in parts, with an optimizer each (``OptimWrapperDict``): they do their own steps.
+
+    Whenever a backward pass ends, the gradients that it has touched are averaged over the ranks, in one exchange; so a
+    step may go forward and backward as often as it likes, through any part of the model. (MMEngine puts each child
+    into a wrapper, which changes the names in checkpoints.) All ranks must use the same parameters.
+
+    Args:
+        module: The model.
+        device_ids: Accepted for DistributedDataParallel's sake, as are the two below.
+        broadcast_buffers: Buffers are the ranks' own while training, and rank 0's in a validation and in checkpoints.
+        find_unused_parameters: A parameter that no loss reaches gets no gradient.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: Any = None,
+        broadcast_buffers: bool = False,
+        find_unused_parameters: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._exchanges = True
+        self._touched: set[nn.Parameter] = set()
+        for tensor in module.state_dict().values():
+            broadcast(tensor)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._touch)  # type: ignore[no-untyped-call]
+
+    def _touch(self, parameter: Tensor) -> None:
+        if not self._exchanges:
+            return
+        if not self._touched:
+            torch.autograd.Variable._execution_engine.queue_callback(self._average)
+        self._touched.add(parameter)  # type: ignore[arg-type]
+
+    def _average(self) -> None:
+        touched, self._touched = self._touched, set()
+        # In the model's order: the backward pass need not touch them in the same one on each rank.
+        all_reduce_params(p.grad for p in self.module.parameters() if p in touched and p.grad is not None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """The model's own step of training."""
+        self._touched.clear()  # of a backward pass that failed
+        out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)  # type: ignore[operator]
+        return out
+
+    def val_step(self, data: Any) -> Any:
+        """Predictions for a batch of validation."""
+        return self.module.val_step(data)  # type: ignore[operator]
+
+    def test_step(self, data: Any) -> Any:
+        """Predictions for a batch of testing."""
+        return self.module.test_step(data)  # type: ignore[operator]
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes without an exchange; the next one outside averages what they have added up."""
+        before, self._exchanges = self._exchanges, False
+        try:
+            yield
+        finally:
+            self._exchanges = before
+
+
+def refuse_several(model: nn.Module, optim_wrapper: Any) -> None:
+    """Refuse several optimizers where the model stands in a wrapper that makes the one step of all.
+
+    Raises:
+        InputError: They cannot be trained with.
+    """
+    steps = (MMDistributedDataParallel.train_step, MMFullyShardedDataParallel.train_step)
+    if isinstance(optim_wrapper, OptimWrapperDict) and getattr(type(model), "train_step", None) in steps:
+        raise InputError(
+            "several optimizers on several ranks need model_wrapper_cfg=dict("
+            "type='MMSeparateDistributedDataParallel'), which leaves the step to the model's train_step"
+        )
 
 
 def unreached(model: nn.Module, loss: Tensor) -> list[str]:
