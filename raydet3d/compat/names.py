@@ -82,7 +82,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models": "BaseAveragedModel BaseTTAModel ExponentialMovingAverage MomentumAnnealingEMA "
             "StochasticWeightAverage",
             "raydet3d.runtime.wrappers": "is_model_wrapper",
-            "MODEL_WRAPPERS": "MMDistributedDataParallel",
+            "MODEL_WRAPPERS": "MMDistributedDataParallel MMSeparateDistributedDataParallel",
         },
     ),
     "mmengine.optim": (

@@ -58,8 +58,8 @@ def seed_generators(state: int) -> None:
 class Stamped(Dataset[Any]):
     """The outermost data set of a loader: takes (epoch, index), seeds, and asks the data set it holds for `index`.
 
-    Attributes that it does not have are those of the data set it holds, so that hooks find `metainfo`, `pipeline` and
-    the like. A plain index is passed on without seeding.
+    Attributes that it does not have are those of the data set it holds, to read and to set, so that hooks find
+    `metainfo` and may put another `pipeline` in place. A plain index is passed on without seeding.
 
     Args:
         dataset: A map-style data set; sees plain integers.
@@ -78,6 +78,12 @@ class Stamped(Dataset[Any]):
         if name.startswith("_") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or name in ("dataset", "seed"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a loader's process needs to know of plug-ins comes before the objects that are made of them.

@@ -247,7 +247,8 @@ class CheckpointHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Save what an early end has left unsaved; publish."""
-        if self.save_last and runner.train_loop.stop_training and self._last_step < runner.iter:
+        stopped = getattr(runner.train_loop, "stop_training", False)  # a loop of a user's own may do without
+        if self.save_last and stopped and self._last_step < runner.iter:
             self._save(runner, runner.epoch if self.by_epoch else runner.iter)
         self._publish(runner)
 

@@ -114,6 +114,7 @@ class EMAHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put both back where training goes on; else let the average begin at what is loaded."""
+        self.before_run(runner)  # a script may load before it runs anything
         if getattr(runner, "resuming", False):
             if "ema_state_dict" in checkpoint:
                 checkpoint["state_dict"] = dict(checkpoint["state_dict"])

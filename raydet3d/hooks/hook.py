@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.state import to_plain
+from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -271,13 +272,20 @@ class Hooks:
     def __len__(self) -> int:
         return len(self._hooks)
 
-    def register(self, hook: Hook, priority: str | int | None = None) -> None:
+    def register(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
         """Put a hook in its place.
 
         Args:
-            hook: The hook.
-            priority: Overrides the hook's own.
+            hook: The hook, or its config, which may have a ``priority``.
+            priority: Overrides the config's and the hook's own.
         """
+        if not isinstance(hook, Hook):
+            args: Any = dict(hook) if isinstance(hook, Mapping) else hook
+            given = args.pop("priority", None) if isinstance(args, dict) else None
+            priority = given if priority is None else priority
+            hook = HOOKS.build(args)
+            if not isinstance(hook, Hook):
+                raise InputError(f"{type(hook).__name__} is no Hook")
         if priority is not None:
             hook.priority = priority
         rank = get_priority(hook.priority)

@@ -22,7 +22,6 @@ from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
     EVALUATOR,
-    HOOKS,
     LOG_PROCESSORS,
     LOOPS,
     MODEL_WRAPPERS,
@@ -50,7 +49,7 @@ from raydet3d.runtime.start import (
     settle_slots,
     settle_timestamp,
 )
-from raydet3d.runtime.wrappers import from_sync_bn, to_sync_bn, unwrapped
+from raydet3d.runtime.wrappers import from_sync_bn, refuse_several, to_sync_bn, unwrapped
 
 __all__ = [
     "assemble",
@@ -250,15 +249,7 @@ def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
     hooks = Hooks()
     for key, given in hook_cfgs(cfg.get("default_hooks"), cfg.get("custom_hooks")):
         with at(key):
-            if isinstance(given, Hook):
-                hooks.register(given)
-                continue
-            args = dict(given) if isinstance(given, Mapping) else given
-            priority = args.pop("priority", None) if isinstance(args, dict) else None
-            hook = HOOKS.build(args)
-            if not isinstance(hook, Hook):
-                raise InputError(f"{type(hook).__name__} is no Hook")
-            hooks.register(hook, priority)
+            hooks.register(given)
     for hook in extra_hooks:
         hooks.register(hook)
     return hooks
@@ -381,6 +372,7 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     if cfg.get("optim_wrapper") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     wrapper = build_optim(cfg, runner.model)
+    refuse_several(runner.model, wrapper)
     if isinstance(wrapper, OptimWrapper):
         wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
@@ -390,7 +382,7 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
 def _make_schedulers(cfg: Any, runner: Runner) -> Any:
     loop = runner.train_loop
     return build_schedulers(
-        cfg, runner.optim_wrapper, len(loop.dataloader), max_epochs=loop.max_epochs, max_iters=loop.max_iters
+        cfg, runner.optim_wrapper, len(loop.dataloader), max_epochs=runner.max_epochs, max_iters=runner.max_iters
     )
 
 

@@ -141,7 +141,7 @@ def release(loader: DataLoader[Any]) -> None:
 
 
 class Slice(Dataset[Any]):
-    """The beginning of a data set; everything else is asked of the data set itself.
+    """The beginning of a data set; everything else is asked of the data set itself, and set there.
 
     Args:
         dataset: The data set.
@@ -162,6 +162,12 @@ class Slice(Dataset[Any]):
         if name.startswith("_") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or name in ("dataset", "length"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
 
 
 def _check_keys(args: Mapping[str, Any], key: str) -> None:

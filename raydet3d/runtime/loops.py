@@ -98,6 +98,17 @@ class _TrainLoop:
         """Finished iterations."""
         return self.runner.progress.iter
 
+    @property
+    def _iter(self) -> int:
+        """Finished iterations, which a ``run_iter`` of a user's own counts as MMEngine's does: ``self._iter += 1``."""
+        return self.iter
+
+    @_iter.setter
+    def _iter(self, count: int) -> None:
+        if count != self.iter + 1:
+            raise InputError(f"run_iter ends one iteration at a time: _iter was {self.iter} and cannot become {count}")
+        self.runner.progress.finish_iter()
+
     def _decide_interval(self, done: int) -> None:
         self.val_interval = self._intervals[bisect(self._milestones, done + 1) - 1]
 
@@ -117,17 +128,15 @@ class _TrainLoop:
 
     def _train(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
-        runner = self.runner
-        progress, call = runner.progress, runner.call_hook
+        call = self.runner.call_hook
         call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
             outputs = self._step(data_batch)
         except Exception as error:
             _blame(error, f"in the training step, epoch {self.epoch + 1}, iteration {self.iter + 1}", data_batch)
             raise
-        progress.phase = Phase.ITER
         call("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
-        progress.finish_iter()
+        self.runner.progress.finish_iter()
 
     def _step(self, data_batch: Any) -> dict[str, Any]:
         """The training step; in parts, where the run is laid out for more or fewer ranks than are there."""
@@ -186,10 +195,19 @@ class EpochBasedTrainLoop(_TrainLoop):
         runner.model.train()
         set_position(self.dataloader, progress.epoch, progress.batch)
         for batch_idx, data_batch in enumerate(self.dataloader, start=progress.batch):
-            self._train(batch_idx, data_batch)
+            self.run_iter(batch_idx, data_batch)
         progress.phase = Phase.EPOCH
         runner.call_hook("after_train_epoch")
         progress.finish_epoch()
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Train one iteration.
+
+        Args:
+            idx: The batch's number in its epoch.
+            data_batch: The batch.
+        """
+        self._train(idx, data_batch)
 
 
 @LOOPS.register_module()
@@ -231,11 +249,19 @@ class IterBasedTrainLoop(_TrainLoop):
         while self.iter < self.max_iters and not self.stop_training:
             data_batch = next(batches)
             runner.model.train()
-            self._train(self.iter, data_batch)
+            self.run_iter(data_batch)
             self._decide_interval(self.iter)
             self._validate(self.iter)
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Train one iteration.
+
+        Args:
+            data_batch: The batch.
+        """
+        self._train(self.iter, data_batch)
 
     def _batches(self) -> Iterator[Any]:
         """Batches without end: pass after pass, each with its own order and augmentation."""
@@ -269,6 +295,8 @@ class _EvalLoop:
         loaders = dataloader.loaders if isinstance(dataloader, Loaders) else [dataloader]
         evaluators = list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
         self._parts = list(zip(loaders, evaluators, strict=True))
+        self._scorer = evaluators[0]  # of the loader that is gone through
+        self._losses: dict[str, list[torch.Tensor]] = {}  # that it has given so far
         for loader, one in self._parts:
             meta = getattr(loader.dataset, "metainfo", None)
             if meta is not None:
@@ -324,28 +352,33 @@ class _EvalLoop:
         """The metrics of one loader, whose first batch has this number."""
         if len(self._parts) > 1:
             self._show(loader)
-        losses = self._go_through(loader, evaluator, first)
+        self._scorer, self._losses = evaluator, {}
+        set_position(loader, 0, 0)
+        for batch_idx, data_batch in enumerate(loader, start=first):
+            self.run_iter(batch_idx, data_batch)
+        losses, self._losses = self._losses, {}
         metrics = evaluator.evaluate(len(loader.dataset))  # type: ignore[arg-type]
         return {**metrics, **self._mean(losses)}
 
-    def _go_through(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, list[torch.Tensor]]:
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Predict for one batch, and hand the predictions to the evaluator.
+
+        Args:
+            idx: The batch's number.
+            data_batch: The batch.
+        """
         runner, mode = self.runner, self.mode
-        step = getattr(runner.model, f"{mode}_step")
+        runner.call_hook(f"before_{mode}_iter", batch_idx=idx, data_batch=data_batch)
         dtype = torch.float16 if runner.device.type == "cuda" else torch.bfloat16
-        losses: dict[str, list[torch.Tensor]] = {}
-        set_position(loader, 0, 0)
-        for batch_idx, data_batch in enumerate(loader, start=first):
-            runner.call_hook(f"before_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
-            try:
-                with torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16):
-                    outputs = step(data_batch)
-            except Exception as error:
-                _blame(error, f"in the {mode} step, batch {batch_idx + 1}", data_batch)
-                raise
-            outputs = _take_losses(outputs, losses)
-            evaluator.process(data_samples=outputs, data_batch=data_batch)
-            runner.call_hook(f"after_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
-        return losses
+        try:
+            with torch.autocast(runner.device.type, dtype=dtype, enabled=self.fp16):
+                outputs = getattr(runner.model, f"{mode}_step")(data_batch)
+        except Exception as error:
+            _blame(error, f"in the {mode} step, batch {idx + 1}", data_batch)
+            raise
+        outputs = _take_losses(outputs, self._losses)
+        self._scorer.process(data_samples=outputs, data_batch=data_batch)
+        runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
     def _mean(self, losses: dict[str, list[torch.Tensor]]) -> dict[str, float]:
         """Losses over all batches of all ranks, and their sum under ``val_loss``."""

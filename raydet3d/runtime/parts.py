@@ -95,13 +95,13 @@ class Parts:
 
     @property
     def max_epochs(self) -> int | None:
-        """Epochs to train; None where nothing trains."""
-        return self.train_loop.max_epochs if "train_loop" in vars(self) else None
+        """Epochs to train; None where nothing trains, or the loop does not say."""
+        return getattr(vars(self).get("train_loop"), "max_epochs", None)
 
     @property
     def max_iters(self) -> int | None:
-        """Iterations to train; None where nothing trains."""
-        return self.train_loop.max_iters if "train_loop" in vars(self) else None
+        """Iterations to train; None where nothing trains, or the loop does not say."""
+        return getattr(vars(self).get("train_loop"), "max_iters", None)
 
     @property
     def val_interval(self) -> int:
@@ -127,3 +127,13 @@ class Parts:
     def test_dataloader(self) -> Any:
         """Batches for testing; None where the config has none."""
         return getattr(self.test_loop, "dataloader", None)
+
+    @property
+    def val_evaluator(self) -> Any:
+        """What scores a validation (a list of them for several loaders); None where the config has none."""
+        return getattr(self.val_loop, "evaluator", None)
+
+    @property
+    def test_evaluator(self) -> Any:
+        """What scores a test (a list of them for several loaders); None where the config has none."""
+        return getattr(self.test_loop, "evaluator", None)

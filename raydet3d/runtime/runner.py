@@ -23,6 +23,7 @@ from raydet3d.runtime.fault import find_fault
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import global_batch_size, num_slots, release
 from raydet3d.runtime.parts import Makers, Parts
+from raydet3d.runtime.progress import Phase
 from raydet3d.runtime.record import Record
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.sharded import is_sharded_model
@@ -110,9 +111,29 @@ class Runner(Parts):
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
         self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
-        self._start: Start | None = start
+        self._start: Start | None = start  # what training has yet to begin with
+        self._has_first_weights = False  # initialised, or put in place by the user
+        self._has_scored_weights = False  # those that a validation or a test is to see
+        self._is_finished = False
         self._is_introduced = False
         self._stores: dict[Location, Store] = {work_dir: self.store}
+
+    # -- what it is called and how it runs, for scripts written for MMEngine ------------------------------------
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's class."""
+        return type(unwrapped(self.model)).__name__
+
+    @property
+    def launcher(self) -> str:
+        """``pytorch`` where there are several processes, whoever started them; else ``none``."""
+        return "pytorch" if self.distributed else "none"
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the config asks for deterministic algorithms only."""
+        return bool((self.cfg.get("randomness") or {}).get("deterministic", False))
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
@@ -123,10 +144,12 @@ class Runner(Parts):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks at a stage."""
+        if fn_name == "after_train_iter":  # here, for loops of a user's own: what is saved from now on has the step
+            self.progress.phase = Phase.ITER
         self._hooks.call(self, fn_name, **kwargs)
 
-    def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
-        """Add a hook."""
+    def register_hook(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
+        """Add a hook, or one made from its config, which may have a ``priority``."""
         self._hooks.register(hook, priority)
 
     def hook_table(self) -> str:
@@ -163,8 +186,10 @@ class Runner(Parts):
         self.call_hook("before_run")
         self._init_weights()
         self._begin()
-        self._makers.finish_model(self)
-        wrapper.initialize_count_status(self.model, self.iter, loop.max_iters)
+        if not self._is_finished:
+            self._is_finished = True
+            self._makers.finish_model(self)
+        wrapper.initialize_count_status(self.model, self.iter, -1 if self.max_iters is None else self.max_iters)
         if self.rank == 0:
             self.store.sweep()
             if self._mirror is not None:
@@ -228,7 +253,7 @@ class Runner(Parts):
             if loop is None:
                 raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
         self.call_hook("before_run")
-        self._begin(weights_only=True)
+        self._load_to_score()
         try:
             metrics: dict[str, Any] = loop.run()
         finally:
@@ -263,7 +288,10 @@ class Runner(Parts):
     # -- beginning ----------------------------------------------------------------------------------------------
 
     def _init_weights(self) -> None:
-        """Initialise the weights, the same on every rank."""
+        """Initialise the weights, the same on every rank; once a runner."""
+        if self._has_first_weights:
+            return
+        self._has_first_weights = True
         model: Any = unwrapped(self.model)
         if is_sharded_model(self.model):  # it was initialised before it was cut
             return
@@ -273,21 +301,31 @@ class Runner(Parts):
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor)
 
-    def _begin(self, *, weights_only: bool = False) -> None:
-        """Resume, or load the weights to begin with; once a runner."""
-        start, self._start = self._start, None
-        if start is None:
+    def _begin(self) -> None:
+        """Resume, or load the weights to train from; once a runner."""
+        start = self._start
+        if start is not None and start.resume_from is not None and start.state is not None:
+            state = complete(start.state, start.resume_from, self._parameters())
+            self._resume(state, str(start.resume_from))
+        elif start is not None and start.load_from is not None:
+            # What is trained may begin with a part of the weights (a backbone's).
+            self._load_file(start.load_from, strict=False)
+        self._start = None
+        self._has_scored_weights = True
+
+    def _load_to_score(self) -> None:
+        """Load the weights to score, once a runner, unless others are in place. Training begins as if it had not."""
+        start = self._start
+        if self._has_scored_weights or start is None:
             return
         if start.resume_from is not None and start.state is not None:
             state = complete(start.state, start.resume_from, self._parameters())
-            if weights_only:
-                self.call_hook("after_load_checkpoint", checkpoint=state)
-                self._load_weights(state, str(start.resume_from), strict=True)
-            else:
-                self._resume(state, str(start.resume_from))
+            state["state_dict"] = dict(state["state_dict"])  # hooks may edit it, and training is to see it whole
+            self.call_hook("after_load_checkpoint", checkpoint=state)
+            self._load_weights(state, str(start.resume_from), strict=True)
         elif start.load_from is not None:
-            # What is trained may begin with a part of the weights (a backbone's); what is scored must be whole.
-            self.load_checkpoint(start.load_from, strict=weights_only)
+            self._load_file(start.load_from, strict=True)  # what is scored must be whole
+        self._has_scored_weights = True
 
     def load_checkpoint(
         self,
@@ -296,7 +334,7 @@ class Runner(Parts):
         strict: bool = False,
         revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
     ) -> dict[str, Any]:
-        """Load the weights of a checkpoint.
+        """Load the weights of a checkpoint, in place of those that ``load_from`` says.
 
         Args:
             filename: The file, or an ``http(s)://`` URL.
@@ -307,9 +345,12 @@ class Runner(Parts):
         Returns:
             The checkpoint.
         """
-        checkpoint = self._read(filename)
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
+        if not strict:  # the file may have a part of the weights
+            self._init_weights()
+        checkpoint = self._load_file(filename, strict=strict, revise_keys=revise_keys)
+        self._has_first_weights = self._has_scored_weights = True
+        if self._start is not None and self._start.resume_from is None:
+            self._start = None
         return checkpoint
 
     def resume(
@@ -330,6 +371,8 @@ class Runner(Parts):
         self._prepare_training()
         state = self._read(filename)
         self._resume(state, filename, optimizer=resume_optimizer, schedulers=resume_param_scheduler)
+        self._has_first_weights = self._has_scored_weights = True
+        self._start = None
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
         self.resuming = True
@@ -342,6 +385,14 @@ class Runner(Parts):
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
         self.load_state_dict(state, optimizer=optimizer, schedulers=schedulers)
         self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
+
+    def _load_file(
+        self, filename: str, *, strict: bool, revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),)
+    ) -> dict[str, Any]:
+        checkpoint = self._read(filename)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        self._load_weights(checkpoint, filename, strict=strict, revise_keys=revise_keys)
+        return checkpoint
 
     def _read(self, filename: str | Path) -> dict[str, Any]:
         location = locate(fetched(str(filename)))

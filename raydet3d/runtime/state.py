@@ -144,7 +144,7 @@ def _restore_rng(runner: Runner, states: list[dict[str, Any]]) -> None:
 def _foreign_progress(runner: Runner, meta: Mapping[str, Any]) -> dict[str, int]:
     """Counts for a checkpoint of MMEngine's, which knows epoch and iteration only."""
     iteration, length = int(meta.get("iter", 0)), len(runner.train_dataloader)
-    by_epoch = runner.train_loop.by_epoch
+    by_epoch = getattr(runner.train_loop, "by_epoch", True)
     epoch = int(meta.get("epoch", 0)) if by_epoch else 0
     done = epoch if by_epoch else iteration // length
     batch = max(0, iteration - done * length)
@@ -168,9 +168,9 @@ def _move_position(runner: Runner, batch_size: int | None) -> None:
 def _set_end(runner: Runner) -> None:
     """Count the iterations of an epoch-based run from where it stands: earlier epochs may have had another length."""
     loop, progress = runner.train_loop, runner.progress
-    if loop.by_epoch and loop.max_epochs is not None:
+    if getattr(loop, "by_epoch", False) and runner.max_epochs is not None:  # a loop of a user's own may do without
         length = len(runner.train_dataloader)
-        left = max(loop.max_epochs - progress.epoch, 0) * length - progress.batch
+        left = max(runner.max_epochs - progress.epoch, 0) * length - progress.batch
         loop.max_iters = progress.iter + max(left, 0)
 
 

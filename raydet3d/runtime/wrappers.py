@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raydet3d.dist import is_model_wrapper, unwrapped
+from raydet3d.dist import all_reduce_params, broadcast, is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.optim import OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
+from raydet3d.runtime.sharded import MMFullyShardedDataParallel
 
 __all__ = [
     "MMDistributedDataParallel",
+    "MMSeparateDistributedDataParallel",
     "from_sync_bn",
     "is_model_wrapper",
-    "name_unreached",
+    "refuse_several",
     "to_sync_bn",
+    "unreached",
     "unwrapped",
 ]
 
@@ -46,6 +52,7 @@ class MMDistributedDataParallel(DistributedDataParallel):
             kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")  # its name from torch 2.13 on
         super().__init__(module, **kwargs)
         self.detect_anomalous_params = detect_anomalous_params
+        self._told: list[str] = []
         if self._reverse:
             self.reducer._push_all_rebuilt_params()
             self.reducer._rebuild_buckets()
@@ -68,11 +75,18 @@ class MMDistributedDataParallel(DistributedDataParallel):
             data = self.module.data_preprocessor(data, True)
             losses = self(**data, mode="loss") if isinstance(data, Mapping) else self(*data, mode="loss")
         loss, log_vars = self.module.parse_losses(losses)
+        if self.detect_anomalous_params:  # before the step, which lets go of the graph and of the gradients
+            self._tell_unreached(loss)
         optim_wrapper.update_params(loss)
-        if self.detect_anomalous_params:
-            name_unreached(self.module)
         out: dict[str, Tensor] = log_vars
         return out
+
+    def _tell_unreached(self, loss: Tensor) -> None:
+        """Warn of parameters that this loss does not reach, unless that was said of them in the last iteration."""
+        names = unreached(self.module, loss)
+        if names and names != self._told:
+            get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
+        self._told = names
 
     def val_step(self, data: Any) -> Any:
         """Predictions for a batch of validation."""
@@ -83,11 +97,111 @@ class MMDistributedDataParallel(DistributedDataParallel):
         return self.module.test_step(data)
 
 
-def name_unreached(model: nn.Module) -> None:
-    """Warn of parameters that got no gradient."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if names:
-        get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
+@MODEL_WRAPPERS.register_module()
+class MMSeparateDistributedDataParallel(nn.Module):
+    """For models that are trained in parts, with an optimizer each (``OptimWrapperDict``): they do their own steps.
+
+    Whenever a backward pass ends, the gradients that it has touched are averaged over the ranks, in one exchange; so a
+    step may go forward and backward as often as it likes, through any part of the model. (MMEngine puts each child
+    into a wrapper, which changes the names in checkpoints.) All ranks must use the same parameters.
+
+    Args:
+        module: The model.
+        device_ids: Accepted for DistributedDataParallel's sake, as are the two below.
+        broadcast_buffers: Buffers are the ranks' own while training, and rank 0's in a validation and in checkpoints.
+        find_unused_parameters: A parameter that no loss reaches gets no gradient.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: Any = None,
+        broadcast_buffers: bool = False,
+        find_unused_parameters: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._exchanges = True
+        self._touched: set[nn.Parameter] = set()
+        for tensor in module.state_dict().values():
+            broadcast(tensor)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._touch)  # type: ignore[no-untyped-call]
+
+    def _touch(self, parameter: Tensor) -> None:
+        if not self._exchanges:
+            return
+        if not self._touched:
+            torch.autograd.Variable._execution_engine.queue_callback(self._average)
+        self._touched.add(parameter)  # type: ignore[arg-type]
+
+    def _average(self) -> None:
+        touched, self._touched = self._touched, set()
+        # In the model's order: the backward pass need not touch them in the same one on each rank.
+        all_reduce_params(p.grad for p in self.module.parameters() if p in touched and p.grad is not None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """The model's own step of training."""
+        self._touched.clear()  # of a backward pass that failed
+        out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)  # type: ignore[operator]
+        return out
+
+    def val_step(self, data: Any) -> Any:
+        """Predictions for a batch of validation."""
+        return self.module.val_step(data)  # type: ignore[operator]
+
+    def test_step(self, data: Any) -> Any:
+        """Predictions for a batch of testing."""
+        return self.module.test_step(data)  # type: ignore[operator]
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes without an exchange; the next one outside averages what they have added up."""
+        before, self._exchanges = self._exchanges, False
+        try:
+            yield
+        finally:
+            self._exchanges = before
+
+
+def refuse_several(model: nn.Module, optim_wrapper: Any) -> None:
+    """Refuse several optimizers where the model stands in a wrapper that makes the one step of all.
+
+    Raises:
+        InputError: They cannot be trained with.
+    """
+    steps = (MMDistributedDataParallel.train_step, MMFullyShardedDataParallel.train_step)
+    if isinstance(optim_wrapper, OptimWrapperDict) and getattr(type(model), "train_step", None) in steps:
+        raise InputError(
+            "several optimizers on several ranks need model_wrapper_cfg=dict("
+            "type='MMSeparateDistributedDataParallel'), which leaves the step to the model's train_step"
+        )
+
+
+def unreached(model: nn.Module, loss: Tensor) -> list[str]:
+    """Names of the trainable parameters that a loss does not depend on: those that its graph does not lead to.
+
+    Args:
+        model: The model.
+        loss: What it gave, with its graph.
+    """
+    reached: set[int] = set()
+    left = [loss.grad_fn]
+    seen = set(left)
+    while left:
+        node: Any = left.pop()
+        if hasattr(node, "variable"):  # where a gradient ends
+            reached.add(id(node.variable))
+        for following, _ in getattr(node, "next_functions", ()):
+            if following is not None and following not in seen:
+                seen.add(following)
+                left.append(following)
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
 
 
 def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:

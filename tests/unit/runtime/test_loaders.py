@@ -64,6 +64,29 @@ def test_a_part_of_the_data_only() -> None:
     assert part.metainfo == ToyData.metainfo
 
 
+class Piped(ToyData):
+    """Gives what its pipeline says."""
+
+    pipeline = "first"
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pipeline
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_hook_may_put_another_pipeline_in_place(persistent: bool) -> None:
+    given = cfg(num_batch_per_epoch=2, num_workers=1, persistent_workers=persistent, dataset={"type": Piped})
+    loader: Any = build_loader(given, seed=1)
+    assert {sample for batch in loader for sample in batch} == {"first"}
+    loader.dataset.pipeline = "second"
+    if persistent:  # what mmdet's PipelineSwitchHook does to have new workers
+        loader._DataLoader__initialized = False
+        loader._iterator = None
+    assert {sample for batch in loader for sample in batch} == {"second"}
+    assert loader.dataset.dataset.dataset.pipeline == "second"
+    release(loader)
+
+
 def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() -> None:
     def pairs(sampler: Any, batch_size: int) -> Any:
         indices = list(sampler)

@@ -14,7 +14,8 @@ from raydet3d.errors import InputError
 from raydet3d.hooks import STAGES, Hook
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
-from raydet3d.runtime.loops import sample_ids
+from raydet3d.runtime.loop import BaseLoop
+from raydet3d.runtime.loops import IterBasedTrainLoop, TestLoop, ValLoop, sample_ids
 from raydet3d.structures import InstanceData
 from tests.kit.toy import SaveAt, ToyData, ToyMetric, ToyModel, ToySample, toy_cfg
 
@@ -189,6 +190,102 @@ def test_a_loop_of_a_users_own(tmp_path: Path) -> None:
     with LOOPS.temporary(Short=Short):
         cfg = toy_cfg(tmp_path, train_cfg={"type": "Short", "max_epochs": 3}, log_level="ERROR")
         assert assemble(cfg).train()["epoch"] == 1
+
+
+class OwnEpochs(EpochBasedTrainLoop):
+    """Does an iteration by itself, in MMEngine's way."""
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+
+class OwnIters(IterBasedTrainLoop):
+    """Does something before each iteration."""
+
+    def run_iter(self, data_batch: Any) -> None:
+        self.runner.seen = getattr(self.runner, "seen", 0) + 1
+        super().run_iter(data_batch)
+
+
+class OwnVal(ValLoop):
+    """Scores by itself, in MMEngine's way, the first samples of each batch."""
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        self.runner.call_hook("before_val_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.model.val_step(data_batch)[:1]
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook("after_val_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+class OwnTest(TestLoop):
+    """Leaves the first batch out."""
+
+    __test__ = False
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        if idx:
+            super().run_iter(idx, data_batch)
+
+
+def test_an_iteration_of_a_users_own(tmp_path: Path) -> None:
+    with LOOPS.temporary(OwnEpochs=OwnEpochs, OwnIters=OwnIters, OwnVal=OwnVal, OwnTest=OwnTest):
+        hooks = [SaveAt([5])]
+        own = {"train_cfg": {"type": "OwnEpochs", "max_epochs": 1}, "val_cfg": {"type": "OwnVal"}}
+        runner = assemble(toy_cfg(tmp_path / "a", log_level="ERROR", **own), extra_hooks=hooks)
+        result = runner.train()
+        assert (result["iter"], result["metrics"]["toy/count"]) == (12, 5)
+        saved = torch.load(tmp_path / "a" / "iter_5.pth", weights_only=True)
+        assert saved["progress"]["iter"] == saved["progress"]["batch"] == 5  # as after the iteration
+        plain = assemble(toy_cfg(tmp_path / "b", log_level="ERROR", train_cfg={"max_epochs": 1}))
+        plain.train()
+        for one, other in zip(runner.model.parameters(), plain.model.parameters(), strict=True):
+            assert torch.equal(one, other)
+        with pytest.raises(InputError, match="_iter was 12 and cannot become 14"):
+            runner.train_loop._iter += 2
+        own = {"train_cfg": {"type": "OwnIters", "max_iters": 7}, "test_cfg": {"type": "OwnTest"}}
+        runner = assemble(toy_cfg(tmp_path / "c", log_level="ERROR", **own))
+        runner.train()
+        assert runner.seen == runner.iter == 7
+        assert runner.test()["toy/count"] == 7  # of 9
+
+
+class Bare(BaseLoop):
+    """Trains ``steps`` iterations, and has nothing that it need not have."""
+
+    def __init__(self, runner: Any, dataloader: Any, steps: int) -> None:
+        super().__init__(runner, dataloader)
+        self.steps = steps
+
+    def run(self) -> None:
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.model.train()
+        for idx, data_batch in zip(range(runner.iter, self.steps), self.dataloader, strict=False):
+            runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            runner.progress.finish_iter()
+        runner.call_hook("after_train")
+
+
+def test_a_train_loop_of_a_users_own_from_the_base(tmp_path: Path) -> None:
+    with LOOPS.temporary(Bare=Bare):
+        checkpoint = {"type": "CheckpointHook", "by_epoch": False, "interval": 3}
+        changes = {"log_level": "ERROR", "default_hooks__checkpoint": checkpoint}
+        runner = assemble(toy_cfg(tmp_path / "a", train_cfg={"type": "Bare", "steps": 6}, **changes))
+        assert runner.train()["iter"] == 6
+        path = tmp_path / "a" / "iter_6.pth"
+        again = assemble(toy_cfg(tmp_path / "b", train_cfg={"type": "Bare", "steps": 9}, **changes), resume=str(path))
+        assert again.train()["iter"] == 9
+        state = torch.load(path, weights_only=True)
+        theirs = {key: state[key] for key in ("meta", "state_dict", "optimizer")}
+        torch.save(theirs, tmp_path / "theirs.pth")  # as MMEngine's
+        again = assemble(toy_cfg(tmp_path / "c", train_cfg={"type": "Bare", "steps": 9}, **changes))
+        again.resume(str(tmp_path / "theirs.pth"))
+        assert again.train()["iter"] == 9
 
 
 def test_ids_of_samples() -> None:

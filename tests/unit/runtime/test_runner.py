@@ -12,7 +12,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner, assemble
 from raydet3d.runtime.summary import headline, to_lines
-from tests.kit.toy import toy_cfg
+from tests.kit.toy import ToyMetric, toy_cfg
 
 FACE = {
     *(
@@ -39,6 +39,7 @@ FACE = {
         "logger",
     ),
     *("rank", "world_size", "distributed", "seed", "train", "val", "test", "call_hook", "register_hook"),
+    *("val_evaluator", "test_evaluator", "model_name", "launcher", "deterministic"),
     *("load_checkpoint", "save_checkpoint", "resume", "scale_lr", "from_cfg"),
 }
 
@@ -53,6 +54,22 @@ def test_what_hooks_rely_on(tmp_path: Path) -> None:
     assert runner.log_dir == tmp_path / "t"
     assert runner.experiment_name == "run_t"
     assert len(runner.train_dataloader) == 12
+    assert (runner.model_name, runner.launcher, runner.deterministic) == ("ToyModel", "none", False)
+    for evaluator in (runner.val_evaluator, runner.test_evaluator):
+        assert [type(metric) for metric in evaluator.metrics] == [ToyMetric]
+
+
+def test_hooks_are_made_from_their_configs(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR"))
+    given = {"type": "EmptyCacheHook", "after_epoch": True, "priority": "LOWEST"}
+    runner.register_hook(given)
+    assert (type(runner.hooks[-1]).__name__, runner.hooks[-1].priority) == ("EmptyCacheHook", "LOWEST")
+    runner.register_hook(given, priority=0)
+    assert (type(runner.hooks[0]).__name__, runner.hooks[0].priority) == ("EmptyCacheHook", 0)
+    assert given["priority"] == "LOWEST"
+    for wrong in ({"type": "EmptyCacheHook", "after": True}, {"type": dict}, "EmptyCacheHook"):
+        with pytest.raises((InputError, TypeError)):
+            runner.register_hook(wrong)  # type: ignore[arg-type]
 
 
 def test_the_result(tmp_path: Path) -> None:
@@ -137,6 +154,79 @@ def test_what_is_scored_is_loaded_whole_and_what_is_trained_may_begin_with_a_par
         text = str(raised.value)
         assert text == f"{part} does not fit the model: 1 missing: bbox_head.bias; 1 not in the model: neck.x"
     assert assemble(toy_cfg(tmp_path, log_level="ERROR", load_from=str(part))).train()["iter"] == 36
+
+
+def weights_of(runner: Runner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in runner.model.state_dict().items()}
+
+
+def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("begin", ["nothing", "load_from", "resume"])
+def test_scoring_first_changes_nothing_of_the_training(tmp_path: Path, begin: str) -> None:
+    first = assemble(toy_cfg(tmp_path / "first", log_level="ERROR", model__dropout=0.1))
+    first.train()
+    file = str(tmp_path / "first" / "epoch_1.pth")
+    changes: dict[str, Any] = {"nothing": {}, "load_from": {"load_from": file}, "resume": {"resume": file}}[begin]
+    ends, scores = [], []
+    for name in ("alone", "after"):
+        ema = {"type": "EMAHook", "momentum": 0.5}
+        runner = assemble(toy_cfg(tmp_path / name, log_level="ERROR", custom_hooks=[ema], **changes))
+        if name == "after":
+            scores = [runner.val(), runner.test()]
+        assert runner.train()["iter"] == 36
+        ends.append(weights_of(runner))
+        assert runner.val() == runner.test()  # of what is trained, not of what it began with
+    assert are_equal(*ends)
+    assert scores[0] == scores[1]
+    if begin != "nothing":
+        assert scores[0] == assemble(toy_cfg(tmp_path / "only", log_level="ERROR", load_from=file)).val()
+
+
+class FirstWeights(Hook):
+    """Notes the weights that training begins with."""
+
+    def before_train(self, runner: Any) -> None:
+        self.weights = weights_of(runner)
+
+
+def test_weights_are_initialised_once_and_not_over_those_of_a_script(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path / "first", log_level="ERROR"), extra_hooks=[seen := FirstWeights()])
+    runner.train()
+    end = weights_of(runner)
+    assert not are_equal(seen.weights, end)
+    runner.train()
+    assert are_equal(seen.weights, end)
+    file = tmp_path / "first" / "epoch_2.pth"
+    saved = torch.load(file, weights_only=True)["state_dict"]
+    for how in ("load_checkpoint", "resume"):
+        # What a script does by hand counts for more than what the config says to begin with.
+        cfg = toy_cfg(tmp_path / how, log_level="ERROR", load_from=str(tmp_path / "first" / "epoch_1.pth"))
+        runner = assemble(cfg, extra_hooks=[seen := FirstWeights()])
+        getattr(runner, how)(str(file))
+        scores = runner.val()
+        runner.train()
+        assert are_equal(seen.weights, saved)
+        assert scores != runner.val()
+    # Of a part of the weights the rest is initialised.
+    part = tmp_path / "part.pth"
+    torch.save({"state_dict": {"bbox_head.weight": saved["bbox_head.weight"]}}, part)
+    runner = assemble(toy_cfg(tmp_path / "part", log_level="ERROR"), extra_hooks=[seen := FirstWeights()])
+    runner.load_checkpoint(str(part))
+    runner.train()
+    assert torch.equal(seen.weights["bbox_head.weight"], saved["bbox_head.weight"])
+    assert not seen.weights["first.bias"].any()  # as init_weights makes them
+
+
+def test_an_average_is_there_for_what_a_script_loads(tmp_path: Path) -> None:
+    ema = {"type": "EMAHook", "momentum": 0.5}
+    first = assemble(toy_cfg(tmp_path / "first", log_level="ERROR", custom_hooks=[ema]))
+    first.train()
+    again = assemble(toy_cfg(tmp_path / "again", log_level="ERROR", custom_hooks=[ema]))
+    again.load_checkpoint(str(tmp_path / "first" / "epoch_3.pth"))
+    assert again.val() == first.val()
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
