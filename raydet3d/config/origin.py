@@ -30,8 +30,15 @@ class Origin:
     written: Written = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for another process: ``Origin(**these)``."""
-        return {"lines": dict(self.lines), "env": dict(self.env), "written": dict(self.written)}
+        """The fields as what JSON knows, for another process."""
+        written = [[list(place), value, text] for place, (value, text) in self.written.items()]
+        return {"lines": dict(self.lines), "env": dict(self.env), "written": written}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Origin:
+        """What ``to_dict`` gave."""
+        written = {tuple(place): (value, text) for place, value, text in given.get("written", ())}
+        return cls(lines=given.get("lines", {}), env=given.get("env", {}), written=written)
 
     def where(self, key: str) -> str:
         """``file:line`` of a dotted key, or of the nearest thing round it that has one; else an empty text."""

@@ -96,7 +96,7 @@ def work(
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     keep_freed_memory()
-    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin(**plan.origin))
+    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin.from_dict(plan.origin))
     cfg.import_custom_modules()
     starts, pace = StartsHook(why=plan.why), Pace()
     hang = HangHook(plan.hang_timeout_s) if plan.hang_timeout_s else None

@@ -25,7 +25,7 @@ from raydet3d.launch.sweep.check import (
 from raydet3d.launch.sweep.domains import Range
 from raydet3d.launch.sweep.ledger import FAILED, OPEN, Ledger, Trial, read_json, write_json
 from raydet3d.launch.sweep.results import Results, read_results, write_best_config, write_tables
-from raydet3d.launch.sweep.settle import Settler, digest
+from raydet3d.launch.sweep.settle import Settler, digest, run_length
 from raydet3d.launch.sweep.spec import Sweep, read_sweep
 from raydet3d.launch.sweep.table import View
 from raydet3d.log import get_logger
@@ -62,7 +62,7 @@ def sweep(
     settler = Settler(config=path, sweep=spec, options={**spec.cfg_options, **(cfg_options or {})})
     configs = check_configs(settler)
     counter = check_lengths(spec, configs)
-    if (machine := _machine()) is not None:
+    if (machine := _machine(spec)) is not None:
         check_resources(spec, machine, where="this machine")
     name = _name(path, source, smoke)
     folder = Path(work_dir or Path("work_dirs") / name).expanduser().absolute()
@@ -80,14 +80,15 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: this sweep is being run by another process"
     with locked(folder / ".lock", timeout_s=1, busy=busy):
-        interrupted = _run(settler, folder, name=name, metric=metric, counter=counter, own=configs[0])
+        longest = max(run_length(cfg)[1] for cfg in configs)
+        interrupted = _run(settler, folder, name=name, metric=metric, counter=counter, own=configs[0], longest=longest)
         results = report(folder)
     if interrupted:
         raise KeyboardInterrupt
     return results
 
 
-def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str, own: Config) -> bool:
+def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float) -> bool:
     """Run what is left of a sweep; returns whether it was interrupted."""
     from raydet3d.launch.sweep.driver import NEEDS_POINTERS, Driver, cluster
     from raydet3d.launch.sweep.program import Program
@@ -109,6 +110,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
         metric=metric,
         pointers=spec.scheduler.type in NEEDS_POINTERS,
         cwd=Path.cwd(),
+        longest=longest,
     )
     write_json(
         folder / "sweep.json", _about(spec, program, settler, name=name, metric=metric, counter=counter, own=own)
@@ -117,7 +119,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     _announce(view, spec, program, folder, trials)
     if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
         return False  # nothing is left: no need of a cluster to find that out
-    machine = _machine()
+    machine = _machine(spec)
     wanted = spec.resources
     concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
     with cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
@@ -131,12 +133,12 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
     return driver.interrupted
 
 
-def _machine() -> dict[str, float] | None:
+def _machine(spec: Sweep) -> dict[str, float] | None:
     """This machine's resources; None where there is a cluster to ask."""
     ray = sys.modules.get("ray")
     if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
         return None
-    return this_machine()
+    return this_machine(gpus=spec.resources.gpus > 0)
 
 
 def _announce(view: View, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
@@ -240,6 +242,13 @@ def _config_of(results: Results, trial: Trial) -> Config | None:
         get_logger().warning("best_config.py cannot be written: %s", error)
         return None
     cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": trial.seed}
+    if digest(cfg) != trial.digest:
+        get_logger().warning(
+            "best_config.py is left as it is: %s gives another config now than when trial %s ran",
+            about["config"],
+            trial.id,
+        )
+        return None
     wanted = spec.resources
     ray = {**(cfg.get("ray") or {}), "num_workers": wanted.workers, "cpus_per_worker": wanted.cpus}
     ray["threads_per_worker"] = wanted.threads or max(int(wanted.cpus), 1)

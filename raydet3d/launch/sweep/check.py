@@ -161,9 +161,18 @@ def check_turns(sweep: Sweep, concurrency: int) -> None:
         )
 
 
-def this_machine() -> dict[str, float]:
-    """CPUs of this machine; its GPUs are for Ray to count."""
-    return {"CPU": float(num_processors())}
+def this_machine(*, gpus: bool = False) -> dict[str, float]:
+    """CPUs of this machine, and its GPUs.
+
+    Args:
+        gpus: Whether they are of interest: torch is loaded to count them.
+    """
+    found = {"CPU": float(num_processors())}
+    if gpus:
+        import torch
+
+        found["GPU"] = float(torch.cuda.device_count())
+    return found
 
 
 def check_metric(sweep: Sweep, cfg: Config) -> str:
@@ -191,6 +200,9 @@ def check_metric(sweep: Sweep, cfg: Config) -> str:
         get_logger().warning("metric %s cannot be checked beforehand: %s", sweep.metric, " ".join(str(error).split()))
         return sweep.metric
     name = match_metric(sweep, given)
+    for rule in sweep.stop:
+        if rule.metric is not None:
+            match_metric(sweep, given, rule.metric)
     limit = sweep.keep.bytes
     if limit is not None and limit < size:
         raise InputError(
@@ -200,23 +212,29 @@ def check_metric(sweep: Sweep, cfg: Config) -> str:
     return name
 
 
-def match_metric(sweep: Sweep, given: list[str]) -> str:
-    """The whole name of the sweep's metric among those that validation gives.
+def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> str:
+    """The whole name of a metric among those that validation gives.
+
+    Args:
+        sweep: The sweep.
+        given: What validation gives.
+        wanted: The metric, or its last part; the sweep's own by default.
 
     Raises:
         InputError: It is not among them, or could be several.
     """
-    if sweep.metric in given:
-        return sweep.metric
-    ending = [name for name in given if name.endswith(f"/{sweep.metric}")]
+    wanted = sweep.metric if wanted is None else wanted
+    if wanted in given:
+        return wanted
+    ending = [name for name in given if name.endswith(f"/{wanted}")]
     if len(ending) == 1:
         return ending[0]
     if ending:
-        raise InputError(f"{sweep.file}: metric {sweep.metric!r} could be {' or '.join(ending)}; give the whole name")
+        raise InputError(f"{sweep.file}: metric {wanted!r} could be {' or '.join(ending)}; give the whole name")
     short = [name.rsplit("/", 1)[-1] for name in given]
-    near = nearest(sweep.metric, [*given, *short])
+    near = nearest(wanted, [*given, *short])
     shown = ", ".join(short[:12]) + (f" and {len(short) - 12} others" if len(short) > 12 else "")
-    raise InputError(f"{sweep.file}: validation never gives {sweep.metric!r}{near}; it gives {shown or 'nothing'}")
+    raise InputError(f"{sweep.file}: validation never gives {wanted!r}{near}; it gives {shown or 'nothing'}")
 
 
 def _validate_once(cfg: Config) -> tuple[list[str], int]:
@@ -259,7 +277,7 @@ def check_folder(folder: Path) -> None:
     """
     if (
         folder.is_dir()
-        and any(folder.iterdir())
+        and any(path.name != ".lock" for path in folder.iterdir())
         and not any((folder / name).exists() for name in ("sweep.json", "trials"))
     ):
         raise InputError(f"{folder} is there already and is no sweep's folder; choose another with --work-dir DIR")

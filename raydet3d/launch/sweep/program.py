@@ -29,6 +29,7 @@ class Program:
         metric: Whole name of the metric.
         pointers: Whether reports carry pointers.
         cwd: Where relative paths of the config start.
+        longest: Length of the longest run that the space is known to have.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Program:
         metric: str,
         pointers: bool,
         cwd: Path,
+        longest: float = 0.0,
     ) -> None:
         self.settler = settler
         self.sweep = settler.sweep
@@ -51,7 +53,7 @@ class Program:
         self.pointers = pointers
         self.cwd = cwd
         self.base = settler.settle({})
-        self.longest = run_length(self.base)[1]
+        self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
         self._queue = deque(trial for trial in trials if trial.state in OPEN)
         for trial in self._queue:
             trial.state = WAITING
@@ -210,6 +212,7 @@ class Program:
         plan = Plan(
             cfg=cfg.to_dict(),
             filename=None if cfg.filename is None else str(cfg.filename),
+            origin=cfg.origin.to_dict(),
             run_id=f"gen{trial.generation}",
             resume=start,
             retry=True,

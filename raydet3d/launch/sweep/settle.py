@@ -65,7 +65,7 @@ class Settler:
             if key in whole and isinstance(filled, Mapping):
                 filled = {**filled, DELETE: True}
             values = set_key(values, key, filled)
-        return Config(values, filename=cfg.filename)
+        return Config(values, filename=cfg.filename, origin=cfg.origin)
 
     def _unknown(self, key: str, values: Mapping[str, Any]) -> InputError:
         near = nearest(key, list(all_keys(values)))

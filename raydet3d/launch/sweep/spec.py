@@ -241,6 +241,8 @@ def _check_pbt(sweep: Sweep) -> None:
         return
     if sweep.num_seeds > 1:
         raise InputError(f"{sweep.file}: pbt varies its trials as they go, so seeds cannot repeat them; remove seeds")
+    if sweep.trials is None and sweep.budget.trials is None:
+        raise InputError(f"{sweep.file}: pbt needs trials: the size of its population")
     if sweep.trials is not None and sweep.trials < 2:
         raise InputError(f"{sweep.file}: trials is pbt's population; it needs 2 or more, got {sweep.trials}")
     if sweep.keep.last < 1:
@@ -293,7 +295,8 @@ def _trials(file: str, given: Mapping[str, Any], space: Space, search: Search) -
     if search.type == "grid":
         size = len(space.grid())
         return size if trials is None else min(trials, size)
-    if trials is None and not isinstance(given.get("budget"), Mapping):
+    budget = given.get("budget")
+    if trials is None and not (isinstance(budget, Mapping) and any(value is not None for value in budget.values())):
         raise InputError(f"{file}: trials must say how many settings are tried (or budget when to end)")
     return trials
 

@@ -143,9 +143,7 @@ class TrialHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Report and save."""
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
-        if self.task.metric not in scalars:
-            raise InputError(f"validation gave no {self.task.metric}; it gave {', '.join(scalars) or 'nothing'}")
-        score = scalars[self.task.metric]
+        score = scalars.setdefault(self.task.metric, self._value_of(self.task.metric, scalars))
         at = runner.epoch if self.task.counter == "epoch" else runner.iter
         self._refuse_nonsense(runner, score, at)
         report = {
@@ -168,6 +166,19 @@ class TrialHook(Hook):
             goes_on = self.send({"at": at, "score": score, "pointer": pointer})
         if not dist.broadcast_object(goes_on):
             runner.train_loop.stop_training = True
+
+    def _value_of(self, metric: str, scalars: Mapping[str, float]) -> float:
+        """A metric by its whole name, or by its last part: the sweep may not have been able to ask for the whole one.
+
+        Raises:
+            InputError: Validation has not given it.
+        """
+        if metric in scalars:
+            return scalars[metric]
+        ending = [value for name, value in scalars.items() if name.endswith(f"/{metric}")]
+        if len(ending) != 1:
+            raise InputError(f"validation gave no {metric}; it gave {', '.join(scalars) or 'nothing'}")
+        return ending[0]
 
     def _refuse_nonsense(self, runner: Runner, score: float, at: float) -> None:
         """End a trial whose metric is NaN, or that has not made one good step since the last report.

@@ -179,7 +179,7 @@ class TestDumps:
         for other in (
             cfg.copy(),
             pickle.loads(pickle.dumps(cfg)),
-            Config(cfg.to_dict(), filename=cfg.filename, origin=Origin(**cfg.origin.to_dict())),
+            Config(cfg.to_dict(), filename=cfg.filename, origin=Origin.from_dict(cfg.origin.to_dict())),
         ):
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text

@@ -1,13 +1,21 @@
 """The trials' configs: values that are computed follow a variable, whole alternatives replace, equal runs are told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raydet3d.config import find_config
+from raydet3d.config import Config, Origin, find_config
 from raydet3d.errors import InputError
-from raydet3d.launch.sweep.check import check_configs, check_lengths, check_resources, match_metric
+from raydet3d.launch.sweep.check import (
+    check_configs,
+    check_folder,
+    check_lengths,
+    check_resources,
+    match_metric,
+    this_machine,
+)
 from raydet3d.launch.sweep.settle import Settler, digest, run_length
 from raydet3d.launch.sweep.spec import read_sweep
 from tests.kit.sweeps import write_config
@@ -156,3 +164,35 @@ def test_a_metric_by_its_last_part() -> None:
         match_metric(sweep, ["a/AP", "b/AP"])
     with pytest.raises(InputError, match=r"never gives 'AP'; did you mean 'mAP'\?; it gives mAP, loss"):
         match_metric(sweep, ["toy/mAP", "toy/loss"])
+    with pytest.raises(InputError, match=r"never gives 'los'; did you mean 'loss'"):
+        match_metric(sweep, ["toy/AP", "toy/loss"], "los")
+
+
+def test_a_sweep_for_gpus_looks_for_them() -> None:
+    import torch
+
+    assert this_machine(gpus=True)["GPU"] == torch.cuda.device_count()
+    assert "GPU" not in this_machine()
+
+
+def test_a_trials_config_is_written_with_its_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment gave is no text for a file: not in a trial's config, not after the way to its process."""
+    monkeypatch.setenv("RD_TOKEN", "9f8e7d6c5b4a")
+    write_config(tmp_path)
+    path = tmp_path / "mine.py"
+    path.write_text("_base_ = 'toy.py'\nsite = dict(header='Bearer {{$RD_TOKEN:}}')\n")
+    cfg = settler({"lr": [0.1, 0.5]}, path).settle({"lr": 0.5})
+    assert cfg.site.header == "Bearer 9f8e7d6c5b4a"
+    sent = json.loads(json.dumps({"cfg": cfg.to_dict(), "origin": cfg.origin.to_dict()}, default=str))
+    there = Config(sent["cfg"], origin=Origin.from_dict(sent["origin"]))
+    for text in (cfg.pretty_text, there.pretty_text):
+        assert "9f8e7d6c5b4a" not in text
+        assert "{{$RD_TOKEN:}}" in text
+
+
+def test_what_a_start_that_failed_has_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    check_folder(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="no sweep's folder"):
+        check_folder(tmp_path)

@@ -74,6 +74,11 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
         ({"scheduler": {"type": "pbt", "mutate": ["lr"]}, "search": "optuna"}, "pbt finds its settings by itself"),
         ({"scheduler": {"type": "pbt", "mutate": ["lr"]}, "seeds": 2}, "seeds cannot repeat them"),
         ({"scheduler": {"type": "pbt", "mutate": ["lr"]}, "trials": 1}, "needs 2 or more"),
+        (
+            {"scheduler": {"type": "pbt", "mutate": ["lr"]}, "trials": None, "budget": {"time": "2h"}},
+            "the size of its population",
+        ),
+        ({"trials": None, "budget": {}}, "trials must say how many"),
         ({"resources": {"cpu": 1}}, "resources has no 'cpu'; did you mean 'cpus'"),
         ({"resources": {"workers": 0}}, "resources.workers must be"),
         ({"budget": {"time": "soon"}}, "budget.time is written"),
