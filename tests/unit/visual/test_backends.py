@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 
 import numpy as np
 import pytest
@@ -135,8 +136,11 @@ def test_v4_wandb_offline_keeps_every_step(tmp_path, monkeypatch):
     backend.close()
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     history, config, summaries = [], {}, {}
-    for raw in records(file):
-        record = Record.FromString(raw)
+    deadline = time.monotonic() + 20  # wandb's own process may write its last records a moment after it has said so
+    while not (found := [Record.FromString(raw) for raw in records(file)]) or not found[-1].HasField("exit"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for record in found:
         history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
         config |= {i.key: json.loads(i.value_json) for i in record.config.update}
         summaries[record.metric.name] = record.metric.summary.min
