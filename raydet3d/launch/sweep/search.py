@@ -125,10 +125,9 @@ class Optuna(Settings):
         super().note(setting)
         parameters, distributions = {}, {}
         for key, domain in self.space.domains.items():
-            if key in setting and domain.holds(setting[key]):
-                chosen = setting[key]
-                parameters[key] = domain.options.index(chosen) if isinstance(domain, Choice) else chosen
-                distributions[key] = domain.distribution()
+            chosen = domain.parameter(setting[key]) if key in setting else None
+            if chosen is not None:
+                parameters[key], distributions[key] = chosen, domain.distribution()
         running = self._optuna.trial.TrialState.RUNNING
         self._study.add_trial(
             self._optuna.trial.create_trial(params=parameters, distributions=distributions, state=running)
