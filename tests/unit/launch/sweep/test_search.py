@@ -95,3 +95,12 @@ def test_what_optuna_calls_a_value() -> None:
     assert [space["k"].parameter(value) for value in (3, 0.5, 12, True)] == [3, None, None, None]
     assert [space["lr"].parameter(value) for value in (0.123456, 2)] == [0.123456, None]
     assert [space["c"].parameter(value) for value in (7, 6)] == [1, None]
+
+
+def test_a_point_that_a_baseline_has_used_up_does_not_end_a_random_search() -> None:
+    settings, seen = make_settings(Space.read("s", {"lr": {"grid": [1, 2, 3]}}), Search(), "max"), [{"lr": 2}]
+    settings.note(seen[0])
+    while (setting := settings.propose(len(seen))) is not None:
+        settings.note(setting)
+        seen.append(setting)
+    assert [setting["lr"] for setting in seen] == [2, 3, 1]
