@@ -38,7 +38,7 @@ def to_text(
         written: What the environment gave (``Origin.written``).
 
     Raises:
-        InputError: A value is no plain data, or the suffix is another one.
+        InputError: A value is no plain data, JSON is to hold a key that is no text, or the suffix is another one.
     """
     bare: dict[str, str] = {}
     filled = put_written(_checked(to_plain(values), ""), written or {}, bare)
@@ -57,6 +57,7 @@ def _in_language(plain: dict[str, Any], suffix: str) -> str:
     if suffix in (".yaml", ".yml"):
         return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
     if suffix == ".json":
+        _check_keys(plain, "")
         return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     raise InputError(f"a config is dumped to .py, .yaml, .yml or .json, not {suffix!r}")
 
@@ -100,6 +101,19 @@ def _checked(value: Any, path: str) -> Any:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
     raise InputError(f"{path} is a {type(value).__name__} ({value!r}), which a config file cannot hold")
+
+
+def _check_keys(value: Any, path: str) -> None:
+    """Refuse what JSON would load as something else: its keys are texts, so that 0 comes back as "0"."""
+    if not isinstance(value, dict | list | tuple):
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and not isinstance(key, str):
+            raise InputError(
+                f"{path or 'the config'} has the key {key!r}, and JSON knows no keys but texts; "
+                "dump this config to .yaml or .py"
+            )
+        _check_keys(item, f"{path}.{key}" if path else str(key))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -416,7 +416,11 @@ def _introduce(runner: Runner) -> None:
     runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
-        runner.cfg.dump(runner.work_dir / stem)
+        try:
+            runner.cfg.dump(runner.work_dir / stem)
+        except InputError as error:  # the text was python: the file's own language may hold less
+            runner.logger.warning("%s; it is kept as %s", error, Path(stem).with_suffix(".py"))
+            runner.cfg.dump(runner.work_dir / Path(stem).with_suffix(".py"))
         runner.visualizer.add_config(runner.cfg)
     elif hasattr(runner.cfg, "dump"):
         runner.logger.warning("the config holds live objects, so it is not written to a file")

@@ -564,6 +564,16 @@ class TestDump:
         assert "dumped to" in message(lambda: Config({}).dump(tmp_path / "x.txt"))
         assert "cannot be a variable" in message(lambda: Config({"a-b": 1}).dump(tmp_path / "x.py"))
 
+    def test_json_has_no_keys_but_texts(self, tmp_path: Path) -> None:
+        cfg = Config({"data": [{"label_map": {0: 1, 5: 2}}]})
+        said = message(lambda: cfg.dump(tmp_path / "x.json"))
+        assert said.startswith("data.0.label_map has the key 0, and JSON")
+        assert said.endswith("dump this config to .yaml or .py")
+        assert not (tmp_path / "x.json").exists()
+        for suffix in (".yaml", ".py"):
+            cfg.dump(tmp_path / f"x{suffix}")
+            assert Config.fromfile(tmp_path / f"x{suffix}") == cfg
+
 
 class TestCustomImports:
     def test_modules_are_imported_at_load(self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,10 @@ class Domain(ABC):
     def distribution(self) -> Any:
         """Optuna's word for this domain."""
 
+    @abstractmethod
+    def parameter(self, value: Any) -> Any | None:
+        """What Optuna calls a value; None where ``distribution`` has no such value."""
+
     def values(self) -> list[Any] | None:
         """All values in order; None where there is no end to them."""
         return None
@@ -98,6 +102,10 @@ class Choice(Domain):
         import optuna
 
         return optuna.distributions.CategoricalDistribution(list(range(len(self.options))))
+
+    def parameter(self, value: Any) -> Any | None:
+        """Its place."""
+        return self.options.index(value) if value in self.options else None
 
     def values(self) -> list[Any] | None:
         """The options."""
@@ -157,13 +165,26 @@ class Range(Domain):
                 return tidy
         return value
 
+    @property
+    def _last(self) -> int:
+        """Number of the last step; (0.98 - 0.8) / 0.02 is a little less than 9."""
+        assert self.step
+        return math.floor((self.high - self.low) / self.step + 1e-9)
+
+    def _at(self, place: int) -> float:
+        """Value of a step, with no more digits than tell steps apart: 0.3 and not 0.30000000000000004."""
+        assert self.step
+        value = round(self.low + place * self.step, 9 - math.floor(math.log10(self.step))) + 0.0  # + 0.0: no -0.0
+        return min(max(value, self.low), self.high)
+
     def _tidy(self, value: float) -> Any:
-        """Few digits, on a step, inside the ends."""
+        """On a step, or with few digits; inside the ends."""
+        if self.whole:
+            return int(min(max(round(value), self.low), self.high))
         if self.step:
-            value = self.low + round((value - self.low) / self.step) * self.step
-        value = float(f"{value:.{DIGITS}g}") if not self.whole else round(value)
-        inside = min(max(value, self.low), self.high)
-        return int(inside) if self.whole else inside
+            return self._at(min(max(round((value - self.low) / self.step), 0), self._last))
+        digits = DIGITS + max(_magnitude(value) - _magnitude(self.high - self.low), 0)  # a narrow range takes more
+        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         """Whether it lies inside."""
@@ -174,7 +195,8 @@ class Range(Domain):
         """A number, tidied as drawn ones are."""
         if self.whole:
             return trial.suggest_int(key, int(self.low), int(self.high))
-        return self._tidy(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
+        high = self._at(self._last) if self.step else self.high  # Optuna warns where the range is no multiple of it
+        return self._tidy(trial.suggest_float(key, self.low, high, step=self.step, log=self.log))
 
     def distribution(self) -> Any:
         """An integer or float range."""
@@ -182,14 +204,24 @@ class Range(Domain):
 
         if self.whole:
             return optuna.distributions.IntDistribution(int(self.low), int(self.high))
-        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+        high = self._at(self._last) if self.step else self.high
+        return optuna.distributions.FloatDistribution(self.low, high, log=self.log, step=self.step)
+
+    def parameter(self, value: Any) -> Any | None:
+        """Itself; between the steps, where a config's own value may lie, Optuna knows none."""
+        if not self.holds(value):
+            return None
+        if not self.whole and not self.step:
+            return value
+        tidy = self._tidy(value)
+        return tidy if abs(tidy - value) <= 1e-8 * (self.step or 1) else None
 
     def values(self) -> list[Any] | None:
         """The integers, or the steps."""
         if self.whole:
             return list(range(int(self.low), int(self.high) + 1))
         if self.step:
-            return [self._tidy(self.low + i * self.step) for i in range(int((self.high - self.low) / self.step) + 1)]
+            return [self._at(place) for place in range(self._last + 1)]
         return None
 
     def probes(self) -> list[Any]:
@@ -200,6 +232,11 @@ class Range(Domain):
     def is_log(self) -> bool:
         """As it is drawn."""
         return self.log
+
+
+def _magnitude(value: float) -> int:
+    """Place of the first digit: 0 of 5.1, -2 of 0.05, and -1 also of 0.95 - 0.85, which is a little less than 0.1."""
+    return math.floor(math.log10(abs(value)) + 1e-9) if value else 0
 
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "quniform", "int", "alternatives")
@@ -259,7 +296,7 @@ def _read_range(where: str, kind: str, value: Sequence[Any], when: Mapping[str, 
         raise InputError(f"{where}: loguniform needs numbers above 0, got {list(value)!r}")
     if kind == "int" and not all(float(number).is_integer() for number in numbers):
         raise InputError(f"{where}: int takes whole numbers, got {list(value)!r}")
-    if kind == "quniform" and not 0 < numbers[2] <= high - low:
+    if kind == "quniform" and not 0 < numbers[2] <= (high - low) * (1 + 1e-9):
         raise InputError(f"{where}: quniform's step must be above 0 and fit into the range, got {list(value)!r}")
     step = float(numbers[2]) if kind == "quniform" else None
     return Range(low=float(low), high=float(high), log=kind == "loguniform", step=step, whole=kind == "int", when=when)

@@ -242,7 +242,7 @@ class Driver:
             full = self.ledger.reports(name)
             flat = [{**entry.get("metrics", {}), "at": entry["at"], "score": entry["score"]} for entry in full]
             for rule in self.sweep.stop:
-                if (reason := rule.reason(flat, mode=self.sweep.mode)) is not None:
+                if (reason := rule.reason(flat, metric=self.program.metric, mode=self.sweep.mode)) is not None:
                     self.reasons[name] = reason
                     return reason
         return None

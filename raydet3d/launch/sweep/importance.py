@@ -29,7 +29,7 @@ def importance(results: Results) -> dict[str, float]:
         return {}
     out = {}
     for key, kind in results.kinds.items():
-        pairs = [(values[key], score) for values, score in good if key in values]
+        pairs = [(values[key], score) for values, score in good if key in values and fits(values[key], kind)]
         if len(pairs) >= FEW:
             given = [value for value, _ in pairs]
             scores = np.array([score for _, score in pairs], dtype=float)
@@ -37,6 +37,19 @@ def importance(results: Results) -> dict[str, float]:
             if share is not None:
                 out[key] = share
     return dict(sorted(out.items(), key=lambda item: -item[1]))
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Whether a value has a place on a key's axis: a baseline may set 0 where a range is logarithmic, or no number.
+
+    Args:
+        value: The value.
+        kind: ``log``, ``linear`` or ``choice``.
+    """
+    if kind == "choice":
+        return True
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and (kind != "log" or value > 0)
 
 
 def _by_parabola(values: Sequence[float], scores: npt.NDArray[Any], *, log: bool) -> float | None:
@@ -71,7 +84,7 @@ def positions(values: Sequence[Any], kind: str) -> tuple[list[float], Mapping[fl
     """Places from 0 to 1 on an axis for a key's values, and what to write at the axis.
 
     Args:
-        values: The values.
+        values: The values, which fit.
         kind: ``log``, ``linear`` or ``choice``.
     """
     if kind == "choice":

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from raydet3d.launch.sweep.importance import importance, positions
+from raydet3d.launch.sweep.importance import fits, importance, positions
 from raydet3d.launch.sweep.ledger import DONE, FAILED, Trial
 from raydet3d.launch.sweep.results import Results
 from raydet3d.launch.sweep.table import describe, short_names
@@ -94,16 +94,19 @@ def _is_pbt(trials: list[Trial]) -> bool:
 
 def _parallel(results: Results) -> Any:
     trials = [t for t in results.trials if t.state != FAILED and t.best(results.mode) is not None]
-    keys = [key for key in results.kinds if sum(key in results.values[t.id] for t in trials) > 1]
+    known = {
+        key: [t for t in trials if key in results.values[t.id] and fits(results.values[t.id][key], kind)]
+        for key, kind in results.kinds.items()
+    }
+    keys = [key for key, some in known.items() if len(some) > 1]
     if len(trials) < 2 or not keys:
         return None
     figure, (axes,) = _figure(min(3 + 1.7 * len(keys), 14), 4.6)
     names = short_names(keys)
     spots: dict[str, dict[str, float]] = {}
     for column, key in enumerate(keys):
-        some = [t for t in trials if key in results.values[t.id]]
-        places, ends = positions([results.values[t.id][key] for t in some], results.kinds[key])
-        spots[key] = dict(zip((t.id for t in some), places, strict=True))
+        places, ends = positions([results.values[t.id][key] for t in known[key]], results.kinds[key])
+        spots[key] = dict(zip((t.id for t in known[key]), places, strict=True))
         axes.axvline(column, color="black", lw=0.8)
         for at, text in ends.items():
             axes.text(column - 0.03, at, text[:22], fontsize=7, ha="right", va="center")

@@ -73,12 +73,14 @@ class Random(Settings):
         self._points = space.grid(only_marked=True) if marked else [{}]
 
     def propose(self, number: int) -> Setting | None:
-        """A draw that has not come up before."""
-        for attempt in range(TRIES):
-            rng = random.Random(f"{self.seed}/{number}/{attempt}")
-            setting = self.space.draw(rng, fixed=self._points[number % len(self._points)])
-            if self._is_new(setting):
-                return setting
+        """A draw that has not come up before; where the number's point is used up, of the next one that is not."""
+        for shift in range(len(self._points)):
+            point = self._points[(number + shift) % len(self._points)]
+            for attempt in range(TRIES):
+                rng = random.Random(f"{self.seed}/{number}/{attempt}" + (f"/{shift}" if shift else ""))
+                setting = self.space.draw(rng, fixed=point)
+                if self._is_new(setting):
+                    return setting
         return None
 
 
@@ -125,10 +127,9 @@ class Optuna(Settings):
         super().note(setting)
         parameters, distributions = {}, {}
         for key, domain in self.space.domains.items():
-            if key in setting and domain.holds(setting[key]):
-                chosen = setting[key]
-                parameters[key] = domain.options.index(chosen) if isinstance(domain, Choice) else chosen
-                distributions[key] = domain.distribution()
+            chosen = domain.parameter(setting[key]) if key in setting else None
+            if chosen is not None:
+                parameters[key], distributions[key] = chosen, domain.distribution()
         running = self._optuna.trial.TrialState.RUNNING
         self._study.add_trial(
             self._optuna.trial.create_trial(params=parameters, distributions=distributions, state=running)

@@ -293,7 +293,8 @@ def _scheduler(file: str, given: Any, space: Space) -> Scheduler:
 def _trials(file: str, given: Mapping[str, Any], space: Space, search: Search) -> int | None:
     trials: int | None = _number(file, "trials", given.get("trials"), least=1, whole=True)
     if search.type == "grid":
-        size = len(space.grid())
+        # Baselines have numbers of their own; of those that lie on the grid, the search itself ends earlier.
+        size = len(space.grid()) + len(_baseline(file, given.get("baseline"), space))
         return size if trials is None else min(trials, size)
     budget = given.get("budget")
     if trials is None and not (isinstance(budget, Mapping) and any(value is not None for value in budget.values())):

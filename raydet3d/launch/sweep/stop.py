@@ -33,11 +33,12 @@ class StopRule:
     plateau: int | None = None
     min_delta: float = 0.0
 
-    def reason(self, reports: Sequence[Mapping[str, Any]], *, mode: str) -> str | None:
+    def reason(self, reports: Sequence[Mapping[str, Any]], *, metric: str, mode: str) -> str | None:
         """Why a trial with these reports stops, in a few words; None where it goes on.
 
         Args:
             reports: Its reports, oldest first; each has ``at`` and ``score`` beside the metrics.
+            metric: Whole name of the sweep's metric.
             mode: Whether ``max`` or ``min`` of the sweep's metric is better; a plateau of another metric is of its
                 greatest value.
         """
@@ -53,7 +54,8 @@ class StopRule:
         if self.below is not None and value < self.below:
             return f"stop rule: {name} {value:.4g} < {self.below:g}"
         if self.plateau is not None:
-            sign = -1.0 if self.metric is None and mode == "min" else 1.0
+            is_sweeps = self.metric in (None, metric, metric.rsplit("/", 1)[-1])
+            sign = -1.0 if is_sweeps and mode == "min" else 1.0
             values = [sign * v for v in (_find(report, key) for report in reports) if v is not None]
             best, since = -math.inf, 0
             for v in values:

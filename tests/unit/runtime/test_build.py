@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.hooks import CheckpointHook, Hook, LoggerHook
 from raydet3d.runtime import Evaluator, assemble
@@ -202,4 +203,7 @@ def test_the_config_is_kept_and_live_objects_are_no_obstacle(tmp_path: Path, cap
     assert "max_epochs" in (tmp_path / "a" / "config.py").read_text()
     assemble(quiet(tmp_path / "b", custom_hooks=[Hook()])).val()
     assert not (tmp_path / "b" / "config.py").exists()
+    values = {**quiet(tmp_path / "c"), "label_map": {0: 1}}  # a base or an option gave what JSON cannot hold
+    assemble(Config(values, filename=tmp_path / "small.json")).val()
+    assert Config.fromfile(tmp_path / "c" / "small.py").label_map == {0: 1}
     assert logging.getLogger("raydet3d").level == logging.NOTSET

@@ -69,3 +69,38 @@ def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
     drawn = [settings.propose(number) for number in range(6)]
     assert [setting["a"] for setting in drawn if setting] == [1, 2, 3, 1, 2, 3]
     assert len({setting["lr"] for setting in drawn if setting}) == 6
+
+
+def test_optuna_is_told_of_values_on_and_off_the_steps() -> None:
+    pytest.importorskip("optuna", reason="an extra")
+    space = Space.read(
+        "s", {"m": {"quniform": [0.8, 0.98, 0.02]}, "q": {"quniform": [0, 1, 0.015625]}, "k": {"int": [0, 9]}}
+    )
+    settings = make_settings(space, Search(type="optuna", startup=3), "max")
+    own: Setting = {"m": 0.95, "q": 0.3, "k": 0.5}  # a config's own values may lie anywhere
+    settings.note(own)
+    settings.tell(own, 0.0)
+    for number in range(1, 12):
+        setting = settings.propose(number)
+        assert setting is not None
+        assert all(setting[key] in (space[key].values() or ()) for key in space)
+        settings.note(setting)
+        settings.tell(setting, setting["m"])
+
+
+def test_what_optuna_calls_a_value() -> None:
+    ranges = {"m": {"quniform": [0, 0.3, 0.1]}, "k": {"int": [0, 9]}, "lr": {"uniform": [0, 1]}}
+    space = Space.read("s", {**ranges, "c": [5, 7]})
+    assert [space["m"].parameter(value) for value in (0.7 - 0.5, 0.15, 0.4, None)] == [0.2, None, None, None]
+    assert [space["k"].parameter(value) for value in (3, 0.5, 12, True)] == [3, None, None, None]
+    assert [space["lr"].parameter(value) for value in (0.123456, 2)] == [0.123456, None]
+    assert [space["c"].parameter(value) for value in (7, 6)] == [1, None]
+
+
+def test_a_point_that_a_baseline_has_used_up_does_not_end_a_random_search() -> None:
+    settings, seen = make_settings(Space.read("s", {"lr": {"grid": [1, 2, 3]}}), Search(), "max"), [{"lr": 2}]
+    settings.note(seen[0])
+    while (setting := settings.propose(len(seen))) is not None:
+        settings.note(setting)
+        seen.append(setting)
+    assert [setting["lr"] for setting in seen] == [2, 3, 1]

@@ -79,3 +79,44 @@ def test_numbers_are_short() -> None:
     domain = read_domain("x", {"loguniform": [1e-5, 1e-1]})
     assert isinstance(domain, Range)
     assert all(len(f"{domain.draw(random.Random(i)):.10g}".replace(".", "").lstrip("0")) <= 9 for i in range(50))
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "last"),
+    [
+        ([0.8, 0.98, 0.02], 10, 0.98),
+        ([0.75, 0.95, 0.05], 5, 0.95),
+        ([0.1, 0.7, 0.1], 7, 0.7),
+        ([0, 0.3, 0.1], 4, 0.3),
+        ([0.8, 0.9, 0.1], 2, 0.9),
+        ([0, 1, 0.35], 3, 0.7),  # 1 is no step
+        ([0, 1, 0.015625], 65, 1.0),
+        ([10000, 20000, 25], 401, 20000.0),
+        ([-0.3, 0.3, 0.1], 7, 0.3),
+        ([-0.6, 0.3, 0.1], 10, 0.3),
+        ([-0.15, 0.3, 0.05], 10, 0.3),
+        ([-2.1, 0, 0.7], 4, 0.0),
+    ],
+)
+def test_steps_reach_the_end_and_nothing_leaves_them(given: list[float], count: int, last: float) -> None:
+    domain = read_domain("x", {"quniform": given})
+    values = domain.values()
+    assert values is not None
+    assert (len(values), values[-1]) == (count, last)
+    assert all(value == float(f"{given[0] + i * given[2]:.10f}") for i, value in enumerate(values))
+    assert "-0.0" not in map(str, values)
+    assert domain.probes() == [values[0], values[-1]]
+    rng = random.Random(0)
+    for _ in range(300):
+        drawn = domain.draw(rng)
+        assert drawn in values
+        assert domain.vary(drawn, rng) in values
+
+
+def test_a_narrow_range_stays_fine() -> None:
+    rng = random.Random(0)
+    for kind in ("uniform", "loguniform"):
+        domain = read_domain("x", {kind: [0.999, 0.99999]})
+        assert len({domain.draw(rng) for _ in range(1000)}) > 900
+        assert domain.probes() == [0.999, 0.99999]
+    assert read_domain("x", {"uniform": [0.85, 0.95]}).draw(random.Random(0)) == 0.9344  # as before

@@ -33,7 +33,11 @@ def test_smoke_is_merged_over_the_rest() -> None:
 
 def test_a_grid_counts_its_points() -> None:
     space = {"a": {"grid": [1, 2, 3]}, "b": {"choice": ["x", "y"]}, "c": {"int": [1, 2], "when": {"b": "y"}}}
-    assert read_sweep({**GOOD, "trials": None, "search": "grid", "space": space}).trials == 3 * (1 + 2)
+    grid = {**GOOD, "trials": None, "search": "grid", "space": space}
+    assert read_sweep(grid).trials == 3 * (1 + 2)
+    assert read_sweep({**grid, "baseline": [{}, {"a": 5}]}).trials == 9 + 2  # or the last points never run
+    assert read_sweep({**grid, "baseline": {}}).trials == 9 + 1
+    assert read_sweep({**grid, "baseline": [{}], "trials": 4}).trials == 4
 
 
 @pytest.mark.parametrize("name", ["lr_asha", "schedule_and_momentum", "optimizer", "augmentation_pbt"])

@@ -22,12 +22,15 @@ UP = [{"at": i + 1, "score": s, "toy/loss": 9 - s} for i, s in enumerate([1.0, 2
     ],
 )
 def test_rules(rule: StopRule, count: int, stops: bool) -> None:
-    reason = rule.reason(UP[:count], mode="max")
+    reason = rule.reason(UP[:count], metric="toy/score", mode="max")
     assert (reason is not None) is stops
     assert reason is None or reason.startswith("stop rule: ")
 
 
 def test_a_plateau_of_what_should_sink() -> None:
-    down = [{"at": i, "score": -float(i)} for i in range(6)]
-    assert StopRule(plateau=2).reason(down, mode="min") is None
-    assert StopRule(plateau=2).reason(down, mode="max") is not None
+    down = [{"at": i, "score": -float(i), "toy/loss": -float(i), "toy/depth": -float(i)} for i in range(6)]
+    for name in (None, "loss", "toy/loss"):  # the sweep's metric, written out or not
+        rule = StopRule(metric=name, plateau=2)
+        assert rule.reason(down, metric="toy/loss", mode="min") is None
+        assert rule.reason(down, metric="toy/loss", mode="max") is not None
+    assert StopRule(metric="depth", plateau=2).reason(down, metric="toy/loss", mode="min") is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 from raydet3d.launch.sweep.importance import importance
 from raydet3d.launch.sweep.ledger import DONE, FAILED, RUNNING, Trial
+from raydet3d.launch.sweep.pictures import draw
 from raydet3d.launch.sweep.results import Results
 from raydet3d.launch.sweep.table import View, describe, short_names
 
@@ -111,3 +112,21 @@ def test_importance_finds_what_the_score_was_made_of(tmp_path: Path) -> None:
     assert shares["lr"] > 0.6
     assert 0.02 < shares["kind"] < 0.4
     assert shares["idle"] < 0.2
+
+
+def test_a_baseline_beside_its_range_is_left_out_where_it_has_no_place(tmp_path: Path) -> None:
+    outside = [0, None, [0.9, 0.99], -1.0, math.nan, True]
+    settings = [{"decay": value, "beta": 0.1 * i} for i, value in enumerate(outside)]
+    settings += [{"decay": 10.0**-i, "beta": None if i == 3 else 0.9 + 0.01 * i} for i in range(6)]
+    results = Results(
+        folder=tmp_path,
+        name="x",
+        metric="AP",
+        mode="max",
+        counter="epoch",
+        trials=[trial(f"{i:03d}", float(i)) for i in range(len(settings))],
+        kinds={"decay": "log", "beta": "linear"},
+        values={f"{i:03d}": setting for i, setting in enumerate(settings)},
+    )
+    assert importance(results)["decay"] > 0.99  # of the six trials whose decay has a logarithm
+    assert {path.stem for _, path in draw(results, tmp_path)} == {"curves", "parallel", "importance"}
