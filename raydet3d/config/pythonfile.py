@@ -31,6 +31,8 @@ def read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
         number = error.lineno or 1
         line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
         raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
+    except ValueError as error:  # what Python up to 3.11.3 says of null bytes
+        raise InputError(f"{path}:1: {error}") from error
     places = python_lines(tree)
     bases: list[str] = []
     base_line = None

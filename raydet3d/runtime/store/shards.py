@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -324,7 +325,16 @@ class _Plain(pickle.Unpickler):
         is_record = module == Metadata.__module__ and isinstance(getattr(dcp_metadata, name, None), type)
         if is_type or is_record or (module, name) in PLAIN or (module.split(".")[0], name) == ("pathlib", "PosixPath"):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):  # how Python up to 3.11.3 writes a member of an enum
+            return _member
         raise pickle.UnpicklingError(f"its metadata holds a {module}.{name}")
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """A member of an enum, and no other attribute of anything."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(f"its metadata takes {name} of a {kind}")
+    return kind[name]
 
 
 PLAIN = {

@@ -13,6 +13,7 @@ from raydet3d.launch.stop import Stopped, stop_signals
 
 
 def test_a_signal_is_a_request_where_something_trains_and_an_end_where_nothing_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with stop_signals() as request:
         request.trains = True
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -20,7 +21,7 @@ def test_a_signal_is_a_request_where_something_trains_and_an_end_where_nothing_d
         assert request.reason == "SIGUSR1"
     with stop_signals(), pytest.raises(Stopped, match="SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_forked_process_ends_of_a_signal_as_any_other(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from raydet3d import dist
 from raydet3d.errors import InputError
@@ -17,6 +18,7 @@ from raydet3d.runtime import assemble
 from raydet3d.runtime.checkpoint import Store
 from raydet3d.runtime.sharded import _policy, refuse_hooks, units
 from raydet3d.runtime.store.content import complete, read_head
+from raydet3d.runtime.store.shards import _member
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import SaveAt, ToyModel, toy_cfg
 
@@ -233,3 +235,12 @@ def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Pa
     store = Store(tmp_path)
     assert [entry.name for entry in store.entries()] == ["epoch_1.pth", "epoch_3.pth"]
     assert [store.fault(entry) for entry in store.entries()] == [None, None]
+
+
+def test_of_an_enum_its_members_and_nothing_else() -> None:
+    """Python up to 3.11.3 writes them by ``getattr``, which could name anything."""
+    layout = next(iter(_MEM_FORMAT_ENCODING))
+    assert _member(_MEM_FORMAT_ENCODING, layout.name) is layout
+    for kind, name in ((_MEM_FORMAT_ENCODING, "__init__"), (Path, "cwd"), (os, "system")):
+        with pytest.raises((pickle.UnpicklingError, KeyError)):
+            _member(kind, name)
