@@ -72,6 +72,9 @@ class EarlyStoppingHook(Hook):
         """A run that has stopped early does not begin again by being resumed."""
         if self.wait_count >= self.patience:
             self._stop(runner, f"{self.monitor} had not improved in {self.wait_count} validations when the run stopped")
+        threshold = self.stopping_threshold
+        if threshold is not None and is_better(self.best_score, threshold, self.rule):
+            self._stop(runner, f"{self.monitor} was {self.best_score:.4f}, better than the threshold {threshold:g}")
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Compare, and stop if it is enough."""

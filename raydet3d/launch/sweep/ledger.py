@@ -167,8 +167,12 @@ class Ledger:
 
 
 def ranked(trials: list[Trial], mode: str) -> list[Trial]:
-    """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last."""
+    """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
+
+    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
+    """
     sign = -1.0 if mode == "max" else 1.0
+    broken = {trial.number for trial in trials if trial.state == FAILED}
     of_setting: dict[int, list[float]] = {}
     for trial in trials:
         value = trial.best(mode)
@@ -179,8 +183,8 @@ def ranked(trials: list[Trial], mode: str) -> list[Trial]:
     def key(trial: Trial) -> tuple[Any, ...]:
         value = trial.best(mode)
         if trial.state == FAILED or value is None:
-            return (2 if trial.state == FAILED else 1, 0.0, 0.0, trial.id)
-        return (0, sign * means[trial.number], sign * value, trial.id)
+            return (2 if trial.state == FAILED else 1, False, 0.0, 0.0, trial.id)
+        return (0, trial.number in broken, sign * means[trial.number], sign * value, trial.id)
 
     return sorted(trials, key=key)
 

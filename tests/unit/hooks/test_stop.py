@@ -95,3 +95,12 @@ def test_a_metric_that_validation_never_gives(tmp_path: Path) -> None:
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         EarlyStoppingHook(**args)
+
+
+def test_a_threshold_that_was_passed_ends_a_resumed_run_too(tmp_path: Path) -> None:
+    stop = {"rule": "greater", "stopping_threshold": 80.0}
+    saved_at_its_end = {"default_hooks__checkpoint": {"type": "CheckpointHook", "interval": 5}}
+    assert run(tmp_path, [50.0, 90.0], stop, **saved_at_its_end).epoch == 2
+    assert run(tmp_path, [10.0] * 8, stop, resume=True, **saved_at_its_end).epoch == 2
+    higher = {**stop, "stopping_threshold": 95.0, "patience": 9}
+    assert run(tmp_path, [10.0] * 8, higher, resume=True, **saved_at_its_end).epoch == 8

@@ -72,6 +72,12 @@ def test_failed_trials_come_last_and_means_count_over_seeds() -> None:
     assert ranked(trials, "min")[0].id == "000-1"
 
 
+def test_one_lucky_seed_does_not_make_a_setting_the_best() -> None:
+    trials = [trial("000-0", 99.0, number=0), trial("000-1", state=FAILED, number=0)]
+    trials += [trial("001-0", 70.0, number=1), trial("001-1", 72.0, number=1)]
+    assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1"]
+
+
 def test_a_lock_is_held_against_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     code = (
