@@ -18,6 +18,8 @@ from tests.kit.runs import Run, assert_same_weights, finish, iterations_logged, 
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SLOW = {"type": "Slow", "seconds": 0.05}
+# Workers of a driver that is dead live on for up to two seconds: by then they must not be through.
+SLOWER = {"type": "Slow", "seconds": 0.25}
 KILLS = int(os.environ.get("RAYDET3D_TEST_KILLS", "10"))
 
 
@@ -72,7 +74,7 @@ def test_kills_of_a_worker_at_random_steps_cost_no_bit(
 
 
 def test_kill_of_the_driver(whole: Callable[[int], Path], tmp_path: Path) -> None:
-    config = write_config(tmp_path, SLOW)
+    config = write_config(tmp_path, SLOWER)
     run = Run(config, "--workers", 2)
     run.until(run.reached(14))
     run.signal(signal.SIGKILL)
@@ -97,7 +99,7 @@ def test_kill_of_the_controller(whole: Callable[[int], Path], tmp_path: Path) ->
 
 @pytest.mark.parametrize("damage", ["truncated", "folder missing"])
 def test_rays_own_snapshot_is_damaged(whole: Callable[[int], Path], tmp_path: Path, damage: str) -> None:
-    config = write_config(tmp_path, SLOW, val_interval=1)
+    config = write_config(tmp_path, SLOWER, val_interval=1)
     run = Run(config, "--workers", 2)
     run.until(lambda: list(run.work_dir.glob(".ray/*/checkpoint_manager_snapshot.json")) and run.reached(16)())
     run.signal(signal.SIGKILL)
