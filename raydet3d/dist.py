@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
 from itertools import accumulate
@@ -23,9 +24,34 @@ R = TypeVar("R")
 REDUCTIONS = ("sum", "mean", "min", "max", "product")
 
 
+_ranks = 1  # of the run that is at work
+
+
+@contextmanager
+def held_together() -> Iterator[None]:
+    """While a run is at work, a process group that goes away is an error, and does not leave this rank alone.
+
+    (When Ray gives workers up it takes their group away from another thread. A rank that went on as if it were the only
+    one would save what it has for the whole run.)
+    """
+    global _ranks
+    before, _ranks = _ranks, get_world_size()
+    try:
+        yield
+    finally:
+        _ranks = before
+
+
 def is_distributed() -> bool:
-    """Whether a process group is up."""
-    return torch_dist.is_available() and torch_dist.is_initialized()
+    """Whether a process group is up.
+
+    Raises:
+        RuntimeError: There was one when the run at work began, and it is gone.
+    """
+    there = torch_dist.is_available() and torch_dist.is_initialized()
+    if _ranks > 1 and not there:
+        raise RuntimeError(f"the process group of {_ranks} ranks is gone: this process has been given up")
+    return there
 
 
 def get_rank() -> int:

@@ -85,6 +85,7 @@ def work(
     """
     import torch  # here, not above: the doors name what is wrong before it is loaded
 
+    from raydet3d.dist import held_together
     from raydet3d.launch.hang import HangHook
     from raydet3d.launch.starts import StartsHook
     from raydet3d.launch.watch import Pace, Watch
@@ -111,8 +112,9 @@ def work(
         slots=plan.slots,
     )
     try:
-        result = runner.train()
-        starts.finish(runner, result)
+        with held_together():
+            result = runner.train()
+            starts.finish(runner, result)
     except Stopped as stopped:
         runner.logger.info("%s", stopped)
         result = {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}

@@ -174,7 +174,7 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
-        with at_work(self):
+        with at_work(self), dist.held_together():
             return self._train()
 
     def _train(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        with at_work(self):
+        with at_work(self), dist.held_together():
             return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        with at_work(self):
+        with at_work(self), dist.held_together():
             return self._evaluate("test")
 
     @contextmanager

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as torch_dist
 
 from raydet3d.errors import InputError
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner, assemble
 from raydet3d.runtime.summary import headline, to_lines
+from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyMetric, toy_cfg
 
 FACE = {
@@ -251,3 +253,30 @@ def test_headlines() -> None:
     text = to_lines({"seconds": 3.2, "headline": {"AP": 1.5}, **dict.fromkeys(
         ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir"))})  # fmt: skip
     assert text == "done in 3 s\n  AP: 1.5000"
+
+
+class GiveUp(Hook):
+    """Takes the process group away within an iteration, as Ray does from another thread when it gives workers up."""
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter == 6:
+            torch_dist.destroy_process_group()
+
+
+def train_until_given_up(folder: str) -> str:
+    every = {"type": "CheckpointHook", "interval": 1, "by_epoch": False}
+    runner = assemble(toy_cfg(Path(folder), default_hooks__checkpoint=every, log_level="ERROR"))
+    runner.register_hook(GiveUp(), "VERY_HIGH")
+    try:
+        runner.train()
+    except RuntimeError as error:
+        return str(error)
+    return "went on alone"
+
+
+def test_a_rank_whose_group_is_gone_does_not_go_on_as_the_only_one(tmp_path: Path) -> None:
+    for said in run_ranks(train_until_given_up, 2, str(tmp_path), timeout_s=60):
+        assert "the process group of 2 ranks is gone" in said
+    saved = sorted(tmp_path.glob("iter_*.pth"), key=lambda path: int(path.stem[5:]))
+    assert saved[-1].name == "iter_6.pth"
+    assert {torch.load(path, weights_only=True)["meta"]["world_size"] for path in saved} == {2}
