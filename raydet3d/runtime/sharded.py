@@ -12,17 +12,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.registry import MODEL_WRAPPERS
+from raydet3d.runtime.steps import Steps
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @MODEL_WRAPPERS.register_module()
-class MMFullyShardedDataParallel(nn.Module):
+class MMFullyShardedDataParallel(Steps, nn.Module):
     """``fully_shard`` with ``train_step``, ``val_step`` and ``test_step``.
 
     The model gets its first values before it is sharded, so they are those of an unsharded run.
@@ -79,32 +80,6 @@ class MMFullyShardedDataParallel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
         return self.module(*args, **kwargs)
-
-    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """One step of training.
-
-        Args:
-            data: A batch from the loader.
-            optim_wrapper: Takes the loss and updates the parameters.
-
-        Returns:
-            The losses by name, ``loss`` first.
-        """
-        with optim_wrapper.optim_context(self):
-            data = self.module.data_preprocessor(data, True)  # type: ignore[operator]
-            losses = self(**data, mode="loss") if isinstance(data, Mapping) else self(*data, mode="loss")
-        loss, log_vars = self.module.parse_losses(losses)  # type: ignore[operator]
-        optim_wrapper.update_params(loss)
-        out: dict[str, Tensor] = log_vars
-        return out
-
-    def val_step(self, data: Any) -> Any:
-        """Predictions for a batch of validation."""
-        return self.module.val_step(data)  # type: ignore[operator]
-
-    def test_step(self, data: Any) -> Any:
-        """Predictions for a batch of testing."""
-        return self.module.test_step(data)  # type: ignore[operator]
 
 
 def units(module: nn.Module, min_params: int) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -16,7 +16,7 @@ from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim import OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
-from raydet3d.runtime.sharded import MMFullyShardedDataParallel
+from raydet3d.runtime.steps import Steps
 
 __all__ = [
     "MMDistributedDataParallel",
@@ -31,7 +31,7 @@ __all__ = [
 
 
 @MODEL_WRAPPERS.register_module()
-class MMDistributedDataParallel(DistributedDataParallel):
+class MMDistributedDataParallel(Steps, DistributedDataParallel):
     """DistributedDataParallel with ``train_step``, ``val_step`` and ``test_step``.
 
     The layout of the gradient buckets is fixed before the first step. (Torch lays them out anew after the first
@@ -61,44 +61,18 @@ class MMDistributedDataParallel(DistributedDataParallel):
         parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
         return (parameters[::-1], sparse[::-1]) if self._reverse else (parameters, sparse)
 
-    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """One step of training.
-
-        Args:
-            data: A batch from the loader.
-            optim_wrapper: Takes the loss and updates the parameters.
-
-        Returns:
-            The losses by name, ``loss`` first.
-        """
-        with optim_wrapper.optim_context(self):
-            data = self.module.data_preprocessor(data, True)
-            losses = self(**data, mode="loss") if isinstance(data, Mapping) else self(*data, mode="loss")
-        loss, log_vars = self.module.parse_losses(losses)
-        if self.detect_anomalous_params:  # before the step, which lets go of the graph and of the gradients
-            self._tell_unreached(loss)
-        optim_wrapper.update_params(loss)
-        out: dict[str, Tensor] = log_vars
-        return out
-
-    def _tell_unreached(self, loss: Tensor) -> None:
+    def look_at(self, loss: Tensor) -> None:
         """Warn of parameters that this loss does not reach, unless that was said of them in the last iteration."""
+        if not self.detect_anomalous_params:
+            return
         names = unreached(self.module, loss)
         if names and names != self._told:
             get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
         self._told = names
 
-    def val_step(self, data: Any) -> Any:
-        """Predictions for a batch of validation."""
-        return self.module.val_step(data)
-
-    def test_step(self, data: Any) -> Any:
-        """Predictions for a batch of testing."""
-        return self.module.test_step(data)
-
 
 @MODEL_WRAPPERS.register_module()
-class MMSeparateDistributedDataParallel(nn.Module):
+class MMSeparateDistributedDataParallel(Steps, nn.Module):
     """For models that are trained in parts, with an optimizer each (``OptimWrapperDict``): they do their own steps.
 
     Whenever a backward pass ends, the gradients that it has touched are averaged over the ranks, in one exchange; so a
@@ -148,16 +122,8 @@ class MMSeparateDistributedDataParallel(nn.Module):
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """The model's own step of training."""
         self._touched.clear()  # of a backward pass that failed
-        out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)  # type: ignore[operator]
+        out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)
         return out
-
-    def val_step(self, data: Any) -> Any:
-        """Predictions for a batch of validation."""
-        return self.module.val_step(data)  # type: ignore[operator]
-
-    def test_step(self, data: Any) -> Any:
-        """Predictions for a batch of testing."""
-        return self.module.test_step(data)  # type: ignore[operator]
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -175,8 +141,7 @@ def refuse_several(model: nn.Module, optim_wrapper: Any) -> None:
     Raises:
         InputError: They cannot be trained with.
     """
-    steps = (MMDistributedDataParallel.train_step, MMFullyShardedDataParallel.train_step)
-    if isinstance(optim_wrapper, OptimWrapperDict) and getattr(type(model), "train_step", None) in steps:
+    if isinstance(optim_wrapper, OptimWrapperDict) and getattr(type(model), "train_step", None) is Steps.train_step:
         raise InputError(
             "several optimizers on several ranks need model_wrapper_cfg=dict("
             "type='MMSeparateDistributedDataParallel'), which leaves the step to the model's train_step"
