@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.door import run_door, version
+from raydet3d.launch.door import add_cfg_options, run_door, version
 from raydet3d.launch.sweep.api import report, sweep
 from raydet3d.launch.sweep.results import Results
 
@@ -39,14 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="config file, or a shipped one's path")
     parser.add_argument("sweep", metavar="SWEEP.yaml", nargs="?", help="what is tried, and how")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override keys or variables of the config, for all trials",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--work-dir", metavar="DIR", help="the sweep's folder (default: work_dirs/<config's name>-<sweep's name>)"
     )

@@ -21,8 +21,13 @@ FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add what every door takes: the config and its overrides."""
+    """Add what a door takes that works on a config: the config and its overrides."""
     parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")
+    add_cfg_options(parser)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the overrides of a config."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",

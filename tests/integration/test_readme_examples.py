@@ -35,7 +35,7 @@ def examples() -> dict[str, dict[str, str]]:
 
 def run(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Train the toy with an example's file and config."""
-    blocks = dict(examples().get(name) or pytest.skip(f"the README has no example {name!r}"))
+    blocks = dict(examples()[name])
     text = blocks.pop("config")
     for file, code in blocks.items():
         (folder / file).write_text(code, encoding="utf-8")

@@ -97,7 +97,6 @@ def test_a_random_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_optuna_sweep(tmp_path: Path) -> None:
-    pytest.importorskip("optuna", reason="an extra")
     sweep = prepare(tmp_path, trials=7, concurrency=1, search={"type": "optuna", "startup": 2})
     before = kill_at(tmp_path, 21)
     _, after = go_on(tmp_path)

@@ -10,8 +10,6 @@ import pytest
 from raydet3d.launch.sweep.ledger import DONE, RUNNING, Trial
 from raydet3d.launch.sweep.spec import read_sweep
 
-pytest.importorskip("ray.tune", reason="needs ray[tune]")
-
 
 class Stub:
     """What a scheduler asks of Ray's trial."""

@@ -38,8 +38,6 @@ def found(search: Search, count: int, stop: int | None = None) -> list[Setting]:
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_a_stop_changes_nothing(kind: str) -> None:
-    if kind == "optuna":
-        pytest.importorskip("optuna", reason="an extra")
     search = Search(type=kind, seed=5)
     whole = found(search, 14)
     assert found(search, 14, stop=6) == whole
@@ -47,7 +45,6 @@ def test_a_stop_changes_nothing(kind: str) -> None:
 
 
 def test_optuna_does_better_than_chance() -> None:
-    pytest.importorskip("optuna", reason="an extra")
     late = [value(setting) for setting in found(Search(type="optuna"), 40)[20:]]
     chance = [value(setting) for setting in found(Search(type="random"), 40)[20:]]
     assert sum(late) / 20 > sum(chance) / 20 + 0.5
@@ -72,7 +69,6 @@ def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
 
 
 def test_optuna_is_told_of_values_on_and_off_the_steps() -> None:
-    pytest.importorskip("optuna", reason="an extra")
     space = Space.read(
         "s", {"m": {"quniform": [0.8, 0.98, 0.02]}, "q": {"quniform": [0, 1, 0.015625]}, "k": {"int": [0, 9]}}
     )
