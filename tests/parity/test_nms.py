@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+import shapely
 import torch
+from shapely import affinity
 
 from raydet3d.ops import nms_aligned, nms_circle, nms_rotated, rotated_iou_bev
 from raydet3d.ops.nms import suppress_fixpoint, suppress_greedy
-
-shapely = pytest.importorskip("shapely", reason="shapely is in the 'test' extra")
-from shapely import affinity  # noqa: E402
 
 
 def scene(seed: int, count: int = 120) -> tuple[np.ndarray, np.ndarray]:

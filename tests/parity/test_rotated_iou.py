@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 import torch
+from shapely import affinity
 
 from raydet3d.ops import rotated_intersection_bev, rotated_iou_3d, rotated_iou_bev
 from tests.kit.close import assert_close
-
-shapely = pytest.importorskip("shapely", reason="shapely is in the 'test' extra")
-from shapely import affinity  # noqa: E402
 
 TOLERANCE = 1e-4
 
