@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from raydet3d.launch.door import run_door, version
+from raydet3d.cli import run_door, version
 
 DOORS = """doors:
   python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)

@@ -7,9 +7,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from raydet3d.cli import add_config, add_old_habits, run_door, version
 from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.door import add_config, add_old_habits, run_door, version
 from raydet3d.launch.preflight import check_work_dir
 from raydet3d.launch.worker import is_torchrun, join_torchrun
 

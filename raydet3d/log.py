@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from raydet3d.current import Current
+from raydet3d.active_run import Current
 
 NAME = "raydet3d"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from raydet3d.cli import add_config, add_ray, read_config, run_door, version
 from raydet3d.config import Config
-from raydet3d.config.tree import nearest
+from raydet3d.config.config_dict import nearest
 from raydet3d.errors import InputError
-from raydet3d.launch.door import add_config, add_ray, read_config, run_door, version
-from raydet3d.launch.options import RayOptions, describe
+from raydet3d.launch.ray_options import RayOptions, describe
 from raydet3d.registry import tables
 
 EXAMPLES = """examples:
@@ -121,7 +121,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from torch import nn
 
     from raydet3d.runtime.build import build_optim, build_schedulers
-    from raydet3d.runtime.sections import refuse_deleted_optimizer
+    from raydet3d.runtime.validate import refuse_deleted_optimizer
 
     # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
     given = _needed(cfg, "optim_wrapper")

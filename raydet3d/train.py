@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raydet3d.cli import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
 from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.door import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
-from raydet3d.launch.lock import locked
-from raydet3d.launch.options import RayOptions
+from raydet3d.files import locked
+from raydet3d.host import num_processors
 from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, check_work_dir, checkpoint_size
-from raydet3d.launch.standing import Standing, look_at
-from raydet3d.launch.stop import StopRequest, stop_signals
+from raydet3d.launch.ray_options import RayOptions
+from raydet3d.launch.signals import StopRequest, stop_signals
+from raydet3d.launch.work_dir_state import Standing, look_at
 from raydet3d.launch.worker import Plan, is_torchrun, join_torchrun, work
-from raydet3d.machine import num_processors
 
 BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
 
@@ -263,7 +263,7 @@ def train_there(
         if opening is None:
             request.trains = True
             return {**work(plan, asked=asked), "workers": 0, "cpus": num_processors()}
-        from raydet3d.launch.trainer import fit
+        from raydet3d.launch.driver import fit
 
         ground = opening.wait()
         request.listen()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet3d.cli import add_cfg_options, run_door, version
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.door import add_cfg_options, run_door, version
-from raydet3d.launch.sweep.api import report, sweep
-from raydet3d.launch.sweep.results import Results
+from raydet3d.sweep.results import Results
+from raydet3d.sweep.sweep_run import report, sweep
 
 __all__ = ["report", "sweep"]
 

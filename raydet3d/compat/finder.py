@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from raydet3d.compat.names import MODULES, VERSIONS
+from raydet3d.compat.aliases import MODULES, VERSIONS
 from raydet3d.errors import InputError
 
 ROOTS = tuple(VERSIONS)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from raydet3d.compat.aliases import PLACES
 from raydet3d.compat.finder import EDITED, ROOTS, NoGuest, install, is_active, is_off, is_whole, own_folders
-from raydet3d.compat.names import PLACES
 from raydet3d.errors import InputError
 
 _IMPORTED: dict[str, None] = {}  # the plug-ins of this process, in order

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from raydet3d import compat
-from raydet3d.config.blanks import put_written, take_written
-from raydet3d.config.find import find_config
-from raydet3d.config.lines import merged_lines
-from raydet3d.config.names import KNOWN_KEYS, is_slip, misspelt
-from raydet3d.config.options import set_key, split_key
-from raydet3d.config.origin import Origin
-from raydet3d.config.read import Chain, read_chain
-from raydet3d.config.source import Source
-from raydet3d.config.tree import ConfigDict, merge, nearest, to_plain
-from raydet3d.config.write import redact, to_text, write_text
+from raydet3d.config.config_dict import ConfigDict, merge, nearest, to_plain
+from raydet3d.config.config_file import Source
+from raydet3d.config.dump import redact, to_text, write_text
+from raydet3d.config.inheritance import Chain, read_chain
+from raydet3d.config.interpolation import put_written, take_written
+from raydet3d.config.known_keys import KNOWN_KEYS, is_slip, misspelt
+from raydet3d.config.locate import find_config
+from raydet3d.config.overrides import set_key, split_key
+from raydet3d.config.provenance import Origin
+from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError
 
 _OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}

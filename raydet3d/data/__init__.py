@@ -1,6 +1,13 @@
 """Data: from files to batches. Importing the package fills the tables of data sets, samplers and transforms."""
 
-from raydet3d.data.augment import (
+from raydet3d.data.dataset import Det3DDataset, ready
+from raydet3d.data.dataset_wrappers import ConcatDataset, RepeatDataset
+from raydet3d.data.datasets.kitti import KittiDataset
+from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
+from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
+from raydet3d.data.seeded import Stamped, StampedBatches, current_epoch
+from raydet3d.data.synthetic import TownDataset
+from raydet3d.data.transforms.augmentation import (
     GlobalRotScaleTrans,
     ObjectNameFilter,
     ObjectNoise,
@@ -9,16 +16,9 @@ from raydet3d.data.augment import (
     PointsRangeFilter,
     RandomFlip3D,
 )
-from raydet3d.data.dataset import Det3DDataset, ready
-from raydet3d.data.kitti import KittiDataset
-from raydet3d.data.load import LoadAnnotations3D, LoadPointsFromFile
-from raydet3d.data.pack import Pack3DDetInputs, pseudo_collate
-from raydet3d.data.paste import DataBaseSampler, ObjectSample
-from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
-from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
-from raydet3d.data.stamp import Stamped, StampedBatches, current_epoch
-from raydet3d.data.synthetic import TownDataset
-from raydet3d.data.wrappers import ConcatDataset, RepeatDataset
+from raydet3d.data.transforms.formatting import Pack3DDetInputs, pseudo_collate
+from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromFile
+from raydet3d.data.transforms.object_sample import DataBaseSampler, ObjectSample
 
 __all__ = [
     "Compose",

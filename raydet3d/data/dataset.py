@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from raydet3d.data.paths import inside, join, require
 from raydet3d.data.pipeline import Compose, Sample
 from raydet3d.errors import InputError
-from raydet3d.infos import check_backend, read_infos, to_v2
+from raydet3d.info_file import check_backend, read_infos, to_v2
 from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS, BadArgument
 from raydet3d.structures import get_box_type

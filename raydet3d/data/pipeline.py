@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from raydet3d.data.stamp import current_epoch
+from raydet3d.data.seeded import current_epoch
 from raydet3d.registry import TRANSFORMS
 
 Sample = dict[str, Any]

@@ -1,23 +1,23 @@
 """Hooks: what happens beside the training step, and when."""
 
-from raydet3d.hooks import refused
-from raydet3d.hooks.augment import DisableAugHook, DisableObjectSampleHook
+from raydet3d.hooks import refused_hooks
+from raydet3d.hooks.base import PRIORITIES, STAGES, Hook, Hooks, get_priority
 from raydet3d.hooks.benchmark import BenchmarkHook
-from raydet3d.hooks.buffers import SyncBuffersHook
 from raydet3d.hooks.checkpoint import CheckpointHook
+from raydet3d.hooks.disable_augmentation import DisableAugHook, DisableObjectSampleHook
+from raydet3d.hooks.early_stopping import EarlyStoppingHook
 from raydet3d.hooks.ema import EMAHook
+from raydet3d.hooks.empty_cache import EmptyCacheHook
 from raydet3d.hooks.guard import GuardHook
-from raydet3d.hooks.hook import PRIORITIES, STAGES, Hook, Hooks, get_priority
-from raydet3d.hooks.info import RuntimeInfoHook
+from raydet3d.hooks.iter_timer import IterTimerHook
 from raydet3d.hooks.logger import LoggerHook
-from raydet3d.hooks.memory import EmptyCacheHook
+from raydet3d.hooks.param_scheduler import ParamSchedulerHook
+from raydet3d.hooks.prepare_tta import PrepareTTAHook
 from raydet3d.hooks.profiler import ProfilerHook
-from raydet3d.hooks.sampler import DistSamplerSeedHook
-from raydet3d.hooks.schedule import ParamSchedulerHook
-from raydet3d.hooks.stop import EarlyStoppingHook
-from raydet3d.hooks.timer import IterTimerHook
-from raydet3d.hooks.tta import PrepareTTAHook
-from raydet3d.hooks.visual import Det3DVisualizationHook
+from raydet3d.hooks.runtime_info import RuntimeInfoHook
+from raydet3d.hooks.sampler_seed import DistSamplerSeedHook
+from raydet3d.hooks.sync_buffers import SyncBuffersHook
+from raydet3d.hooks.visualization import Det3DVisualizationHook
 
 __all__ = [
     "PRIORITIES",
@@ -42,5 +42,5 @@ __all__ = [
     "RuntimeInfoHook",
     "SyncBuffersHook",
     "get_priority",
-    "refused",
+    "refused_hooks",
 ]

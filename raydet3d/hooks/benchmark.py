@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.base import Hook
 from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:

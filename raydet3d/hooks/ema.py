@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydet3d.dist import unwrapped
 from raydet3d.errors import InputError
-from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.base import Hook
 from raydet3d.registry import HOOKS, MODELS
 
 if TYPE_CHECKING:

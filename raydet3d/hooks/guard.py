@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
 from raydet3d.errors import InputError
-from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.base import Hook
 from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:

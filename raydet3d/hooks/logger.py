@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.errors import InputError
-from raydet3d.hooks.backend import only_local
-from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.backend_args import only_local
+from raydet3d.hooks.base import Hook
 from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:

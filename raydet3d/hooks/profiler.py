@@ -10,7 +10,7 @@ import torch
 from torch import profiler
 
 from raydet3d.errors import InputError
-from raydet3d.hooks.hook import Hook
+from raydet3d.hooks.base import Hook
 from raydet3d.registry import HOOKS
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import ray
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch import preflight
-from raydet3d.launch.nodes import read_nodes, workers_on
-from raydet3d.launch.options import RayOptions
+from raydet3d.launch.capacity import read_nodes, workers_on
+from raydet3d.launch.ray_options import RayOptions
 
 
 @dataclass(frozen=True)

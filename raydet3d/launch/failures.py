@@ -5,7 +5,7 @@ from __future__ import annotations
 import ray
 
 from raydet3d.errors import InputError
-from raydet3d.launch.layers import layers
+from raydet3d.launch.exceptions import layers
 
 NO_ROOM = "WorkerGroupStartupTimeoutError"
 LOST_EARLY = "WorkerGroupStartupFailedError"  # what it came from does not survive the way out of Ray's controller

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
-from raydet3d.launch.options import RayOptions
-from raydet3d.machine import num_processors
+from raydet3d.host import num_processors
+from raydet3d.launch.ray_options import RayOptions
 
 if TYPE_CHECKING:
-    from raydet3d.launch.nodes import Node
+    from raydet3d.launch.capacity import Node
 
 NODE_TIMEOUT_S = 10.0
 SETTLE_S = 3.0  # what the job before held is given back a moment after it has ended
@@ -40,7 +40,7 @@ def check_work_dir(work_dir: Path | str) -> None:
         InputError: It cannot be made or written to.
     """
     if is_uri(str(work_dir)):
-        from raydet3d.runtime.store.place import probe
+        from raydet3d.checkpoint.storage import probe
 
         probe(str(work_dir))
         return
@@ -203,7 +203,7 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     """
     import ray
 
-    from raydet3d.launch.nodes import groups_of_autoscaler, read_nodes, room, room_to_come
+    from raydet3d.launch.capacity import groups_of_autoscaler, read_nodes, room, room_to_come
 
     totals: dict[str, float] = ray.cluster_resources()
     for resources, _, count in groups_of_autoscaler() or []:
@@ -233,7 +233,7 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
 
 def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
     """The sentence that says what is missing, and what to do."""
-    from raydet3d.launch.nodes import room
+    from raydet3d.launch.capacity import room
 
     def sums(kind: str) -> dict[str, float]:
         return {name: sum(getattr(node, kind).get(name, 0) for node in nodes) for name in options.bundle}

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config, Origin
-from raydet3d.launch.memory import keep_freed_memory
-from raydet3d.launch.stop import Stopped
+from raydet3d.launch.malloc import keep_freed_memory
+from raydet3d.launch.signals import Stopped
 
 if TYPE_CHECKING:
     import torch
 
-    from raydet3d.hooks.hook import Hook
+    from raydet3d.hooks.base import Hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,9 @@ def work(
     import torch  # here, not above: the doors name what is wrong before it is loaded
 
     from raydet3d.dist import held_together
-    from raydet3d.launch.hang import HangHook
-    from raydet3d.launch.starts import StartsHook
-    from raydet3d.launch.watch import Pace, Watch
+    from raydet3d.launch.hang_watchdog import HangHook
+    from raydet3d.launch.rank_sync import Pace, Watch
+    from raydet3d.launch.restart_log import StartsHook
     from raydet3d.runtime.build import assemble
 
     if os.path.isdir(plan.cwd):

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.infos import KITTI_CATEGORIES, check_backend, read_infos, to_v2
+from raydet3d.info_file import KITTI_CATEGORIES, check_backend, read_infos, to_v2
+from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
 from raydet3d.metrics.kitti_files import (
     Annotation,
@@ -24,7 +25,6 @@ from raydet3d.metrics.kitti_files import (
 )
 from raydet3d.metrics.kitti_objects import Objects
 from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
-from raydet3d.metrics.metric import BaseMetric
 from raydet3d.registry import METRICS
 
 

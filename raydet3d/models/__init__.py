@@ -1,24 +1,24 @@
 """Detectors and their parts; importing this fills the `MODELS` and `TASK_UTILS` tables."""
 
-from raydet3d.models.anchor_head import Anchor3DHead
-from raydet3d.models.anchors import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
-from raydet3d.models.assign import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
-from raydet3d.models.averages import (
+from raydet3d.models.averaged_model import (
     BaseAveragedModel,
     ExponentialMovingAverage,
     MomentumAnnealingEMA,
     StochasticWeightAverage,
 )
-from raydet3d.models.coders import DeltaXYZWLHRBBoxCoder
-from raydet3d.models.detector import Base3DDetector, VoxelNet
-from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
-from raydet3d.models.middle_encoders import PointPillarsScatter
+from raydet3d.models.backbones.second import SECOND, SECONDFPN
+from raydet3d.models.data_preprocessors.det3d import Det3DDataPreprocessor
+from raydet3d.models.dense_heads.anchor3d_head import Anchor3DHead
+from raydet3d.models.detectors.base import Base3DDetector, VoxelNet
+from raydet3d.models.losses.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
+from raydet3d.models.middle_encoders.pillar_scatter import PointPillarsScatter
 from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
-from raydet3d.models.preprocess import Det3DDataPreprocessor
-from raydet3d.models.second import SECOND, SECONDFPN
-from raydet3d.models.sequence import build_sequence
+from raydet3d.models.sequential import build_sequence
+from raydet3d.models.task_modules.anchor_generators import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
+from raydet3d.models.task_modules.assigners import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
+from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
 from raydet3d.models.tta import BaseTTAModel
-from raydet3d.models.voxel_encoders import PillarFeatureNet
+from raydet3d.models.voxel_encoders.pillar_encoder import PillarFeatureNet
 
 __all__ = [
     "SECOND",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydet3d.models.detector import Base3DDetector
-from raydet3d.models.first_values import initialize
+from raydet3d.models.detectors.base import Base3DDetector
+from raydet3d.models.weight_init import initialize
 from raydet3d.registry import MODELS
 
 InitCfg = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None

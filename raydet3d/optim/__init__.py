@@ -1,21 +1,21 @@
 """Optimization: the optim wrappers, param groups, and schedules of what is in them."""
 
 from raydet3d.optim.amp import AmpOptimWrapper
-from raydet3d.optim.check import check_optimization
+from raydet3d.optim.build_schedulers import build_param_scheduler
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
-from raydet3d.optim.decay import LearningRateDecayOptimizerConstructor
+from raydet3d.optim.layer_decay import LearningRateDecayOptimizerConstructor
+from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
 from raydet3d.optim.muon import MuonAdamW
+from raydet3d.optim.optim_check import check_optimization
 from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
-from raydet3d.optim.plan import build_param_scheduler
 from raydet3d.optim.plateau import (
     ReduceOnPlateauLR,
     ReduceOnPlateauMomentum,
     ReduceOnPlateauParamScheduler,
 )
-from raydet3d.optim.replay import resume_schedulers
+from raydet3d.optim.resume_schedulers import resume_schedulers
 from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, register_curve
-from raydet3d.optim.several import OptimWrapperDict
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.optim.zero import ZeroRedundancyOptimizer
 

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.optim.groups import Group, merge
+from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
 from raydet3d.optim.optimizers import build_optimizer
-from raydet3d.optim.several import OptimWrapperDict
+from raydet3d.optim.param_groups import Group, merge
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from raydet3d.dist import get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.optim.groups import Group, Groups, reconcile, settings_of
-from raydet3d.optim.guard import FiniteGuard, whole
+from raydet3d.optim.nonfinite import FiniteGuard, whole
+from raydet3d.optim.param_groups import Group, Groups, reconcile, settings_of
 from raydet3d.registry import OPTIM_WRAPPERS
 
 CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {

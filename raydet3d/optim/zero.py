@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from raydet3d import dist
-from raydet3d.optim.groups import Group, settings_of
 from raydet3d.optim.optimizers import build_optimizer
+from raydet3d.optim.param_groups import Group, settings_of
 from raydet3d.registry import OPTIMIZERS
 
 

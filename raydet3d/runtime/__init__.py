@@ -2,13 +2,13 @@
 
 from raydet3d.registry import RUNNERS
 from raydet3d.runtime.build import assemble, build_runner, ready_data
+from raydet3d.runtime.ddp import MMDistributedDataParallel
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History, register_statistic
-from raydet3d.runtime.logprocessor import LogProcessor
+from raydet3d.runtime.log_processor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.tta import build_runner_with_tta
-from raydet3d.runtime.wrappers import MMDistributedDataParallel
+from raydet3d.runtime.tta_runner import build_runner_with_tta
 
 Runner.from_cfg = staticmethod(assemble)
 RUNNERS.register_module(module=Runner)

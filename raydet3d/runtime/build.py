@@ -17,7 +17,7 @@ from torch import nn
 
 from raydet3d import __version__, dist
 from raydet3d.errors import InputError
-from raydet3d.hooks.hook import Hook, Hooks
+from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
 from raydet3d.registry import (
@@ -31,14 +31,13 @@ from raydet3d.registry import (
     VISUALIZERS,
     Registry,
 )
+from raydet3d.runtime.activation_checkpoint import recompute
+from raydet3d.runtime.ddp import from_sync_bn, refuse_several, to_sync_bn, unwrapped
 from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.fsdp import asks_others, is_sharded_model, refuse_hooks
 from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
 from raydet3d.runtime.parts import Makers
-from raydet3d.runtime.recompute import recompute
-from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.sections import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
-from raydet3d.runtime.sharded import asks_others, is_sharded_model, refuse_hooks
-from raydet3d.runtime.start import (
+from raydet3d.runtime.run_setup import (
     apply_env,
     find_start,
     home_of,
@@ -49,7 +48,8 @@ from raydet3d.runtime.start import (
     settle_slots,
     settle_timestamp,
 )
-from raydet3d.runtime.wrappers import from_sync_bn, refuse_several, to_sync_bn, unwrapped
+from raydet3d.runtime.runner import Runner
+from raydet3d.runtime.validate import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 
 __all__ = [
     "assemble",

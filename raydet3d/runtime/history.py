@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydet3d.current import Current
+from raydet3d.active_run import Current
 
 KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
 PENDING = 2000  # values of a scalar that may wait on the device when nobody reads

@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from raydet3d.data.dataset import ready
-from raydet3d.data.slots import SlotBatches
-from raydet3d.data.stamp import Stamped, StampedBatches
+from raydet3d.data.elastic_sampler import SlotBatches
+from raydet3d.data.seeded import Stamped, StampedBatches
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
-from raydet3d.runtime.sections import at
+from raydet3d.runtime.validate import at
 
 _OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")

@@ -14,9 +14,9 @@ from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
-from raydet3d.runtime.division import train_in_parts
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders
+from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
 
 if TYPE_CHECKING:

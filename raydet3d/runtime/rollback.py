@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
-from raydet3d.runtime.store.content import complete, read_head
-from raydet3d.runtime.store.place import Location
-from raydet3d.runtime.weights import load_weights
-from raydet3d.runtime.wrappers import unwrapped
+from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.load_weights import load_weights
+from raydet3d.checkpoint.storage import Location
+from raydet3d.runtime.ddp import unwrapped
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner

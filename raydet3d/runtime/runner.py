@@ -13,30 +13,30 @@ import torch
 from torch import nn
 
 from raydet3d import dist
-from raydet3d.current import at_work
+from raydet3d.active_run import at_work
+from raydet3d.checkpoint.download import fetched
+from raydet3d.checkpoint.load import complete, locate, read_head
+from raydet3d.checkpoint.load_weights import load_weights, revised
+from raydet3d.checkpoint.log_upload import Mirror
+from raydet3d.checkpoint.staging import is_sharded
+from raydet3d.checkpoint.storage import Bucket, Location
+from raydet3d.checkpoint.store import Store
 from raydet3d.errors import InputError
-from raydet3d.hooks.hook import Hook, Hooks
+from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.log import close_logger, release_lines
-from raydet3d.runtime.checkpoint import Store
-from raydet3d.runtime.download import fetched
-from raydet3d.runtime.fault import find_fault
+from raydet3d.runtime.ddp import unwrapped
+from raydet3d.runtime.fsdp import is_sharded_model
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import global_batch_size, num_slots, release
+from raydet3d.runtime.nonfinite_debug import find_fault
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.progress import Phase
-from raydet3d.runtime.record import Record
 from raydet3d.runtime.rollback import roll_back
-from raydet3d.runtime.sharded import is_sharded_model
-from raydet3d.runtime.start import Start, leave_no_trace
-from raydet3d.runtime.state import apply, collect
-from raydet3d.runtime.store.content import complete, locate, read_head
-from raydet3d.runtime.store.hostcopy import is_sharded
-from raydet3d.runtime.store.mirror import Mirror
-from raydet3d.runtime.store.place import Bucket, Location
-from raydet3d.runtime.summary import headline, summarize, to_lines
+from raydet3d.runtime.run_setup import Start, leave_no_trace
+from raydet3d.runtime.scalar_log import Record
+from raydet3d.runtime.train_result import headline, summarize, to_lines
+from raydet3d.runtime.train_state import apply, collect
 from raydet3d.runtime.wanted import check_wanted
-from raydet3d.runtime.weights import load_weights, revised
-from raydet3d.runtime.wrappers import unwrapped
 
 
 class Runner(Parts):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from raydet3d.errors import InputError
 
 if TYPE_CHECKING:
-    from raydet3d.hooks.hook import Hook
+    from raydet3d.hooks.base import Hook
 
 
 def check_wanted(hooks: Iterable[Hook], given: Sequence[str] | None, *, validates: bool) -> None:

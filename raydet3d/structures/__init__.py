@@ -9,9 +9,9 @@ from raydet3d.structures.boxes import (
     LiDARInstance3DBoxes,
     get_box_type,
 )
-from raydet3d.structures.element import DataElement
+from raydet3d.structures.data_element import DataElement
+from raydet3d.structures.data_sample import Det3DDataSample
 from raydet3d.structures.instances import InstanceData
-from raydet3d.structures.sample import Det3DDataSample
 
 __all__ = [
     "BOX_TYPES",

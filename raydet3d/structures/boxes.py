@@ -20,7 +20,7 @@ from torch import Tensor
 from raydet3d.errors import InputError
 from raydet3d.ops.iou import nearest_bev, rotated_iou_3d
 from raydet3d.ops.points import limit_period, points_in_boxes, rotate_z
-from raydet3d.structures.rows import BoxRows
+from raydet3d.structures.box_rows import BoxRows
 
 Points = NDArray[Any] | Tensor
 

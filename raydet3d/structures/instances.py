@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydet3d.structures.element import DataElement
+from raydet3d.structures.data_element import DataElement
 
 Index = int | slice | list[int] | list[bool] | Tensor | NDArray[Any]
 

@@ -6,7 +6,7 @@ from raydet3d.visual.backends import (
     TensorboardVisBackend,
     WandbVisBackend,
 )
-from raydet3d.visual.det3d import Det3DLocalVisualizer
+from raydet3d.visual.local_visualizer import Det3DLocalVisualizer
 from raydet3d.visual.visualizer import Visualizer
 
 __all__ = [

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from raydet3d.config.write import redact
+from raydet3d.config.dump import redact
 from raydet3d.errors import InputError
 from raydet3d.log import LineFile, get_logger, spared
 from raydet3d.registry import VISBACKENDS

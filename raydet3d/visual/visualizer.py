@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet3d.current import Current
+from raydet3d.active_run import Current
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger

@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from raydet3d.runtime.checkpoint import Store
+from raydet3d.checkpoint.store import Store
 
 
 def timed(function: Callable[[], Any]) -> float:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from raydet3d.data import DefaultSampler, Stamped, StampedBatches, pseudo_collate
 from raydet3d.data.prepare import prepare_kitti
-from raydet3d.data.stamp import current_epoch, sample_seed, seed_generators
+from raydet3d.data.seeded import current_epoch, sample_seed, seed_generators
 from raydet3d.registry import DATASETS
 from tests.kit.tiny_kitti import dataset_cfg, train_pipeline, write_kitti
 

@@ -195,7 +195,7 @@ def has_mmengine(python: str) -> bool:
 def seed_us(times: int = 20_000) -> float:
     """Microseconds that seeding one sample takes."""
     sys.path.insert(0, str(ROOT))
-    from raydet3d.data.stamp import sample_seed, seed_generators
+    from raydet3d.data.seeded import sample_seed, seed_generators
 
     return min(timeit.repeat(lambda: seed_generators(sample_seed(3, 4, 5)), number=times, repeat=3)) / times * 1e6
 

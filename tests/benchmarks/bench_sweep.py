@@ -17,9 +17,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from raydet3d.config import find_config
-from raydet3d.config.read import read_chain
-from raydet3d.config.tree import to_plain
-from raydet3d.launch.sweep.results import Results
+from raydet3d.config.config_dict import to_plain
+from raydet3d.config.inheritance import read_chain
+from raydet3d.sweep.results import Results
 from raydet3d.tune import sweep
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from raydet3d.launch.door import run_door
+from raydet3d.cli import run_door
 from raydet3d.runtime import assemble
 from raydet3d.train import main
 from tests.kit.toy import ToyModel, toy_cfg

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydet3d.data.prepare import frames, prepare_kitti
+from raydet3d.data.prepare import kitti_frames, prepare_kitti
 from raydet3d.data.prepare.__main__ import main
-from raydet3d.data.prepare.files import locked, write_atomic
+from raydet3d.data.prepare.journal import locked, write_atomic
 from raydet3d.errors import InputError
-from raydet3d.infos import read_infos
+from raydet3d.info_file import read_infos
 from tests.kit.close import assert_close
 from tests.kit.tiny_kitti import AXES, P2, write_kitti
 
@@ -148,9 +148,9 @@ def test_done_frames_are_not_done_again_and_changed_ones_are(
     (root / "kitti_gt_database/3_Car_0.bin").write_bytes(b"")
     redone = []
 
-    def watched(job: frames.Job) -> dict:
+    def watched(job: kitti_frames.Job) -> dict:
         redone.append(job.name)
-        return frames.prepare_frame(job)
+        return kitti_frames.prepare_frame(job)
 
     monkeypatch.setattr("raydet3d.data.prepare.kitti.prepare_frame", watched)
     prepare_kitti(root)

@@ -163,7 +163,7 @@ optim_wrapper = dict(
 
 
 def test_hooks(run: Show, tmp_path: Path) -> None:
-    from raydet3d.hooks.hook import Hook
+    from raydet3d.hooks.base import Hook
 
     class Mine(Hook):
         priority = "LOWEST"
@@ -238,7 +238,7 @@ def test_bad_input_is_one_line_and_exit_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from raydet3d.launch.door import run_door
+    from raydet3d.cli import run_door
 
     config(tmp_path, "x = 1\n")
     monkeypatch.chdir(tmp_path)
@@ -275,7 +275,7 @@ class TestDoor:
         ("error", "code"), [("KeyboardInterrupt()", 130), ("ValueError('x')", 1), ("SystemExit(75)", 75)]
     )
     def test_other_ends(self, error: str, code: int) -> None:
-        script = f"from raydet3d.launch.door import run_door\ndef main():\n    raise {error}\nrun_door(main)"
+        script = f"from raydet3d.cli import run_door\ndef main():\n    raise {error}\nrun_door(main)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == code
         assert ("Traceback" in done.stderr) == (code == 1)

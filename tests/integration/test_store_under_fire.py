@@ -24,12 +24,11 @@ import torch.distributed as torch_dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.checkpoint.store import Store
 from raydet3d.hooks import Hook
 from raydet3d.runtime import assemble
-from raydet3d.runtime.checkpoint import Store
-from raydet3d.runtime.reader import read_checkpoint
-from raydet3d.runtime.store import shards  # noqa: F401 - once, here, and not in each of the processes that are killed
-from raydet3d.runtime.store.content import complete, read_head
 from tests.integration.test_resume import same_run
 from tests.kit.toy import ToyModel, toy_cfg
 

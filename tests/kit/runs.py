@@ -151,7 +151,7 @@ def finish(config: Path, *flags: object, code: int = 0, timeout_s: float = 240, 
 
 def read_reached(work_dir: Path) -> int | None:
     """Iterations that were done last."""
-    from raydet3d.launch.journal import read_reached
+    from raydet3d.launch.restart_file import read_reached
 
     return read_reached(work_dir)
 

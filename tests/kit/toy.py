@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet3d.config import Config
-from raydet3d.data.stamp import current_epoch
+from raydet3d.data.seeded import current_epoch
 from raydet3d.hooks import Hook
 from raydet3d.metrics import BaseMetric
 

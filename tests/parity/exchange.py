@@ -168,7 +168,7 @@ def rows(
     python: str, folder: Path, *, averages: tuple[bool, ...] = (False, True)
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Each comparison, and its largest differences."""
-    from raydet3d.runtime.reader import read_checkpoint
+    from raydet3d.checkpoint.safe_load import read_checkpoint
 
     def theirs(*args: Any) -> None:
         command = [python, __file__, "--side", *map(str, args)]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet3d.checkpoint.safe_load import read_checkpoint
 from raydet3d.registry import HOOKS
-from raydet3d.runtime.reader import read_checkpoint
 from tests.parity.exchange import compare, rows, train_ours
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ import torch
 
 from raydet3d import registry
 from raydet3d.hooks import STAGES, Hook
-from raydet3d.hooks.hook import PRIORITIES
+from raydet3d.hooks.base import PRIORITIES
 from raydet3d.runtime import Runner, assemble
 from tests.kit.toy import toy_cfg
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from raydet3d.data.prepare.kitti import prepare_kitti
 from raydet3d.errors import InputError
+from raydet3d.host import num_processors
 from raydet3d.log import get_logger
-from raydet3d.machine import num_processors
 
 EXAMPLES = """The raw layout that is wanted, and what comes beside it:
 

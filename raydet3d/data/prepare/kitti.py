@@ -11,10 +11,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from raydet3d.data.prepare.bar import Bar
 from raydet3d.data.prepare.database import write_database
-from raydet3d.data.prepare.files import Journal, locked, write_pickle
-from raydet3d.data.prepare.frames import CATEGORIES, DATABASE, Job, prepare_frame
+from raydet3d.data.prepare.journal import Journal, locked, write_pickle
+from raydet3d.data.prepare.kitti_frames import CATEGORIES, DATABASE, Job, prepare_frame
+from raydet3d.data.prepare.progress_bar import Bar
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 

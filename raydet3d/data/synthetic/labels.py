@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raydet3d.data.synthetic.camera import HEIGHT, WIDTH, Calibration
-from raydet3d.data.synthetic.cast import Hits
+from raydet3d.data.synthetic.camera_images import HEIGHT, WIDTH, Calibration
 from raydet3d.data.synthetic.lidar import Scan
-from raydet3d.data.synthetic.settings import TownSettings
+from raydet3d.data.synthetic.ray_casting import Hits
 from raydet3d.data.synthetic.shapes import Thing
+from raydet3d.data.synthetic.town_settings import TownSettings
 
 # Hidden shares below which a thing counts as fully visible, partly occluded, largely occluded; beyond: unknown.
 OCCLUSION_BELOW = (0.15, 0.5, 0.8)

@@ -12,9 +12,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from raydet3d.data.synthetic.cast import NOTHING, Floats, Grid, Hits, Indices, Solids, cast, normals_at
+from raydet3d.data.synthetic.ray_casting import NOTHING, Floats, Grid, Hits, Indices, Solids, cast, normals_at
 from raydet3d.data.synthetic.scene import Scene
-from raydet3d.data.synthetic.settings import TownSettings
+from raydet3d.data.synthetic.town_settings import TownSettings
 
 SECTOR_DEG = 45.0
 MAX_RANGE_M = 80.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from raydet3d.data.synthetic.settings import TownSettings
 from raydet3d.data.synthetic.shapes import (
     CAR_STYLES,
     Thing,
@@ -18,6 +17,7 @@ from raydet3d.data.synthetic.shapes import (
     make_pedestrian,
 )
 from raydet3d.data.synthetic.street import KERB_HEIGHT_M, PAVEMENT_M, Ground, Side, Street
+from raydet3d.data.synthetic.town_settings import TownSettings
 
 Array = npt.NDArray[np.floating]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.data.prepare import Bar, prepare_kitti
-from raydet3d.data.synthetic.settings import TownSettings
-from raydet3d.data.synthetic.write import write_town
+from raydet3d.data.synthetic.kitti_layout import write_town
+from raydet3d.data.synthetic.town_settings import TownSettings
 from raydet3d.errors import InputError
+from raydet3d.host import num_processors
 from raydet3d.log import get_logger
-from raydet3d.machine import num_processors
 
 SETTINGS_FILE = "settings.json"
 MOST_WORKERS = 16

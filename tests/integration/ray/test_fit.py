@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from raydet3d.launch.options import RayOptions
+from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.worker import Plan, work
 from tests.kit.toy import toy_cfg
 from tests.kit.trace import KillOnce, WriteSamples, read_steps
@@ -24,7 +24,7 @@ def plan_of(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> Plan:
 
 
 def on_ray(plan: Plan, workers: int) -> dict[str, Any]:
-    from raydet3d.launch.trainer import fit
+    from raydet3d.launch.driver import fit
 
     options = RayOptions(num_workers=workers, gpus_per_worker=0, cpus_per_worker=2 / workers)
     return fit(plan, options, work_dir=Path(plan.cfg["work_dir"]))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.launch.options import RayOptions
 from raydet3d.launch.preflight import _visit
+from raydet3d.launch.ray_options import RayOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

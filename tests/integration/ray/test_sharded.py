@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet3d.runtime.store.content import complete, read_head
+from raydet3d.checkpoint.load import complete, read_head
 from tests.kit.runs import Run, finish, starts, weights, write_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

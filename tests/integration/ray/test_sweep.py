@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from raydet3d.config import Config
-from raydet3d.launch.sweep.results import Results
 from raydet3d.launch.worker import Plan, work
+from raydet3d.sweep.results import Results
 from tests.kit.sweeps import read_spy, write_config
 
 pytestmark = pytest.mark.ray
@@ -31,7 +31,7 @@ def run(folder: Path, config: Path, **source: Any) -> Results:
 
 def free_cpus() -> float:
     """CPUs that nobody has reserved, once what was released has arrived."""
-    from raydet3d.launch.trainer import ray
+    from raydet3d.launch.driver import ray
 
     for _ in range(100):
         free = ray.available_resources().get("CPU", 0.0)

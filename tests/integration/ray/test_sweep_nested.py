@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from raydet3d.launch.options import RayOptions
-from raydet3d.launch.sweep.results import read_results
+from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.worker import Plan
+from raydet3d.sweep.results import read_results
 from tests.integration.ray.test_sweep import check_copies, free_cpus, run
 from tests.integration.ray.test_sweep_survival import go_on, prepare
 from tests.kit.sweeps import read_spy, write_config
@@ -23,7 +23,7 @@ TWO = {"workers": 2, "cpus": 0.9}
 
 def placement_groups() -> list[str]:
     """States of the placement groups that are not removed."""
-    from raydet3d.launch.trainer import ray
+    from raydet3d.launch.driver import ray
 
     table = ray.util.placement_group_table().values()
     return [group["state"] for group in table if group["state"] != "REMOVED"]
@@ -90,7 +90,7 @@ def test_a_failing_worker_ends_its_trial_with_its_reason(two_cpus: None, tmp_pat
 def test_a_nested_trial_costs_what_a_bare_trainer_costs_and_at_most_three_seconds(
     two_cpus: None, tmp_path: Path
 ) -> None:
-    from raydet3d.launch.trainer import fit
+    from raydet3d.launch.driver import fit
 
     def bare(number: int) -> float:
         cfg = toy_cfg(tmp_path / f"bare{number}")

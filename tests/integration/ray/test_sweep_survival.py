@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raydet3d.launch.sweep.ledger import Ledger, Trial
-from raydet3d.launch.sweep.search import make_settings
-from raydet3d.launch.sweep.spec import Sweep, read_sweep
+from raydet3d.sweep.search import make_settings
+from raydet3d.sweep.spec import Sweep, read_sweep
+from raydet3d.sweep.trial_store import Ledger, Trial
 from tests.integration.ray.test_sweep import check_copies
 from tests.kit.sweeps import read_spy, write_config
 
@@ -119,7 +119,7 @@ def test_a_population(tmp_path: Path) -> None:
     )
     kill_at(tmp_path, 16)
     _, after = go_on(tmp_path)
-    from raydet3d.launch.sweep.results import read_results
+    from raydet3d.sweep.results import read_results
 
     assert [trial.state for trial in after] == ["done"] * 4
     assert check_copies(read_results(tmp_path / "out"), of=8) >= 2

@@ -97,7 +97,9 @@ def test_files_of_ones_own_lie_beside_ours(home: Path) -> None:
     assert found.__file__ == str(home / "mmdet3d/engine/hooks/my_hook.py")
     package = importlib.import_module("mmdet3d.engine.hooks")
     assert package.my_hook is found
-    assert package.Det3DVisualizationHook.__module__ == "raydet3d.hooks.visual"  # the user's file takes nothing away
+    assert (
+        package.Det3DVisualizationHook.__module__ == "raydet3d.hooks.visualization"
+    )  # the user's file takes nothing away
     assert importlib.import_module("mmdet3d.mine").HOOKS is importlib.import_module("raydet3d.registry").HOOKS
 
 
@@ -135,7 +137,7 @@ def test_ours_wins_where_the_real_one_is_installed(tmp_path: Path) -> None:
         "import mmdet3d.models.layers.vote",
         real,
     )
-    assert done.stdout.splitlines() == ["raydet3d.hooks.hook 0.10.7", "False"]
+    assert done.stdout.splitlines() == ["raydet3d.hooks.base 0.10.7", "False"]
     assert "raydet3d has nothing for 'mmdet3d.models.layers'" in done.stderr.splitlines()[-1]
 
 

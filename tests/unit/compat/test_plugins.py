@@ -98,7 +98,7 @@ LATE = """
 import sys
 from torch.utils.data import DataLoader
 from raydet3d import compat
-from raydet3d.data.stamp import Stamped
+from raydet3d.data.seeded import Stamped
 
 if __name__ == "__main__":
     compat.import_plugin("plug_in")

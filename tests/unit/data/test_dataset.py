@@ -15,7 +15,7 @@ from raydet3d.data import ConcatDataset, KittiDataset, RepeatDataset, Stamped, r
 from raydet3d.data.dataset import Det3DDataset, Packed
 from raydet3d.data.prepare import prepare_kitti
 from raydet3d.errors import InputError
-from raydet3d.infos import read_infos
+from raydet3d.info_file import read_infos
 from raydet3d.registry import DATASETS
 from raydet3d.structures import LiDARInstance3DBoxes
 from tests.kit.close import assert_close

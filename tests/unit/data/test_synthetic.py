@@ -11,16 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydet3d.data.raw import camera_to_lidar, read_calib, read_cloud, read_labels, read_plane, read_png_size
-from raydet3d.data.synthetic.camera import calibration, camera_grid, look, paint
-from raydet3d.data.synthetic.cast import NOTHING, Grid, Solids, cast
+from raydet3d.data.datasets.kitti_io import (
+    camera_to_lidar,
+    read_calib,
+    read_cloud,
+    read_labels,
+    read_plane,
+    read_png_size,
+)
+from raydet3d.data.synthetic.camera_images import calibration, camera_grid, look, paint
+from raydet3d.data.synthetic.kitti_layout import Frame, frame_names, write_town
 from raydet3d.data.synthetic.labels import make_labels
 from raydet3d.data.synthetic.lidar import ELEVATIONS, lidar_grid, scan
+from raydet3d.data.synthetic.ray_casting import NOTHING, Grid, Solids, cast
 from raydet3d.data.synthetic.scene import Scene, make_scene, overlaps
-from raydet3d.data.synthetic.settings import TownSettings
 from raydet3d.data.synthetic.shapes import Look, Thing, ball, block, make_car
 from raydet3d.data.synthetic.street import Ground, Side, Street
-from raydet3d.data.synthetic.write import Frame, frame_names, write_town
+from raydet3d.data.synthetic.town_settings import TownSettings
 from raydet3d.errors import InputError
 from raydet3d.ops.points import points_in_boxes
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from raydet3d.data import Compose, RepeatDataset
-from raydet3d.data.stamp import Stamped
+from raydet3d.data.seeded import Stamped
 from raydet3d.errors import InputError
 from raydet3d.hooks import BenchmarkHook, DisableAugHook, DisableObjectSampleHook, Hook, ProfilerHook
 from raydet3d.models import BaseTTAModel

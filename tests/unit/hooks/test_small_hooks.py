@@ -22,7 +22,7 @@ def make(folder: Path, **changes: Any) -> Runner:
 
 def test_timer_splits_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("raydet3d.hooks.timer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("raydet3d.hooks.iter_timer.time.perf_counter", lambda: clock[0])
     hook, history = IterTimerHook(), History()
     runner: Any = SimpleNamespace(message_hub=history, iter=0, max_iters=3)
     hook.before_train(runner)

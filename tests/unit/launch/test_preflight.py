@@ -3,7 +3,7 @@
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.launch.options import RayOptions
+from raydet3d.host import num_processors
 from raydet3d.launch.preflight import (
     check_room_on_disk,
     check_this_machine,
@@ -13,7 +13,7 @@ from raydet3d.launch.preflight import (
     settle,
     token_hint,
 )
-from raydet3d.machine import num_processors
+from raydet3d.launch.ray_options import RayOptions
 from tests.kit.toy import ToyModel
 
 

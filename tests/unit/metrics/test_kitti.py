@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.infos import KITTI_CATEGORIES
+from raydet3d.info_file import KITTI_CATEGORIES
 from raydet3d.metrics import KittiMetric
 from raydet3d.registry import METRICS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
@@ -291,7 +291,7 @@ def test_refuses_what_it_cannot_use(tmp_path):
 @needs_shared
 def test_real_labels_come_back_in_the_result_files(tmp_path):
     """Label to LiDAR box to result file, on real calibration; with n objects found AP40 is (n - 1) / 40."""
-    from raydet3d.data.raw import camera_to_lidar, read_calib, read_labels
+    from raydet3d.data.datasets.kitti_io import camera_to_lidar, read_calib, read_labels
 
     data_list, samples, labels = [], [], {}
     for frame in ("000000", "000001", "000002", "000008", "000134"):

@@ -36,7 +36,7 @@ class Counted(torch.Tensor):
         if name in READS or to_host:
             lines = [line for line in traceback.extract_stack() if "/raydet3d/" in line.filename]
             # The guard's eyes on a CPU: there is no device that it could wait for.
-            if not any(line.filename.endswith("optim/guard.py") for line in lines):
+            if not any(line.filename.endswith("optim/nonfinite.py") for line in lines):
                 Counted.seen.append(f"{name} at {lines[-1].filename}:{lines[-1].lineno}" if lines else name)
         return super().__torch_function__(func, types, args, kwargs or {})
 

@@ -1,0 +1,1 @@
+"""Checkpoints: manifest, storage, store, retention and safe loading."""

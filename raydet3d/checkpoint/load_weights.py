@@ -1,0 +1,106 @@
+"""Weights into a model, saying what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+SHOWN = 8  # names in a message; the rest are counted
+
+
+def revised(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Weights under names that went through ``re.sub`` for each (pattern, replacement)."""
+    out = dict(weights)
+    for pattern, replacement in patterns:
+        out = {re.sub(pattern, replacement, name): value for name, value in out.items()}
+    return out
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, title: str) -> str:
+    """Copy weights into a model by name.
+
+    Args:
+        model: The model, without its wrapper.
+        weights: Tensors by name.
+        strict: Refuse names or shapes that differ; else what fits is taken and the rest stays as it is.
+        title: What to call the weights in messages.
+
+    Returns:
+        One line that says what was loaded and what was not.
+
+    Raises:
+        InputError: With ``strict``, the first difference; without, that nothing fits.
+    """
+    mine = model.state_dict()
+    missing = [name for name in mine if name not in weights]
+    unknown = [name for name in weights if name not in mine]
+    other = [
+        f"{name} {_shape(weights[name])} for {_shape(mine[name])}"
+        for name in mine
+        if name in weights and _shape(weights[name]) != _shape(mine[name])
+    ]
+    faults = [
+        f"{len(names)} {word}: {_listed(names)}"
+        for word, names in (
+            ("missing", missing),
+            ("not in the model", unknown),
+            ("of another shape", other),
+        )
+        if names
+    ]
+    if strict and faults:
+        raise InputError(f"{title} does not fit the model: {'; '.join(faults)}")
+    reshaped = {text.split(" ", 1)[0] for text in other}
+    fitting = {name: weights[name] for name in mine if name in weights and name not in reshaped}
+    if not fitting:
+        raise InputError(
+            f"{title} does not fit the model at all: it has {_listed(list(weights))}, the model {_listed(list(mine))}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    done = f"loaded {len(fitting)} of {len(mine)} tensors of the model from {title}"
+    return f"{done}; {'; '.join(faults)}" if faults else done
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
+def load_checkpoint(
+    model: nn.Module,
+    filename: str | Path,
+    map_location: Any = None,
+    strict: bool = False,
+    logger: Any = None,
+    revise_keys: Iterable[tuple[str, str]] = ((r"^module\.", ""),),
+) -> dict[str, Any]:
+    """Load a checkpoint's weights into a model, outside of a run.
+
+    Args:
+        model: The model.
+        filename: The checkpoint, ours or MMEngine's.
+        map_location: Accepted for MMEngine's sake: it is read to the host first.
+        strict: Refuse a checkpoint whose names or shapes differ.
+        logger: Where to say what does not fit; the package's by default.
+        revise_keys: (pattern, replacement) pairs for the names.
+
+    Returns:
+        The checkpoint.
+    """
+    checkpoint = read_checkpoint(Path(filename))
+    weights = revised(checkpoint["state_dict"], revise_keys)
+    said = load_weights(model, weights, strict=strict, title=str(filename))
+    (logger if hasattr(logger, "info") else get_logger()).info("%s", said)
+    return checkpoint

@@ -1,0 +1,71 @@
+"""Copies what a run writes on this machine (logs, curves, pictures) to its work dir behind a URI."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from raydet3d.checkpoint.storage import Bucket, read
+
+STARTS = "starts.jsonl"
+JOURNALS = (STARTS, ".reached", "scalars.json")
+
+
+class Mirror:
+    """The files of a local folder that stands for one behind a URI, copied up when they have changed.
+
+    Args:
+        local: The local folder.
+        bucket: The place behind the URI.
+        logger: Where it is said, once, that copying fails.
+    """
+
+    def __init__(self, local: Path, bucket: Bucket, logger: logging.Logger) -> None:
+        self.local = local
+        self.bucket = bucket
+        self._logger = logger
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._failed = False
+
+    def pull(self, *more: str) -> None:
+        """Bring here what grows from start to start, where another machine has come further with the run.
+
+        Args:
+            more: Further files to bring.
+        """
+        theirs, ours = self._read(STARTS), self.local / STARTS
+        if ours.exists() and len(theirs or b"") <= ours.stat().st_size:
+            return
+        self.local.mkdir(parents=True, exist_ok=True)
+        for name in (*JOURNALS, *more):
+            if (content := self._read(name)) is not None:
+                (self.local / name).write_bytes(content)
+            else:
+                (self.local / name).unlink(missing_ok=True)
+
+    def _read(self, name: str) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return read(self.bucket, name)
+        return None
+
+    def push(self) -> None:
+        """Copy what is new or has changed since the last time. A failure is told and harms nothing."""
+        try:
+            for path in sorted(self.local.rglob("*")):
+                name = path.relative_to(self.local).as_posix()
+                hidden = name not in JOURNALS and any(part.startswith(".") for part in Path(name).parts)
+                if hidden or not path.is_file():
+                    continue
+                stat = path.stat()
+                mark = (stat.st_mtime_ns, stat.st_size)
+                if self._sent.get(name) != mark:
+                    self.bucket.send(name, path)
+                    self._sent[name] = mark
+            self._failed = False
+        except Exception as error:  # noqa: BLE001 - of whatever kind a file system's own are
+            if not self._failed:
+                self._logger.warning(
+                    "logs could not be copied to %s (%s); they are in %s", self.bucket.uri, error, self.local
+                )
+            self._failed = True

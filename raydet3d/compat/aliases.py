@@ -1,0 +1,248 @@
+"""The guests' names and what they stand for here. Strings only: nothing is imported before somebody asks for it.
+
+Each row of ``_ROWS`` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
+that ``OptimWrapper`` lies in ``mmengine.optim.optimizer.optimizer_wrapper`` finds it there too), and per home of ours
+the names that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where
+names differ.
+"""
+
+from __future__ import annotations
+
+VERSIONS = {"mmengine": "0.10.7", "mmcv": "2.1.0", "mmdet": "3.3.0", "mmdet3d": "1.4.0"}
+"""The packages, and the version whose names these are."""
+
+_CURVES = (
+    "ConstantX CosineAnnealingX CosineRestartX ExponentialX LinearX MultiStepX OneCycleX PolyX ReduceOnPlateauX StepX"
+)
+_SCHEDULERS = " ".join(_CURVES.replace("X", suffix) for suffix in ("LR", "Momentum", "ParamScheduler"))
+_TABLES = (
+    "DATASETS DATA_SAMPLERS EVALUATOR FUNCTIONS HOOKS INFERENCERS LOG_PROCESSORS LOOPS METRICS MODELS MODEL_WRAPPERS "
+    "OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS RUNNERS RUNNER_CONSTRUCTORS STRATEGIES "
+    "TASK_UTILS TRANSFORMS VISBACKENDS VISUALIZERS WEIGHT_INITIALIZERS Registry build_from_cfg"
+)
+_TYPES = "ConfigType InstanceList MultiConfig OptConfigType OptInstanceList OptMultiConfig"
+_TRANSFORMS = (
+    "GlobalRotScaleTrans LoadAnnotations3D LoadPointsFromFile MultiScaleFlipAug3D ObjectNameFilter ObjectNoise "
+    "ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle PointsRangeFilter RandomFlip3D"
+)
+_LOSSES = "CrossEntropyLoss FocalLoss L1Loss SmoothL1Loss"
+
+_ROWS: dict[str, tuple[str, dict[str, str]]] = {
+    # ------------------------------------------------------------------------------------------------- MMEngine
+    "mmengine": ("", {}),
+    "mmengine.config": (
+        "config",
+        {"raydet3d.config": "Config ConfigDict DictAction", "raydet3d.config.pure_python": "read_base"},
+    ),
+    "mmengine.dataset": (
+        "base_dataset dataset_wrapper sampler utils",
+        {
+            "DATASETS": "BaseDataset=Det3DDataset ConcatDataset RepeatDataset",
+            "DATA_SAMPLERS": "DefaultSampler InfiniteSampler",
+            "raydet3d.data": "Compose pseudo_collate",
+            "torch.utils.data": "default_collate",
+        },
+    ),
+    "mmengine.dist": (
+        "dist utils",
+        {
+            "raydet3d.dist": "all_gather all_gather_object all_reduce all_reduce_dict all_reduce_params barrier "
+            "broadcast broadcast_object_list collect_results gather gather_object get_backend get_dist_info "
+            "get_local_rank get_rank get_world_size is_distributed is_main_process master_only sync_random_seed"
+        },
+    ),
+    "mmengine.evaluator": ("evaluator metric", {"raydet3d.metrics": "BaseMetric", "EVALUATOR": "Evaluator"}),
+    "mmengine.fileio": (
+        "io parse",
+        {
+            "raydet3d.compat.fileio": "LocalBackend dict_from_file dump exists get get_file_backend get_local_path "
+            "get_text isdir isfile join_path list_dir_or_file list_from_file load put put_text remove"
+        },
+    ),
+    "mmengine.hooks": (
+        "checkpoint_hook early_stopping_hook ema_hook empty_cache_hook hook iter_timer_hook logger_hook "
+        "param_scheduler_hook profiler_hook runtime_info_hook sampler_seed_hook sync_buffer_hook test_time_aug_hook",
+        {
+            "raydet3d.hooks.base": "DATA_BATCH Hook",
+            "HOOKS": "CheckpointHook DistSamplerSeedHook EMAHook EarlyStoppingHook EmptyCacheHook IterTimerHook "
+            "LoggerHook ParamSchedulerHook PrepareTTAHook ProfilerHook RuntimeInfoHook SyncBuffersHook",
+        },
+    ),
+    "mmengine.logging": (
+        "history_buffer logger message_hub",
+        {"raydet3d.log": "MMLogger print_log", "raydet3d.runtime.history": "HistoryBuffer=Series MessageHub"},
+    ),
+    "mmengine.model": (
+        "averaged_model base_model base_model.base_model base_model.data_preprocessor base_module test_time_aug utils "
+        "weight_init wrappers wrappers.distributed wrappers.utils",
+        {
+            "raydet3d.models.module": "BaseDataPreprocessor BaseModel BaseModule ModuleDict ModuleList Sequential",
+            "raydet3d.models.weight_init": "bias_init_with_prob constant_init initialize kaiming_init normal_init "
+            "trunc_normal_init uniform_init xavier_init",
+            "raydet3d.models": "BaseAveragedModel BaseTTAModel ExponentialMovingAverage MomentumAnnealingEMA "
+            "StochasticWeightAverage",
+            "raydet3d.runtime.ddp": "is_model_wrapper",
+            "MODEL_WRAPPERS": "MMDistributedDataParallel MMSeparateDistributedDataParallel",
+        },
+    ),
+    "mmengine.optim": (
+        "optimizer optimizer.amp_optimizer_wrapper optimizer.base optimizer.builder optimizer.default_constructor "
+        "optimizer.optimizer_wrapper optimizer.optimizer_wrapper_dict optimizer.zero_optimizer scheduler "
+        "scheduler.lr_scheduler scheduler.momentum_scheduler scheduler.param_scheduler",
+        {
+            "PARAM_SCHEDULERS": _SCHEDULERS,
+            "OPTIM_WRAPPERS": "AmpOptimWrapper OptimWrapper",
+            "OPTIM_WRAPPER_CONSTRUCTORS": "DefaultOptimWrapperConstructor",
+            "OPTIMIZERS": "ZeroRedundancyOptimizer",
+            "raydet3d.optim": "OptimWrapperDict build_optim_wrapper _ParamScheduler=ParamScheduler",
+            "raydet3d.registry": "OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS",
+        },
+    ),
+    "mmengine.registry": (
+        "build_functions default_scope registry root utils",
+        {
+            "raydet3d.registry": _TABLES,
+            "raydet3d.models.sequential": "build_model_from_cfg=build_sequence",
+            "raydet3d.compat.mmengine_utils": "init_default_scope",
+        },
+    ),
+    "mmengine.runner": (
+        "base_loop checkpoint log_processor loops priority runner utils",
+        {
+            "raydet3d.runtime": "Runner",
+            "raydet3d.runtime.custom_loop": "BaseLoop",
+            "raydet3d.checkpoint.load_weights": "load_checkpoint",
+            "LOOPS": "EpochBasedTrainLoop IterBasedTrainLoop TestLoop ValLoop",
+            "LOG_PROCESSORS": "LogProcessor",
+            "raydet3d.hooks": "get_priority",
+        },
+    ),
+    "mmengine.structures": (
+        "base_data_element instance_data",
+        {"raydet3d.structures": "BaseDataElement=DataElement InstanceData"},
+    ),
+    "mmengine.utils": (
+        "misc path version_utils",
+        {
+            "raydet3d.compat.mmengine_utils": "digit_version is_list_of is_seq_of is_str is_tuple_of mkdir_or_exist "
+            "to_2tuple to_3tuple"
+        },
+    ),
+    "mmengine.visualization": (
+        "vis_backend visualizer",
+        {
+            "raydet3d.visual": "BaseVisBackend",
+            "VISUALIZERS": "Visualizer",
+            "VISBACKENDS": "LocalVisBackend TensorboardVisBackend WandbVisBackend",
+        },
+    ),
+    # ------------------------------------------------------------------------------------------------ its family
+    "mmcv": ("", {"raydet3d.data": "BaseTransform=Transform"}),
+    "mmcv.transforms": (
+        "base builder wrappers",
+        {"raydet3d.data": "BaseTransform=Transform Compose", "raydet3d.registry": "TRANSFORMS"},
+    ),
+    "mmdet": ("", {}),
+    "mmdet.engine": ("", {}),
+    "mmdet.engine.optimizers": (
+        "layer_decay_optimizer_constructor",
+        {"OPTIM_WRAPPER_CONSTRUCTORS": "LearningRateDecayOptimizerConstructor"},
+    ),
+    "mmdet.models": (
+        "losses task_modules task_modules.samplers utils",
+        {"MODELS": _LOSSES, "TASK_UTILS": "PseudoSampler", "raydet3d.compat.mmengine_utils": "multi_apply"},
+    ),
+    "mmdet.registry": ("", {"raydet3d.registry": _TABLES}),
+    "mmdet.utils": ("typing_utils", {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules"}),
+    # ---------------------------------------------------------------------------------------------- MMDetection3D
+    "mmdet3d": ("", {}),
+    "mmdet3d.datasets": (
+        "dataset_wrappers det3d_dataset kitti_dataset transforms transforms.dbsampler transforms.formating "
+        "transforms.loading transforms.test_time_aug transforms.transforms_3d",
+        {
+            "DATASETS": "Det3DDataset KittiDataset",
+            "TRANSFORMS": f"DataBaseSampler {_TRANSFORMS}",
+        },
+    ),
+    "mmdet3d.engine": ("", {}),
+    "mmdet3d.engine.hooks": (
+        "benchmark_hook disable_object_sample_hook visualization_hook",
+        {"HOOKS": "BenchmarkHook Det3DVisualizationHook DisableObjectSampleHook"},
+    ),
+    "mmdet3d.engine.optimizers": ("", {}),
+    "mmdet3d.evaluation": ("metrics metrics.kitti_metric", {"METRICS": "KittiMetric"}),
+    "mmdet3d.models": (
+        "backbones backbones.second data_preprocessors data_preprocessors.data_preprocessor dense_heads "
+        "dense_heads.anchor3d_head detectors detectors.base detectors.voxelnet losses middle_encoders "
+        "middle_encoders.pillar_scatter necks necks.second_fpn task_modules task_modules.anchor task_modules.assigners "
+        "task_modules.coders task_modules.samplers voxel_encoders voxel_encoders.pillar_encoder",
+        {
+            "raydet3d.models": "Base3DDetector",
+            "MODELS": "Anchor3DHead Det3DDataPreprocessor PillarFeatureNet PointPillarsScatter SECOND SECONDFPN "
+            f"VoxelNet {_LOSSES}",
+            "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
+            "DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
+        },
+    ),
+    "mmdet3d.registry": ("", {"raydet3d.registry": _TABLES}),
+    "mmdet3d.structures": (
+        "bbox_3d bbox_3d.base_box3d bbox_3d.box_3d_mode bbox_3d.cam_box3d bbox_3d.depth_box3d bbox_3d.lidar_box3d "
+        "bbox_3d.utils det3d_data_sample",
+        {
+            "raydet3d.structures": "BaseInstance3DBoxes=Boxes3D Box3DMode CameraInstance3DBoxes DepthInstance3DBoxes "
+            "Det3DDataSample LiDARInstance3DBoxes get_box_type",
+            "raydet3d.ops": "limit_period",
+            "raydet3d.compat.mmengine_utils": "ForwardResults OptSampleList SampleList",
+        },
+    ),
+    "mmdet3d.utils": ("setup_env typing_utils", {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules"}),
+    "mmdet3d.visualization": ("local_visualizer", {"VISUALIZERS": "Det3DLocalVisualizer"}),
+}
+
+_ENGINE = ("mmdet3d.engine", "mmdet3d.engine.optimizers")
+PLACES: dict[str, tuple[str, ...]] = {
+    "hook": ("mmdet3d.engine.hooks",),
+    "loop": ("mmdet3d.engine",),
+    "optimizer": _ENGINE,
+    "optim wrapper": _ENGINE,
+    "optim wrapper constructor": _ENGINE,
+    "param scheduler": _ENGINE,
+    "dataset": ("mmdet3d.datasets",),
+    "sampler": ("mmdet3d.datasets",),
+    "transform": ("mmdet3d.datasets", "mmdet3d.datasets.transforms"),
+    "model": ("mmdet3d.models",),
+    "task part": ("mmdet3d.models",),
+    "metric": ("mmdet3d.evaluation",),
+    "visualizer": ("mmdet3d.visualization",),
+    "visualizer backend": ("mmdet3d.visualization",),
+}
+"""Where users of MMDetection3D put what they add to a table, by the table's name: packages whose init they edit."""
+
+# `from mmengine import Config`: what the real package offers at its root.
+_AT_ROOT = {"mmengine": ("config", "fileio", "logging", "registry", "utils")}
+
+
+def _read(homes: dict[str, str]) -> dict[str, str]:
+    """A row's names with their targets: ``module:name``, or ``raydet3d.registry:TABLE/name``."""
+    found = {}
+    for home, names in homes.items():
+        start = f"raydet3d.registry:{home}/" if home.isupper() else f"{home}:"
+        for pair in names.split():
+            theirs, _, ours = pair.partition("=")
+            found[theirs] = start + (ours or theirs)
+    return found
+
+
+def _spread() -> dict[str, dict[str, str]]:
+    modules: dict[str, dict[str, str]] = {}
+    for package, (inner, homes) in _ROWS.items():
+        names = _read(homes)
+        modules[package] = names
+        modules.update({f"{package}.{name}": names for name in inner.split()})
+    for root, parts in _AT_ROOT.items():
+        modules[root] = {name: target for part in parts for name, target in modules[f"{root}.{part}"].items()}
+    return modules
+
+
+MODULES = _spread()
+"""Each module path of the guests that exists here, with its names and their targets (see ``finder.resolve``)."""

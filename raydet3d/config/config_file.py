@@ -1,0 +1,74 @@
+"""What a config file is read into: a draft, whose bases are known, and a source, whose values are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import pure_python
+from raydet3d.config.config_dict import ConfigDict
+from raydet3d.config.source_map import BASE, Line
+from raydet3d.errors import InputError
+
+
+@dataclass
+class Source:
+    """One file as read.
+
+    Attributes:
+        path: The file.
+        text: What stands in it.
+        values: Its own top-level keys, not yet merged over its bases.
+        lines: The line at which each top-level key is set first.
+        used: The top-level names that the file itself reads, its own and those of its bases.
+        places: The line of each key, at any depth.
+        env: The environment variables that it took values from.
+        space: All its names with what they stand for, imported ones too: what a pure-python config may take from it.
+        imported: The names that it imports, which are no values.
+    """
+
+    path: Path
+    text: str
+    values: dict[str, Any]
+    lines: dict[str, int]
+    used: set[str] = field(default_factory=set)
+    places: dict[str, Line] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
+
+
+Run = Callable[[ConfigDict], Source]
+
+
+@dataclass
+class Draft:
+    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not.
+
+    ``pure`` holds the bases of a pure-python config; of all others it is None.
+    """
+
+    bases: list[str]
+    knobs: set[str]
+    run: Run
+    line: int | None = None
+    pure: list[pure_python.Base] | None = None
+
+    def place(self, path: Path) -> str:
+        """``file:line`` of what the file says of its bases."""
+        return f"{path}:{self.line}" if self.line else str(path)
+
+
+def bases_of(path: Path, value: Any, line: int | None = None) -> list[str]:
+    """The entries of a ``_base_``.
+
+    Raises:
+        InputError: They are no paths.
+    """
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        place = f"{path}:{line}" if line else path
+        raise InputError(f"{place}: {BASE} must be a path or a list of paths, got {value!r}")
+    return list(names)

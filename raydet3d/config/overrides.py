@@ -1,0 +1,254 @@
+"""What is written after ``--cfg-options``: ``KEY=VALUE`` texts to values, and dotted keys to places in a config.
+
+lr=0.002  load_from=None  train_cfg.val_interval=5  param_scheduler.0.T_max=30  'betas=(0.9, 0.99)'
+'model.train_cfg={"pos_weight": 2}'  "classes=[Car, 'Van 2']"  'custom_keys["bbox_head.conv"].lr_mult=0.1'
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raydet3d.config.config_dict import DELETE, merge, nearest
+from raydet3d.config.known_keys import is_slip
+from raydet3d.errors import InputError
+
+_OPEN = {"[": "]", "(": ")", "{": "}"}
+_WORDS: dict[str, Any] = {"true": True, "false": False}
+_STEP = re.compile(
+    r"""\.?(?:\[(?P<index>-?\d+)\]          # [0]
+        |\[?(?P<quote>["'])(?P<quoted>.*?)(?P=quote)\]?   # ["a.b"] or "a.b"
+        |(?P<plain>[^.\[\]"']+))            # name or 0
+    """,
+    re.VERBOSE,
+)
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """``["lr=0.1", "a.b=[1, 2]"]`` to ``{"lr": 0.1, "a.b": [1, 2]}``, in that order.
+
+    Numbers, ``true``/``false`` and ``None`` become what they say; ``[...]`` and a bare ``a,b`` become lists, ``(...)``
+    tuples, ``{...}`` and ``dict(...)`` dicts, all nestable; what is in quotes stays a string, and so does everything
+    else.
+
+    Raises:
+        InputError: A text is no ``KEY=VALUE``, or its brackets or quotes do not match.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        # `custom_keys["a=b"].lr_mult=1`: the first sign outside of quotes parts key and value.
+        while sign and (key.count('"') % 2 or key.count("'") % 2):
+            more, sign, value = value.partition("=")
+            key = f"{key}={more}"
+        if not sign or not key.strip():
+            raise InputError(f"config option {text!r} is not KEY=VALUE")
+        options[key.strip()] = parse_value(value, name=key.strip())
+    return options
+
+
+def parse_value(text: str, *, name: str = "value") -> Any:
+    """One value as written after the ``=``.
+
+    Args:
+        text: The text of the value.
+        name: Its key, for messages.
+    """
+    return _Value(text, name).read()
+
+
+class _Value:
+    """Reads a value from its text, left to right."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text = text.strip()
+        self.name = name
+        self.at = 0
+
+    def read(self) -> Any:
+        if not self.text:
+            return ""
+        items = [self.item("")]
+        listed = False
+        while self.peek() == ",":
+            listed = True
+            self.at += 1
+            if self.peek():
+                items.append(self.item(""))
+        if self.peek():
+            raise self.wrong(f"cannot read {self.text[self.at :]!r}")
+        return items if listed else items[0]
+
+    def peek(self) -> str:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+        return self.text[self.at : self.at + 1]
+
+    def item(self, end: str) -> Any:
+        first = self.peek()
+        if self.text.startswith("dict(", self.at):
+            self.at += len("dict")
+            return self.pairs(")", "=")
+        if first == "{":
+            return self.pairs("}", ":")
+        if first in ("[", "("):
+            values = self.sequence(_OPEN[first])
+            return values if first == "[" else tuple(values)
+        if first in ("'", '"'):
+            return self.quoted()
+        return scalar(self.word(end))
+
+    def sequence(self, end: str) -> list[Any]:
+        self.at += 1
+        values = []
+        while self.peek() != end:
+            values.append(self.item(end))
+            if self.peek() == ",":
+                self.at += 1
+            elif self.peek() != end:
+                raise self.wrong(f"{end!r} is missing")
+        self.at += 1
+        return values
+
+    def pairs(self, end: str, sign: str) -> dict[str, Any]:
+        self.at += 1
+        values = {}
+        while self.peek() != end:
+            key = self.quoted() if self.peek() in ("'", '"') else self.word(end + sign)
+            if self.peek() != sign or not key:
+                raise self.wrong(f"a dict is written {'key=value' if sign == '=' else 'key: value'}, ...")
+            self.at += 1
+            values[key] = self.item(end)
+            if self.peek() == ",":
+                self.at += 1
+            elif self.peek() != end:
+                raise self.wrong(f"{end!r} is missing")
+        self.at += 1
+        return values
+
+    def quoted(self) -> str:
+        quote = self.text[self.at]
+        close = self.text.find(quote, self.at + 1)
+        if close < 0:
+            raise self.wrong(f"the closing {quote} is missing")
+        word = self.text[self.at + 1 : close]
+        self.at = close + 1
+        return word
+
+    def word(self, end: str) -> str:
+        """Text up to a comma or one of ``end``, over brackets that open inside of it."""
+        start = self.at
+        waiting: list[str] = []
+        while self.at < len(self.text):
+            letter = self.text[self.at]
+            if not waiting and (letter == "," or letter in end):
+                break
+            if letter in _OPEN:
+                waiting.append(_OPEN[letter])
+            elif waiting and letter == waiting[-1]:
+                waiting.pop()
+            self.at += 1
+        word = self.text[start : self.at].strip()
+        if not word or waiting:
+            raise self.wrong(f"{waiting[-1]!r} is missing" if waiting else "a value is missing")
+        return word
+
+    def wrong(self, why: str) -> InputError:
+        return InputError(f"config option {self.name}={self.text}: {why}; put text with such signs in quotes")
+
+
+def scalar(word: str) -> Any:
+    """A bare word as the number, truth value or None that it says, else as itself."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return None if word == "None" else _WORDS.get(word.lower(), word)
+
+
+def split_key(key: str) -> list[str | int]:
+    """``a.b[0].c`` or ``a["x.y"].0`` to its steps; a step of digits is an int."""
+    steps: list[str | int] = []
+    at = 0
+    while at < len(key):
+        step = _STEP.match(key, at)
+        if step is None:
+            raise InputError(f"config option {key}: cannot read the key from {key[at:]!r} on")
+        at = step.end()
+        if step["index"] is not None:
+            steps.append(int(step["index"]))
+        elif step["quoted"] is not None:
+            steps.append(step["quoted"])
+        else:
+            plain = step["plain"].strip()
+            steps.append(int(plain) if re.fullmatch(r"-?\d+", plain) else plain)
+    if not steps or key.endswith(".") or key.startswith("."):
+        raise InputError(f"config option {key!r} has an empty key")
+    return steps
+
+
+class DictAction(argparse.Action):
+    """An argparse action for ``--cfg-options KEY=VALUE ...``, for scripts in MMEngine's habit; may be repeated."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the options to those that are there."""
+        there = getattr(namespace, self.dest, None) or {}
+        setattr(namespace, self.dest, {**there, **parse_options([values] if isinstance(values, str) else values)})
+
+
+def set_key(tree: Any, key: str, value: Any, *, allow_list_keys: bool = True) -> Any:
+    """``tree`` with ``value`` put at a dotted key. A dict is merged over a dict; lists are indexed, also from the end.
+
+    Args:
+        tree: A plain dict; not changed.
+        key: ``a.b.0.c``.
+        value: Any value.
+        allow_list_keys: Whether a number may index a list.
+
+    Raises:
+        InputError: The key goes through something that is no dict or list, past a list's end, or is a misspelling.
+    """
+    return _put(tree, split_key(key), value, key=key, done="", lists=allow_list_keys)
+
+
+def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, lists: bool) -> Any:
+    if not steps:
+        if isinstance(value, Mapping):
+            return merge(here if isinstance(here, Mapping) else {}, value, path=key)
+        return value
+    step, rest = steps[0], steps[1:]
+    place = f"{done}.{step}" if done else str(step)
+    if isinstance(here, list | tuple):
+        if not isinstance(step, int) or not lists:
+            raise InputError(f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}")
+        if not -len(here) <= step < len(here):
+            raise InputError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
+        items = list(here)
+        items[step] = _put(items[step], rest, value, key=key, done=place, lists=lists)
+        return items if isinstance(here, list) else tuple(items)
+    if here is None:
+        here = {}
+    if not isinstance(here, Mapping):
+        raise InputError(f"config option {key}: {done} is {here!r}, which has nothing inside")
+    name: Any = step if step in here else str(step)
+    if name not in here:
+        slip = next((other for other in here if _is_slip(str(name), str(other))), None)
+        if slip is not None and name != DELETE:
+            raise InputError(f"config option {key}: {done or 'the config'} has no {name!r}; did you mean {slip!r}?")
+        if isinstance(step, int):
+            raise InputError(f"config option {key}: {done} is a dict without {step!r}{nearest(str(step), here)}")
+    return {**here, name: _put(dict(here).get(name), rest, value, key=key, done=place, lists=lists)}
+
+
+def _is_slip(written: str, meant: str) -> bool:
+    """As ``is_slip``, but ``blocks.10`` is no slip for ``blocks.11``."""
+    return re.sub(r"\d+", "", written) != re.sub(r"\d+", "", meant) and is_slip(written, meant)

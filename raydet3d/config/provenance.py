@@ -1,0 +1,81 @@
+"""Where a config's values come from: file and line of each key, and what the environment gave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from raydet3d.config.interpolation import Written
+from raydet3d.errors import InputError
+
+_KEY = re.compile(r"^(?:config option )?(?P<key>[A-Za-z_][\w]*(?:\.\w+|\[\d+\])*)(?=[:\s])")
+_QUOTED = re.compile(r"'([^'\s]+)'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Plain data that travels with a config.
+
+    Attributes:
+        lines: ``file:line`` at which each dotted key was set last.
+        env: The environment variables that values were taken from.
+        written: By place, the values that the environment gave, and how they were written.
+    """
+
+    lines: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    written: Written = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as what JSON knows, for another process."""
+        written = [[list(place), value, text] for place, (value, text) in self.written.items()]
+        return {"lines": dict(self.lines), "env": dict(self.env), "written": written}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Origin:
+        """What ``to_dict`` gave."""
+        written = {tuple(place): (value, text) for place, value, text in given.get("written", ())}
+        return cls(lines=given.get("lines", {}), env=given.get("env", {}), written=written)
+
+    def where(self, key: str) -> str:
+        """``file:line`` of a dotted key, or of the nearest thing round it that has one; else an empty text."""
+        while key:
+            if key in self.lines:
+                return self.lines[key]
+            key = key.rpartition(".")[0]
+        return ""
+
+    def place_of(self, message: str) -> str:
+        """``file:line`` of what a message is about, which begins with a key.
+
+        A name in quotes that stands below this key exactly once is what it is about (a misspelt argument), and so is
+        the ``type`` where the message speaks of one.
+        """
+        found = _KEY.match(message)
+        if found is None:
+            return ""
+        key = re.sub(r"\[(\d+)\]", r".\1", found["key"])
+        if key not in self.lines and key.partition(".")[0] not in self.lines:
+            return ""
+        names = [*_QUOTED.findall(message), *(["type"] if " type " in message else [])]
+        for name in names:
+            if f"{key}.{name}" in self.lines:
+                return self.lines[f"{key}.{name}"]
+            deep = [other for other in self.lines if other.startswith(f"{key}.") and other.endswith(f".{name}")]
+            if len({self.lines[other] for other in deep}) == 1:
+                return self.lines[deep[0]]
+        return self.where(key)
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Put file and line in front of what goes wrong meanwhile and names a key of the config."""
+        try:
+            yield
+        except InputError as error:
+            place = self.place_of(str(error))
+            if place:
+                error.args = (f"{place}: {error}", *error.args[1:])
+            raise

@@ -1,0 +1,256 @@
+"""Pure-python configs: bases by ``with read_base():``, and imported names that stay names until a part is built.
+
+    from mmengine.config import read_base
+    from mmdet3d.models import VoxelNet
+
+    with read_base():
+        from .._base_.default_runtime import *
+
+    model = dict(type=VoxelNet)
+
+A file is one of these when it says so with ``read_base``, or imports anything that is no part of python itself, and
+does not set ``_base_``. Its imports are not carried out: ``VoxelNet`` is a ``Name`` while files are read, and
+``'mmdet3d.models.VoxelNet'`` in the config that comes out.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydet3d import compat
+from raydet3d.config.config_dict import ConfigDict, nearest
+from raydet3d.config.source_map import BASE
+from raydet3d.errors import InputError
+
+MAKE_NAME = "__name_of__"
+READ_BASE = "read_base"
+_CONFIG_MODULES = ("mmengine.config", "raydet3d.config")  # whose names a config uses itself
+
+
+@contextmanager
+def read_base() -> Iterator[None]:
+    """Mark the imports of bases in a pure-python config; does nothing by itself."""
+    yield
+
+
+class Name:
+    """Something imported, while configs are read: known by its dotted path, and so are its attributes.
+
+    Args:
+        path: The dotted path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> Name:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Name(f"{self._path}.{name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: there is nothing to call yet."""
+        raise TypeError(f"{self._path} cannot be called here: it is imported when a part is built, not before")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Name) and other._path == self._path
+
+    def __hash__(self) -> int:
+        return hash(self._path)
+
+    def __repr__(self) -> str:
+        return self._path
+
+
+@dataclass(frozen=True)
+class Base:
+    """One ``from ... import ...`` under ``read_base``.
+
+    Attributes:
+        file: The config that it means.
+        names: What is taken, and under which name; ``*`` for everything.
+        place: ``file:line`` of the import.
+    """
+
+    file: Path
+    names: tuple[tuple[str, str], ...]
+    place: str
+
+    def take(self, space: Mapping[str, Any]) -> dict[str, Any]:
+        """What this import brings, out of the names of the base."""
+        taken: dict[str, Any] = {}
+        for name, mine in self.names:
+            if name == "*":
+                taken.update(space)
+            elif name in space:
+                taken[mine] = space[name]
+            else:
+                raise InputError(f"{self.place}: {self.file} has no {name!r}{nearest(name, space)}")
+        return taken
+
+
+def is_pure(tree: ast.Module) -> bool:
+    """Whether a parsed file is a pure-python config."""
+    imports = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == BASE for t in node.targets):
+            return False
+        if _is_read_base(node):
+            return True
+        if isinstance(node, ast.ImportFrom):
+            imports |= bool(node.level) or not (_is_standard(node.module) or _is_own(node))
+        elif isinstance(node, ast.Import):
+            imports |= any(not _is_standard(alias.name) for alias in node.names)
+    return imports
+
+
+def imports_guests(tree: ast.Module) -> bool:
+    """Whether a parsed file imports something by a guest's name."""
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return any(name.partition(".")[0] in compat.ROOTS for name in names)
+
+
+def take_bases(path: Path, tree: ast.Module) -> list[Base]:
+    """Take the ``read_base`` blocks out of a file.
+
+    Args:
+        path: The file, for messages and relative imports.
+        tree: The parsed file; changed.
+
+    Raises:
+        InputError: Such a block holds anything else than imports of configs.
+    """
+    bases = []
+    body: list[ast.stmt] = []
+    for node in tree.body:
+        if not (isinstance(node, ast.With) and _is_read_base(node)):
+            body.append(node)
+            continue
+        for line in node.body:
+            place = f"{path}:{line.lineno}"
+            if not isinstance(line, ast.ImportFrom) or line.module is None:
+                raise InputError(
+                    f"{place}: only 'from CONFIG import NAMES' may stand under read_base(), not {ast.unparse(line)!r}"
+                )
+            names = tuple((alias.name, alias.asname or alias.name) for alias in line.names)
+            bases.append(Base(_find(path, line.module, line.level, place), names, place))
+    tree.body = body
+    return bases
+
+
+class Lazy(ast.NodeTransformer):
+    """Turns imports of a pure-python config, but for python's own modules, into names.
+
+    Args:
+        path: The file, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
+        """Leave what a function imports when it is called."""
+        return node
+
+    visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | list[ast.AST]:
+        """``from a.b import c as d`` is ``d``, the name of ``a.b.c``."""
+        text = ast.unparse(node)
+        if node.level:
+            raise InputError(
+                f"{self.path}:{node.lineno}: {text!r} stands outside of 'with read_base():', where alone a config is "
+                "imported"
+            )
+        if _is_standard(node.module):
+            return node
+        if _is_own(node):
+            node.names = [alias for alias in node.names if alias.name != READ_BASE]
+            return node if node.names else ast.copy_location(ast.Pass(), node)
+        if any(alias.name == "*" for alias in node.names):
+            raise InputError(
+                f"{self.path}:{node.lineno}: {text!r} stands outside of 'with read_base():'; name what is imported"
+            )
+        return [_set(alias.asname or alias.name, f"{node.module}.{alias.name}", node) for alias in node.names]
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        """``import a.b`` is ``a``, the name of ``a``; ``import a.b as c`` is ``c``, the name of ``a.b``."""
+        if all(_is_standard(alias.name) for alias in node.names):
+            return node
+        if len(node.names) > 1:
+            raise InputError(
+                f"{self.path}:{node.lineno}: {ast.unparse(node)!r} imports several modules; write a line for each"
+            )
+        alias = node.names[0]
+        bound = alias.name.partition(".")[0]
+        return _set(alias.asname or bound, alias.name if alias.asname else bound, node)
+
+
+def settled(value: Any, key: str = "") -> Any:
+    """A value of a pure-python config as it comes out: names as dotted paths.
+
+    Under ``type`` a plain string, which the registries know; elsewhere one that becomes what it names when it is read.
+
+    Args:
+        value: Any value.
+        key: The key that it stands under.
+    """
+    if isinstance(value, Name):
+        return repr(value) if key == "type" else compat.Dotted(repr(value))
+    if isinstance(value, Mapping):
+        return {name: settled(item, str(name)) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(settled(item) for item in value)
+    return value
+
+
+def fresh(value: Any) -> Any:
+    """A value with all its containers new, dicts as ConfigDicts: what one file hands to the files that import it."""
+    if isinstance(value, dict):
+        return ConfigDict({key: fresh(item) for key, item in value.items()})
+    if type(value) in (list, tuple):
+        return type(value)(fresh(item) for item in value)
+    return value
+
+
+def _find(path: Path, module: str, level: int, place: str) -> Path:
+    """The file of a base's module: relative to the config, else on the python path or in a folder above the config."""
+    inner = Path(*module.split(".")).with_suffix(".py")
+    if level:
+        return path.parent.joinpath(*[".."] * (level - 1), inner)
+    for folder in (*map(Path, sys.path), *path.parents):
+        if (found := folder / inner).is_file():
+            return found
+    raise InputError(f"{place}: no config {inner.as_posix()} lies on the python path, or in a folder above {path.name}")
+
+
+def _is_read_base(node: ast.AST) -> Any:
+    if not isinstance(node, ast.With) or len(node.items) != 1:
+        return False
+    call = node.items[0].context_expr
+    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == READ_BASE
+
+
+def _is_standard(module: str | None) -> bool:
+    """Whether a module belongs to python itself; where it lies says nothing, in a virtual environment least of all."""
+    return (module or "").partition(".")[0] in sys.stdlib_module_names
+
+
+def _is_own(node: ast.ImportFrom) -> bool:
+    """Whether an import takes what a config uses itself: ``Config`` or ``read_base``."""
+    module = node.module or ""
+    if any(module == known or module.startswith(f"{known}.") for known in _CONFIG_MODULES):
+        return True
+    return module in ("mmengine", "raydet3d") and {alias.name for alias in node.names} <= {"Config", READ_BASE}
+
+
+def _set(name: str, path: str, node: ast.stmt) -> ast.Assign:
+    call = ast.Call(ast.Name(MAKE_NAME, ast.Load()), [ast.Constant(path)], [])
+    return ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], call), node)

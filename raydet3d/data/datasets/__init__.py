@@ -1,0 +1,1 @@
+"""Data sets, one file each with everything that is its own."""

@@ -1,0 +1,55 @@
+"""`TownDataset`: the generated town as a data set, made on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet3d.data.datasets.kitti import KittiDataset
+from raydet3d.data.synthetic.town import ensure_town
+from raydet3d.data.synthetic.town_settings import TownSettings
+from raydet3d.registry import DATASETS
+
+DEFAULT_ROOT = "data/town"
+
+
+@DATASETS.register_module()
+class TownDataset(KittiDataset):
+    """A generated town in KITTI's layout; read like KITTI.
+
+    The first process that needs it generates and prepares it into `data_root`; from then on it is a folder of files
+    like any other. Arguments are `KittiDataset`'s, and:
+
+    Args:
+        ann_file: Info file, relative to `data_root`.
+        data_root: The town's folder; its parent has to be writable on first use.
+        town: Which town: keys of `TownSettings`. All data sets of a folder have to agree on it.
+        **kwargs: Arguments of `KittiDataset`.
+    """
+
+    def __init__(
+        self,
+        ann_file: str = "kitti_infos_train.pkl",
+        data_root: str = DEFAULT_ROOT,
+        *,
+        town: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        data_root = data_root or DEFAULT_ROOT
+        ensure_town(Path(data_root), TownSettings.read(town or {}))
+        super().__init__(ann_file, data_root, **kwargs)
+
+    @classmethod
+    def ready(cls, cfg: Mapping[str, Any]) -> None:
+        """Generate the town that a config asks for, unless it is there.
+
+        Args:
+            cfg: The data set's config.
+
+        Raises:
+            InputError: A setting is wrong, or the folder holds something else.
+        """
+        root = cfg.get("data_root") or DEFAULT_ROOT
+        ensure_town(Path(root), TownSettings.read(cfg.get("town") or {}))
+        super().ready({**cfg, "data_root": root})

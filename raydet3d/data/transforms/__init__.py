@@ -1,0 +1,1 @@
+"""Transforms of a sample: loading, augmentation, object sampling, formatting."""

@@ -1,0 +1,72 @@
+"""``DisableObjectSampleHook``, ``DisableAugHook``: no pasted objects, no other augmentation, in the last epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raydet3d.errors import InputError
+from raydet3d.hooks.base import Hook
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class DisableAugHook(Hook):
+    """Turns transforms off once a number of epochs is finished.
+
+    The data set is told before its loader starts, and every index carries its epoch: so it holds in worker processes
+    that live on, after a resume at any point, and through any number of data set wrappers. Priority NORMAL.
+
+    Args:
+        disable_after_epoch: Epochs with the transforms.
+        disable_aug_list: Names of the transforms, as the pipeline has them.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, disable_after_epoch: int = 15, disable_aug_list: Sequence[str] = ()) -> None:
+        if isinstance(disable_aug_list, str):
+            disable_aug_list = [disable_aug_list]
+        if disable_after_epoch < 0:
+            raise InputError(f"{type(self).__name__}: disable_after_epoch must be 0 or more, got {disable_after_epoch}")
+        self.disable_after_epoch = disable_after_epoch
+        self.disable_aug_list = list(disable_aug_list)
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell the data set."""
+        told = list(_told(runner.train_dataloader.dataset))
+        for name in self.disable_aug_list:
+            if not sum(one.turn_off(name, self.disable_after_epoch) for one in told):
+                runner.logger.warning(
+                    "%s has nothing to do: the training data set's pipeline has no %s", type(self).__name__, name
+                )
+
+
+@HOOKS.register_module()
+class DisableObjectSampleHook(DisableAugHook):
+    """Turns ``ObjectSample`` off once a number of epochs is finished; how, ``DisableAugHook`` says.
+
+    Args:
+        disable_after_epoch: Epochs with pasted objects.
+    """
+
+    def __init__(self, disable_after_epoch: int = 15) -> None:
+        super().__init__(disable_after_epoch, ["ObjectSample"])
+
+
+def _told(dataset: Any) -> Iterator[Any]:
+    """What can be told: the innermost data sets, and the pipelines of those around them.
+
+    Wrappers are gone through and not asked, since one of a user's own need not know how to pass it on.
+    """
+    held = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
+    inner = [one for one in held if one is not None]
+    if not inner and hasattr(dataset, "turn_off"):
+        yield dataset
+    elif hasattr(getattr(dataset, "pipeline", None), "turn_off"):
+        yield dataset.pipeline
+    for one in inner:
+        yield from _told(one)

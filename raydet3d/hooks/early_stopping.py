@@ -1,0 +1,115 @@
+"""``EarlyStoppingHook``: ends training when a metric no longer gets better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from raydet3d.errors import InputError
+from raydet3d.hooks.base import Hook
+from raydet3d.hooks.metric_rules import given_score, infer_rule, is_better
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(Hook):
+    """Stops training after ``patience`` validations in a row without an improvement of ``min_delta`` or more.
+
+    Best score and count are saved with the run: a resume goes on counting. Priority LOWEST: it comes after everything
+    else that a validation brings, ``CheckpointHook``'s best model among it.
+
+    Args:
+        monitor: The metric.
+        rule: ``'greater'`` or ``'less'`` is better; told from the metric's name by default.
+        min_delta: Least change that counts as an improvement.
+        strict: Refuse to go on when validation does not give the metric; else say so and go on.
+        check_finite: Stop when the metric is not finite.
+        patience: Validations without an improvement that are borne.
+        stopping_threshold: Stop as soon as the metric is better than this.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(
+        self,
+        monitor: str,
+        rule: str | None = None,
+        min_delta: float = 0.1,
+        strict: bool = False,
+        check_finite: bool = True,
+        patience: int = 5,
+        stopping_threshold: float | None = None,
+    ) -> None:
+        if rule not in ("greater", "less", None):
+            raise InputError(f"EarlyStoppingHook: rule must be 'greater' or 'less', got {rule!r}")
+        if patience < 1:
+            raise InputError(f"EarlyStoppingHook: patience must be 1 or more, got {patience}")
+        if min_delta < 0:
+            raise InputError(f"EarlyStoppingHook: min_delta must be 0 or more, got {min_delta}")
+        self.monitor = monitor
+        self.rule = rule or infer_rule(monitor, owner="EarlyStoppingHook", key="monitor")
+        self.min_delta = min_delta
+        self.strict = strict
+        self.check_finite = check_finite
+        self.patience = patience
+        self.stopping_threshold = stopping_threshold
+        self.best_score = -math.inf if self.rule == "greater" else math.inf
+        self.wait_count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score and the validations since."""
+        return {"best_score": self.best_score, "wait_count": self.wait_count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.best_score, self.wait_count = float(state["best_score"]), int(state["wait_count"])
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that has stopped early does not begin again by being resumed."""
+        if self.wait_count >= self.patience:
+            self._stop(runner, f"{self.monitor} had not improved in {self.wait_count} validations when the run stopped")
+        threshold = self.stopping_threshold
+        if threshold is not None and is_better(self.best_score, threshold, self.rule):
+            self._stop(runner, f"{self.monitor} was {self.best_score:.4f}, better than the threshold {threshold:g}")
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Compare, and stop if it is enough."""
+        if "train_loop" not in vars(runner):  # a validation on its own
+            return
+        found = metrics or {}
+        if self.monitor not in found and not self.strict:
+            runner.logger.warning(
+                "EarlyStoppingHook: validation gave no %r, so it decides nothing; it gave %s",
+                self.monitor,
+                ", ".join(map(str, found)) or "nothing",
+            )
+            return
+        score = given_score(found, self.monitor, owner="EarlyStoppingHook", key="monitor")
+        reason = self._judge(score)
+        if reason:
+            self._stop(runner, reason)
+
+    def _judge(self, score: float) -> str | None:
+        """Count a score; why to stop, if it is time."""
+        threshold = self.stopping_threshold
+        if self.check_finite and not math.isfinite(score):
+            return f"{self.monitor} is {score}; the best was {self.best_score:.4f}"
+        if threshold is not None and is_better(score, threshold, self.rule):
+            self.best_score = score
+            return f"{self.monitor} is {score:.4f}, better than the threshold {threshold:g}"
+        delta = self.min_delta if self.rule == "greater" else -self.min_delta
+        if math.isnan(score) or is_better(self.best_score + delta, score, self.rule):
+            self.wait_count += 1
+            if self.wait_count >= self.patience:
+                return f"{self.monitor} has not improved in {self.wait_count} validations; best {self.best_score:.4f}"
+            return None
+        self.best_score, self.wait_count = score, 0
+        return None
+
+    def _stop(self, runner: Runner, reason: str) -> None:
+        runner.train_loop.stop_training = True
+        runner.logger.info("training stops early: %s", reason)

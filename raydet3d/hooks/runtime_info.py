@@ -1,0 +1,107 @@
+"""``RuntimeInfoHook``: enters what happens into the history, before any other hook looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raydet3d import __version__
+from raydet3d.hooks.base import Hook
+from raydet3d.registry import HOOKS
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(Hook):
+    """Keeps counts, learning rates, losses and metrics in ``runner.message_hub``.
+
+    Learning rates are read before the step, so what is logged is what the step used. Losses stay on their device.
+    Priority VERY_HIGH: before any other hook looks. It runs also where the config does not list it.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_run(self, runner: Runner) -> None:
+        """Facts that hold for the whole run."""
+        runner.message_hub.update_info_dict(
+            {
+                "cfg": runner.cfg_text,
+                "seed": runner.seed,
+                "experiment_name": runner.experiment_name,
+                "version": __version__,
+            },
+            resumed=False,
+        )
+
+    def before_train(self, runner: Runner) -> None:
+        """Where training begins and ends."""
+        runner.message_hub.update_info_dict(
+            {
+                "loop_stage": "train",
+                "epoch": runner.epoch,
+                "iter": runner.iter,
+                "max_epochs": runner.max_epochs,
+                "max_iters": runner.max_iters,
+                "dataset_meta": getattr(runner.train_dataloader.dataset, "metainfo", None),
+            },
+            resumed=False,
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """The epoch."""
+        runner.message_hub.runtime_info["epoch"] = runner.epoch
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The iteration and the learning rates."""
+        hub = runner.message_hub
+        hub.runtime_info["iter"] = runner.progress.iter
+        for name, rates in runner.optim_wrapper.get_lr().items():
+            hub.update_scalar("train/" + name, rates[0])
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """The losses."""
+        if outputs:
+            update = runner.message_hub.update_scalar
+            for name, value in outputs.items():
+                update("train/" + name, value)
+
+    def before_val(self, runner: Runner) -> None:
+        """A validation begins."""
+        runner.message_hub.runtime_info["loop_stage"] = "val"
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """The metrics."""
+        self._keep(runner, "val", metrics)
+
+    def after_val(self, runner: Runner) -> None:
+        """Training goes on."""
+        runner.message_hub.runtime_info["loop_stage"] = "train"
+
+    def before_test(self, runner: Runner) -> None:
+        """A test begins."""
+        runner.message_hub.update_info("loop_stage", "test", resumed=False)
+
+    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """The metrics."""
+        self._keep(runner, "test", metrics)
+
+    def _keep(self, runner: Runner, mode: str, metrics: Mapping[str, Any] | None) -> None:
+        hub = runner.message_hub
+        found = {key: _number(value) for key, value in (metrics or {}).items()}
+        hub.update_info(f"{mode}_metrics", found)
+        for key, value in found.items():
+            if isinstance(value, (int, float)):
+                hub.update_scalar(f"{mode}/{key}", value)
+            else:
+                hub.update_info(f"{mode}/{key}", value)
+
+
+def _number(value: Any) -> Any:
+    """A one-element tensor or array as a number; anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.numel() == 1 else value
+    return value.item() if getattr(value, "size", None) == 1 and hasattr(value, "item") else value

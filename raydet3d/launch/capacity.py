@@ -1,0 +1,164 @@
+"""What the cluster has room for: nodes that are there, what others hold on them, and what an autoscaler may add.
+
+The only file that asks Ray's internal state; where a newer Ray answers no more, less is known and nothing breaks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import ray
+
+from raydet3d.launch.ray_options import RayOptions
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster.
+
+    Args:
+        id: Ray's id of it.
+        address: Its IP address.
+        total: Its resources.
+        free: Those that nobody holds.
+        labels: Its labels.
+        drains: Whether it is about to be taken away.
+    """
+
+    id: str
+    address: str
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    drains: bool = False
+
+
+def read_nodes() -> list[Node]:
+    """The nodes that are alive."""
+    free = _free_by_node()
+    draining = draining_nodes()
+    return [
+        Node(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            total=node["Resources"],
+            free=free.get(node["NodeID"], {}) if free is not None else node["Resources"],
+            labels=node.get("Labels") or {},
+            drains=node["NodeID"] in draining,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _free_by_node() -> dict[str, dict[str, float]] | None:
+    try:
+        from ray._private.state import available_resources_per_node
+    except ImportError:
+        return None
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away."""
+    state = getattr(getattr(ray, "_private", None), "state", None)
+    ask = getattr(getattr(state, "state", None), "get_draining_nodes", None)
+    return set(ask() or {}) if ask is not None else set()
+
+
+def groups_of_autoscaler() -> list[tuple[dict[str, float], dict[str, str], int]] | None:
+    """(resources of a node, its labels, how many of them there may be) of each kind; None without an autoscaler."""
+    state = getattr(getattr(ray, "_private", None), "state", None)
+    ask = getattr(getattr(state, "state", None), "get_cluster_config", None)
+    config = ask() if ask is not None else None
+    if config is None or not config.node_group_configs:
+        return None
+    return [
+        (dict(group.resources), dict(getattr(group, "labels", {})), group.max_count if group.max_count >= 0 else 10**6)
+        for group in config.node_group_configs
+    ]
+
+
+def workers_on(free: Mapping[str, float], labels: Mapping[str, str], options: RayOptions) -> int:
+    """How many workers a node has room for."""
+    if any(not _has_label(labels, key, wanted) for key, wanted in options.label_selector.items()):
+        return 0
+    if options.accelerator_type and f"accelerator_type:{options.accelerator_type}" not in free:
+        return 0
+    # A hair's breadth for fractions such as 0.1 that do not add up.
+    fits = [math.floor(free.get(name, 0) / each + 1e-6) for name, each in options.bundle.items()]
+    return min(fits, default=options.most)
+
+
+def _has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
+    """Ray's selectors: ``value``, ``!value``, ``in(a, b)`` and ``!in(a, b)``."""
+    negated, text = wanted.startswith("!"), wanted.removeprefix("!")
+    listed = re.fullmatch(r"in\((.*)\)", text)
+    values = [item.strip() for item in listed[1].split(",")] if listed else [text]
+    return (labels.get(key) in values) != negated
+
+
+def _place(counts: Iterable[int], strategy: str) -> int:
+    """Workers that find a place on nodes with room for so many each."""
+    counts = list(counts)
+    if strategy == "STRICT_SPREAD":
+        return sum(count > 0 for count in counts)
+    if strategy == "STRICT_PACK":
+        return max(counts, default=0)
+    return sum(counts)
+
+
+def room(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) -> int:
+    """How many workers there is room for on nodes that stay.
+
+    Args:
+        options: What a worker asks for, and where.
+        nodes: The cluster.
+        occupied: Count what others hold, too.
+    """
+    stay = [node for node in nodes if not node.drains]
+    fits = (workers_on(node.total if occupied else node.free, node.labels, options) for node in stay)
+    return _place(fits, options.placement_strategy)
+
+
+def shared_evenly(workers: int, slots: int) -> int:
+    """The largest number of workers, not above a given one, of which each has equally many of the slots to do."""
+    return next((count for count in range(workers, 0, -1) if count >= slots or slots % count == 0), workers)
+
+
+def without(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
+    """The nodes as they would be without a run's workers.
+
+    Args:
+        nodes: The cluster.
+        hosts: The node of each worker.
+        options: What each of them holds.
+    """
+    count = Counter(hosts)
+    return [
+        replace(
+            node,
+            free={**node.free, **{k: node.free.get(k, 0) + v * count[node.id] for k, v in options.bundle.items()}},
+        )
+        for node in nodes
+    ]
+
+
+def room_to_come(options: RayOptions, nodes: Iterable[Node]) -> int:
+    """How many workers there would be room for if the autoscaler added all it may; others keep what they hold."""
+    groups = groups_of_autoscaler()
+    if groups is None:
+        return 0
+    nodes = list(nodes)
+    counts: list[int] = []
+    for resources, labels, count in groups:
+        kind = f"accelerator_type:{options.accelerator_type}"
+        known = {**resources, kind: 1.0} if options.accelerator_type and resources.get("GPU") else resources
+        counts += [workers_on(known, labels, options)] * min(count, 2 * options.most + len(nodes))
+    held = room(options, nodes, occupied=True) - room(options, nodes)
+    return max(_place(counts, options.placement_strategy) - held, 0)

@@ -1,0 +1,285 @@
+"""``Watch``: looks up from training now and then: is the run to stop, who is slow, how much is done.
+
+All ranks look at the same iterations and exchange a row of five numbers each, in one all-reduce on the host (0.1 to
+0.3 ms). How many iterations it is to the next look follows from the rows, which every rank has, so the ranks need not
+agree on anything else; it comes to about half a second. The device is not waited for.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raydet3d import dist
+from raydet3d.hooks.base import Hook
+from raydet3d.launch.signals import REASONS, Stopped
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+GROUP = "stop"
+ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
+
+
+class Pace(Hook):
+    """Notes how long this rank works in each iteration before it meets the others.
+
+    That is from the end of an iteration to the end of the next forward pass: waiting for data, computing, hooks. (The
+    backward pass ends when the slowest rank is there, so its length tells nothing about this one.)
+    """
+
+    priority = "HIGHEST"
+
+    def __init__(self) -> None:
+        self.busy = 0.0
+        self._began = self._computed = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        """Notice the end of every forward pass."""
+        module = getattr(runner.model, "module", runner.model)
+        module.register_forward_hook(self._note_forward)
+        self._began = time.perf_counter()
+
+    def after_val(self, runner: Runner) -> None:
+        """A validation is no part of an iteration."""
+        self._began = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """An iteration ends, the next one begins."""
+        self.busy += max(self._computed - self._began, 0.0)
+        self._began = time.perf_counter()
+
+    def _note_forward(self, *_: Any) -> None:
+        self._computed = time.perf_counter()
+
+
+class Watch(Hook):
+    """Stops the run when it is asked to, names slow ranks, and reports each rank's throughput.
+
+    Args:
+        asked: Says why the run is to stop (one of ``REASONS``), or None. Any rank's answer counts.
+        pace: This rank's, registered as a hook too.
+        look_s: Seconds from one look to the next, about.
+        window_s: Seconds over which ranks are compared.
+        report_s: Seconds from one line about throughput to the next.
+        ratio: A rank that takes so many times as long as the median of the others is named.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(
+        self,
+        asked: Callable[[], str | None],
+        pace: Pace,
+        *,
+        look_s: float = 0.5,
+        window_s: float = 10.0,
+        report_s: float = 60.0,
+        ratio: float = 1.5,
+    ) -> None:
+        self._asked = asked
+        self._pace = pace
+        self.look_s, self.window_s, self.report_s, self.ratio = look_s, window_s, report_s, ratio
+        self._left = 1
+        self._iterations = self._samples = 0
+        self._since = 0.0
+        self._window: torch.Tensor | None = None
+        self._total: torch.Tensor | None = None
+        self._named: set[int] = set()
+        self._evaluation_looks = 0
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to count."""
+        self._reset()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Count, and look when it is time."""
+        self._iterations += 1
+        self._samples += _num_samples(data_batch)
+        self._left -= 1
+        if self._left > 0:
+            return
+        rows = self._look(runner)
+        mean = float(rows[:, SECONDS].mean()) / self._iterations
+        self._left = max(1, min(10_000, round(self.look_s / max(mean, 1e-6))))
+        self._add(runner, rows, runner.iter + 1)
+        self._reset()
+        if reason := _reason_in(rows):
+            self._save(runner, reason, runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        """Say how it went, and drop what was saved for a stop: the run's own checkpoints go further."""
+        if runner.rank == 0:
+            parts = [part for part in (self._total, self._window) if part is not None]
+            if parts:
+                self._total = torch.stack(parts).sum(0)
+                self._report(runner, runner.iter)
+            store = runner.store
+            store.drain()
+            newest = store.newest_own()
+            for entry in store.entries():
+                if entry.group == GROUP and entry.run == runner.run_name and newest != store.folder.where(entry.name):
+                    store.drop(entry)
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    def before_val(self, runner: Runner) -> None:
+        """The last moment before a validation, which may be long: save and stop here, if that is wanted."""
+        if "train_loop" not in vars(runner):
+            return
+        if reason := _reason_in(self._look(runner)):
+            self._save(runner, reason, runner.iter)
+        self._evaluation_looks = _shortest(runner.val_dataloader)
+        self._left = 1
+        self._reset()
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Within a validation there is nothing to save; leave it where the run can go on from this very point."""
+        if "train_loop" not in vars(runner) or batch_idx >= self._evaluation_looks:
+            return
+        self._iterations += 1
+        self._left -= 1
+        if self._left > 0:
+            return
+        rows = self._look(runner)
+        mean = float(rows[:, SECONDS].mean()) / self._iterations
+        self._left = max(1, min(10_000, round(self.look_s / max(mean, 1e-6))))
+        self._reset()
+        if reason := _reason_in(rows):
+            saved = dist.first(lambda: _saved_at(runner))
+            if saved is not None:
+                raise Stopped(reason, runner.iter, saved)
+
+    def after_val(self, runner: Runner) -> None:
+        """Training goes on."""
+        self._left = 1
+        self._reset()
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._iterations = self._samples = 0
+        self._pace.busy = 0.0
+        self._since = time.perf_counter()
+
+    def _look(self, runner: Runner) -> torch.Tensor:
+        """Every rank's row: (world, 5), the same on all."""
+        reason = self._asked()
+        rows = torch.zeros(runner.world_size, 5, dtype=torch.float64)
+        asked = 0 if reason is None else 1 + REASONS.index(reason)
+        seconds = time.perf_counter() - self._since
+        rows[runner.rank] = torch.tensor(
+            [asked, self._pace.busy, self._iterations, self._samples, seconds], dtype=torch.float64
+        )
+        dist.all_reduce(rows)
+        return rows
+
+    def _save(self, runner: Runner, reason: str, iteration: int) -> None:
+        """Save this very point, and leave."""
+        runner.logger.info("asked to stop (%s): saving iteration %d", reason, iteration)
+        name = f"stop_iter_{iteration}.pth"
+        path = runner.save_checkpoint(runner.work_dir, name, group=GROUP, limit=1, point=True)
+
+        def finish() -> str | None:
+            runner.store.drain()
+            return None if runner.store.failure else str(path)
+
+        saved = dist.first(finish)
+        if saved is None:
+            runner.logger.error("the run goes on from its last good checkpoint when it is started again")
+        raise Stopped(reason, iteration, saved)
+
+    # -- comparing ----------------------------------------------------------------------------------------------
+
+    def _add(self, runner: Runner, rows: torch.Tensor, iteration: int) -> None:
+        if runner.rank != 0:
+            return
+        self._window = rows if self._window is None else self._window + rows
+        if float(self._window[0, SECONDS]) < self.window_s:
+            return
+        self._compare(runner, self._window)
+        self._total = self._window if self._total is None else self._total + self._window
+        self._window = None
+        if float(self._total[0, SECONDS]) >= self.report_s:
+            self._report(runner, iteration)
+            self._total = None
+
+    def _compare(self, runner: Runner, rows: torch.Tensor) -> None:
+        """Name the ranks that the others wait for, once until they have caught up."""
+        if runner.world_size == 1:
+            return
+        own = (rows[:, BUSY] / rows[:, ITERATIONS]).tolist()
+        whole = float(rows[:, SECONDS].mean() / rows[:, ITERATIONS].mean())
+        for rank, seconds in enumerate(own):
+            usual = statistics.median(own[:rank] + own[rank + 1 :])
+            slow = seconds > self.ratio * usual and seconds - usual > 0.05 * whole
+            if slow and rank not in self._named:
+                runner.logger.warning(
+                    "straggler: rank %d takes %.1f times as long as the others (%.4f s against %.4f s an iteration, "
+                    "data and forward pass, over the last %.0f s): they wait for it",
+                    rank,
+                    seconds / max(usual, 1e-9),
+                    seconds,
+                    usual,
+                    float(rows[0, SECONDS]),
+                )
+                runner.visualizer.add_scalars({"workers/straggler": seconds / max(usual, 1e-9)}, step=runner.iter + 1)
+            self._named = self._named | {rank} if slow else self._named - {rank}
+
+    def _report(self, runner: Runner, iteration: int) -> None:
+        """Each rank's throughput as a line and as scalars."""
+        assert self._total is not None
+        rates = (self._total[:, SAMPLES] / self._total[:, SECONDS]).tolist()
+        busy = (100 * self._total[:, BUSY] / self._total[:, SECONDS]).tolist()
+        shown = [f"rank {i} {rate:.1f} ({load:.0f} %)" for i, (rate, load) in enumerate(zip(rates, busy, strict=True))]
+        if len(shown) > 8:
+            shown = [*shown[:4], f"... {len(shown) - 8} more ...", *shown[-4:]]
+        runner.logger.info(
+            "throughput: %.1f samples/s; by worker, with the share of its time up to the end of the forward pass: %s",
+            sum(rates),
+            ", ".join(shown),
+        )
+        scalars: Mapping[str, float] = {
+            "workers/samples_per_s": sum(rates),
+            **{f"workers/{i}/samples_per_s": rate for i, rate in enumerate(rates)},
+            **{f"workers/{i}/busy_percent": load for i, load in enumerate(busy)},
+        }
+        runner.visualizer.add_scalars(scalars, step=iteration)
+
+
+def _reason_in(rows: torch.Tensor) -> str | None:
+    asked = int(rows[:, ASKED].max())
+    return REASONS[asked - 1] if asked else None
+
+
+def _num_samples(batch: Any) -> int:
+    samples = batch.get("data_samples", batch.get("inputs", ())) if isinstance(batch, Mapping) else ()
+    return len(samples) if hasattr(samples, "__len__") else 0
+
+
+def _shortest(loader: Any) -> int:
+    """Batches that every rank has of a loader, of several the first: sampler shares may differ by one.
+
+    After the first loader a rank may be at its metric while another has a batch more.
+    """
+    loader = getattr(loader, "loaders", [loader])[0]
+    try:
+        count = len(loader)
+    except TypeError:
+        count = 0
+    shared = torch.tensor(count)
+    dist.all_reduce(shared, "min")
+    return int(shared)
+
+
+def _saved_at(runner: Runner) -> str | None:
+    """The checkpoint of the very iteration where the run stands, if there is one."""
+    runner.store.drain()
+    found = [e for e in runner.store.entries() if e.resumable and e.run == runner.run_name and e.step == runner.iter]
+    return str(runner.store.folder.where(found[-1].name)) if found else None

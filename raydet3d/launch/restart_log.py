@@ -1,0 +1,80 @@
+"""The hook that keeps the journal of a run's starts: who began where, and what was done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydet3d.hooks.base import Hook
+from raydet3d.launch.restart_file import FILE, REACHED, read_reached, read_starts
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+
+class StartsHook(Hook):
+    """Notes each start and end of a run, and says how many iterations a start does again.
+
+    Args:
+        why: Why this start was made, where it was not the user.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, *, why: str = "") -> None:
+        self._why = why
+        self._reached = -1
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare where the run stands with how far it had come."""
+        if runner.rank != 0:
+            return
+        folder, here = runner.work_dir, runner.iter
+        starts = [entry for entry in read_starts(folder) if entry.get("run") == runner.run_name and "from" in entry]
+        reached = read_reached(folder) if starts else None
+        redone = max(0, (reached if reached is not None else here) - here)
+        restarts = len(starts)
+        total = redone + sum(entry["redone"] for entry in starts)
+        entry = {"from": here, "redone": redone, "workers": runner.world_size, "why": self._why}
+        _append(folder, runner, entry)
+        if restarts:
+            runner.logger.info(
+                "restart %d of this run%s: it goes on after iteration %d; %s. In all, %d iterations were done twice.",
+                restarts,
+                f" ({self._why})" if self._why else "",
+                here,
+                f"it had come to {reached}, so {redone} are done again" if redone else "nothing is done again",
+                total,
+            )
+        runner.visualizer.add_scalars({"run/restarts": restarts, "run/redone_iterations": total}, step=here)
+        self._reached = os.open(folder / REACHED, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._write(here)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note how far the run has come."""
+        if self._reached >= 0:
+            self._write(runner.iter + 1)
+
+    def _write(self, iteration: int) -> None:
+        os.pwrite(self._reached, b"%012d\n" % iteration, 0)
+
+    def finish(self, runner: Runner, result: dict[str, Any]) -> None:
+        """Note that the run is done, with its result."""
+        if runner.rank == 0:
+            _append(runner.work_dir, runner, {"finished": True, "iter": runner.iter, "result": result})
+            runner.push_logs()
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._reached >= 0:
+            os.close(self._reached)
+            self._reached = -1
+
+
+def _append(folder: Path, runner: Runner, entry: dict[str, Any]) -> None:
+    line = {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, default=str) + "\n")

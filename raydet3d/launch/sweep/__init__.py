@@ -1,1 +1,0 @@
-"""Sweeps: many runs of one config with other values, searched, stopped early and ranked with Ray Tune."""

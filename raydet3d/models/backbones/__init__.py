@@ -1,0 +1,1 @@
+"""Backbones: from a map to maps of several strides."""

@@ -1,0 +1,1 @@
+"""Data preprocessors: from a collated batch to what a detector reads."""

@@ -1,0 +1,1 @@
+"""Dense heads: from maps to losses and boxes."""

@@ -1,0 +1,1 @@
+"""Detectors: the model of a whole sample."""

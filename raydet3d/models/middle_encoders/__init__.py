@@ -1,0 +1,1 @@
+"""Middle encoders: from voxel features to a bird's-eye-view map."""

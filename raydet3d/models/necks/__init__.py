@@ -1,0 +1,1 @@
+"""Necks: from maps of several strides to the map of the head."""

@@ -1,0 +1,1 @@
+"""Task modules: anchor generators, assigners and box coders."""

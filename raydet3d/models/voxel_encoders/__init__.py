@@ -1,0 +1,1 @@
+"""Voxel encoders: from the points of a voxel to its feature."""

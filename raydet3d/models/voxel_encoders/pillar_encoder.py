@@ -1,0 +1,275 @@
+"""Voxel encoders: from the points of each voxel to one feature per voxel.
+
+Legend: V voxels · P slots of a voxel, filled or empty · N points (filled slots) · C channels.
+Source: PointPillars (Lang et al. 2019), section 2.1, with the particulars of the published KITTI checkpoints.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from raydet3d.errors import InputError
+from raydet3d.models.layers.dense import build_norm
+from raydet3d.ops import grid_size
+from raydet3d.registry import MODELS
+
+_NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
+
+
+class _PillarMax(torch.autograd.Function):
+    """relu(shift + scale * y), y being the maximum of sign * (W x) over a pillar's points x (and zero), times sign.
+
+    By hand, because what is large here (points x channels) is passed over once for each operation.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, voxel: Tensor, floor: Tensor, weight: Tensor, scale: Tensor, shift: Tensor
+    ) -> Tensor:
+        sign = torch.where(scale < 0, -1.0, 1.0).to(scale)
+        values = points @ (weight * sign[:, None]).T  # (N, C)
+        best = floor[:, None].repeat(1, len(weight))  # (V, C)
+        best.scatter_reduce_(0, voxel[:, None].expand_as(values), values, "amax")
+        out = torch.addcmul(shift, best, scale.abs()).relu_()
+        ctx.save_for_backward(points, voxel, values, best, out, sign, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        points, voxel, values, best, out, sign, scale = ctx.saved_tensors
+        # Written without booleans: comparisons and selections are several times slower than arithmetic on a CPU.
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)  # (V, C)
+        ones = grad.new_ones(1, len(grad))
+        grad_shift = (ones @ grad)[0]
+        grad_scale = (ones @ (grad * best))[0] * sign
+        won = best.index_select(0, voxel)  # (N, C)
+        torch.sub(values, won, out=won)  # zero for those that are the maximum, else negative
+        won.sign_().add_(1)
+        # Points that tie (the same point twice) share: each gets its part of the gradient.
+        shares = torch.zeros_like(best).index_add_(0, voxel, won).clamp_(min=1)
+        won.mul_((grad / shares).index_select(0, voxel))
+        return None, None, None, (won.T @ points) * scale[:, None], grad_scale, grad_shift
+
+
+class PFNLayer(nn.Module):
+    """Linear, normalisation, ReLU, and the maximum over a pillar's slots.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        norm_cfg: Kind of normalisation.
+        last_layer: The last one gives the maximum alone; others give each slot half as many channels, and the maximum
+            beside them.
+        mode: "max", or "avg" for the mean over all slots.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm_cfg: Mapping[str, Any], last_layer: bool, mode: str
+    ) -> None:
+        super().__init__()
+        self.last_layer = last_layer
+        self.mode = mode
+        units = out_channels if last_layer else out_channels // 2
+        self.norm = build_norm(norm_cfg, units)
+        self.linear = nn.Linear(in_channels, units, bias=False)
+
+    def forward(self, slots: Tensor) -> Tensor:
+        """Work on all slots, the empty ones included: they take part in the statistics and in the maximum.
+
+        Args:
+            slots: (V, P, C), zero where a slot is empty.
+
+        Returns:
+            (V, 1, C) from the last layer, else (V, P, C).
+        """
+        x = self.linear(slots)
+        # Batch norm refuses to learn from nothing; a step without a point must still reach the weights.
+        x = self.norm(x.flatten(0, 1)).view_as(x) if len(x) else x * self.norm.weight + self.norm.bias
+        x = F.relu(x)
+        pooled = x.amax(dim=1, keepdim=True) if self.mode == "max" else x.mean(dim=1, keepdim=True)
+        return pooled if self.last_layer else torch.cat((x, pooled.expand_as(x)), dim=2)
+
+    @property
+    def can_skip_empty(self) -> bool:
+        """Whether `pool_points` can stand in for `forward`."""
+        norm = self.norm
+        return self.last_layer and self.mode == "max" and type(norm) is nn.BatchNorm1d and norm.affine
+
+    def pool_points(self, points: Tensor, voxel: Tensor, lengths: Tensor, slots: int) -> Tensor:
+        """Give what `forward` gives, without looking at empty slots.
+
+        Normalisation and ReLU are monotonous in each channel, so the maximum can be taken before them (the minimum,
+        where a channel's scale is negative). Empty slots hold zeros: they are the value zero in that maximum, and
+        they dilute the moments. As points carry no gradient, moments of the linear layer's output follow from those
+        of its input, which are 10 numbers and 10 x 10: mean W m and variance diag(W S W').
+
+        Args:
+            points: (N, C) features, without a gradient.
+            voxel: (N,) the pillar of each.
+            lengths: (V,) points of each pillar, none of them zero.
+            slots: P.
+
+        Returns:
+            (V, C).
+        """
+        norm = self.norm
+        assert isinstance(norm, nn.BatchNorm1d)
+        weight = self.linear.weight
+        if norm.training or norm.running_mean is None or norm.running_var is None:
+            mean, var = self._moments(points, len(lengths) * slots)
+        else:
+            mean, var = norm.running_mean, norm.running_var
+        scale = norm.weight * torch.rsqrt(var + norm.eps)
+        # Where a pillar has an empty slot, zero takes part in the maximum.
+        floor = torch.where(lengths < slots, 0.0, -torch.inf).to(points.dtype)
+        made: Tensor = _PillarMax.apply(points, voxel, floor, weight, scale, norm.bias - mean * scale)
+        return made
+
+    def _moments(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of the linear layer's output over all slots; running ones are brought up to date."""
+        norm = self.norm
+        assert isinstance(norm, nn.BatchNorm1d)
+        weight = self.linear.weight.double()
+        if not count:
+            return norm.bias.detach() * 0, norm.bias.detach() * 0 + 1
+        rows = points.double()  # squares summed and subtracted: 53 bits leave nothing to be centred first
+        middle = (rows.new_ones(1, len(rows)) @ rows)[0] / count
+        spread = rows.T @ rows / count - torch.outer(middle, middle)
+        mean = weight @ middle
+        var = ((weight @ spread) * weight).sum(1).clamp(min=0)
+        with torch.no_grad():
+            if norm.running_mean is not None and norm.running_var is not None and norm.training:
+                assert norm.num_batches_tracked is not None
+                norm.num_batches_tracked += 1
+                momentum = norm.momentum
+                if momentum is None:  # a plain average over all batches
+                    momentum = 1 / float(norm.num_batches_tracked)
+                unbiased = var * (count / max(count - 1, 1))
+                norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+                norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+        return mean.to(points.dtype), var.to(points.dtype)
+
+
+@MODELS.register_module()
+class PillarFeatureNet(nn.Module):
+    """Decorates each point with offsets, and brings the points of a pillar to one feature.
+
+    Args:
+        in_channels: Numbers per point.
+        feat_channels: Channels of the layers.
+        with_distance: Add the length of the point's first three numbers.
+        with_cluster_center: Add the offset from the mean of the pillar's points.
+        with_voxel_center: Add the offset from the pillar's centre.
+        voxel_size: Metres along x, y, z.
+        point_cloud_range: x, y, z of the lower and of the upper corner.
+        norm_cfg: Kind of normalisation.
+        mode: How slots are pooled: "max" or "avg".
+        legacy: The offsets from the pillar's centre also replace the first three numbers of the point, as they did
+            (by an in-place operation) when the published checkpoints were trained.
+        padded: Compute with all slots, empty ones included, instead of the filled ones only. The result is the same;
+            it takes several times longer. Several layers, and other normalisations than `BN1d`, always do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        feat_channels: Sequence[int] = (64,),
+        with_distance: bool = False,
+        with_cluster_center: bool = True,
+        with_voxel_center: bool = True,
+        voxel_size: Sequence[float] = (0.2, 0.2, 4),
+        point_cloud_range: Sequence[float] = (0, -40, -3, 70.4, 40, 1),
+        norm_cfg: Mapping[str, Any] = _NORM,
+        mode: str = "max",
+        legacy: bool = True,
+        padded: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in ("max", "avg"):
+            raise InputError(f"PillarFeatureNet: mode is 'max' or 'avg', got {mode!r}")
+        if not feat_channels:
+            raise InputError("PillarFeatureNet: feat_channels names the channels of at least one layer, got none")
+        grid_size(voxel_size, point_cloud_range)  # refuses sizes that leave no voxel
+        channels = [in_channels + with_distance + 3 * with_cluster_center + 3 * with_voxel_center, *feat_channels]
+        self.pfn_layers = nn.ModuleList(
+            PFNLayer(before, after, norm_cfg=norm_cfg, last_layer=index == len(feat_channels) - 1, mode=mode)
+            for index, (before, after) in enumerate(itertools.pairwise(channels))
+        )
+        self.with_distance = with_distance
+        self.with_cluster_center = with_cluster_center
+        self.with_voxel_center = with_voxel_center
+        self.voxel_size = tuple(map(float, voxel_size))
+        self.low = tuple(map(float, point_cloud_range[:3]))
+        self.legacy = legacy
+        self.padded = padded
+
+    def forward(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        """Encode pillars.
+
+        Always in float32: bfloat16 would round a point at 70 m to 25 cm.
+
+        Args:
+            voxels: (V, P, in_channels) points, zero where a slot is empty.
+            num_points: (V,) filled slots.
+            coors: (V, 4) batch, z, y, x.
+
+        Returns:
+            (V, C).
+        """
+        with torch.autocast(voxels.device.type, enabled=False):
+            first = self.pfn_layers[0]
+            assert isinstance(first, PFNLayer)
+            if not self.padded and len(self.pfn_layers) == 1 and first.can_skip_empty and not voxels.requires_grad:
+                return self._filled_slots(first, voxels, num_points, coors)
+            return self._all_slots(voxels, num_points, coors)
+
+    def _all_slots(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points[:, None]  # (V, P)
+        mean = voxels[..., :3].sum(dim=1, keepdim=True) / num_points[:, None, None].to(voxels)
+        x = self._decorate(voxels, mean, self._centers(coors, voxels)[:, None]) * filled[..., None]
+        for layer in self.pfn_layers:
+            x = layer(x)
+        return x.squeeze(1)
+
+    def _filled_slots(self, layer: PFNLayer, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        slots = voxels.shape[1]
+        lengths = num_points.long()
+        voxel = torch.repeat_interleave(lengths)  # (N,) the pillar of each point
+        first = lengths.cumsum(0) - lengths
+        slot = torch.arange(len(voxel), device=voxels.device) - first.index_select(0, voxel)
+        points = voxels.flatten(0, 1).index_select(0, voxel * slots + slot)
+        means = points[:, :3].contiguous()
+        means = torch.segment_reduce(means, "mean", lengths=lengths, axis=0, unsafe=True) if len(lengths) else means
+        around = torch.cat((means, self._centers(coors, voxels)), dim=1)
+        mean, center = around.index_select(0, voxel).split(3, dim=1)
+        return layer.pool_points(self._decorate(points, mean, center), voxel, lengths, slots)
+
+    def _centers(self, coors: Tensor, like: Tensor) -> Tensor:
+        """(V, 3) centre of each pillar."""
+        size = like.new_tensor(self.voxel_size)
+        first = like.new_tensor([s / 2 + low for s, low in zip(self.voxel_size, self.low, strict=True)])
+        return coors[:, 1:].flip(1).to(like) * size + first
+
+    def _decorate(self, points: Tensor, mean: Tensor, center: Tensor) -> Tensor:
+        """(..., C) features of points (..., in_channels), given what lies around them (..., 3)."""
+        xyz = points[..., :3]
+        offset = xyz - center
+        parts = [points]
+        if self.with_voxel_center and self.legacy:
+            parts = [offset, points[..., 3:]]
+        own = parts[0][..., :3]
+        if self.with_cluster_center:
+            parts.append(xyz - mean)
+        if self.with_voxel_center:
+            parts.append(offset)
+        if self.with_distance:
+            parts.append(own.norm(dim=-1, keepdim=True))
+        return torch.cat(parts, dim=-1)

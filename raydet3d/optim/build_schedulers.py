@@ -1,0 +1,122 @@
+"""From ``param_scheduler=[...]`` to schedulers, for one optimizer or for several."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from raydet3d.errors import InputError
+from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
+from raydet3d.optim.schedule import CurveScheduler
+from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.registry import PARAM_SCHEDULERS
+
+
+def build_param_scheduler(
+    cfg: Mapping[str, Any] | Sequence[Any] | None,
+    optim_wrapper: OptimWrapper,
+    *,
+    epoch_length: int,
+    max_epochs: int | None,
+    max_iters: int | None,
+) -> Any:
+    """Make the schedulers of a config, in its order; each takes its first tick here.
+
+    Args:
+        cfg: One scheduler's dict, a list of them (ready objects pass through), or None. For several optimizers: that
+            for each of them, or a dict of it by the optimizers' names.
+        optim_wrapper: What they act on.
+        epoch_length: Iterations of one epoch, for ``convert_to_iter_based``.
+        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
+        max_iters: Where one ends that ticks by iteration.
+
+    Returns:
+        The schedulers; for several optimizers a dict of lists by their names.
+
+    Raises:
+        InputError: A config that makes no scheduler; the message names its place in the list.
+    """
+    build = partial(build_list, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters)
+    by_name = isinstance(cfg, Mapping) and "type" not in cfg
+    if not isinstance(optim_wrapper, OptimWrapperDict):
+        if by_name:
+            raise InputError(
+                f"param_scheduler is a dict of {', '.join(map(repr, cfg or ()))} and has no 'type'; schedulers by name "
+                "are for several optimizers (OptimWrapperDict), for one write a list of dict(type=...)"
+            )
+        return build(cfg, optim_wrapper, key="param_scheduler")
+    if by_name and set(cfg or ()) != set(optim_wrapper):
+        raise InputError(
+            f"param_scheduler is for {', '.join(cfg or ()) or 'nothing'} and the optimizers are "
+            f"{', '.join(optim_wrapper)}: name each of them ([] is no schedule)"
+        )
+    return {
+        name: build(cfg[name], wrapper, key=f"param_scheduler.{name}")  # type: ignore[index, call-overload]
+        if by_name
+        else build(cfg, wrapper, key="param_scheduler")
+        for name, wrapper in optim_wrapper.items()
+    }
+
+
+def build_list(
+    cfg: Mapping[str, Any] | Sequence[Any] | None,
+    optim_wrapper: OptimWrapper,
+    *,
+    key: str,
+    epoch_length: int,
+    max_epochs: int | None,
+    max_iters: int | None,
+) -> list[Any]:
+    """The schedulers of one optimizer.
+
+    Args:
+        cfg: One scheduler's dict, a list of them, or None.
+        optim_wrapper: What they act on.
+        key: The config's, for messages.
+        epoch_length: Iterations of one epoch.
+        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
+        max_iters: Where one ends that ticks by iteration.
+    """
+    if cfg is None:
+        return []
+    items = [cfg] if isinstance(cfg, Mapping) or not isinstance(cfg, Sequence) else list(cfg)
+    built = []
+    for i, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            built.append(item)
+            continue
+        args = dict(item)
+        convert = args.pop("convert_to_iter_based", False)
+        own_length = args.pop("epoch_length", None)
+        end = max_epochs if args.get("by_epoch", True) else max_iters
+        lasts = end is not None and args.get("end") is None
+        if lasts:
+            args["end"] = end
+        try:
+            if convert:
+                kind = args.get("type")
+                cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
+                if not hasattr(cls, "build_iter_from_epoch"):
+                    raise InputError(f"{kind} cannot be converted to iterations")
+                args["type"] = _converter(cls, own_length or epoch_length)
+            made = PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper})
+        except InputError as error:
+            error.args = (f"{key}[{i}]: {error}",)
+            raise
+        if isinstance(made, CurveScheduler):
+            made.lasts_all_iters = lasts and not made.by_epoch and not convert
+        built.append(made)
+    return built
+
+
+def _converter(cls: Any, epoch_length: int) -> Any:
+    """A stand-in for a scheduler class that takes the same arguments, measured in epochs."""
+
+    def build(**arguments: Any) -> Any:
+        return cls.build_iter_from_epoch(epoch_length=epoch_length, **arguments)
+
+    build.__name__ = cls.__name__
+    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
+    return build

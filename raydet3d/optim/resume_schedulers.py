@@ -1,0 +1,149 @@
+"""Resuming schedules: counts come back, and where the config has changed, values go where the new schedule has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raydet3d.errors import InputError
+from raydet3d.optim.param_groups import Group
+from raydet3d.optim.plateau import ReduceOnPlateauParamScheduler
+from raydet3d.optim.schedule import CurveScheduler, FirstBeta, ParamScheduler
+from raydet3d.optim.wrapper import OptimWrapper
+
+REPLAYABLE = (CurveScheduler, ReduceOnPlateauParamScheduler)
+
+
+def resume_schedulers(
+    optim_wrapper: OptimWrapper,
+    schedulers: Sequence[Any],
+    states: Sequence[Mapping[str, Any]],
+    *,
+    iters: int,
+    epochs: int,
+    epoch_length: int,
+    max_iters: int | None = None,
+) -> list[str]:
+    """Load the schedulers' states, and make the param groups hold what the config says now.
+
+    Call it after schedulers are built and the wrapper's state is loaded, in this order. Where the config is as it
+    was, no value is touched, so that a resumed run is bit for bit the run that was not stopped. Else the fields
+    concerned (a configured value or a curve has changed, a scheduler has come or gone) are taken through all ticks
+    again, as if the run had had this config from its start.
+
+    Args:
+        optim_wrapper: The wrapper, its state loaded.
+        schedulers: The schedulers, in the config's order.
+        states: The saved states, ours or MMEngine's.
+        iters: Iterations done.
+        epochs: Epochs done.
+        epoch_length: Iterations of one epoch.
+        max_iters: Iterations of the whole run, for schedules that last as long as it does.
+
+    Returns:
+        What has changed, one line each, for the log.
+    """
+    lines = list(optim_wrapper.config_changes)
+    fields = {line.split(":", 1)[0] for line in lines}
+    if "betas" in fields:
+        fields.add("momentum")
+    rest = list(states)
+    for scheduler in schedulers:
+        if max_iters is not None and getattr(scheduler, "lasts_all_iters", False):
+            scheduler.end_at(max_iters)
+        state = _take_state(scheduler, rest)
+        if state is None:
+            lines.append(f"{type(scheduler).__name__} is new")
+            fields.add(getattr(scheduler, "param_name", ""))
+        else:
+            scheduler.load_state_dict(state)
+        if isinstance(scheduler, ParamScheduler):
+            if state is None or state.get("by_epoch", scheduler.by_epoch) != scheduler.by_epoch:
+                scheduler.set_count(epochs if scheduler.by_epoch else iters)
+            if scheduler.config_changes:
+                lines += scheduler.config_changes
+                fields.add(scheduler.param_name)
+    for state in rest:
+        lines.append(f"{state.get('type', 'a scheduler')} is gone")
+        fields.add(str(state.get("param_name", "lr")))
+    _follow(optim_wrapper, schedulers, fields, lines, epoch_length)
+    return lines
+
+
+def _take_state(scheduler: Any, states: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Take out of a list the first state that is this scheduler's; MMEngine's do not say whose they are."""
+    for i, state in enumerate(states):
+        if state.get("type", type(scheduler).__name__) == type(scheduler).__name__:
+            return states.pop(i)
+    return None
+
+
+def _follow(
+    optim_wrapper: OptimWrapper, schedulers: Sequence[Any], fields: set[str], lines: list[str], epoch_length: int
+) -> None:
+    """Take some fields through all ticks again, from the config's values."""
+    for field in sorted(fields):
+        acting = [s for s in schedulers if getattr(s, "param_name", None) == field]
+        strange = next((s for s in acting if not isinstance(s, REPLAYABLE)), None)
+        if strange is not None:
+            lines.append(f"{field} starts from the config's value: {type(strange).__name__} cannot be replayed")
+        for group, configured in zip(optim_wrapper.param_groups, optim_wrapper.configured(), strict=True):
+            _reset(group, configured, field)
+        if acting and strange is None:
+            _take_through(optim_wrapper.param_groups, acting, epoch_length)
+
+
+def _reset(group: Group, configured: Group, field: str) -> None:
+    if field in configured:
+        group[field] = configured[field]
+    elif field == "momentum" and "betas" in configured:
+        group["betas"] = tuple(configured["betas"])
+        group["momentum"] = configured["betas"][0]
+
+
+def _take_through(groups: Sequence[Group], schedulers: Sequence[Any], epoch_length: int) -> None:
+    """All ticks of one field's schedulers, in the order in which training takes them."""
+    if epoch_length < 1:
+        raise InputError(f"an epoch has at least one iteration, got epoch_length={epoch_length}")
+    field = schedulers[0].param_name
+    keys = [field, "betas"] if isinstance(schedulers[0].target, FirstBeta) else [field]
+    curves = [s for s in schedulers if isinstance(s, CurveScheduler)]
+    # Groups that start alike go through it once, together.
+    starts = list(zip(*(s.base_values for s in curves), strict=True)) or [()] * len(groups)
+    alike: dict[str, tuple[Group, Any]] = {}
+    homes = []
+    for group, start in zip(groups, starts, strict=True):
+        part = {key: group[key] for key in keys if key in group}
+        homes.append(alike.setdefault(repr((part, start)), (part, start))[0])
+    parts = [part for part, _ in alike.values()]
+    bases = {id(s): [start[i] for _, start in alike.values()] for i, s in enumerate(curves)}
+
+    def tick(scheduler: CurveScheduler, count: int) -> None:
+        if scheduler.begin <= count < scheduler.end and count <= scheduler._global_step:
+            values = scheduler.apply(parts, bases[id(scheduler)], count - int(scheduler.begin))
+            for part, value in zip(parts, values, strict=True):
+                scheduler.target.write(part, value)
+
+    for scheduler in curves:
+        tick(scheduler, 0)
+    by_iter = [s for s in curves if not s.by_epoch]
+    by_epoch = [s for s in curves if s.by_epoch]
+    epoch = 0
+    for iteration in range(1, max((s._global_step for s in by_iter), default=0) + 1):
+        for scheduler in by_iter:
+            tick(scheduler, iteration)
+        if iteration % epoch_length == 0:
+            epoch += 1
+            for scheduler in by_epoch:
+                tick(scheduler, epoch)
+    for later in range(epoch + 1, max((s._global_step for s in by_epoch), default=0) + 1):
+        for scheduler in by_epoch:
+            tick(scheduler, later)
+    for group, part in zip(groups, homes, strict=True):
+        group.update(part)
+    # What a metric brought about is not a matter of ticks: it comes last.
+    for listener in (s for s in schedulers if isinstance(s, ReduceOnPlateauParamScheduler)):
+        floors = listener.floors()
+        for _ in range(listener.reductions):
+            for group, floor in zip(groups, floors, strict=True):
+                listener.target.write(group, listener.reduced(group, floor))

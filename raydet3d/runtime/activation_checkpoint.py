@@ -1,0 +1,64 @@
+"""Activation checkpointing: parts of a model that keep nothing for the backward pass and are computed again instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from raydet3d.config.config_dict import nearest
+from raydet3d.errors import InputError
+
+
+def recompute(model: nn.Module, names: Sequence[str]) -> None:
+    """Let some parts of a model trade time for memory. Values, gradients and BatchNorm's statistics stay the same.
+
+    Args:
+        model: The model, without its wrapper.
+        names: Names of the parts, as ``named_modules`` has them.
+
+    Raises:
+        InputError: The model has no part of that name.
+    """
+    parts = dict(model.named_modules())
+    for name in names:
+        if name not in parts or not name:
+            raise InputError(f"activation_checkpointing: the model has no part {name!r}{nearest(name, list(parts))}")
+        part = parts[name]
+        kind = type(part)
+        # A class of its own rather than a method set on the object: copies of the model compute with their own weights.
+        part.__class__ = type(kind.__name__, (kind,), {"forward": _forward_of(kind), "__module__": kind.__module__})
+
+
+def _forward_of(kind: Any) -> Any:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return kind.forward(self, *args, **kwargs)
+        return checkpoint(
+            lambda *a, **k: kind.forward(self, *a, **k),
+            *args,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _untracked(self)),
+            **kwargs,
+        )
+
+    return forward
+
+
+@contextmanager
+def _untracked(module: nn.Module) -> Iterator[None]:
+    """The second pass must not count: BatchNorm's running statistics have seen the batch already."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,152 @@
+"""How a run begins: where, under which name and seed, and what it goes on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydet3d import dist
+from raydet3d.checkpoint.download import fetched
+from raydet3d.checkpoint.load import exists, locate, read_head
+from raydet3d.checkpoint.storage import Location
+from raydet3d.checkpoint.store import Store
+from raydet3d.config import default_work_dir, work_dir_of
+from raydet3d.errors import InputError
+from raydet3d.runtime import rng
+from raydet3d.runtime.validate import at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a run begins.
+
+    Args:
+        resume_from: Checkpoint to go on from.
+        state: Its content; without its shards, if it has some.
+        load_from: Else, weights to begin with.
+    """
+
+    resume_from: Location | None = None
+    state: dict[str, Any] | None = None
+    load_from: str | None = None
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """The device to run on."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def place(cfg: Any) -> tuple[Path, str]:
+    """The work dir and the name of a run."""
+    filename = getattr(cfg, "filename", None)
+    stem = Path(filename).stem if filename else "run"
+    return default_work_dir(cfg, filename), str(cfg.get("experiment_name") or stem)
+
+
+def home_of(cfg: Any) -> Location:
+    """Where a run's checkpoints live: its work dir, which may be a URI."""
+    return locate(work_dir_of(cfg, getattr(cfg, "filename", None)))
+
+
+def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
+    """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
+    return dist.first(lambda: _make_place(work_dir, timestamp))
+
+
+def _make_place(work_dir: Path, timestamp: str | None) -> str:
+    wanted = timestamp or time.strftime("%Y%m%d_%H%M%S")
+    number = 0
+    while True:
+        name = f"{wanted}-{number}" if number else wanted
+        try:
+            (work_dir / name).mkdir(parents=True, exist_ok=timestamp is not None)
+        except OSError as error:
+            if not isinstance(error, FileExistsError) or not (work_dir / name).is_dir():
+                raise InputError(f"work_dir {work_dir} cannot be written to: {error.strerror}") from None
+            number += 1
+        else:
+            return name
+
+
+def leave_no_trace(work_dir: Path, timestamp: str) -> None:
+    """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
+    if dist.is_main_process():
+        with suppress(OSError):  # something lies there
+            (work_dir / timestamp).rmdir()
+            work_dir.rmdir()
+
+
+def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False) -> Start:
+    """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
+
+    A retry of a start goes on from what that start has saved; where that is nothing yet, it begins as the start did.
+    """
+    load_from = cfg.get("load_from")
+    path = _latest(work_dir, timestamp) if retry else None
+    wanted = (resume or cfg.get("resume", False)) if path is None else False
+    if isinstance(wanted, str):
+        path = locate(fetched(wanted))
+    elif wanted:
+        path = _latest(work_dir)
+        if path is None and resume is not True and load_from is not None:
+            path = locate(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+    if path is None:
+        with at("load_from"):
+            place = fetched(load_from)
+            if place is not None and not exists(locate(place)):
+                raise InputError(f"there is no file {load_from}")
+            return Start(load_from=place)
+    return Start(resume_from=path, state=read_head(path))
+
+
+def _latest(work_dir: Location, start: str | None = None) -> Location | None:
+    """The newest checkpoint: rank 0 looks and tells the others."""
+    return dist.first(lambda: Store(work_dir).latest(start=start))
+
+
+def settle_seed(cfg: Any, start: Start) -> int:
+    """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
+    given = dict(cfg.get("randomness") or {})
+    seed = given.pop("seed", None)
+    diff_rank_seed = bool(given.pop("diff_rank_seed", False))
+    deterministic = bool(given.pop("deterministic", False))
+    if given:
+        raise InputError(f"randomness has no {min(given)!r}; it takes seed, diff_rank_seed, deterministic")
+    if seed is None and start.state is not None:
+        seed = start.state.get("meta", {}).get("seed")
+    if seed is None:
+        seed = rng.draw_seed()
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"randomness.seed must be an integer of at least 0, got {seed!r}")
+    rng.set_seed(seed, rank=dist.get_rank(), diff_rank_seed=diff_rank_seed, deterministic=deterministic)
+    return seed
+
+
+def settle_slots(cfg: Any, start: Start) -> int:
+    """Number of ranks that the run is laid out for: as many as when it began.
+
+    Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid
+    it out anew.
+    """
+    state, here = start.state or {}, dist.get_world_size()
+    sampler = state.get("sampler", {})
+    loader = cfg.get("train_dataloader")
+    size = loader.get("batch_size") if isinstance(loader, Mapping) else None
+    if isinstance(size, int) and size * here == sampler.get("batch_size"):
+        return here
+    return int(sampler.get("slots") or state.get("meta", {}).get("world_size") or here)
+
+
+def apply_env(cfg: Any) -> None:
+    """What ``env_cfg`` says about this process; how workers start is told to the loaders alone."""
+    env = cfg.get("env_cfg") or {}
+    if env.get("cudnn_benchmark", False) and not (cfg.get("randomness") or {}).get("deterministic", False):
+        torch.backends.cudnn.benchmark = True

@@ -1,0 +1,85 @@
+"""``${lr * 10}`` in a sweep: arithmetic over the config's variables, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raydet3d.config.config_dict import nearest
+from raydet3d.errors import InputError
+
+_WHOLE = re.compile(r"\$\{(?P<text>[^{}]*)\}")
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"round": round, "int": int, "float": float, "min": min, "max": max}
+
+
+def has_expression(value: Any) -> bool:
+    """Whether there is a ``${...}`` in a value, at any depth."""
+    if isinstance(value, Mapping):
+        return any(map(has_expression, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(has_expression, value))
+    return isinstance(value, str) and _WHOLE.fullmatch(value.strip()) is not None
+
+
+def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
+    """A copy of a value in which each text ``${...}`` is the number that it comes to.
+
+    Args:
+        value: Plain data.
+        names: The config's variables.
+        where: The key, for messages.
+
+    Raises:
+        InputError: An expression is no arithmetic, or names no number of the config.
+    """
+    if isinstance(value, Mapping):
+        return {key: fill(item, names, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(fill(item, names, where=f"{where}.{i}") for i, item in enumerate(value))
+    if not isinstance(value, str) or (found := _WHOLE.fullmatch(value.strip())) is None:
+        return value
+    text = found["text"]
+    try:
+        result = _evaluate(ast.parse(text.strip(), mode="eval").body, names)
+    except InputError as error:
+        raise InputError(f"{where}: {value}: {error}") from None
+    except (SyntaxError, ArithmeticError, ValueError, TypeError) as error:
+        raise InputError(f"{where}: {value} cannot be worked out: {error}") from None
+    if isinstance(result, float) and not math.isfinite(result):
+        raise InputError(f"{where}: {value} is {result}")
+    return result
+
+
+def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.Name(id=name):
+            if isinstance(names.get(name), int | float):
+                return names[name]
+            numbers = [key for key, value in names.items() if isinstance(value, int | float)]
+            raise InputError(f"the config has no number {name!r}{nearest(name, numbers)}")
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            a, b = _evaluate(left, names), _evaluate(right, names)
+            if isinstance(op, ast.Pow) and (abs(a) > 1e6 or abs(b) > 64):
+                raise InputError("this power is too large")
+            return _BINARY[type(op)](a, b)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, names)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*(_evaluate(arg, names) for arg in args))
+        case _:
+            raise InputError("only numbers, variables of the config, + - * / // % **, round, int, float, min and max")

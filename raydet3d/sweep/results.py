@@ -1,0 +1,198 @@
+"""What a sweep has come to: rows, tables as CSV and JSON, and the best setting as a config that trains as it stands."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config
+from raydet3d.errors import InputError
+from raydet3d.sweep.trial_store import FAILED, Ledger, Trial, ranked, read_json
+from raydet3d.sweep.trial_table import align, describe, to_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A sweep's trials, best first.
+
+    Args:
+        folder: The sweep's folder.
+        name: Its name.
+        metric: Whole name of the metric.
+        mode: ``max`` or ``min``.
+        counter: What runs count.
+        trials: The trials.
+        kinds: For each key of the space: ``log``, ``linear`` or ``choice``.
+        values: Value of each key in each trial, the config's own where the setting has none.
+        seconds: How long the sweep has taken.
+        num_seeds: Trials of each setting.
+    """
+
+    folder: Path
+    name: str
+    metric: str
+    mode: str
+    counter: str
+    trials: list[Trial]
+    kinds: Mapping[str, str]
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    num_seeds: int = 1
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial; None where none has a value."""
+        first = self.trials[0] if self.trials else None
+        return first if first is not None and first.state != FAILED and first.best(self.mode) is not None else None
+
+    @property
+    def best_config(self) -> Path:
+        """The best setting as a config."""
+        return self.folder / "best_config.py"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict for each trial, best first."""
+        means = self.means()
+        out = []
+        for rank, trial in enumerate(self.trials, 1):
+            last = trial.reports[-1] if trial.reports else {}
+            best_at = next((r["at"] for r in trial.reports if r["score"] == trial.best(self.mode)), None)
+            row = {
+                "rank": rank,
+                "trial": trial.id,
+                "state": trial.state,
+                "reason": trial.reason,
+                self.metric: None if trial.state == FAILED else trial.best(self.mode),
+                "best_at": best_at,
+                "last": last.get("score"),
+                self.counter: trial.at,
+                "of": trial.length,
+                "seed": trial.seed,
+                "seconds": round(trial.seconds, 1),
+                "digest": trial.digest,
+            }
+            if self.num_seeds > 1:
+                row["mean"] = means.get(trial.number)
+            out.append({**row, **self.values.get(trial.id, trial.setting)})
+        return out
+
+    def means(self) -> dict[int, float]:
+        """Mean of the best values of each setting's trials."""
+        values: dict[int, list[float]] = {}
+        for trial in self.trials:
+            value = trial.best(self.mode)
+            if value is not None and trial.state != FAILED:
+                values.setdefault(trial.number, []).append(value)
+        return {number: sum(some) / len(some) for number, some in values.items()}
+
+    def __str__(self) -> str:
+        lines = to_rows(self.trials, self.mode, self.metric.rsplit("/", 1)[-1], self.counter)
+        if self.num_seeds > 1:
+            means = self.means()
+            rows = [("setting", "mean", "trials")]
+            for number in dict.fromkeys(trial.number for trial in self.trials):
+                some = [trial for trial in self.trials if trial.number == number]
+                mean = f"{means[number]:.4g}" if number in means else "-"
+                rows.append((f"{number:03d}", mean, f"{len(some)}  {describe(some[0].setting)}"))
+            lines = [*align(rows), "", *lines]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        if not rows:
+            return "<p>no trials</p>"
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        head = "".join(f"<th>{html.escape(key)}</th>" for key in keys)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell(row.get(key)))}</td>" for key in keys) + "</tr>" for row in rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def cell(value: Any) -> str:
+    """A value for a table."""
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def read_results(folder: Path) -> Results:
+    """The results of a sweep's folder, as far as it has come.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        InputError: There is no sweep in it.
+    """
+    about = read_json(folder / "sweep.json")
+    ledger = Ledger(folder)
+    if not isinstance(about, dict) or "metric" not in about:
+        if not ledger.trials.is_dir():
+            raise InputError(f"{folder} holds no sweep: it has neither sweep.json nor trials/")
+        raise InputError(f"{folder / 'sweep.json'} cannot be read; run the sweep's command once more, which mends it")
+    trials, _ = ledger.load()
+    own = about.get("own_values", {})
+    return Results(
+        folder=folder,
+        name=str(about.get("name", folder.name)),
+        metric=about["metric"],
+        mode=about["mode"],
+        counter=about["counter"],
+        trials=ranked(trials, about["mode"]),
+        kinds=about.get("kinds", {}),
+        values={trial.id: {**own, **trial.setting} for trial in trials},
+        seconds=ledger.time_spent(),
+        num_seeds=int(about.get("num_seeds", 1)),
+    )
+
+
+def write_tables(results: Results) -> None:
+    """Write ``results.csv`` and ``results.json``."""
+    rows = results.rows()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    with (results.folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    whole = {
+        "name": results.name,
+        "metric": results.metric,
+        "mode": results.mode,
+        "seconds": results.seconds,
+        "trials": [
+            {**row, "exploits": trial.exploits, "curve": [[r["at"], r["score"]] for r in trial.reports]}
+            for row, trial in zip(rows, results.trials, strict=True)
+        ],
+    }
+    (results.folder / "results.json").write_text(json.dumps(whole, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def write_best_config(results: Results, cfg: Config) -> Path:
+    """Write the best trial's config, with its seed and number of workers, so that training it gives the trial again.
+
+    Args:
+        results: The results, with a best trial.
+        cfg: Its config.
+    """
+    trial = results.best
+    assert trial is not None
+    cfg = cfg.copy()
+    cfg["work_dir"] = f"work_dirs/{results.name}-best"
+    head = [
+        f"Best of {len(results.trials)} trials of sweep {results.name}: trial {trial.id},",
+        f"{results.metric} {trial.best(results.mode):.6g}, {describe(trial.setting)}.",
+    ]
+    if trial.exploits:
+        head.append(f"It went on from other trials {len(trial.exploits)} times; these are the settings it ended with.")
+    text = cfg.pretty_text
+    doc = "\n".join(head).replace("\\", "/").replace('"""', "'''")
+    results.best_config.write_text(
+        f'"""{doc}\n\n    python -m raydet3d.train {results.best_config}\n"""\n\n{text}', encoding="utf-8"
+    )
+    return results.best_config

@@ -1,0 +1,178 @@
+"""The space of a sweep: its keys with their domains, ordered so that conditions can be answered; settings of it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from raydet3d.config.config_dict import nearest
+from raydet3d.config.overrides import split_key
+from raydet3d.errors import InputError
+from raydet3d.sweep.domains import Alternatives, Choice, Domain, read_domain
+
+Setting = dict[str, Any]
+"""Value (of alternatives: the name) of each key that is set. A key that is absent stays as the config has it."""
+
+
+class Space:
+    """Keys and their domains.
+
+    Args:
+        domains: Domain of each key; a key comes after those that its ``when`` names.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self.domains = dict(domains)
+
+    @classmethod
+    def read(cls, file: str, given: Any) -> Space:
+        """The space that a sweep's YAML describes.
+
+        Args:
+            file: The file, for messages.
+            given: Its ``space``.
+
+        Raises:
+            InputError: A domain is empty or malformed, or conditions name keys that are not there or go in a circle.
+        """
+        if not isinstance(given, Mapping) or not given:
+            raise InputError(f"{file}: space is empty; it names keys of the config and what they may be")
+        domains = {}
+        for key, value in given.items():
+            split_key(str(key))
+            domains[str(key)] = read_domain(f"{file}: space.{key}", value)
+        return cls(_ordered(file, domains))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.domains)
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    def __getitem__(self, key: str) -> Domain:
+        return self.domains[key]
+
+    def is_active(self, key: str, setting: Mapping[str, Any]) -> bool:
+        """Whether a key's condition holds in a setting; what the setting leaves to the config fulfils none."""
+        when = self.domains[key].when
+        return all(other in setting and setting[other] in wanted for other, wanted in when.items())
+
+    def compose(self, choose: Callable[[str, Domain], Any]) -> Setting:
+        """A setting, key by key; keys whose condition does not hold are left out."""
+        setting: Setting = {}
+        for key, domain in self.domains.items():
+            if self.is_active(key, setting):
+                setting[key] = choose(key, domain)
+        return setting
+
+    def draw(self, rng: random.Random, *, fixed: Mapping[str, Any] | None = None) -> Setting:
+        """A setting at random, with some keys given."""
+        given = fixed or {}
+        return self.compose(lambda key, domain: given[key] if key in given else domain.draw(rng))
+
+    def grid(self, *, only_marked: bool = False) -> list[Setting]:
+        """All settings of the enumerable keys (or of those marked ``grid``), each once.
+
+        Raises:
+            InputError: A key has no end of values.
+        """
+        axes: list[list[tuple[str, Any]]] = []
+        for key, domain in self.domains.items():
+            if only_marked and not (isinstance(domain, Choice) and domain.grid):
+                continue
+            values = domain.values()
+            if values is None:
+                raise InputError(
+                    f"search: grid goes through every value, and space.{key} has no end of them; "
+                    "give it choice, grid, int or quniform, or use search: random"
+                )
+            axes.append([(key, value) for value in values])
+        out: list[Setting] = []
+        for point in itertools.product(*axes):
+            given = dict(point)
+            setting = {key: value for key, value in given.items() if self._reachable(key, given)}
+            if setting not in out:
+                out.append(setting)
+        return out
+
+    def _reachable(self, key: str, given: Mapping[str, Any]) -> bool:
+        """Whether a key and all that it hangs on are active."""
+        return self.is_active(key, given) and all(
+            self._reachable(other, given) for other in self.domains[key].when if other in self.domains
+        )
+
+    def count(self) -> int | None:
+        """How many settings there are; None where there is no end to them."""
+        if any(domain.values() is None for domain in self.domains.values()):
+            return None
+        size = 1
+        for domain in self.domains.values():
+            size *= len(domain.values() or ())
+        return len(self.grid()) if size <= 10_000 else size
+
+    def vary(
+        self, setting: Mapping[str, Any], keys: Mapping[str, Domain], rng: random.Random, *, resample: float
+    ) -> Setting:
+        """A setting near to another: some keys moved a little, or drawn anew.
+
+        Args:
+            setting: Where to start.
+            keys: Domains of the keys that may change.
+            rng: Random numbers.
+            resample: Probability for a key to be drawn anew.
+        """
+        out = dict(setting)
+        for key, domain in keys.items():
+            if key in self.domains and not self.is_active(key, out):
+                continue
+            if key not in out or rng.random() < resample:
+                out[key] = domain.draw(rng)
+            else:
+                out[key] = domain.vary(out[key], rng)
+        return out
+
+    def overrides(self, setting: Mapping[str, Any], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Any]:
+        """What a setting puts into the config, under each key."""
+        domains = {**(extra or {}), **self.domains}
+        return {key: domains[key].content(value) if key in domains else value for key, value in setting.items()}
+
+    def check(self, where: str, setting: Mapping[str, Any]) -> None:
+        """Refuse a setting that someone wrote (a baseline) and that is not of this space.
+
+        Raises:
+            InputError: A key is not in the space, or a value is not in its domain.
+        """
+        for key, value in setting.items():
+            if key not in self.domains:
+                raise InputError(f"{where}: {key!r} is not in the space{nearest(key, self.domains)}")
+            domain = self.domains[key]
+            if isinstance(domain, Alternatives) and not domain.holds(value):
+                raise InputError(f"{where}: {key} has no alternative {value!r}; it has {', '.join(domain.options)}")
+
+
+def _ordered(file: str, domains: dict[str, Domain]) -> dict[str, Domain]:
+    """The keys, each after those that its condition names."""
+    for key, domain in domains.items():
+        _check_when(file, key, domain, domains)
+    done: dict[str, Domain] = {}
+    waiting = dict(domains)
+    while waiting:
+        ready = [key for key, domain in waiting.items() if all(other in done for other in domain.when)]
+        if not ready:
+            raise InputError(f"{file}: space: the conditions of {', '.join(waiting)} go round in a circle")
+        for key in ready:
+            done[key] = waiting.pop(key)
+    return done
+
+
+def _check_when(file: str, key: str, domain: Domain, domains: Mapping[str, Domain]) -> None:
+    for other, wanted in domain.when.items():
+        if other not in domains:
+            raise InputError(f"{file}: space.{key}.when: {other!r} is not in the space{nearest(other, domains)}")
+        for value in wanted:
+            if not domains[other].holds(value):
+                known = domains[other].values()
+                hint = f"; it may be {', '.join(map(str, known))}" if known else ""
+                raise InputError(f"{file}: space.{key}.when: {other} is never {value!r}{hint}")

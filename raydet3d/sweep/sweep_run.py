@@ -1,0 +1,256 @@
+"""A sweep from begin to end, for the door and for notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config, find_config
+from raydet3d.errors import InputError
+from raydet3d.files import locked
+from raydet3d.log import get_logger
+from raydet3d.sweep.domains import Range
+from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
+from raydet3d.sweep.spec import Sweep, read_sweep
+from raydet3d.sweep.trial_config import Settler, digest, run_length
+from raydet3d.sweep.trial_store import FAILED, OPEN, Ledger, Trial, read_json, write_json
+from raydet3d.sweep.trial_table import View
+from raydet3d.sweep.validation import (
+    check_configs,
+    check_folder,
+    check_lengths,
+    check_metric,
+    check_resources,
+    check_turns,
+    this_machine,
+)
+
+FIXED = ("metric", "mode", "search", "scheduler", "seeds", "cfg_options", "space", "baseline")
+"""What a sweep that goes on must have as it began; the rest (trials, budget, keep, ...) may change."""
+
+
+def sweep(
+    config: str | Path,
+    source: str | Path | Mapping[str, Any],
+    *,
+    work_dir: str | Path | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    smoke: bool = False,
+) -> Results:
+    """Run a sweep, or go on with one, and write its results.
+
+    Args:
+        config: The config.
+        source: The sweep's YAML, or what would stand in it.
+        work_dir: The sweep's folder; ``work_dirs/<config's name>-<sweep's name>`` by default.
+        cfg_options: Overrides for all trials, over the sweep's own.
+        smoke: Run it in the small size that its ``smoke`` section describes.
+
+    Returns:
+        The trials, best first.
+
+    Raises:
+        InputError: Something in the config, the sweep or the folder has to be mended first.
+    """
+    spec = read_sweep(source, smoke=smoke)
+    path = find_config(config)
+    settler = Settler(config=path, sweep=spec, options={**spec.cfg_options, **(cfg_options or {})})
+    configs = check_configs(settler)
+    counter = check_lengths(spec, configs)
+    if (machine := _machine(spec)) is not None:
+        check_resources(spec, machine, where="this machine")
+    name = _name(path, source, smoke)
+    folder = Path(work_dir or Path("work_dirs") / name).expanduser().absolute()
+    check_folder(folder)
+    _check_same(folder, spec, configs[0])
+
+    from raydet3d.runtime.build import check_sections, ready_data  # torch is imported from here on
+
+    for cfg in configs:
+        check_sections(cfg)
+    configs[0].import_custom_modules()
+    ready_data(configs[0])
+    metric = check_metric(spec, configs[1] if spec.baseline else configs[0])
+
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: this sweep is being run by another process"
+    with locked(folder / ".lock", timeout_s=1, busy=busy):
+        longest = max(run_length(cfg)[1] for cfg in configs)
+        interrupted = _run(settler, folder, name=name, metric=metric, counter=counter, own=configs[0], longest=longest)
+        results = report(folder)
+    if interrupted:
+        raise KeyboardInterrupt
+    return results
+
+
+def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float) -> bool:
+    """Run what is left of a sweep; returns whether it was interrupted."""
+    from raydet3d.sweep.search import make_settings
+    from raydet3d.sweep.trial_queue import Program
+    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, Driver, cluster
+
+    spec, ledger = settler.sweep, Ledger(folder)
+    trials, wrong = ledger.load()
+    for sentence in wrong:
+        get_logger().warning("%s", sentence)
+    if trials and read_json(folder / "sweep.json") is None:
+        get_logger().warning(
+            "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
+        )
+    program = Program(
+        settler=settler,
+        settings=make_settings(spec.space, spec.search, spec.mode),
+        ledger=ledger,
+        trials=trials,
+        metric=metric,
+        pointers=spec.scheduler.type in NEEDS_POINTERS,
+        cwd=Path.cwd(),
+        longest=longest,
+    )
+    write_json(
+        folder / "sweep.json", _about(spec, program, settler, name=name, metric=metric, counter=counter, own=own)
+    )
+    view = View(metric=metric, mode=spec.mode, counter=counter)
+    _announce(view, spec, program, folder, trials)
+    if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
+        return False  # nothing is left: no need of a cluster to find that out
+    machine = _machine(spec)
+    wanted = spec.resources
+    concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
+    with cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
+        if machine is None:
+            concurrency = check_resources(spec, resources(), where="the cluster")
+            check_turns(spec, concurrency)
+        driver = Driver(program, ledger, view, concurrency=concurrency, spent_s=ledger.time_spent())
+        driver.run()
+    if driver.over is not None:
+        view.say(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")
+    return driver.interrupted
+
+
+def _machine(spec: Sweep) -> dict[str, float] | None:
+    """This machine's resources; None where there is a cluster to ask."""
+    ray = sys.modules.get("ray")
+    if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
+        return None
+    return this_machine(gpus=spec.resources.gpus > 0)
+
+
+def _announce(view: View, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
+    total = program.total
+    how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
+    view.say(
+        f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {program.metric}"
+    )
+    if trials:
+        ended = sum(trial.state not in OPEN for trial in trials)
+        failed = sum(trial.state == FAILED for trial in trials)
+        view.say(
+            f"it goes on: {ended} of its trials have ended ({failed} failed) and are not run again, "
+            f"{len(trials) - ended} go on from their checkpoints"
+        )
+
+
+def _about(
+    spec: Sweep, program: Any, settler: Settler, *, name: str, metric: str, counter: str, own: Config
+) -> dict[str, Any]:
+    """What stands in ``sweep.json``."""
+    kinds = {
+        key: ("log" if domain.is_log else "linear") if isinstance(domain, Range) else "choice"
+        for key, domain in {**spec.space.domains}.items()
+    }
+    return {
+        "name": name,
+        "config": str(settler.config.absolute()),
+        "options": settler.options,
+        "spec": spec.raw,
+        "metric": metric,
+        "mode": spec.mode,
+        "counter": counter,
+        "num_seeds": spec.num_seeds,
+        "kinds": kinds,
+        "own_values": program.filled({}),
+        "digest": digest(own),
+        "started": (read_json(program.ledger.path / "sweep.json") or {}).get(
+            "started", time.strftime("%Y-%m-%d %H:%M:%S")
+        ),
+    }
+
+
+def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
+    """Refuse to go on with another sweep, or with the same over another config.
+
+    Raises:
+        InputError: They differ.
+    """
+    about = read_json(folder / "sweep.json")
+    if not isinstance(about, dict) or "spec" not in about:
+        return
+    before = about["spec"]
+    now = json.loads(json.dumps(spec.raw, default=str))
+    for key in FIXED:
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"{folder} holds a sweep with another {key} ({before.get(key)!r}, in {spec.file} {now.get(key)!r}); "
+                "choose another folder with --work-dir DIR"
+            )
+    if about.get("digest") not in (None, digest(own)):
+        raise InputError(
+            f"{folder} holds a sweep over another config (it has changed since); choose another --work-dir DIR"
+        )
+
+
+def _name(config: Path, source: str | Path | Mapping[str, Any], smoke: bool) -> str:
+    of = "sweep" if isinstance(source, Mapping) else Path(source).stem
+    return f"{config.stem}-{of}" + ("-smoke" if smoke else "")
+
+
+def report(folder: str | Path) -> Results:
+    """Write a sweep's tables, pictures, report and best config anew.
+
+    Args:
+        folder: The sweep's folder.
+
+    Raises:
+        InputError: There is no sweep in it.
+    """
+    from raydet3d.sweep.sweep_report import write_report
+
+    results = read_results(Path(folder).absolute())
+    write_tables(results)
+    if results.best is not None:
+        cfg = _config_of(results, results.best)
+        if cfg is not None:
+            write_best_config(results, cfg)
+    write_report(results)
+    return results
+
+
+def _config_of(results: Results, trial: Trial) -> Config | None:
+    """The config of a trial, as it would train outside of its sweep."""
+    about = read_json(results.folder / "sweep.json")
+    try:
+        spec = read_sweep({**about["spec"]})
+        settler = Settler(config=Path(about["config"]), sweep=spec, options=about["options"])
+        cfg = settler.settle(trial.setting)
+    except InputError as error:
+        get_logger().warning("best_config.py cannot be written: %s", error)
+        return None
+    cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": trial.seed}
+    if digest(cfg) != trial.digest:
+        get_logger().warning(
+            "best_config.py is left as it is: %s gives another config now than when trial %s ran",
+            about["config"],
+            trial.id,
+        )
+        return None
+    wanted = spec.resources
+    ray = {**(cfg.get("ray") or {}), "num_workers": wanted.workers, "cpus_per_worker": wanted.cpus}
+    ray["threads_per_worker"] = wanted.threads or max(int(wanted.cpus), 1)
+    cfg["ray"] = {**ray, "gpus_per_worker": wanted.gpus or None}
+    return cfg

@@ -1,0 +1,143 @@
+"""From a setting to the config that a trial runs: overrides, whether their keys exist, a digest to tell runs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config
+from raydet3d.config.config_dict import DELETE, nearest, to_plain
+from raydet3d.config.known_keys import KNOWN_KEYS
+from raydet3d.config.overrides import set_key, split_key
+from raydet3d.errors import InputError
+from raydet3d.sweep.domains import Alternatives
+from raydet3d.sweep.expression import fill, has_expression
+from raydet3d.sweep.spec import Sweep
+
+_PLACES = ("work_dir", "experiment_name", "ray", "launcher")  # where and how a run runs, not what it computes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settler:
+    """Makes the resolved config of each setting.
+
+    Args:
+        config: The config file.
+        sweep: The sweep.
+        options: Overrides for all trials: the door's, over the sweep's own.
+    """
+
+    config: Path
+    sweep: Sweep
+    options: Mapping[str, Any]
+
+    def settle(self, setting: Mapping[str, Any]) -> Config:
+        """The config of a setting.
+
+        Raises:
+            InputError: A key of the setting is not in the config, or an override cannot be applied.
+        """
+        space = self.sweep.space
+        overrides = space.overrides(setting, extra=self.sweep.scheduler.mutate)
+        whole = {key for key in setting if key in space and isinstance(space[key], Alternatives)}
+        knobs: dict[str, Any] = {}
+        later: list[tuple[str, Any, bool]] = []
+        for key, value in {**self.options, **overrides}.items():
+            is_known = len(split_key(key)) > 1 or isinstance(value, Mapping) or has_expression(value)
+            if is_known or (key in whole and key in KNOWN_KEYS):
+                later.append((key, value, key in overrides))
+            else:
+                knobs[key] = value
+        cfg = Config.fromfile(self.config, options=knobs, import_custom_modules=False)
+        values = cfg.to_dict()
+        for key in overrides:
+            if key in knobs and key not in values:
+                raise self._unknown(key, values)
+        # What lies higher comes first: an optimizer as a whole before its learning rate.
+        for key, value, must_exist in sorted(later, key=lambda item: len(split_key(item[0]))):
+            if must_exist and not has_key(values, key):
+                raise self._unknown(key, values)
+            filled = fill(value, values, where=key)
+            if key in whole and isinstance(filled, Mapping):
+                filled = {**filled, DELETE: True}
+            values = set_key(values, key, filled)
+        return Config(values, filename=cfg.filename, origin=cfg.origin)
+
+    def _unknown(self, key: str, values: Mapping[str, Any]) -> InputError:
+        near = nearest(key, list(all_keys(values)))
+        return InputError(
+            f"{self.sweep.file}: space.{key}: {self.config.name} has no such key{near}"
+            + ("" if near else "; put it there first with cfg_options, with a value that the class takes")
+        )
+
+
+def has_key(values: Any, key: str) -> bool:
+    """Whether there is something at a dotted key."""
+    return _look(values, key)[0]
+
+
+def value_at(values: Any, key: str, default: Any = None) -> Any:
+    """What lies at a dotted key."""
+    found, value = _look(values, key)
+    return value if found else default
+
+
+def _look(here: Any, key: str) -> tuple[bool, Any]:
+    for step in split_key(key):
+        if isinstance(here, Mapping):
+            name: Any = step if step in here else str(step)
+            if name not in here:
+                return False, None
+            here = here[name]
+        elif isinstance(here, list | tuple) and isinstance(step, int) and -len(here) <= step < len(here):
+            here = here[step]
+        else:
+            return False, None
+    return True, here
+
+
+def all_keys(values: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    for name, value in items:
+        step = f'"{name}"' if isinstance(name, str) and "." in name else str(name)
+        path = f"{prefix}.{step}" if prefix else step
+        yield path
+        if isinstance(value, Mapping | list | tuple) and not isinstance(value, str):
+            yield from all_keys(value, path)
+
+
+def digest(cfg: Mapping[str, Any]) -> str:
+    """A digest of what a config makes a run compute: equal configs, equal runs.
+
+    Variables of the config's own do not count: a value that reaches nothing but a variable changes nothing.
+    """
+    read = {key: to_plain(value) for key, value in cfg.items() if key in KNOWN_KEYS and key not in _PLACES}
+    text = json.dumps(read, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_length(cfg: Mapping[str, Any]) -> tuple[str, float, float]:
+    """What a run counts by, how long it is and how often it validates.
+
+    Returns:
+        ``epoch`` or ``iter``, the number of them, and of how many a validation comes once.
+
+    Raises:
+        InputError: The config does not train.
+    """
+    train = cfg.get("train_cfg")
+    if not isinstance(train, Mapping):
+        raise InputError("the config has no train_cfg, so there is nothing to sweep over")
+    kind = str(train.get("type", ""))
+    by_epoch = bool(train.get("by_epoch", "Iter" not in kind)) if not kind else "Iter" not in kind
+    name = "max_epochs" if by_epoch else "max_iters"
+    length = train.get(name)
+    if not isinstance(length, int | float) or isinstance(length, bool):
+        raise InputError(f"train_cfg.{name} must be a number, got {length!r}")
+    interval = train.get("val_interval", 1 if by_epoch else 1000)
+    return ("epoch" if by_epoch else "iter"), float(length), float(interval)

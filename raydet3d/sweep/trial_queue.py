@@ -1,0 +1,258 @@
+"""The trials of a sweep, one after the other: those that were cut off, the baselines, then what the search proposes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config
+from raydet3d.launch.worker import Plan
+from raydet3d.sweep.search import Settings
+from raydet3d.sweep.space import Setting
+from raydet3d.sweep.trial_config import Settler, digest, run_length, value_at
+from raydet3d.sweep.trial_retention import Keeper
+from raydet3d.sweep.trial_spec import Task
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Ledger, Trial
+
+
+class Program:
+    """Makes trials, and the tasks that processes get.
+
+    Args:
+        settler: Makes configs.
+        settings: Proposes settings.
+        ledger: The sweep's folder.
+        trials: Those that are there already.
+        metric: Whole name of the metric.
+        pointers: Whether reports carry pointers.
+        cwd: Where relative paths of the config start.
+        longest: Length of the longest run that the space is known to have.
+    """
+
+    def __init__(
+        self,
+        *,
+        settler: Settler,
+        settings: Settings,
+        ledger: Ledger,
+        trials: list[Trial],
+        metric: str,
+        pointers: bool,
+        cwd: Path,
+        longest: float = 0.0,
+    ) -> None:
+        self.settler = settler
+        self.sweep = settler.sweep
+        self.settings = settings
+        self.ledger = ledger
+        self.trials = {trial.id: trial for trial in trials}
+        self.metric = metric
+        self.pointers = pointers
+        self.cwd = cwd
+        self.base = settler.settle({})
+        self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
+        self._queue = deque(trial for trial in trials if trial.state in OPEN)
+        for trial in self._queue:
+            trial.state = WAITING
+        self._number = max((trial.number for trial in trials), default=-1) + 1
+        self._seen = {trial.digest for trial in trials}
+        self._exhausted = False
+        self._take_up(trials)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # as the driver's: not for Ray's files
+
+    # -- what comes next ------------------------------------------------------------------------------------------
+
+    def next(self) -> Trial | None:
+        """The next trial to run; None where there is none."""
+        while not self._queue and self._make_setting():
+            pass
+        return self._queue.popleft() if self._queue else None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether nothing more will come."""
+        return self._exhausted and not self._queue
+
+    @property
+    def total(self) -> int | None:
+        """How many trials there will be, as far as that is known."""
+        sweep, trials = self.sweep, None
+        if self._exhausted:
+            return len(self.trials)
+        if sweep.trials is not None:
+            trials = sweep.trials * sweep.num_seeds
+        if sweep.budget.trials is not None:
+            trials = min(trials or sweep.budget.trials, sweep.budget.trials)
+        return trials
+
+    def epochs(self) -> float:
+        """What all trials have trained, in what runs count."""
+        return sum(trial.at for trial in self.trials.values())
+
+    def _make_setting(self) -> bool:
+        """Queue the trials of one more setting; False where there is none."""
+        sweep = self.sweep
+        full = sweep.trials is not None and self._number >= sweep.trials
+        spent = sweep.budget.trials is not None and len(self.trials) >= sweep.budget.trials
+        if self._exhausted or full or spent:
+            self._exhausted = True
+            return False
+        number = self._number
+        while True:
+            is_baseline = number < len(sweep.baseline)
+            setting = dict(sweep.baseline[number]) if is_baseline else self.settings.propose(number)
+            if setting is None:
+                self._exhausted = True
+                return False
+            cfg = self.settler.settle(setting)
+            self.settings.note(self.filled(setting))
+            made = [self._make_trial(number, setting, cfg, place) for place in range(sweep.num_seeds)]
+            if is_baseline or all(trial.digest not in self._seen for trial in made):
+                break  # else: other values, and the same run; it has been tried
+        self._number += 1
+        if sweep.budget.trials is not None:
+            made = made[: sweep.budget.trials - len(self.trials)]
+        for trial in made:
+            self._enter(trial)
+        return True
+
+    def _enter(self, trial: Trial) -> None:
+        self.trials[trial.id] = trial
+        self._seen.add(trial.digest)
+        self.ledger.create(trial)
+        self._queue.append(trial)
+
+    def _make_trial(self, number: int, setting: Setting, cfg: Config, place: int) -> Trial:
+        seed = self._seed(cfg, place)
+        cfg = self._seeded(cfg, seed)
+        name = f"{number:03d}" if self.sweep.seeds is None else f"{number:03d}-{seed}"
+        _, length, _ = run_length(cfg)
+        self.longest = max(self.longest, length)
+        return Trial(
+            id=name, number=number, setting=setting, seed=seed, digest=digest(cfg), length=length, created=time.time()
+        )
+
+    def _seed(self, cfg: Config, place: int) -> int:
+        if self.sweep.seeds is not None:
+            return self.sweep.seeds[place]
+        given = (cfg.get("randomness") or {}).get("seed")
+        return self.sweep.search.seed if given is None else int(given)
+
+    def _seeded(self, cfg: Config, seed: int) -> Config:
+        cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": seed}
+        return cfg
+
+    # -- what has come of it ----------------------------------------------------------------------------------------
+
+    def _take_up(self, trials: list[Trial]) -> None:
+        """Tell the search of what was there before; make up seeds that are missing."""
+        by_number: dict[int, list[Trial]] = {}
+        for trial in sorted(trials, key=lambda trial: trial.id):
+            by_number.setdefault(trial.number, []).append(trial)
+        for number, some in sorted(by_number.items()):
+            # Of a population, a trial's first setting is what was drawn.
+            setting = dict(some[0].exploits[0]["before"] if some[0].exploits else some[0].setting)
+            if not setting and number >= len(self.sweep.baseline):
+                continue  # its record is lost
+            self.settings.note(self.filled(setting))
+            spent = self.sweep.budget.trials
+            if len(some) < self.sweep.num_seeds and (spent is None or len(trials) < spent):
+                cfg = self.settler.settle(setting)
+                for place in range(self.sweep.num_seeds):
+                    trial = self._make_trial(number, setting, cfg.copy(), place)
+                    if trial.id not in self.trials:
+                        self._enter(trial)
+            self.conclude(number)
+
+    def conclude(self, number: int) -> None:
+        """Tell the search what a setting has come to, once all its trials have ended."""
+        some = [trial for trial in self.trials.values() if trial.number == number]
+        if any(trial.state in OPEN for trial in some):
+            return
+        values = [trial.best(self.sweep.mode) for trial in some if trial.state != FAILED]
+        good = [value for value in values if value is not None]
+        first = min(some, key=lambda trial: trial.id)
+        setting = first.exploits[0]["before"] if first.exploits else first.setting
+        self.settings.tell(self.filled(setting), sum(good) / len(good) if good else None)
+
+    def filled(self, setting: Mapping[str, Any]) -> Setting:
+        """A setting with the config's own values where it has none and they are in the space."""
+        out: Setting = {}
+        for key, domain in self.sweep.space.domains.items():
+            if key in setting:
+                out[key] = setting[key]
+            elif not domain.when:
+                own = value_at(self.base, key)
+                if own is not None and domain.holds(own):
+                    out[key] = own
+        return out
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    def config_of(self, trial: Trial) -> Config:
+        """The config of a trial as it would train outside of the sweep, but for its work dir."""
+        return self._seeded(self.settler.settle(trial.setting), trial.seed or 0)
+
+    def task_of(self, trial: Trial) -> Task:
+        """What the process that runs a trial is told."""
+        cfg = self.config_of(trial)
+        counter, length, _ = run_length(cfg)
+        cfg["work_dir"] = str(self.ledger.folder(trial.id).absolute())
+        cfg["resume"] = False
+        # The sweep saves, by its own limits.
+        cfg["default_hooks"] = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
+        _add_tensorboard(cfg)
+        resources, sweep = self.sweep.resources, self.sweep
+        start = trial.starts_from if trial.starts_from and Path(trial.starts_from).exists() else False
+        plan = Plan(
+            cfg=cfg.to_dict(),
+            filename=None if cfg.filename is None else str(cfg.filename),
+            origin=cfg.origin.to_dict(),
+            run_id=f"gen{trial.generation}",
+            resume=start,
+            retry=True,
+            threads=resources.threads or max(int(resources.cpus), 1),
+            cwd=str(self.cwd),
+        )
+        keep = sweep.keep
+        return Task(
+            trial=trial.id,
+            sweep=str(self.ledger.path.absolute()),
+            plan=plan.to_dict(),
+            counter=counter,
+            length=length,
+            metric=self.metric,
+            mode=sweep.mode,
+            keep={"last": keep.last, "best": keep.best, "trials": keep.trials, "bytes": keep.bytes},
+            generation=trial.generation,
+            workers=resources.workers,
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            pointers=self.pointers,
+        )
+
+    def keeper(self) -> Keeper:
+        """The sweep's keeper."""
+        return Keeper(self.ledger.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
+
+    def is_over(self) -> bool:
+        """Whether every trial has ended and nothing more will come."""
+        return self.is_exhausted and all(trial.state not in OPEN for trial in self.trials.values())
+
+    def finished(self) -> int:
+        """Trials that have come to their end."""
+        return sum(trial.state == DONE for trial in self.trials.values())
+
+
+def _add_tensorboard(cfg: Config) -> None:
+    """Every trial writes TensorBoard files, whatever the config's visualizer writes."""
+    visualizer = dict(cfg.get("visualizer") or {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]})
+    backends = list(visualizer.get("vis_backends") or [])
+    if not any(str(backend.get("type", "")).endswith("TensorboardVisBackend") for backend in backends):
+        backends.append({"type": "TensorboardVisBackend"})
+    cfg["visualizer"] = {**visualizer, "vis_backends": backends}

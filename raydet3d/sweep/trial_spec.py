@@ -1,0 +1,210 @@
+"""What one trial is told, as plain data, and the hook by which its run reports, saves and is stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydet3d import dist
+from raydet3d.errors import InputError
+from raydet3d.hooks.base import Hook
+from raydet3d.launch.worker import Plan
+from raydet3d.sweep.spec import Keep
+from raydet3d.sweep.trial_failures import BadValue
+from raydet3d.sweep.trial_retention import Keeper
+from raydet3d.sweep.trial_store import Ledger, append_report, read_json, write_json
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.runner import Runner
+
+END = "end.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One trial, for the process that runs it.
+
+    Args:
+        trial: Its name.
+        sweep: The sweep's folder.
+        plan: The run, as ``Plan.to_dict`` gives it.
+        counter: ``epoch`` or ``iter``: what the run's length and its schedules of early stopping count.
+        length: Its length.
+        metric: Whole name of the metric.
+        mode: ``max`` or ``min``.
+        keep: Limits of checkpoints, as plain data.
+        generation: How often it has gone on from another trial.
+        workers: Training processes.
+        cpus: CPUs of each.
+        gpus: GPUs of each.
+        pointers: Whether reports carry a pointer to their checkpoint: where trials are paused, or copied.
+    """
+
+    trial: str
+    sweep: str
+    plan: dict[str, Any]
+    counter: str
+    length: float
+    metric: str
+    mode: str
+    keep: dict[str, Any]
+    generation: int = 0
+    workers: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    pointers: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for the wire."""
+        return asdict(self)
+
+    @property
+    def folder(self) -> Path:
+        """The trial's folder."""
+        return Ledger(Path(self.sweep)).folder(self.trial)
+
+    def to_plan(self) -> Plan:
+        """The run."""
+        return Plan(**self.plan)
+
+    def keeper(self) -> Keeper:
+        """The sweep's keeper."""
+        return Keeper(Path(self.sweep), Keep(**self.keep), metric=self.metric, mode=self.mode)
+
+    def end(self, state: str, reason: str = "") -> None:
+        """Say how the trial ended."""
+        write_json(self.folder / END, {"state": state, "reason": reason, "generation": self.generation})
+
+
+def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
+    """How a trial says that it ended: state and reason; None where it has not said so.
+
+    Args:
+        folder: Its folder.
+        generation: Which of its generations.
+    """
+    found = read_json(folder / END)
+    if not isinstance(found, dict) or found.get("generation") != generation:
+        return None
+    return str(found["state"]), str(found["reason"])
+
+
+class TrialHook(Hook):
+    """Reports each validation, saves what the trial can go on from, and stops the run when it is told to.
+
+    The order is: the report into the trial's own file, the checkpoint with its manifest, then the word to the driver.
+    Whatever is killed in between, what the driver has heard of can be gone on from.
+
+    Args:
+        task: The trial.
+        send: Hands a report on (rank 0 only) and returns whether the run goes on.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, task: Task, send: Callable[[dict[str, Any]], bool]) -> None:
+        self.task = task
+        self.send = send
+        self.keeper = task.keeper()
+        self._since = time.monotonic()
+        self._steps = 0
+        self._runner: Runner | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Start the clock."""
+        self._runner = runner
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        """Give the run's files back, however it ended."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Count."""
+        self._steps += 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save where no validation is to follow."""
+        loop = runner.train_loop
+        if not loop.by_epoch:
+            return
+        done = runner.epoch + 1
+        due = done >= loop.val_begin and (done % loop.val_interval == 0 or done == loop.max_epochs)
+        if not due:
+            self._save(runner, done, {})
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Report and save."""
+        scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
+        score = scalars.setdefault(self.task.metric, self._value_of(self.task.metric, scalars))
+        at = runner.epoch if self.task.counter == "epoch" else runner.iter
+        self._refuse_nonsense(runner, score, at)
+        report = {
+            "at": at,
+            "score": score,
+            "epoch": runner.epoch,
+            "iter": runner.iter,
+            "seconds": round(time.monotonic() - self._since, 3),
+            "time": time.time(),
+            "generation": self.task.generation,
+            "metrics": scalars,
+        }
+        if runner.rank == 0:
+            append_report(self.task.folder, report)
+        runner.progress.validated = runner.iter
+        saved = self._save(runner, at, scalars)
+        goes_on = True
+        if runner.rank == 0:
+            pointer = {"trial": self.task.trial, "path": str(saved), "at": at}
+            goes_on = self.send({"at": at, "score": score, "pointer": pointer})
+        if not dist.broadcast_object(goes_on):
+            runner.train_loop.stop_training = True
+
+    def _value_of(self, metric: str, scalars: Mapping[str, float]) -> float:
+        """A metric by its whole name, or by its last part: the sweep may not have been able to ask for the whole one.
+
+        Raises:
+            InputError: Validation has not given it.
+        """
+        if metric in scalars:
+            return scalars[metric]
+        ending = [value for name, value in scalars.items() if name.endswith(f"/{metric}")]
+        if len(ending) != 1:
+            raise InputError(f"validation gave no {metric}; it gave {', '.join(scalars) or 'nothing'}")
+        return ending[0]
+
+    def _refuse_nonsense(self, runner: Runner, score: float, at: float) -> None:
+        """End a trial whose metric is NaN, or that has not made one good step since the last report.
+
+        Raises:
+            BadValue: It is.
+        """
+        name = self.task.metric.rsplit("/", 1)[-1]
+        if not math.isfinite(score):
+            raise BadValue(f"{name} is {score} at {self.task.counter} {at:g}")
+        if self._steps and runner.rank == 0:
+            series = runner.message_hub.log_scalars.get("train/loss")
+            losses = series.data[-self._steps :] if series is not None else []
+            if losses and not any(map(math.isfinite, losses)):
+                raise BadValue(f"the loss of every step up to {self.task.counter} {at:g} is not finite")
+        self._steps = 0
+
+    def _save(self, runner: Runner, at: float, scores: Mapping[str, float]) -> Path:
+        name = f"{self.task.counter}_{at:g}.pth"
+        with self.keeper.writing() if runner.rank == 0 else nullcontext():
+            path = runner.save_checkpoint(
+                runner.work_dir, name, by_epoch=self.task.counter == "epoch", group="sweep", scores=scores, point=True
+            )
+            runner.store.drain()
+        if runner.rank == 0:
+            if runner.store.failure:
+                raise RuntimeError(runner.store.failure)
+            self.keeper.unpin(self.task.plan.get("resume") or None)
+        return Path(path)

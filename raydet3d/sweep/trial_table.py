@@ -1,0 +1,148 @@
+"""The sweep while it runs: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, Trial, ranked
+
+PERIOD_S = 1.0
+ROWS = 12
+
+
+class View:
+    """Shows how a sweep stands.
+
+    Args:
+        metric: Its metric.
+        mode: ``max`` or ``min``.
+        counter: What runs count.
+        stream: Where to write; standard output by default.
+    """
+
+    def __init__(self, *, metric: str, mode: str, counter: str, stream: TextIO | None = None) -> None:
+        self.metric = metric.rsplit("/", 1)[-1]
+        self.mode = mode
+        self.counter = counter
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
+        self._shown = 0
+        self._next = 0.0
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._wipe()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+        self._next = 0.0
+
+    def event(self, trial: Trial, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
+        """Tell what has happened to a trial; on a terminal only what is final stays."""
+        best = trial.best(self.mode)
+        at = f"{self.counter} {trial.at:g}/{trial.length:g}"
+        if trial.state == RUNNING and self.live:
+            return
+        if trial.state == RUNNING:
+            score = f"{self.metric} {trial.reports[-1]['score']:.4g}" if trial.reports else "starts"
+            what = f"{at}  {score}" if trial.reports else f"starts  {describe(trial.setting)}"
+        elif trial.state == FAILED:
+            what = f"failed: {trial.reason}"
+        else:
+            what = f"{trial.state} at {at}" + (f"  best {best:.4g}" if best is not None else "")
+            what += f"  ({trial.reason})" if trial.reason else ""
+        line = f"trial {trial.id}  {what}"
+        self.say(line if self.live else f"{line}  | {self.summary(trials, total=total, left_s=left_s)}")
+
+    def tick(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
+        """Draw the table anew, once a second."""
+        now = time.monotonic()
+        if not self.live or now < self._next:
+            return
+        self._next = now + PERIOD_S
+        columns = shutil.get_terminal_size().columns
+        lines = [
+            self.summary(trials, total=total, left_s=left_s),
+            *to_rows(trials, self.mode, self.metric, self.counter),
+        ]
+        shown = lines[: ROWS + 2]
+        if len(lines) > len(shown):
+            shown.append(f"... and {len(lines) - len(shown)} more")
+        self._wipe()
+        self.stream.write("".join(f"{line[: columns - 1]}\n" for line in shown))
+        self.stream.flush()
+        self._shown = len(shown)
+
+    def close(self) -> None:
+        """Wipe the live part."""
+        self._wipe()
+        self.stream.flush()
+
+    def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
+        """Where the sweep stands, in one line."""
+        count = {state: sum(trial.state == state for trial in trials) for state in (RUNNING, DONE, STOPPED, FAILED)}
+        order = ranked(list(trials), self.mode)
+        best = order[0].best(self.mode) if order and order[0].state != FAILED else None
+        parts = [f"best {best:.4g} ({order[0].id})" if best is not None else "no value yet"]
+        parts += [f"{count[state]} {state}" for state in (RUNNING, DONE, STOPPED, FAILED)]
+        if total is not None:
+            parts.append(f"{max(total - len([t for t in trials if t.state not in OPEN]), 0)} of {total} to go")
+        if left_s is not None:
+            parts.append(f"~{_span(left_s)} left")
+        return ", ".join(parts)
+
+    def _wipe(self) -> None:
+        if self._shown:
+            self.stream.write(f"\x1b[{self._shown}A\x1b[J")
+            self._shown = 0
+
+
+def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> list[str]:
+    """Trials as a table, best first, with its head."""
+    order = ranked(list(trials), mode)
+    rows = [("trial", metric, counter, "state", "setting")]
+    for trial in order:
+        best = trial.best(mode)
+        state = trial.state + (f": {trial.reason}" if trial.reason else "")
+        value = "-" if best is None or trial.state == FAILED else f"{best:.4g}"
+        rows.append((trial.id, value, f"{trial.at:g}/{trial.length:g}", state, describe(trial.setting)))
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with their columns below each other."""
+    widths = [min(max(len(row[i]) for row in rows), 60) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def describe(setting: Mapping[str, Any]) -> str:
+    """A setting in one line; keys by their last part where that is unambiguous."""
+    if not setting:
+        return "the config's own setting"
+    names = short_names(list(setting))
+    return ", ".join(f"{names[key]}={value}" for key, value in setting.items())
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Each key's shortest ending that no other key has."""
+    parts = {key: key.split(".") for key in keys}
+    out = {}
+    for key in keys:
+        for count in range(1, len(parts[key]) + 1):
+            ending = parts[key][-count:]
+            alike = [other for other in keys if parts[other][-count:] == ending]
+            if len(alike) == 1 and not ending[0].lstrip("-").isdigit():
+                out[key] = ".".join(ending)
+                break
+        else:
+            out[key] = key
+    return out
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,283 @@
+"""What is checked before the first trial starts: every key, every length, the metric, the resources, the room."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import Config
+from raydet3d.config.config_dict import nearest
+from raydet3d.errors import InputError
+from raydet3d.host import num_processors
+from raydet3d.log import get_logger
+from raydet3d.sweep.space import Setting
+from raydet3d.sweep.spec import Sweep
+from raydet3d.sweep.trial_config import Settler, digest, run_length
+
+DRAWS = 12
+
+
+def check_configs(settler: Settler) -> list[Config]:
+    """Resolve settings that between them set every key and every alternative.
+
+    Returns:
+        Their configs; the first one is the config's own.
+
+    Raises:
+        InputError: A key is not in the config, changes nothing, or makes a config that cannot be.
+    """
+    sweep = settler.sweep
+    configs = [settler.settle({})]
+    for setting in sweep.baseline:
+        configs.append(settler.settle(setting))
+    rng = random.Random(0)
+    for key, domain in sweep.space.domains.items():
+        settings = [_with(sweep, key, value) for value in domain.probes()]
+        digests = []
+        for probe in settings:
+            if probe is not None:
+                configs.append(settler.settle(probe))
+                digests.append(digest(configs[-1]))
+        if len(digests) == 2 and digests[0] == digests[1]:
+            raise InputError(
+                f"{sweep.file}: space.{key}: its values change nothing that the run reads "
+                f"({', '.join(map(repr, domain.probes()))} give the same config)"
+            )
+        for value in (domain.values() or [])[2:20]:
+            if (other := _with(sweep, key, value)) is not None:
+                configs.append(settler.settle(other))
+    configs += [settler.settle(sweep.space.draw(rng)) for _ in range(DRAWS)]
+    return configs
+
+
+def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
+    """A setting in which a key has a value, whatever has to be set for that; None where none was found.
+
+    Equal but for the key for equal arguments, so that two of them show what the key changes.
+    """
+    wanted: dict[str, Any] = {}
+
+    def want(name: str) -> None:
+        for other, values in sweep.space[name].when.items():
+            wanted.setdefault(other, values[0])
+            want(other)
+
+    want(key)
+    wanted[key] = value
+    setting = sweep.space.draw(random.Random(1), fixed=wanted)
+    return setting if key in setting else None
+
+
+def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
+    """Hold the scheduler's times against the runs' lengths.
+
+    Returns:
+        What the runs count: ``epoch`` or ``iter``.
+
+    Raises:
+        InputError: A time is longer than a run, or nothing is reported in time to decide by.
+    """
+    counters, lengths, intervals = zip(*(run_length(cfg) for cfg in configs), strict=True)
+    if len(set(counters)) > 1:
+        raise InputError(
+            f"{sweep.file}: some settings train by epochs and others by iterations; a sweep has one of them"
+        )
+    counter, shortest, interval = counters[0], min(lengths), max(intervals)
+    scheduler = sweep.scheduler
+    for name in ("grace_period", "interval", "burn_in", "max_t"):
+        value = scheduler.options.get(name)
+        if value is not None and name != "max_t" and value > shortest:
+            raise InputError(
+                f"{sweep.file}: scheduler.{name} is {value:g} {counter}s, longer than the run, which has {shortest:g}"
+            )
+        if value is not None and name == "max_t" and value > max(lengths):
+            raise InputError(
+                f"{sweep.file}: scheduler.max_t is {value:g} {counter}s, longer than any run ({max(lengths):g})"
+            )
+    decides = scheduler.type != "fifo" or any(rule.plateau for rule in sweep.stop)
+    if decides and interval >= shortest:
+        raise InputError(
+            f"{sweep.file}: scheduler {scheduler.type} decides by validations, and there is one in a run "
+            f"(train_cfg.val_interval={interval:g} of {shortest:g} {counter}s); "
+            "set train_cfg.val_interval in cfg_options"
+        )
+    return str(counter)
+
+
+def check_resources(sweep: Sweep, resources: Mapping[str, float], *, where: str) -> int:
+    """Hold what a trial gets against what there is.
+
+    Args:
+        sweep: The sweep.
+        resources: ``CPU`` and ``GPU`` that there are.
+        where: What to call it.
+
+    Returns:
+        Trials that run at a time.
+
+    Raises:
+        InputError: One trial does not fit, or so many at a time do not.
+    """
+    wanted = sweep.resources
+    fits = None
+    for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+        asked, have = wanted.workers * each, resources.get(name, 0)
+        if name not in resources and not asked:
+            continue
+        if asked > have:
+            raise InputError(
+                f"{sweep.file}: resources: a trial of {wanted.workers} worker{'s' if wanted.workers > 1 else ''} with "
+                f"{each:g} {name} each needs {asked:g} {name}s, {where} has {have:g}"
+            )
+        if asked:
+            fits = int(have / asked) if fits is None else min(fits, int(have / asked))
+    most = max(fits or 1, 1)
+    if sweep.concurrency is not None and sweep.concurrency > most:
+        raise InputError(
+            f"{sweep.file}: concurrency is {sweep.concurrency}, but only {most} such trial{'s' if most > 1 else ''} "
+            f"fit{'' if most > 1 else 's'} at a time; give a trial less (resources) or lower concurrency"
+        )
+    return sweep.concurrency or most
+
+
+def check_turns(sweep: Sweep, concurrency: int) -> None:
+    """Refuse trials that have to take turns where they cannot: Ray Tune sees nothing of a nested trial's workers.
+
+    Args:
+        sweep: The sweep.
+        concurrency: Trials that run at a time, in a cluster that was not started for this sweep.
+
+    Raises:
+        InputError: It is so.
+    """
+    takes_turns = sweep.scheduler.type in ("pbt", "hyperband") and sweep.resources.workers > 1
+    if takes_turns and (sweep.trials is None or sweep.trials > concurrency):
+        raise InputError(
+            f"{sweep.file}: scheduler {sweep.scheduler.type} with {sweep.resources.workers} workers a trial needs "
+            f"room for {sweep.trials or 'all'} trials at a time in a cluster that it shares; it has for {concurrency}"
+        )
+
+
+def this_machine(*, gpus: bool = False) -> dict[str, float]:
+    """CPUs of this machine, and its GPUs.
+
+    Args:
+        gpus: Whether they are of interest: torch is loaded to count them.
+    """
+    found = {"CPU": float(num_processors())}
+    if gpus:
+        import torch
+
+        found["GPU"] = float(torch.cuda.device_count())
+    return found
+
+
+def check_metric(sweep: Sweep, cfg: Config) -> str:
+    """Validate an untrained model on one batch, to see which metrics the validation gives.
+
+    Args:
+        sweep: The sweep.
+        cfg: The config of its first setting.
+
+    Returns:
+        The metric's whole name.
+
+    Raises:
+        InputError: Validation never gives the metric, or the config cannot be built.
+    """
+    if cfg.get("val_dataloader") is None or cfg.get("val_evaluator") is None:
+        raise InputError(
+            f"{sweep.file}: metric {sweep.metric}: the config has no validation (val_dataloader and so on)"
+        )
+    try:
+        given, size = _validate_once(cfg)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a metric may want more than one batch; the trials will say
+        get_logger().warning("metric %s cannot be checked beforehand: %s", sweep.metric, " ".join(str(error).split()))
+        return sweep.metric
+    name = match_metric(sweep, given)
+    for rule in sweep.stop:
+        if rule.metric is not None:
+            match_metric(sweep, given, rule.metric)
+    limit = sweep.keep.bytes
+    if limit is not None and limit < size:
+        raise InputError(
+            f"{sweep.file}: keep.bytes is {limit / 1e6:.1f} MB, less than one checkpoint of this model "
+            f"({size / 1e6:.1f} MB of weights alone)"
+        )
+    return name
+
+
+def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> str:
+    """The whole name of a metric among those that validation gives.
+
+    Args:
+        sweep: The sweep.
+        given: What validation gives.
+        wanted: The metric, or its last part; the sweep's own by default.
+
+    Raises:
+        InputError: It is not among them, or could be several.
+    """
+    wanted = sweep.metric if wanted is None else wanted
+    if wanted in given:
+        return wanted
+    ending = [name for name in given if name.endswith(f"/{wanted}")]
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise InputError(f"{sweep.file}: metric {wanted!r} could be {' or '.join(ending)}; give the whole name")
+    short = [name.rsplit("/", 1)[-1] for name in given]
+    near = nearest(wanted, [*given, *short])
+    shown = ", ".join(short[:12]) + (f" and {len(short) - 12} others" if len(short) > 12 else "")
+    raise InputError(f"{sweep.file}: validation never gives {wanted!r}{near}; it gives {shown or 'nothing'}")
+
+
+def _validate_once(cfg: Config) -> tuple[list[str], int]:
+    """Names of the metrics, and bytes of the model."""
+    import torch
+
+    from raydet3d.launch.worker import Plan
+    from raydet3d.runtime.build import assemble
+    from raydet3d.sweep.process_isolation import clean_slate
+
+    small = cfg.copy()
+    loader = small["val_dataloader"]
+    loader.update(num_workers=0, num_batch_per_epoch=1)
+    loader.pop("persistent_workers", None)
+    small["custom_hooks"] = None
+    names = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    small["default_hooks"] = dict.fromkeys(names)
+    small["visualizer"] = {"type": "Visualizer", "vis_backends": []}
+    small["log_level"] = "CRITICAL"
+    small["load_from"], small["resume"] = None, False
+    small.pop("test_dataloader"), small.pop("test_cfg"), small.pop("test_evaluator")
+    with tempfile.TemporaryDirectory() as folder, clean_slate(Plan(cfg={}, filename=None, run_id="probe")):
+        small["work_dir"] = folder
+        small.import_custom_modules()
+        runner = assemble(small, device=torch.device("cpu"))
+        _ = runner.optim_wrapper, runner.param_schedulers
+        try:
+            metrics = runner.val()
+        finally:
+            runner.close()
+        size = sum(value.numel() * value.element_size() for value in runner.model.state_dict().values())
+    return [key for key, value in metrics.items() if isinstance(value, int | float)], size
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to sweep into a folder that holds something else.
+
+    Raises:
+        InputError: It is there, is not empty, and is no sweep's.
+    """
+    if (
+        folder.is_dir()
+        and any(path.name != ".lock" for path in folder.iterdir())
+        and not any((folder / name).exists() for name in ("sweep.json", "trials"))
+    ):
+        raise InputError(f"{folder} is there already and is no sweep's folder; choose another with --work-dir DIR")

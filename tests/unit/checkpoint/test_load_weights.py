@@ -1,0 +1,53 @@
+"""Weights by name and shape, and one line about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from raydet3d.checkpoint.load_weights import load_checkpoint, load_weights, revised
+from raydet3d.errors import InputError
+
+
+def test_what_fits_is_loaded_and_the_rest_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    weights = {
+        "0.weight": torch.ones(3, 2),
+        "0.bias": torch.ones(4),
+        "1.weight": torch.ones(1, 3),
+        "2.x": torch.ones(1),
+    }
+    line = load_weights(model, weights, strict=False, title="w.pth")
+    assert line == (
+        "loaded 2 of 4 tensors of the model from w.pth; 1 missing: 1.bias; 1 not in the model: 2.x; "
+        "1 of another shape: 0.bias (4,) for (3,)"
+    )
+    assert model[0].weight.sum() == 6
+    with pytest.raises(InputError, match=r"w.pth does not fit the model: 1 missing"):
+        load_weights(model, weights, strict=True, title="w.pth")
+    assert (
+        load_weights(model, model.state_dict(), strict=True, title="x") == "loaded 4 of 4 tensors of the model from x"
+    )
+
+
+def test_nothing_fits_and_long_lists_are_cut() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"does not fit the model at all: it has a0, .* and 12 more, the model weight"):
+        load_weights(model, {f"a{i}": torch.ones(1) for i in range(20)}, strict=False, title="w.pth")
+
+
+def test_names_can_be_revised() -> None:
+    assert set(revised({"module.a": 1, "b.module.c": 2}, [(r"^module\.", ""), ("c$", "d")])) == {"a", "b.module.d"}
+
+
+def test_a_checkpoint_outside_of_a_run(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}}, tmp_path / "w.pth")
+    assert "state_dict" in load_checkpoint(model, str(tmp_path / "w.pth"), "cpu")
+    assert model(torch.ones(1, 2)).item() == 2
+    torch.save({"state_dict": {"weight": torch.ones(1, 2)}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="bias"):
+        load_checkpoint(model, tmp_path / "w.pth", strict=True)

@@ -1,0 +1,67 @@
+"""Room for workers on nodes, counted against small clusters that can be counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from raydet3d.launch.capacity import Node, room, shared_evenly, without, workers_on
+from raydet3d.launch.ray_options import RayOptions
+
+
+def node(name: str, gpus: float = 4, cpus: float = 16, *, free: float | None = None, **more) -> Node:
+    total = {"GPU": gpus, "CPU": cpus, "accelerator_type:H100": 1.0}
+    return Node(id=name, address=name, total=total, free={**total, "GPU": gpus if free is None else free}, **more)
+
+
+ONE_EACH = RayOptions(num_workers=8, gpus_per_worker=1, cpus_per_worker=4)
+
+
+def test_the_scarcest_resource_decides() -> None:
+    assert workers_on({"GPU": 8, "CPU": 12}, {}, ONE_EACH) == 3
+    assert workers_on({"CPU": 12}, {}, ONE_EACH) == 0
+    assert workers_on({"CPU": 0.9999999999}, {}, RayOptions(gpus_per_worker=0, cpus_per_worker=0.1)) == 10
+
+
+def test_what_others_hold_does_not_count_and_draining_nodes_neither() -> None:
+    nodes = [node("a"), node("b", free=1), node("c", drains=True)]
+    assert room(ONE_EACH, nodes) == 5
+    assert room(ONE_EACH, nodes, occupied=True) == 8
+
+
+@pytest.mark.parametrize(("strategy", "fits"), [("PACK", 7), ("SPREAD", 7), ("STRICT_SPREAD", 2), ("STRICT_PACK", 4)])
+def test_placement_limits_the_room(strategy: str, fits: int) -> None:
+    options = RayOptions(num_workers=8, gpus_per_worker=1, cpus_per_worker=1, placement_strategy=strategy)
+    assert room(options, [node("a"), node("b", free=3)]) == fits
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"), [("eu", 4), ("!eu", 8), ("in(eu, us)", 8), ("!in(eu,us)", 4), ("asia", 0)]
+)
+def test_labels_choose_nodes(selector: str, fits: int) -> None:
+    nodes = [node("a", labels={"region": "eu"}), node("b", labels={"region": "us"}), node("c")]
+    options = RayOptions(num_workers=8, gpus_per_worker=1, label_selector={"region": selector})
+    assert room(options, nodes) == fits
+
+
+def test_the_kind_of_gpu() -> None:
+    options = RayOptions(num_workers=2, gpus_per_worker=1, accelerator_type="H100")
+    assert room(options, [node("a")]) == 4
+    assert room(RayOptions(num_workers=2, gpus_per_worker=1, accelerator_type="L4"), [node("a")]) == 0
+
+
+def test_resources_of_the_clusters_own_making() -> None:
+    options = RayOptions(num_workers=2, gpus_per_worker=0, resources_per_worker={"lidar": 2})
+    assert workers_on({"CPU": 8, "lidar": 5}, {}, options) == 2
+
+
+def test_a_runs_own_workers_are_no_others() -> None:
+    nodes = [node("a", free=1), node("b", free=4)]
+    options = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0, placement_strategy="STRICT_PACK")
+    assert room(options, without(nodes, ["a", "a", "a"], options)) == 4  # on one node: no more than there are on b
+    packed = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0)
+    assert room(packed, without(nodes, ["a", "a", "a"], packed)) == 8
+
+
+@pytest.mark.parametrize(("workers", "slots", "expected"), [(2, 3, 1), (3, 3, 3), (5, 8, 4), (9, 8, 9), (3, 4, 2)])
+def test_workers_that_share_slots_evenly(workers: int, slots: int, expected: int) -> None:
+    assert shared_evenly(workers, slots) == expected

@@ -1,0 +1,108 @@
+"""The starts of a run and what stands in a work dir: written by real runs, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydet3d.config import Config
+from raydet3d.launch.restart_file import FILE, read_reached, read_starts
+from raydet3d.launch.restart_log import StartsHook
+from raydet3d.launch.work_dir_state import look_at
+from raydet3d.launch.worker import Plan, work
+from tests.kit.runs import write_config
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    return Config.fromfile(write_config(tmp_path, trace=False, epochs=1))
+
+
+def train(cfg: Config, **more) -> dict:
+    plan = Plan(
+        cfg={**cfg.to_dict(), "work_dir": str(Path(cfg.filename).parent / "work")},
+        filename=str(cfg.filename), run_id="start", **more,
+    )  # fmt: skip
+    return work(plan)
+
+
+def test_nothing_stands_in_a_new_folder(tmp_path: Path, cfg: Config) -> None:
+    assert look_at(tmp_path / "work", cfg) is None
+    assert read_reached(tmp_path / "work") is None
+
+
+def test_a_finished_run_is_known_with_its_result(tmp_path: Path, cfg: Config) -> None:
+    result = train(cfg)
+    standing = look_at(tmp_path / "work", cfg)
+    assert standing is not None
+    assert (standing.finished, standing.reached, standing.saved, standing.is_same) == (True, 24, True, True)
+    assert standing.result["last_checkpoint"] == result["last_checkpoint"]
+    assert [line.get("from", "end") for line in read_starts(tmp_path / "work")] == [0, "end"]
+
+
+def test_what_differs_is_said_and_what_is_about_the_cluster_does_not_count(tmp_path: Path, cfg: Config) -> None:
+    train(cfg)
+    cfg["ray"] = {"num_workers": 7}
+    assert look_at(tmp_path / "work", cfg).is_same
+    cfg["optim_wrapper"]["optimizer"]["lr"] = 0.02
+    cfg["find_unused_parameters"] = True
+    standing = look_at(tmp_path / "work", cfg)
+    assert standing.differences == [
+        "find_unused_parameters: absent -> True",
+        "optim_wrapper.optimizer.lr: 0.01 -> 0.02",
+    ]
+    assert "whose config differs (find_unused" in standing.describe()
+
+
+def test_a_seed_that_was_drawn_is_no_difference(tmp_path: Path, cfg: Config) -> None:
+    drawn = Config({**cfg.to_dict(), "randomness": {"seed": 11}}, filename=cfg.filename)
+    train(drawn)
+    cfg["randomness"] = {}
+    assert look_at(tmp_path / "work", cfg).is_same
+
+
+def test_a_torn_line_and_a_torn_count_are_passed_over(tmp_path: Path, cfg: Config) -> None:
+    train(cfg)
+    work_dir = tmp_path / "work"
+    with (work_dir / FILE).open("a") as file:
+        file.write('{"run": "toy", "fr')
+    (work_dir / ".reached").write_text("")
+    assert len(read_starts(work_dir)) == 2
+    assert read_reached(work_dir) is None
+
+
+def test_iterations_done_twice_are_counted(tmp_path: Path, cfg: Config) -> None:
+    train(cfg)
+    work_dir = tmp_path / "work"
+    (work_dir / "iter_24.pth.json").unlink()  # as if the run had died before this one was whole
+    train(cfg, resume=True)
+    line = [entry for entry in read_starts(work_dir) if "from" in entry][1]
+    assert (line["from"], line["redone"]) == (20, 4)
+    log = (work_dir / "start" / "start.log").read_text()
+    assert (
+        "restart 1 of this run: it goes on after iteration 20; it had come to 24, so 4 are done again. In all, 4" in log
+    )
+
+
+def test_the_hook_costs_microseconds(tmp_path: Path) -> None:
+    import os
+    import time
+
+    hook = StartsHook()
+    hook._reached = os.open(tmp_path / "r", os.O_WRONLY | os.O_CREAT)
+    began = time.perf_counter()
+    for i in range(2000):
+        hook._write(i)
+    assert (time.perf_counter() - began) / 2000 < 2e-4
+    hook.close()
+
+
+def test_anothers_checkpoint_is_none_to_go_on_from(tmp_path: Path, cfg: Config) -> None:
+    """A new run begun beside an old one, and killed before its first checkpoint, must not go on with the old one."""
+    train(cfg)
+    with (tmp_path / "work" / FILE).open("a") as file:
+        file.write('{"run": "toy_other", "from": 0, "redone": 0}\n')
+    standing = look_at(tmp_path / "work", cfg)
+    assert standing is not None
+    assert (standing.run, standing.finished, standing.saved) == ("toy_other", False, False)

@@ -1,0 +1,315 @@
+"""The finite guard: a good step keeps every bit, a bad one changes nothing, on each of its three ways.
+
+The ways for accelerators run here on the CPU, by telling the guard that it is not on the host.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from raydet3d.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from raydet3d.optim.nonfinite import FiniteGuard, largest, masked_step
+from tests.kit.optim import batches, same, small_model, train, weights
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "plain SGD": lambda p: torch.optim.SGD(p, lr=0.05),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.05),
+    "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.05, fused=True),
+    "fused SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, fused=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.05, momentum=0.9, centered=True),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.05),
+}
+BAD = {"NaN": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def make(kind, *, device_way=False, guard=True, **kwargs):
+    model = small_model()
+    wrapper = OptimWrapper(OPTIMIZERS[kind](model.parameters()), guard=guard, **kwargs)
+    if device_way:
+        wrapper._guard._on_host = False
+    return model, wrapper
+
+
+def poisoned(value, at=3, count=8):
+    data = batches(count)
+    data[at] = (data[at][0], data[at][1] * value)
+    return data
+
+
+class TestOptimWrapper:
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    @pytest.mark.parametrize("device_way", [False, True])
+    @pytest.mark.parametrize("clip", [None, {"max_norm": 0.5}, {"type": "value", "clip_value": 0.1}])
+    def test_good_steps_keep_every_bit(self, kind, device_way, clip):
+        guarded, wrapper = make(kind, device_way=device_way, clip_grad=clip)
+        plain, reference = make(kind, guard=False, clip_grad=clip)
+        train(guarded, wrapper, batches(6))
+        train(plain, reference, batches(6))
+        assert same(weights(guarded), weights(plain))
+        assert wrapper.read_bad_steps() == (0, -1)
+
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    @pytest.mark.parametrize("device_way", [False, True])
+    @pytest.mark.parametrize("at", [0, 3])
+    def test_a_bad_step_never_was(self, kind, device_way, at):
+        model, wrapper = make(kind, device_way=device_way)
+        data = poisoned(math.nan, at=at)
+        train(model, wrapper, data)
+        expected, reference = make(kind, guard=False)
+        train(expected, reference, data[:at] + data[at + 1 :])
+        assert same(weights(model), weights(expected))
+        assert wrapper.bad_steps.item() == 1
+        assert wrapper.read_bad_steps() == (1, at + 1)
+        assert wrapper.read_bad_steps() == (0, -1)
+        ours, theirs = wrapper.optimizer.state_dict(), reference.optimizer.state_dict()
+        for slot, moments in theirs["state"].items():
+            for key, value in moments.items():
+                assert value is None or torch.equal(ours["state"][slot][key], value), key
+
+    @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+    @pytest.mark.parametrize("clip", [None, {"max_norm": 0.5}, {"type": "value", "clip_value": 0.1}])
+    def test_whatever_is_not_finite_is_found(self, value, clip):
+        model, wrapper = make("SGD", clip_grad=clip)
+        before = weights(model)
+        train(model, wrapper, poisoned(value, at=0, count=1))
+        assert same(weights(model), before)
+        assert wrapper.read_bad_steps() == (1, 1)
+        assert all(p.grad is None for p in model.parameters())
+
+    def test_a_bad_loss_with_good_gradients(self):
+        model, wrapper = make("AdamW")
+        before = weights(model)
+        x, y = batches(1)[0]
+        wrapper.update_params((model(x) - y).square().mean() + torch.tensor(math.nan))
+        assert same(weights(model), before)
+        assert wrapper.bad_steps.item() == 1
+
+    def test_one_bad_part_spoils_an_accumulated_step(self):
+        model, wrapper = make("SGD", accumulative_counts=2)
+        before = weights(model)
+        train(model, wrapper, poisoned(math.nan, at=0, count=2))
+        assert same(weights(model), before)
+        train(model, wrapper, batches(2))
+        assert not same(weights(model), before)
+        assert wrapper.bad_steps.item() == 1
+
+    def test_gradients_that_are_large_are_not_bad(self):
+        """Squares of 1e30 are infinite; the gradients are not."""
+        parameter = nn.Parameter(torch.zeros(3))
+        wrapper = OptimWrapper(torch.optim.SGD([parameter], lr=1.0))
+        wrapper.update_params((parameter * 1e30).sum())
+        assert parameter.tolist() == pytest.approx([-1e30] * 3)
+        assert wrapper.bad_steps.item() == 0
+
+    def test_without_the_guard(self):
+        model, wrapper = make("SGD", guard=False)
+        train(model, wrapper, poisoned(math.nan, at=0, count=1))
+        assert any(w.isnan().any() for w in weights(model))
+        assert wrapper.bad_steps.item() == 0
+
+    @pytest.mark.parametrize("clip", [None, {"max_norm": 0.5}])
+    def test_no_scalar_is_read(self, clip):
+        class Reads(TorchDispatchMode):
+            seen = 0
+
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                if "_local_scalar_dense" in str(func) or "is_nonzero" in str(func):
+                    Reads.seen += 1
+                return func(*args, **(kwargs or {}))
+
+        model, wrapper = make("plain SGD", clip_grad=clip)
+        with Reads():
+            train(model, wrapper, poisoned(math.nan))
+        assert Reads.seen == 0
+        assert wrapper.bad_steps.item() == 1
+
+
+def norm_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+
+def spoiled(at, count=6):
+    data = batches(count)
+    data[at] = (torch.full_like(data[at][0], math.nan), data[at][1])
+    return data
+
+
+def everything(model):
+    return [value.clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("device_way", [False, True])
+class TestBuffers:
+    def wrap(self, model, device_way, **kwargs):
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), **kwargs)
+        wrapper._guard._on_host = not device_way
+        return wrapper
+
+    def test_a_bad_batch_leaves_the_running_statistics_alone(self, device_way):
+        model = norm_model()
+        wrapper = self.wrap(model, device_way)
+        train(model, wrapper, batches(2))
+        before = everything(model)
+        train(model, wrapper, spoiled(0, 1))
+        assert same(everything(model), before)
+        assert wrapper.bad_steps.item() == 1
+
+    @pytest.mark.parametrize("at", [0, 3])
+    def test_the_run_is_the_one_without_the_bad_batch(self, device_way, at):
+        model, expected = norm_model(), norm_model()
+        data = spoiled(at)
+        train(model, self.wrap(model, device_way), data)
+        train(expected, self.wrap(expected, device_way, guard=False), data[:at] + data[at + 1 :])
+        assert same(everything(model), everything(expected))
+
+    def test_an_accumulated_step_goes_back_to_the_start_of_its_group(self, device_way):
+        model, expected = norm_model(), norm_model()
+        data = spoiled(4, 9)  # the middle one of three groups of three
+        train(model, self.wrap(model, device_way, accumulative_counts=3), data)
+        train(expected, self.wrap(expected, device_way, accumulative_counts=3, guard=False), data[:3] + data[6:])
+        assert same(everything(model), everything(expected))
+
+    def test_good_steps_keep_every_bit(self, device_way):
+        model, expected = norm_model(), norm_model()
+        model.register_buffer("odd", torch.tensor([math.nan, -0.0, math.inf]))
+        model.register_buffer("one", torch.zeros(1).expand(3))  # of one memory: cannot be written
+        train(model, self.wrap(model, device_way), batches(4))
+        train(expected, self.wrap(expected, device_way, guard=False), batches(4))
+        ours = model.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in expected.state_dict().items())
+        assert [str(v) for v in model.odd.tolist()] == ["nan", "-0.0", "inf"]
+
+    def test_no_guard_no_copies(self, device_way):
+        model = norm_model()
+        train(model, self.wrap(model, device_way, guard=False), spoiled(0, 1))
+        assert model[1].running_mean.isnan().all()
+
+    def test_a_loss_scaler(self, device_way):
+        model = norm_model()
+        wrapper = AmpOptimWrapper(dtype="float16", optimizer=torch.optim.SGD(model.parameters(), lr=0.05))
+        wrapper._guard._on_host = not device_way
+        train(model, wrapper, batches(1))
+        before = everything(model)
+        train(model, wrapper, spoiled(0, 1))
+        assert same(everything(model), before)
+
+
+class TestMaskedStep:
+    @pytest.mark.parametrize("kind", ["SGD", "AdamW", "RMSprop"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_either_way(self, kind, dtype):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in ((3, 4), (5,), (2, 3, 2))]
+        params[0].data = torch.randn(4, 3, dtype=dtype).t()  # not contiguous
+        twins = [nn.Parameter(p.detach().clone()) for p in params]
+        optimizer, twin = OPTIMIZERS[kind](params), OPTIMIZERS[kind](twins)
+        for bad in (None, 0.0, 1.0, 1.0, 0.0):
+            for p, q in zip(params, twins, strict=True):
+                p.grad = torch.full_like(p, math.nan if bad else 0.3)
+                q.grad = torch.full_like(q, 0.3)
+            if bad is None:
+                optimizer.step()
+            else:
+                masked_step(optimizer, params, torch.tensor(bad))
+            if not bad:
+                twin.step()
+            assert same([p.detach() for p in params], [q.detach() for q in twins])
+
+    def test_a_negative_zero_stays_one(self):
+        parameter = nn.Parameter(torch.tensor([-0.0]))
+        parameter.grad = torch.zeros(1)
+        masked_step(torch.optim.SGD([parameter], lr=1.0), [parameter], torch.tensor(0.0))
+        assert math.copysign(1, parameter.item()) == -1
+
+
+class TestLargest:
+    @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+    @pytest.mark.parametrize("place", [0, 5])
+    def test_finds(self, value, place):
+        grads = [torch.ones(3), torch.ones(2, 3)]
+        assert torch.isfinite(largest(grads))
+        grads[1].view(-1)[place] = value
+        assert not torch.isfinite(largest(grads))
+
+    def test_sparse_and_short_types(self):
+        sparse = torch.sparse_coo_tensor([[0, 2]], [1.0, math.nan], (4,), check_invariants=True)
+        assert not torch.isfinite(largest([sparse]))
+        assert torch.isfinite(largest([torch.ones(3, dtype=torch.bfloat16), torch.zeros(0)]))
+
+
+def test_host_side_counts_are_set_right():
+    """On an accelerator Adam counts its steps on the host, where a mask does not reach."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    guard = FiniteGuard(torch.device("cpu"))
+    guard.device, guard._counts_on_host = torch.device("cuda"), True
+    parameter.grad = torch.ones(1)
+    for _ in range(5):
+        optimizer.step()
+    guard.bad_steps += 2
+    assert guard.settle(optimizer) == 2
+    assert optimizer.state[parameter]["step"].item() == 3
+    assert guard.settle(optimizer) == 2
+    assert optimizer.state[parameter]["step"].item() == 3
+
+
+@pytest.mark.parametrize("device_way", [False, True])
+def test_rows_and_verdicts(device_way):
+    """Five steps of which the second, third and fifth are bad."""
+    model, wrapper = make("SGD", device_way=device_way)
+    data = batches(5)
+    for at in (1, 2, 4):
+        data[at] = (data[at][0], data[at][1] * math.nan)
+    rows = []
+    for batch in data:
+        train(model, wrapper, [batch])
+        rows.append(int(wrapper._guard.row))
+    assert rows == [0, 1, 2, 0, 1]
+    assert wrapper.read_guard() == (3, 2, 1)
+    assert wrapper.read_guard() == (0, -1, 0)
+    # A device that is no GPU of CUDA's says nothing before it is asked.
+    bad = [False, True, True, False, True]
+    assert wrapper.verdicts() == ([] if device_way else list(enumerate(bad, 1)))
+    assert wrapper.verdicts() == []
+    assert make("SGD", guard=False)[1].verdicts() is None
+
+
+def test_rows_and_verdicts_of_several_optimizers():
+    (one, first), (two, second) = make("SGD"), make("AdamW")
+    both = OptimWrapperDict(one=first, two=second)
+    train(one, first, poisoned(math.nan, at=1, count=3))
+    train(two, second, poisoned(math.nan, at=2, count=3))
+    assert both.verdicts() == [(1, False), (1, False), (2, False), (2, True), (3, False), (3, True)]
+    assert both.read_guard() == (2, 2, 1)
+    unguarded = OptimWrapperDict(one=make("SGD", guard=False)[1])
+    assert unguarded.verdicts() is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_of_its_own_accord_which_steps_were_bad():
+    model = small_model().cuda()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
+    for x, y in poisoned(math.nan, at=1, count=3):
+        wrapper.update_params((model(x.cuda()) - y.cuda()).square().mean())
+    torch.cuda.synchronize()
+    assert wrapper.verdicts() == [(1, False), (2, True), (3, False)]
+
+
+def test_bad_steps_that_were_waited_for_are_not_taken_off_the_counts_again():
+    """As after a resume: the first step of each parameter waits for the flag; more bad ones than good would show."""
+    model, wrapper = make("AdamW", device_way=True)
+    data = batches(6)
+    bad = [(x, y * math.nan) for x, y in data[:3]]
+    train(model, wrapper, [*bad, *data[3:]])
+    expected, reference = make("AdamW", guard=False)
+    train(expected, reference, data[3:])
+    assert wrapper.read_bad_steps() == (3, 1)
+    steps = [float(state["step"]) for state in wrapper.optimizer.state.values()]
+    assert steps == [3.0] * len(steps)
+    assert same(weights(model), weights(expected))

@@ -1,0 +1,198 @@
+"""The trials' configs: values that are computed follow a variable, whole alternatives replace, equal runs are told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydet3d.config import Config, Origin, find_config
+from raydet3d.errors import InputError
+from raydet3d.sweep.spec import read_sweep
+from raydet3d.sweep.trial_config import Settler, digest, run_length
+from raydet3d.sweep.validation import (
+    check_configs,
+    check_folder,
+    check_lengths,
+    check_resources,
+    match_metric,
+    this_machine,
+)
+from tests.kit.sweeps import write_config
+
+DEMO = "configs/demo/pointpillars_town.py"
+ONE_CYCLE = [{"type": "OneCycleLR", "eta_max": "${lr * 10}", "total_steps": "${epoch_num}"}]
+FLAT = [{"type": "ConstantLR", "factor": 0.5}]
+
+
+def settler(space: dict[str, Any], config: str | Path = DEMO, **changes: Any) -> Settler:
+    sweep = read_sweep({"metric": "AP", "mode": "max", "trials": 2, "space": space, **changes})
+    return Settler(config=find_config(config), sweep=sweep, options=sweep.cfg_options)
+
+
+def test_all_that_is_computed_from_a_variable_follows_it() -> None:
+    cfg = settler({"lr": [0.1, 0.004]}).settle({"lr": 0.004})
+    assert cfg.optim_wrapper.optimizer.lr == 0.004
+    assert cfg.param_scheduler[0].eta_min == pytest.approx(0.04)
+    assert cfg.param_scheduler[1].eta_min == pytest.approx(0.004 * 1e-4)
+
+
+def test_alternatives_replace_as_a_whole_and_see_the_variables() -> None:
+    space = {
+        "lr": {"loguniform": [1e-4, 1e-2]},
+        "param_scheduler": {"alternatives": {"cycle": ONE_CYCLE, "flat": FLAT}},
+        "param_scheduler.0.factor": {"uniform": [0.1, 1.0], "when": {"param_scheduler": "flat"}},
+        "optim_wrapper": {
+            "alternatives": {"sgd": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": "${lr}"}}}
+        },
+        "optim_wrapper.optimizer.lr": {"uniform": [0.1, 1.0]},
+    }
+    made = settler(space, cfg_options={"epoch_num": 7})
+    cfg = made.settle({"lr": 0.002, "param_scheduler": "cycle", "optim_wrapper": "sgd"})
+    assert cfg.to_dict()["param_scheduler"] == [{"type": "OneCycleLR", "eta_max": 0.02, "total_steps": 7}]
+    assert cfg.to_dict()["optim_wrapper"] == {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.002}}
+    setting = {
+        "optim_wrapper.optimizer.lr": 0.5,
+        "param_scheduler": "flat",
+        "param_scheduler.0.factor": 0.2,
+        "optim_wrapper": "sgd",
+    }
+    other = made.settle(setting)
+    assert (other.optim_wrapper.optimizer.lr, other.param_scheduler[0].factor) == (0.5, 0.2)
+    assert len(check_configs(made)) > 5
+
+
+def test_a_key_with_dots_in_it(tmp_path: Path) -> None:
+    path = write_config(tmp_path, optim_wrapper__paramwise_cfg={"custom_keys": {"first.weight": {"lr_mult": 1.0}}})
+    key = 'optim_wrapper.paramwise_cfg.custom_keys["first.weight"].lr_mult'
+    cfg = settler({key: [0.1, 0.5]}, path).settle({key: 0.5})
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys["first.weight"].lr_mult == 0.5
+
+
+def test_a_digest_sees_what_runs_differ_in_and_nothing_else() -> None:
+    made = settler({"lr": [0.1, 0.2], "optim_wrapper.clip_grad.max_norm": [1, 2]})
+    base = digest(made.settle({}))
+    assert digest(made.settle({"lr": 0.001})) == base  # the config's own value
+    assert (
+        len({base, digest(made.settle({"lr": 0.1})), digest(made.settle({"optim_wrapper.clip_grad.max_norm": 1}))}) == 3
+    )
+    moved = made.settle({})
+    moved["work_dir"] = "elsewhere"
+    assert digest(moved) == base
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"optim_wrapper.optimizer.lrr": [1, 2]}, "did you mean 'optim_wrapper.optimizer.lr'"),
+        ({"param_scheduler.9.T_max": [1, 2]}, "no such key; did you mean 'param_scheduler"),
+        ({"learning": [1, 2]}, "the config has no 'learning'"),
+        ({"town_seed2": [1, 2]}, "the config has no 'town_seed2'"),
+        ({"model.backbone.depth.more": [1, 2]}, "space.model.backbone.depth.more"),
+    ],
+)
+def test_a_key_that_the_config_does_not_have(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_configs(settler(space))
+
+
+def test_a_key_whose_values_change_nothing_that_runs(tmp_path: Path) -> None:
+    path = tmp_path / "idle.py"
+    path.write_text(write_config(tmp_path).read_text() + "unused = 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"space.unused: its values change nothing that the run reads \(5, 6 give"):
+        check_configs(settler({"unused": [5, 6]}, path))
+
+
+def test_how_long_a_run_is() -> None:
+    assert run_length({"train_cfg": {"max_epochs": 3}}) == ("epoch", 3, 1)
+    assert run_length({"train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": 3, "val_interval": 2}}) == (
+        "epoch",
+        3,
+        2,
+    )
+    assert run_length({"train_cfg": {"by_epoch": False, "max_iters": 30, "val_interval": 10}}) == ("iter", 30, 10)
+    with pytest.raises(InputError, match=r"train_cfg\.max_epochs must be a number"):
+        run_length({"train_cfg": {}})
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "message"),
+    [
+        (
+            {"type": "asha", "grace_period": 16},
+            {"train_cfg.val_interval": 1},
+            "grace_period is 16 epochs, longer than the run, which has 15",
+        ),
+        (
+            {"type": "pbt", "interval": 20, "mutate": ["lr"]},
+            {"train_cfg.val_interval": 1},
+            "scheduler.interval is 20 epochs",
+        ),
+        ({"type": "asha", "max_t": 40}, {"train_cfg.val_interval": 1}, "scheduler.max_t is 40"),
+        ({"type": "asha"}, {}, "decides by validations, and there is one in a run"),
+    ],
+)
+def test_times_of_a_scheduler_must_fit_the_run(scheduler: Any, options: Any, message: str) -> None:
+    made = settler({"lr": [0.1, 0.2]}, scheduler=scheduler, cfg_options=options)
+    with pytest.raises(InputError, match=message):
+        check_lengths(made.sweep, check_configs(made))
+
+
+@pytest.mark.parametrize(
+    ("resources", "concurrency", "message"),
+    [
+        ({"workers": 3, "cpus": 2}, None, "a trial of 3 workers with 2 CPU each needs 6 CPUs, this machine has 4"),
+        ({"gpus": 1}, None, "needs 1 GPUs, this machine has 0"),
+        ({"cpus": 2}, 3, "concurrency is 3, but only 2 such trials fit"),
+    ],
+)
+def test_resources_must_be_there(resources: Any, concurrency: Any, message: str) -> None:
+    sweep = settler({"lr": [0.1, 0.2]}, resources=resources, concurrency=concurrency).sweep
+    with pytest.raises(InputError, match=message):
+        check_resources(sweep, {"CPU": 4.0}, where="this machine")
+
+
+def test_as_many_trials_as_fit() -> None:
+    sweep = settler({"lr": [0.1, 0.2]}, resources={"cpus": 1.5}).sweep
+    assert check_resources(sweep, {"CPU": 4.0, "GPU": 0.0}, where="x") == 2
+
+
+def test_a_metric_by_its_last_part() -> None:
+    sweep = settler({"lr": [0.1, 0.2]}).sweep
+    assert match_metric(sweep, ["toy/AP", "toy/loss"]) == "toy/AP"
+    with pytest.raises(InputError, match="could be a/AP or b/AP"):
+        match_metric(sweep, ["a/AP", "b/AP"])
+    with pytest.raises(InputError, match=r"never gives 'AP'; did you mean 'mAP'\?; it gives mAP, loss"):
+        match_metric(sweep, ["toy/mAP", "toy/loss"])
+    with pytest.raises(InputError, match=r"never gives 'los'; did you mean 'loss'"):
+        match_metric(sweep, ["toy/AP", "toy/loss"], "los")
+
+
+def test_a_sweep_for_gpus_looks_for_them() -> None:
+    import torch
+
+    assert this_machine(gpus=True)["GPU"] == torch.cuda.device_count()
+    assert "GPU" not in this_machine()
+
+
+def test_a_trials_config_is_written_with_its_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment gave is no text for a file: not in a trial's config, not after the way to its process."""
+    monkeypatch.setenv("RD_TOKEN", "9f8e7d6c5b4a")
+    write_config(tmp_path)
+    path = tmp_path / "mine.py"
+    path.write_text("_base_ = 'toy.py'\nsite = dict(header='Bearer {{$RD_TOKEN:}}')\n")
+    cfg = settler({"lr": [0.1, 0.5]}, path).settle({"lr": 0.5})
+    assert cfg.site.header == "Bearer 9f8e7d6c5b4a"
+    sent = json.loads(json.dumps({"cfg": cfg.to_dict(), "origin": cfg.origin.to_dict()}, default=str))
+    there = Config(sent["cfg"], origin=Origin.from_dict(sent["origin"]))
+    for text in (cfg.pretty_text, there.pretty_text):
+        assert "9f8e7d6c5b4a" not in text
+        assert "{{$RD_TOKEN:}}" in text
+
+
+def test_what_a_start_that_failed_has_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    check_folder(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="no sweep's folder"):
+        check_folder(tmp_path)

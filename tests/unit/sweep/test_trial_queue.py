@@ -1,0 +1,49 @@
+"""The trials of a sweep: what the scheduler is told of their length, and what a process is told of a trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raydet3d.config import find_config
+from raydet3d.sweep.search import make_settings
+from raydet3d.sweep.spec import read_sweep
+from raydet3d.sweep.trial_config import Settler
+from raydet3d.sweep.trial_queue import Program
+from raydet3d.sweep.trial_store import Ledger
+from tests.kit.sweeps import write_config
+
+
+def program(folder: Path, **more: Any) -> Program:
+    path = write_config(folder)
+    spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
+    settler = Settler(config=find_config(path), sweep=spec, options={})
+    settings = make_settings(spec.space, spec.search, spec.mode)
+    ledger = Ledger(folder / "out")
+    return Program(
+        settler=settler,
+        settings=settings,
+        ledger=ledger,
+        trials=ledger.load()[0],
+        metric="AP",
+        pointers=False,
+        cwd=folder,
+        **more,
+    )
+
+
+def test_the_longest_run_is_that_of_the_space_and_of_what_was_there_before(tmp_path: Path) -> None:
+    assert program(tmp_path, longest=9.0).longest == 9
+    first = program(tmp_path)
+    lengths = {trial.length for trial in iter(first.next, None)}
+    assert lengths == {2, 5, 9}
+    assert program(tmp_path).longest == 9
+
+
+def test_shards_are_something_to_start_from(tmp_path: Path) -> None:
+    made = program(tmp_path)
+    trial = made.next()
+    assert trial is not None
+    (tmp_path / "epoch_1.pth").mkdir()
+    trial.starts_from = str(tmp_path / "epoch_1.pth")
+    assert made.task_of(trial).to_plan().resume == trial.starts_from

@@ -1,0 +1,134 @@
+"""Which checkpoints stay: the rule by hand-worked cases and at random, the keeper on real files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydet3d.sweep.spec import Keep
+from raydet3d.sweep.trial_retention import Held, Keeper, surplus, usage
+from raydet3d.sweep.trial_store import write_json
+
+
+def one(trial: str, serial: int, score: float | None, size: int = 10) -> Held:
+    return Held(
+        trial=trial, name=f"{serial}.pth", serial=serial, step=serial, size=size, score=score, generation="gen0"
+    )
+
+
+def names(held: list[Held]) -> list[str]:
+    return [f"{h.trial}/{h.serial}" for h in held]
+
+
+HELD = [one("a", 1, 5), one("a", 2, 9), one("a", 3, 7), one("b", 1, 8), one("b", 2, 6), one("c", 1, 1), one("c", 2, 2)]
+STANDING = [{"id": "a", "state": "done"}, {"id": "b", "state": "running"}, {"id": "c", "state": "stopped"}]
+
+
+def test_last_and_best_of_each_trial_stay() -> None:
+    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
+    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
+    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
+
+
+def test_ended_trials_outside_the_best_lose_theirs_running_ones_do_not() -> None:
+    assert names(surplus(HELD, standing=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
+
+
+def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoint_never() -> None:
+    def order(over: int) -> list[str]:
+        return names(surplus(HELD, standing=STANDING, keep=Keep(), mode="max", over=over))
+
+    assert order(20) == ["a/1", "c/1"]
+    assert order(21) == ["a/1", "c/1", "c/2"]
+    assert order(40) == ["a/1", "c/1", "c/2", "a/3"]
+    assert order(60) == ["a/1", "c/1", "c/2", "a/3", "b/1", "b/2"]
+    assert order(10_000) == ["a/1", "c/1", "c/2", "a/3", "b/1", "b/2"]  # a/2 is the best of all
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 100), st.integers(1, 50)), min_size=1, max_size=20),
+    st.integers(0, 500),
+    st.integers(0, 2),
+    st.integers(0, 2),
+)
+def test_at_random_the_best_stays_and_enough_goes(rows: Any, over: int, last: int, best: int) -> None:
+    held = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
+    order = sorted({h.trial for h in held}, key=lambda t: -max(h.score for h in held if h.trial == t))
+    standing = [{"id": trial, "state": "done" if i % 2 else "running"} for i, trial in enumerate(order)]
+    drop = surplus(held, standing=standing, keep=Keep(last=last, best=best), mode="max", over=over)
+    left = [h for h in held if h not in drop]
+    assert max(h.score for h in held) in [h.score for h in left]
+    assert sum(h.size for h in drop) >= over or len(left) == 1
+    assert len(drop) == len(set(drop))
+
+
+def save(folder: Path, serial: int, score: float | None, size: int = 5000) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch_{serial}.pth"
+    path.write_bytes(b"x" * size)
+    scores = {} if score is None else {"AP": score}
+    entry = {"name": path.name, "serial": serial, "step": serial, "scores": scores, "start": "gen0"}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(entry))
+    return path
+
+
+def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Keep(last=1, best=1, bytes=100_000), metric="AP", mode="max")
+    states = [{"id": t, "state": "running" if t == "001" else "done", "best": b} for t, b in (("000", 9), ("001", 5))]
+    write_json(tmp_path / "standing.json", states)
+    save(tmp_path / "trials" / "000", 1, 9.0)
+    for serial in range(1, 30):
+        with keeper.writing():
+            save(tmp_path / "trials" / "001", serial, 1.0 + serial / 100, size=30_000)
+            assert usage(tmp_path) <= 100_000 + 40_000
+        assert usage(tmp_path) <= 100_000
+    assert [path.name for path in (tmp_path / "trials" / "000").glob("*.pth")] == ["epoch_1.pth"]
+    assert (tmp_path / "trials" / "001" / "epoch_29.pth").exists()
+
+
+def test_a_pin_holds_what_its_owner_drops(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    first = save(tmp_path / "trials" / "000", 1, 1.0)
+    pinned = keeper.pin(first, "001-gen1.pth")
+    assert pinned is not None
+    save(tmp_path / "trials" / "000", 2, 2.0)
+    keeper.prune()
+    assert not first.exists()
+    assert pinned.read_bytes() == b"x" * 5000
+    again = keeper.pin(first, "002-gen1.pth")  # gone: the newest one is taken
+    assert again is not None
+    assert again.samefile(tmp_path / "trials" / "000" / "epoch_2.pth")
+    keeper.unpin(pinned)
+    assert not pinned.exists()
+    assert keeper.pin(tmp_path / "trials" / "009" / "none.pth", "x.pth") is None
+
+
+def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    folder = tmp_path / "trials" / "000"
+    for serial in (1, 2):
+        path = save(folder, serial, float(serial))
+        path.unlink()
+        (path / "7").mkdir(parents=True)
+        for rank in range(2):
+            (path / "7" / f"__{rank}_0.distcp").write_bytes(b"x" * 5000)
+    assert [one.size > 10_000 for one in keeper.held(folder)] == [True, True]
+    pinned = keeper.pin(folder / "epoch_1.pth", "001-gen1.pth")
+    assert pinned is not None
+    keeper.prune()
+    assert not (folder / "epoch_1.pth").exists()
+    assert (folder / "epoch_2.pth" / "7" / "__1_0.distcp").exists()
+    assert (pinned / "7" / "__1_0.distcp").read_bytes() == b"x" * 5000
+    keeper.unpin(pinned)
+    assert not pinned.exists()
+
+
+@pytest.mark.parametrize("name", ["epoch_1.pth", "elsewhere.pth"])
+def test_only_pins_are_unpinned(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("x")
+    Keeper(tmp_path, Keep(), metric="AP", mode="max").unpin(path)
+    assert path.exists()

@@ -1,0 +1,94 @@
+"""A sweep's records: read back whole, and as far as it goes where they are damaged; ranks; locks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydet3d.errors import InputError
+from raydet3d.files import locked
+from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Ledger, Trial, append_report, ranked
+
+
+def trial(name: str, *scores: float, state: str = DONE, number: int | None = None) -> Trial:
+    reports = [{"at": i + 1, "score": score, "time": float(i)} for i, score in enumerate(scores)]
+    number = int(name.split("-")[0]) if number is None else number
+    return Trial(
+        id=name, number=number, setting={"lr": 0.1}, seed=1, digest=name, state=state, length=4, reports=reports
+    )
+
+
+def write(ledger: Ledger, one: Trial) -> Path:
+    ledger.create(one)
+    for report in one.reports:
+        append_report(ledger.folder(one.id), report)
+    return ledger.folder(one.id)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    some = [trial("000", 1.0, 2.0, state=STOPPED), trial("001", state=RUNNING)]
+    for one in some:
+        write(ledger, one)
+    assert ledger.load() == (some, [])
+
+
+def test_a_run_that_went_back_counts_each_point_once(tmp_path: Path) -> None:
+    folder = write(Ledger(tmp_path), trial("000", 1.0, 2.0, 3.0))
+    append_report(folder, {"at": 2, "score": 5.0, "time": 9.0})
+    with (folder / "reports.jsonl").open("a") as file:
+        file.write('{"at": 3, "sco')  # killed while writing
+    assert [(r["at"], r["score"]) for r in Ledger(tmp_path).reports("000")] == [(1, 1.0), (2, 5.0)]
+
+
+def test_damaged_records_are_named_and_the_rest_is_saved(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    whole, cut = write(ledger, trial("000", 1.0)), write(ledger, trial("001", 1.0, 2.0, state=RUNNING))
+    ended, lost = write(ledger, trial("002", 1, 2, 3, 4, state=RUNNING)), write(ledger, trial("003", 1.0))
+    assert whole
+    for folder in (cut, ended, lost):
+        (folder / "trial.json").write_text('{"id": "00')
+    (lost / "setting.json").write_text("")
+    trials, wrong = ledger.load()
+    assert [t.state for t in trials] == [DONE, "waiting", DONE, FAILED]
+    assert trials[1].setting == {"lr": 0.1}
+    assert [len(t.reports) for t in trials] == [1, 2, 4, 1]
+    assert len(wrong) == 3
+    assert wrong[0] == "the record of trial 001 cannot be read: it goes on from its checkpoints"
+    assert wrong[2] == "the record of trial 003 cannot be read: its setting is lost, so it counts as failed"
+
+
+def test_failed_trials_come_last_and_means_count_over_seeds() -> None:
+    trials = [
+        trial("000-0", 9.0, number=0),
+        trial("000-1", 1.0, number=0),
+        trial("001-0", 6.0, number=1),
+        trial("001-1", 7.0, number=1),
+        trial("002-0", 99.0, number=2, state=FAILED),
+        trial("003-0", number=3, state=RUNNING),
+    ]
+    assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1", "003-0", "002-0"]
+    assert ranked(trials, "min")[0].id == "000-1"
+
+
+def test_one_lucky_seed_does_not_make_a_setting_the_best() -> None:
+    trials = [trial("000-0", 99.0, number=0), trial("000-1", state=FAILED, number=0)]
+    trials += [trial("001-0", 70.0, number=1), trial("001-1", 72.0, number=1)]
+    assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1"]
+
+
+def test_a_lock_is_held_against_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    code = (
+        "import sys; from pathlib import Path; from raydet3d.files import locked\n"
+        f"with locked(Path({str(path)!r}), timeout_s=1, busy=''):\n print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match="taken"), locked(path, timeout_s=0.1, busy="taken"):
+            pass
+        other.kill()
+    with locked(path, timeout_s=5, busy="taken"):
+        pass

@@ -1,0 +1,68 @@
+"""A lock file: one holder at a time, in whatever process, and none once that has ended."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydet3d.errors import InputError
+from raydet3d.files import locked
+
+
+def test_one_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "work" / ".lock"
+    with locked(path, timeout_s=0, busy="taken", stays=False):
+        with pytest.raises(InputError, match="taken"), locked(path, timeout_s=0.1, busy="taken"):
+            pass
+        assert path.exists()
+    assert not path.parent.exists()
+    with locked(path, timeout_s=0, busy="taken", stays=False):
+        (path.parent / "log").touch()
+    assert [file.name for file in path.parent.iterdir()] == ["log"]
+
+
+def test_a_fork_does_not_hold_it(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    ours, theirs = os.pipe()
+    with locked(path, timeout_s=0, busy="taken"):
+        child = os.fork()
+        if child == 0:
+            os.read(ours, 1)
+            os._exit(0)
+    with locked(path, timeout_s=0, busy="taken"):
+        pass
+    os.write(theirs, b"x")
+    os.waitpid(child, 0)
+
+
+def test_who_waits_gets_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder takes the file away when it ends: whoever has opened it before must not hold a file that is gone."""
+    path = tmp_path / ".lock"
+    flock, gone = fcntl.flock, []
+
+    def late(file: Any, how: int) -> None:
+        flock(file, how)
+        if not gone and how & fcntl.LOCK_EX:
+            gone.append(path.unlink())
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(path, timeout_s=1, busy="taken"):
+        assert path.exists()
+        with pytest.raises(InputError, match="taken"), locked(path, timeout_s=0.1, busy="taken"):
+            pass
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(InputError, match="has no file locks"), locked(tmp_path / "a", timeout_s=9, busy=""):
+        pass
+    with locked(tmp_path / "a", timeout_s=9, busy="", needed=False, stays=False):
+        pass

@@ -1,0 +1,178 @@
+"""Layer rules read from the source: import direction, where Ray may be imported, names, docstrings, packaging."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PACKAGE = ROOT / "raydet3d"
+PARTS = {"optim", "data", "models", "metrics", "visual", "hooks", "checkpoint"}
+LAYERS = {
+    **dict.fromkeys(
+        ["errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"], 0
+    ),
+    "ops": 1,
+    "structures": 2,
+    **dict.fromkeys(PARTS, 3),
+    "runtime": 4,
+    "launch": 5,
+    "sweep": 6,
+    "cli": 7,
+    **dict.fromkeys(["train", "tune", "evaluate", "show"], 8),
+}
+WITHOUT_TORCH = {"errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def layer_of(module: str) -> tuple[int, str]:
+    """The layer of a module, and its folder (or single file). Whatever is run with ``python -m`` is a command."""
+    parts = module.split(".")
+    if parts[-1] == "__main__":
+        return 8, module
+    if len(parts) == 1:
+        return 0, "raydet3d"
+    return LAYERS[parts[1]], parts[1]
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, also inside functions, but not what only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from imports(other)
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write the whole path"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in NAMES else str(node.module), node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from ((str(arg.value), node.lineno) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+        yield from imports(node)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def in_house(path: Path) -> list[tuple[str, int]]:
+    return [(name, line) for name, line in imports(parsed(path)) if name.split(".")[0] == "raydet3d"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    layer, folder = layer_of(name_of(path))
+    for name, line in in_house(path):
+        if name == "raydet3d":
+            continue  # the version
+        below, other = layer_of(name)
+        where = f"{path.relative_to(ROOT)}:{line} (layer {layer}) imports {name} (layer {below})"
+        assert below <= layer, f"{where}: upward"
+        assert below < layer or other == folder or layer == 0, f"{where}: sideways"
+
+
+def test_no_rings() -> None:
+    graph = {name: {other for other, _ in in_house(path)} - {"raydet3d"} for name, path in NAMES.items()}
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"a ring of imports: {' -> '.join((*trail[trail.index(name) :], name))}"
+        if name not in done:
+            for other in graph.get(name, ()):
+                walk(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_launch_and_sweep_import_ray(path: Path) -> None:
+    if layer_of(name_of(path)) in {(5, "launch"), (6, "sweep")}:
+        return
+    found = [f"{path.relative_to(ROOT)}:{line}" for name, line in imports(parsed(path)) if name.split(".")[0] == "ray"]
+    assert not found, f"imports ray: {found}"
+
+
+def test_foundations_that_must_not_import_torch() -> None:
+    for name, path in NAMES.items():
+        if layer_of(name)[1] in WITHOUT_TORCH:
+            used = {other.split(".")[0] for other, _ in imports(parsed(path))}
+            assert "torch" not in used, f"{name} imports torch"
+            assert "raydet3d.dist" not in {other for other, _ in imports(parsed(path))}
+
+
+@pytest.mark.parametrize("door", ["train", "tune", "evaluate", "show"])
+def test_a_door_opens_before_torch_and_ray_are_loaded(door: str) -> None:
+    """What is wrong is named at once, and a cluster starts while torch is imported."""
+    code = f"import sys, raydet3d.{door}; print(sorted({{'torch', 'ray', 'numpy'}} & set(sys.modules)))"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout.strip() == "[]"
+
+
+def test_no_drawer_has_a_name_that_says_nothing() -> None:
+    names = {part for path in MODULES for part in path.relative_to(PACKAGE).with_suffix("").parts}
+    bad = {name for name in names if name in {"utils", "util", "misc", "common", "helpers", "helper"}}
+    assert not bad | {name for name in names if name.startswith("base_")}
+
+
+def public(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            decorators = [ast.unparse(item) for item in node.decorator_list]
+            if not any(item.endswith(("overload", ".setter")) for item in decorators):
+                yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_is_public_is_explained(path: Path) -> None:
+    tree = parsed(path)
+    if path.name != "__init__.py" or tree.body:
+        assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} does not say what it is for"
+    silent = [name for name, node in public(tree) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert not silent, f"{path.relative_to(ROOT)}: no docstring: {', '.join(silent)}"
+
+
+def test_packages_in_pyproject_are_those_on_disk() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    configs = {path.parent for suffix in ("*.py", "*.yaml") for path in (ROOT / "configs").rglob(suffix)}
+    configs |= {
+        parent for folder in configs for parent in folder.parents if ROOT / "configs" in (parent, *parent.parents)
+    }
+    on_disk = {name_of(path) for path in MODULES if path.name == "__init__.py"}
+    on_disk |= {".".join(("raydet3d", *folder.relative_to(ROOT).parts)) for folder in configs}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == on_disk
+    without = {folder for path in MODULES for folder in [path.parent] if not (folder / "__init__.py").is_file()}
+    assert not without, f"folders without __init__.py: {without}"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """The second command of the README, which is one line, stands as it is in ``.ci/run``."""
+    text = README.read_text(encoding="utf-8")
+    commands = [block.split("```")[0].strip() for block in text.split("```bash\n")[1:]]
+    assert len(commands[1].splitlines()) == 1
+    assert "pytest" in commands[1]
+    assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
