@@ -79,3 +79,14 @@ class Origin:
             if place:
                 error.args = (f"{place}: {error}", *error.args[1:])
             raise
+
+
+@contextmanager
+def config_context(key: str) -> Iterator[None]:
+    """Prefix the message of an `InputError` raised in the block with the config key that is being read."""
+    try:
+        yield
+    except InputError as error:
+        if not str(error).startswith((f"{key}:", f"{key}.", f"{key}[")):
+            raise InputError(f"{key}: {error}") from error
+        raise

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from raydet3d import __version__, dist
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.log import open_logger
@@ -49,7 +50,7 @@ from raydet3d.runtime.run_setup import (
     settle_timestamp,
 )
 from raydet3d.runtime.runner import Runner
-from raydet3d.runtime.validate import TRIPLES, at, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
+from raydet3d.runtime.validate import TRIPLES, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 
 __all__ = [
     "assemble",
@@ -132,7 +133,7 @@ def _put_together(
     )
     if (resume or cfg.get("resume")) and start.resume_from is None:
         logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
-    with at("log_processor"):
+    with config_context("log_processor"):
         log_processor = LOG_PROCESSORS.build(cfg.get("log_processor") or {}, {"type": "LogProcessor"})
     hooks = build_hooks(cfg, extra_hooks)
     visualizer = build_visualizer(cfg, save_dir=work_dir / timestamp)
@@ -198,7 +199,7 @@ def build_model(cfg: Any) -> nn.Module:
     model_cfg = dict(cfg["model"])
     if cfg.get("data_preprocessor") is not None:
         model_cfg.setdefault("data_preprocessor", cfg["data_preprocessor"])
-    with at("model"):
+    with config_context("model"):
         model = MODELS.build(model_cfg)
     if not isinstance(model, nn.Module):
         raise InputError(f"model: {model_cfg['type']!r} makes no nn.Module")
@@ -219,7 +220,7 @@ def wrap_model(model: nn.Module, cfg: Any, device: torch.device) -> nn.Module:
         "broadcast_buffers": False,
         "find_unused_parameters": bool(cfg.get("find_unused_parameters", False)),
     }
-    with at("model_wrapper_cfg"):
+    with config_context("model_wrapper_cfg"):
         wrapped = MODEL_WRAPPERS.build(cfg.get("model_wrapper_cfg") or {}, defaults)
     assert isinstance(wrapped, nn.Module)
     return wrapped
@@ -236,7 +237,7 @@ def finish_model(model: nn.Module, cfg: Any) -> None:
     given = cfg.get("compile") or False
     if given is False:
         return
-    with at("compile"):
+    with config_context("compile"):
         try:
             # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
             unwrapped(model).compile(**(dict(given) if isinstance(given, Mapping) else {}))
@@ -248,7 +249,7 @@ def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
     """The default hooks, the config's own, and the launcher's."""
     hooks = Hooks()
     for key, given in hook_cfgs(cfg.get("default_hooks"), cfg.get("custom_hooks")):
-        with at(key):
+        with config_context(key):
             hooks.register(given)
     for hook in extra_hooks:
         hooks.register(hook)
@@ -258,13 +259,13 @@ def build_hooks(cfg: Any, extra_hooks: Sequence[Hook] = ()) -> Hooks:
 def build_visualizer(cfg: Any, *, save_dir: Path) -> Any:
     """The visualizer, which writes below ``save_dir``."""
     given = cfg.get("visualizer") or {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
-    with at("visualizer"):
+    with config_context("visualizer"):
         return VISUALIZERS.build(given, {"name": "visualizer", "save_dir": str(save_dir)})
 
 
 def build_evaluator(cfg: Any, *, key: str = "val_evaluator") -> Evaluator:
     """The evaluator of a metric's config, of a list of them, or of its own config."""
-    with at(key):
+    with config_context(key):
         if isinstance(cfg, Mapping) and "metrics" in cfg:
             made = EVALUATOR.build(cfg, {"type": "Evaluator"})
         else:
@@ -277,20 +278,20 @@ def build_optim(cfg: Any, model: nn.Module) -> Any:
     """The optimizer in its wrapper."""
     given = cfg["optim_wrapper"]
     if not isinstance(given, Mapping) or all(isinstance(value, OptimWrapper) for value in given.values()):
-        with at("optim_wrapper"):
+        with config_context("optim_wrapper"):
             return build_optim_wrapper(unwrapped(model), given)
     refuse_deleted_optimizer(cfg)
-    with at("optim_wrapper"):
+    with config_context("optim_wrapper"):
         if given.get("optimizer") is None and given.get("constructor") is None:
             raise InputError("has no optimizer; give it optimizer=dict(type=..., lr=...)")
         if isinstance(given.get("type"), str):
             OPTIM_WRAPPERS.get(given["type"])
     optimizer = given.get("optimizer")
     if isinstance(optimizer, Mapping):
-        with at("optim_wrapper.optimizer"):
+        with config_context("optim_wrapper.optimizer"):
             if isinstance(optimizer.get("type"), str):
                 OPTIMIZERS.get(optimizer["type"])
-    with at("optim_wrapper"):
+    with config_context("optim_wrapper"):
         return build_optim_wrapper(unwrapped(model), given)
 
 
@@ -321,7 +322,7 @@ def _mp_start_method(cfg: Any) -> str | None:
 def _make_train_loop(cfg: Any, runner: Runner) -> Any:
     if cfg.get("train_dataloader") is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
-    with at("train_cfg"):
+    with config_context("train_cfg"):
         args = loop_cfg(cfg["train_cfg"], "train")
     loader = build_loader(
         cfg["train_dataloader"],
@@ -330,14 +331,14 @@ def _make_train_loop(cfg: Any, runner: Runner) -> Any:
         key="train_dataloader",
         slots=runner.slots,
     )
-    with at("train_cfg"):
+    with config_context("train_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader})
 
 
 def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
     if cfg.get(f"{mode}_dataloader") is None:
         return None
-    with at(f"{mode}_cfg"):
+    with config_context(f"{mode}_cfg"):
         args = loop_cfg(cfg[f"{mode}_cfg"], mode)
     key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", cfg[f"{mode}_dataloader"], cfg[f"{mode}_evaluator"]
     make = partial(build_loader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
@@ -349,7 +350,7 @@ def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
     else:
         evaluator = _heard(build_evaluator(evaluator_cfg, key=f"{mode}_evaluator"), runner)
         loader = make(loader_cfg, key=key)
-    with at(f"{mode}_cfg"):
+    with config_context(f"{mode}_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader, "evaluator": evaluator})
 
 

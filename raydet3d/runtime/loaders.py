@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from raydet3d.config.provenance import config_context
 from raydet3d.data.dataset import ready
 from raydet3d.data.elastic_sampler import SlotBatches
 from raydet3d.data.seeded import Stamped, StampedBatches
@@ -19,7 +20,6 @@ from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
-from raydet3d.runtime.validate import at
 
 _OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
@@ -107,12 +107,12 @@ def ready_data(cfg: Mapping[str, Any]) -> None:
         given = cfg.get(f"{mode}_dataloader")
         for loader in given if isinstance(given, list | tuple) else [given]:
             if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
-                with at(f"{mode}_dataloader.dataset"):
+                with config_context(f"{mode}_dataloader.dataset"):
                     ready(loader["dataset"])
         for metric in _metrics_in(cfg.get(f"{mode}_evaluator")):
             kind = metric.get("type")
             if kind is not None:
-                with at(f"{mode}_evaluator"):
+                with config_context(f"{mode}_evaluator"):
                     made = METRICS.get(kind) if isinstance(kind, str) else kind
                     if hasattr(made, "ready"):
                         made.ready(metric)
@@ -183,7 +183,7 @@ def _check_keys(args: Mapping[str, Any], key: str) -> None:
 
 
 def _build_dataset(cfg: Any, key: str) -> Any:
-    with at(f"{key}.dataset"):
+    with config_context(f"{key}.dataset"):
         dataset = _build(DATASETS, cfg, {})
         if hasattr(dataset, "full_init"):
             dataset.full_init()
@@ -211,7 +211,7 @@ def _possible_slots(args: Mapping[str, Any], slots: int, key: str) -> int:
         return here
     sampler = args.get("sampler")
     kind = sampler.get("type") if isinstance(sampler, Mapping) else None
-    with at(f"{key}.sampler"):
+    with config_context(f"{key}.sampler"):
         made = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     placed = made is not None and {"rank", "world_size"} <= set(inspect.signature(made).parameters)
     if placed and args.get("batch_sampler") is None:
@@ -237,7 +237,7 @@ def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], slots: int
 
 
 def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> StampedBatches:
-    with at(f"{key}.sampler"):
+    with config_context(f"{key}.sampler"):
         sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
     return StampedBatches(_group(args, sampler, key), sampler)
 
@@ -249,7 +249,7 @@ def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
         raise InputError(f"{key}.batch_size must be an integer above 0, got {size!r}")
     if args.get("batch_sampler") is None:
         return BatchSampler(sampler, size, bool(args.get("drop_last", False)))
-    with at(f"{key}.batch_sampler"):
+    with config_context(f"{key}.batch_sampler"):
         return _build(DATA_SAMPLERS, args["batch_sampler"], {"sampler": sampler, "batch_size": size})
 
 
@@ -262,7 +262,7 @@ def _function(cfg: Any, key: str) -> Any:
     if not isinstance(cfg, Mapping):
         return cfg
     args = dict(cfg)
-    with at(key):
+    with config_context(key):
         kind = args.pop("type", None)
         if kind is None:
             raise InputError("needs a type")

@@ -17,9 +17,9 @@ from raydet3d.checkpoint.load import exists, locate, read_head
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import Store
 from raydet3d.config import default_work_dir, work_dir_of
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
-from raydet3d.runtime.validate import at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str,
         if path is None and resume is not True and load_from is not None:
             path = locate(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
-        with at("load_from"):
+        with config_context("load_from"):
             place = fetched(load_from)
             if place is not None and not exists(locate(place)):
                 raise InputError(f"there is no file {load_from}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE, nearest
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 
@@ -37,17 +37,6 @@ _PLAIN = {
 _GIVEN = ("runner", "dataloader", "evaluator")
 
 
-@contextmanager
-def at(key: str) -> Iterator[None]:
-    """Name the key that is read in what goes wrong meanwhile."""
-    try:
-        yield
-    except InputError as error:
-        if str(error).startswith(f"{key}:") or str(error).startswith(f"{key}."):
-            raise
-        raise InputError(f"{key}: {error}") from error
-
-
 def check_sections(cfg: Mapping[str, Any]) -> None:
     """Check what can be checked without building anything.
 
@@ -64,7 +53,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
             raise InputError(f"the config has {' and '.join(there)} but no {absent}: all three or none")
         if len(there) == 3:
             key = f"{mode}_cfg"
-            with at(key):
+            with config_context(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
     refuse_deleted_optimizer(cfg)
     for section, known in _PLAIN.items():
