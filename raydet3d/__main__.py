@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from raydet3d.cli import run_door, version
+from raydet3d.cli import run_command, version
 
-DOORS = """doors:
+COMMANDS = """doors:
   python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)
   python -m raydet3d.evaluate CONFIG CHECKPOINT      score a checkpoint
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d",
         description="Train 3D object detectors from a config, on one machine or on a Ray cluster.",
-        epilog=DOORS,
+        epilog=COMMANDS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -66,13 +66,13 @@ def read_config(args: argparse.Namespace) -> Config:
     return Config.fromfile(find_config(args.config), options=parse_options(options))
 
 
-def add_old_habits(parser: argparse.ArgumentParser) -> None:
+def add_launcher_flags(parser: argparse.ArgumentParser) -> None:
     """Accept what launch scripts of MMDetection3D pass on; torchrun is recognised by its environment."""
     parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def run_door(main: Callable[[], int]) -> NoReturn:
+def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
     An ``InputError`` is printed as one line (once, where it is that of all ranks), its detail below it, and ends with
@@ -82,7 +82,7 @@ def run_door(main: Callable[[], int]) -> NoReturn:
     Args:
         main: The command; it reads ``sys.argv`` and returns the exit code.
     """
-    _say_warnings()
+    _print_warnings_as_lines()
     try:
         code = main()
         sys.stdout.flush()
@@ -108,7 +108,7 @@ def run_door(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
-def _say_warnings() -> None:
+def _print_warnings_as_lines() -> None:
     """Print this package's warnings as lines, deprecated configs too; other packages' stay as they are."""
     show = warnings.showwarning
     package = os.path.dirname(raydet3d.__file__) + os.sep

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_old_habits, run_door, version
+from raydet3d.cli import add_config, add_launcher_flags, run_command, version
 from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_work_dir
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="torch threads (default: ray.threads_per_worker, or 1)"
     )
-    add_old_habits(parser)
+    add_launcher_flags(parser)
     parser.add_argument("--version", action="version", version=version())
     return parser
 
@@ -122,4 +122,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_ray, read_config, run_door, version
+from raydet3d.cli import add_config, add_ray, read_config, run_command, version
 from raydet3d.config import Config
 from raydet3d.config.config_dict import nearest
 from raydet3d.errors import InputError
@@ -407,4 +407,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import RESUMABLE, add_config, add_old_habits, add_ray, read_config, run_door, version
+from raydet3d.cli import RESUMABLE, add_config, add_launcher_flags, add_ray, read_config, run_command, version
 from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.files import locked
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scale the learning rate by batch size, as auto_scale_lr.base_batch_size says",
     )
-    add_old_habits(parser)
+    add_launcher_flags(parser)
     parser.add_argument("--version", action="version", version=version())
     return parser
 
@@ -302,4 +302,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raydet3d.cli import add_cfg_options, run_door, version
+from raydet3d.cli import add_cfg_options, run_command, version
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
 from raydet3d.sweep.results import Results
@@ -95,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -26,15 +26,15 @@ class Domain(ABC):
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @abstractmethod
-    def draw(self, rng: random.Random) -> Any:
+    def sample(self, rng: random.Random) -> Any:
         """A value at random."""
 
     @abstractmethod
-    def vary(self, value: Any, rng: random.Random) -> Any:
+    def perturb(self, value: Any, rng: random.Random) -> Any:
         """A value near to ``value``, for population based training."""
 
     @abstractmethod
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether ``value`` is in the domain."""
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Domain(ABC):
         """All values in order; None where there is no end to them."""
         return None
 
-    def probes(self) -> list[Any]:
+    def examples(self) -> list[Any]:
         """Two values that differ, as long as there are two."""
         return (self.values() or [])[:2]
 
@@ -79,17 +79,17 @@ class Choice(Domain):
     options: tuple[Any, ...]
     grid: bool = False
 
-    def draw(self, rng: random.Random) -> Any:
+    def sample(self, rng: random.Random) -> Any:
         """One of them."""
         return rng.choice(self.options)
 
-    def vary(self, value: Any, rng: random.Random) -> Any:
+    def perturb(self, value: Any, rng: random.Random) -> Any:
         """The one before or after; at an end, the one that there is."""
         at, last = self.options.index(value) if value in self.options else 0, len(self.options) - 1
         moved = at + rng.choice([-1, 1])
         return self.options[moved if 0 <= moved <= last else min(max(2 * at - moved, 0), last)]
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether it is one of them."""
         return value in self.options
 
@@ -145,7 +145,7 @@ class Range(Domain):
     step: float | None = None
     whole: bool = False
 
-    def draw(self, rng: random.Random) -> Any:
+    def sample(self, rng: random.Random) -> Any:
         """A number of the range."""
         if self.whole:
             return rng.randrange(int(self.low), int(self.high) + 1)
@@ -153,7 +153,7 @@ class Range(Domain):
             return self._tidy(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self._tidy(rng.uniform(self.low, self.high))
 
-    def vary(self, value: Any, rng: random.Random) -> Any:
+    def perturb(self, value: Any, rng: random.Random) -> Any:
         """0.8 or 1.2 of it, within the range and never itself; at least one step away where there are steps."""
         factors = [0.8, 1.2] if rng.random() < 0.5 else [1.2, 0.8]
         step = 1 if self.whole else self.step or (0.1 * (self.high - self.low) if value == 0 else 0)
@@ -186,7 +186,7 @@ class Range(Domain):
         digits = DIGITS + max(_magnitude(value) - _magnitude(self.high - self.low), 0)  # a narrow range takes more
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether it lies inside."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and self.low <= value <= self.high
@@ -209,7 +209,7 @@ class Range(Domain):
 
     def parameter(self, value: Any) -> Any | None:
         """Itself; between the steps, where a config's own value may lie, Optuna knows none."""
-        if not self.holds(value):
+        if not self.contains(value):
             return None
         if not self.whole and not self.step:
             return value
@@ -224,7 +224,7 @@ class Range(Domain):
             return [self._at(place) for place in range(self._last + 1)]
         return None
 
-    def probes(self) -> list[Any]:
+    def examples(self) -> list[Any]:
         """Both ends."""
         return [self._tidy(self.low), self._tidy(self.high)]
 

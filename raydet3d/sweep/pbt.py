@@ -37,9 +37,9 @@ def exploit(program: Program, trial_id: str, donor_id: str, pointer: dict[str, A
         return {"task": program.task_of(trial).to_dict()}
     rng = random.Random(f"{program.sweep.search.seed}/{trial_id}/{generation}")
     own = {key: value for key, value in program.filled(donor.setting).items() if key in scheduler.mutate}
-    setting = space.vary({**own, **donor.setting}, scheduler.mutate, rng, resample=scheduler.options["resample"])
+    setting = space.perturb({**own, **donor.setting}, scheduler.mutate, rng, resample=scheduler.options["resample"])
     try:
-        program.settler.settle(setting)
+        program.builder.build(setting)
     except InputError:
         setting = dict(donor.setting)
     at = (pointer or {}).get("at", donor.at)

@@ -78,7 +78,7 @@ class Random(Settings):
             point = self._points[(number + shift) % len(self._points)]
             for attempt in range(TRIES):
                 rng = random.Random(f"{self.seed}/{number}/{attempt}" + (f"/{shift}" if shift else ""))
-                setting = self.space.draw(rng, fixed=point)
+                setting = self.space.sample(rng, fixed=point)
                 if self._is_new(setting):
                     return setting
         return None

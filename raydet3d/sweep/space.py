@@ -67,10 +67,10 @@ class Space:
                 setting[key] = choose(key, domain)
         return setting
 
-    def draw(self, rng: random.Random, *, fixed: Mapping[str, Any] | None = None) -> Setting:
+    def sample(self, rng: random.Random, *, fixed: Mapping[str, Any] | None = None) -> Setting:
         """A setting at random, with some keys given."""
         given = fixed or {}
-        return self.compose(lambda key, domain: given[key] if key in given else domain.draw(rng))
+        return self.compose(lambda key, domain: given[key] if key in given else domain.sample(rng))
 
     def grid(self, *, only_marked: bool = False) -> list[Setting]:
         """All settings of the enumerable keys (or of those marked ``grid``), each once.
@@ -112,7 +112,7 @@ class Space:
             size *= len(domain.values() or ())
         return len(self.grid()) if size <= 10_000 else size
 
-    def vary(
+    def perturb(
         self, setting: Mapping[str, Any], keys: Mapping[str, Domain], rng: random.Random, *, resample: float
     ) -> Setting:
         """A setting near to another: some keys moved a little, or drawn anew.
@@ -128,9 +128,9 @@ class Space:
             if key in self.domains and not self.is_active(key, out):
                 continue
             if key not in out or rng.random() < resample:
-                out[key] = domain.draw(rng)
+                out[key] = domain.sample(rng)
             else:
-                out[key] = domain.vary(out[key], rng)
+                out[key] = domain.perturb(out[key], rng)
         return out
 
     def overrides(self, setting: Mapping[str, Any], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Space:
             if key not in self.domains:
                 raise InputError(f"{where}: {key!r} is not in the space{nearest(key, self.domains)}")
             domain = self.domains[key]
-            if isinstance(domain, Alternatives) and not domain.holds(value):
+            if isinstance(domain, Alternatives) and not domain.contains(value):
                 raise InputError(f"{where}: {key} has no alternative {value!r}; it has {', '.join(domain.options)}")
 
 
@@ -172,7 +172,7 @@ def _check_when(file: str, key: str, domain: Domain, domains: Mapping[str, Domai
         if other not in domains:
             raise InputError(f"{file}: space.{key}.when: {other!r} is not in the space{nearest(other, domains)}")
         for value in wanted:
-            if not domains[other].holds(value):
+            if not domains[other].contains(value):
                 known = domains[other].values()
                 hint = f"; it may be {', '.join(map(str, known))}" if known else ""
                 raise InputError(f"{file}: space.{key}.when: {other} is never {value!r}{hint}")

@@ -17,7 +17,7 @@ from raydet3d.log import get_logger
 from raydet3d.sweep.domains import Range
 from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.sweep.spec import Sweep, read_sweep
-from raydet3d.sweep.trial_config import Settler, digest, run_length
+from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 from raydet3d.sweep.trial_store import FAILED, OPEN, Ledger, Trial, read_json, write_json
 from raydet3d.sweep.trial_table import View
 from raydet3d.sweep.validation import (
@@ -59,8 +59,8 @@ def sweep(
     """
     spec = read_sweep(source, smoke=smoke)
     path = find_config(config)
-    settler = Settler(config=path, sweep=spec, options={**spec.cfg_options, **(cfg_options or {})})
-    configs = check_configs(settler)
+    builder = TrialConfigBuilder(config=path, sweep=spec, options={**spec.cfg_options, **(cfg_options or {})})
+    configs = check_configs(builder)
     counter = check_lengths(spec, configs)
     if (machine := _machine(spec)) is not None:
         check_resources(spec, machine, where="this machine")
@@ -81,20 +81,20 @@ def sweep(
     busy = f"{folder}: this sweep is being run by another process"
     with locked(folder / ".lock", timeout_s=1, busy=busy):
         longest = max(run_length(cfg)[1] for cfg in configs)
-        interrupted = _run(settler, folder, name=name, metric=metric, counter=counter, own=configs[0], longest=longest)
+        interrupted = _run(builder, folder, name=name, metric=metric, counter=counter, own=configs[0], longest=longest)
         results = report(folder)
     if interrupted:
         raise KeyboardInterrupt
     return results
 
 
-def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float) -> bool:
+def _run(builder: TrialConfigBuilder, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float) -> bool:
     """Run what is left of a sweep; returns whether it was interrupted."""
     from raydet3d.sweep.search import make_settings
     from raydet3d.sweep.trial_queue import Program
     from raydet3d.sweep.tune_driver import NEEDS_POINTERS, Driver, cluster
 
-    spec, ledger = settler.sweep, Ledger(folder)
+    spec, ledger = builder.sweep, Ledger(folder)
     trials, wrong = ledger.load()
     for sentence in wrong:
         get_logger().warning("%s", sentence)
@@ -103,7 +103,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
             "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
         )
     program = Program(
-        settler=settler,
+        builder=builder,
         settings=make_settings(spec.space, spec.search, spec.mode),
         ledger=ledger,
         trials=trials,
@@ -113,7 +113,7 @@ def _run(settler: Settler, folder: Path, *, name: str, metric: str, counter: str
         longest=longest,
     )
     write_json(
-        folder / "sweep.json", _about(spec, program, settler, name=name, metric=metric, counter=counter, own=own)
+        folder / "sweep.json", _about(spec, program, builder, name=name, metric=metric, counter=counter, own=own)
     )
     view = View(metric=metric, mode=spec.mode, counter=counter)
     _announce(view, spec, program, folder, trials)
@@ -157,7 +157,7 @@ def _announce(view: View, spec: Sweep, program: Any, folder: Path, trials: list[
 
 
 def _about(
-    spec: Sweep, program: Any, settler: Settler, *, name: str, metric: str, counter: str, own: Config
+    spec: Sweep, program: Any, builder: TrialConfigBuilder, *, name: str, metric: str, counter: str, own: Config
 ) -> dict[str, Any]:
     """What stands in ``sweep.json``."""
     kinds = {
@@ -166,8 +166,8 @@ def _about(
     }
     return {
         "name": name,
-        "config": str(settler.config.absolute()),
-        "options": settler.options,
+        "config": str(builder.config.absolute()),
+        "options": builder.options,
         "spec": spec.raw,
         "metric": metric,
         "mode": spec.mode,
@@ -236,8 +236,8 @@ def _config_of(results: Results, trial: Trial) -> Config | None:
     about = read_json(results.folder / "sweep.json")
     try:
         spec = read_sweep({**about["spec"]})
-        settler = Settler(config=Path(about["config"]), sweep=spec, options=about["options"])
-        cfg = settler.settle(trial.setting)
+        builder = TrialConfigBuilder(config=Path(about["config"]), sweep=spec, options=about["options"])
+        cfg = builder.build(trial.setting)
     except InputError as error:
         get_logger().warning("best_config.py cannot be written: %s", error)
         return None

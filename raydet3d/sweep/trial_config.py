@@ -22,7 +22,7 @@ _PLACES = ("work_dir", "experiment_name", "ray", "launcher")  # where and how a 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settler:
+class TrialConfigBuilder:
     """Makes the resolved config of each setting.
 
     Args:
@@ -35,7 +35,7 @@ class Settler:
     sweep: Sweep
     options: Mapping[str, Any]
 
-    def settle(self, setting: Mapping[str, Any]) -> Config:
+    def build(self, setting: Mapping[str, Any]) -> Config:
         """The config of a setting.
 
         Raises:

@@ -12,7 +12,7 @@ from raydet3d.config import Config
 from raydet3d.launch.worker import Plan
 from raydet3d.sweep.search import Settings
 from raydet3d.sweep.space import Setting
-from raydet3d.sweep.trial_config import Settler, digest, run_length, value_at
+from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
 from raydet3d.sweep.trial_retention import Keeper
 from raydet3d.sweep.trial_spec import Task
 from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Ledger, Trial
@@ -22,7 +22,7 @@ class Program:
     """Makes trials, and the tasks that processes get.
 
     Args:
-        settler: Makes configs.
+        builder: Makes configs.
         settings: Proposes settings.
         ledger: The sweep's folder.
         trials: Those that are there already.
@@ -35,7 +35,7 @@ class Program:
     def __init__(
         self,
         *,
-        settler: Settler,
+        builder: TrialConfigBuilder,
         settings: Settings,
         ledger: Ledger,
         trials: list[Trial],
@@ -44,15 +44,15 @@ class Program:
         cwd: Path,
         longest: float = 0.0,
     ) -> None:
-        self.settler = settler
-        self.sweep = settler.sweep
+        self.builder = builder
+        self.sweep = builder.sweep
         self.settings = settings
         self.ledger = ledger
         self.trials = {trial.id: trial for trial in trials}
         self.metric = metric
         self.pointers = pointers
         self.cwd = cwd
-        self.base = settler.settle({})
+        self.base = builder.build({})
         self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
         self._queue = deque(trial for trial in trials if trial.state in OPEN)
         for trial in self._queue:
@@ -109,7 +109,7 @@ class Program:
             if setting is None:
                 self._exhausted = True
                 return False
-            cfg = self.settler.settle(setting)
+            cfg = self.builder.build(setting)
             self.settings.note(self.filled(setting))
             made = [self._make_trial(number, setting, cfg, place) for place in range(sweep.num_seeds)]
             if is_baseline or all(trial.digest not in self._seen for trial in made):
@@ -162,7 +162,7 @@ class Program:
             self.settings.note(self.filled(setting))
             spent = self.sweep.budget.trials
             if len(some) < self.sweep.num_seeds and (spent is None or len(trials) < spent):
-                cfg = self.settler.settle(setting)
+                cfg = self.builder.build(setting)
                 for place in range(self.sweep.num_seeds):
                     trial = self._make_trial(number, setting, cfg.copy(), place)
                     if trial.id not in self.trials:
@@ -188,7 +188,7 @@ class Program:
                 out[key] = setting[key]
             elif not domain.when:
                 own = value_at(self.base, key)
-                if own is not None and domain.holds(own):
+                if own is not None and domain.contains(own):
                     out[key] = own
         return out
 
@@ -196,7 +196,7 @@ class Program:
 
     def config_of(self, trial: Trial) -> Config:
         """The config of a trial as it would train outside of the sweep, but for its work dir."""
-        return self._seeded(self.settler.settle(trial.setting), trial.seed or 0)
+        return self._seeded(self.builder.build(trial.setting), trial.seed or 0)
 
     def task_of(self, trial: Trial) -> Task:
         """What the process that runs a trial is told."""

@@ -15,12 +15,12 @@ from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
-from raydet3d.sweep.trial_config import Settler, digest, run_length
+from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 
 DRAWS = 12
 
 
-def check_configs(settler: Settler) -> list[Config]:
+def check_configs(builder: TrialConfigBuilder) -> list[Config]:
     """Resolve settings that between them set every key and every alternative.
 
     Returns:
@@ -29,27 +29,27 @@ def check_configs(settler: Settler) -> list[Config]:
     Raises:
         InputError: A key is not in the config, changes nothing, or makes a config that cannot be.
     """
-    sweep = settler.sweep
-    configs = [settler.settle({})]
+    sweep = builder.sweep
+    configs = [builder.build({})]
     for setting in sweep.baseline:
-        configs.append(settler.settle(setting))
+        configs.append(builder.build(setting))
     rng = random.Random(0)
     for key, domain in sweep.space.domains.items():
-        settings = [_with(sweep, key, value) for value in domain.probes()]
+        settings = [_with(sweep, key, value) for value in domain.examples()]
         digests = []
         for probe in settings:
             if probe is not None:
-                configs.append(settler.settle(probe))
+                configs.append(builder.build(probe))
                 digests.append(digest(configs[-1]))
         if len(digests) == 2 and digests[0] == digests[1]:
             raise InputError(
                 f"{sweep.file}: space.{key}: its values change nothing that the run reads "
-                f"({', '.join(map(repr, domain.probes()))} give the same config)"
+                f"({', '.join(map(repr, domain.examples()))} give the same config)"
             )
         for value in (domain.values() or [])[2:20]:
             if (other := _with(sweep, key, value)) is not None:
-                configs.append(settler.settle(other))
-    configs += [settler.settle(sweep.space.draw(rng)) for _ in range(DRAWS)]
+                configs.append(builder.build(other))
+    configs += [builder.build(sweep.space.sample(rng)) for _ in range(DRAWS)]
     return configs
 
 
@@ -67,7 +67,7 @@ def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
 
     want(key)
     wanted[key] = value
-    setting = sweep.space.draw(random.Random(1), fixed=wanted)
+    setting = sweep.space.sample(random.Random(1), fixed=wanted)
     return setting if key in setting else None
 
 

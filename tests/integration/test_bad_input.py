@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from raydet3d.cli import run_door
+from raydet3d.cli import run_command
 from raydet3d.runtime import assemble
 from raydet3d.train import main
 from tests.kit.toy import ToyModel, toy_cfg
@@ -40,7 +40,7 @@ def door(
     argv = ["train", str(config), "--workers", "0", "--work-dir", str(folder / "run"), *map(str, flags)]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ended:
-        run_door(main)
+        run_command(main)
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1, said
     return int(ended.value.code or 0), said[0]

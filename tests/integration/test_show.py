@@ -238,13 +238,13 @@ def test_bad_input_is_one_line_and_exit_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from raydet3d.cli import run_door
+    from raydet3d.cli import run_command
 
     config(tmp_path, "x = 1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["show", *args])
     with pytest.raises(SystemExit) as ended:
-        run_door(show.main)
+        run_command(show.main)
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -275,7 +275,7 @@ class TestDoor:
         ("error", "code"), [("KeyboardInterrupt()", 130), ("ValueError('x')", 1), ("SystemExit(75)", 75)]
     )
     def test_other_ends(self, error: str, code: int) -> None:
-        script = f"from raydet3d.cli import run_door\ndef main():\n    raise {error}\nrun_door(main)"
+        script = f"from raydet3d.cli import run_command\ndef main():\n    raise {error}\nrun_door(main)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == code
         assert ("Traceback" in done.stderr) == (code == 1)

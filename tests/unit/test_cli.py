@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydet3d import dist
-from raydet3d.cli import run_door
+from raydet3d.cli import run_command
 from raydet3d.errors import InputError
 from tests.kit.spawn import run_ranks
 
@@ -20,7 +20,7 @@ def end(monkeypatch: pytest.MonkeyPatch, rank: str, local_rank: str, *, told: bo
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     with pytest.raises(SystemExit) as ended:
-        run_door(main)
+        run_command(main)
     assert ended.value.code == 2
 
 
@@ -60,7 +60,7 @@ def ends_of_a_process(everywhere: bool) -> tuple[object, str]:
 
     with contextlib.redirect_stderr(io.StringIO()) as words:
         try:
-            run_door(main)
+            run_command(main)
         except SystemExit as ended:
             code = ended.code
     dist.barrier()

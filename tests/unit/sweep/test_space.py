@@ -23,19 +23,19 @@ def test_draws_are_inside_and_even_in_their_measure() -> None:
     rng = random.Random(0)
     for kind, low, high in (("uniform", 2, 6), ("loguniform", 1e-4, 1e-1), ("int", 1, 8)):
         domain = read_domain("x", {kind: [low, high]})
-        values = [domain.draw(rng) for _ in range(4000)]
+        values = [domain.sample(rng) for _ in range(4000)]
         assert min(values) >= low
         assert max(values) <= high
         middle = math.sqrt(low * high) if kind == "loguniform" else (low + high) / 2
         assert abs(sum(value < middle for value in values) / 4000 - 0.5) < 0.03
-    steps = {read_domain("x", {"quniform": [0.0, 1.0, 0.25]}).draw(rng) for _ in range(100)}
+    steps = {read_domain("x", {"quniform": [0.0, 1.0, 0.25]}).sample(rng) for _ in range(100)}
     assert steps == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
 def test_a_condition_decides_whether_a_key_is_set() -> None:
     seen = set()
     for seed in range(60):
-        setting = SPACE.draw(random.Random(seed))
+        setting = SPACE.sample(random.Random(seed))
         assert ("momentum" in setting) == (setting["optimizer"] in ("sgd", "muon"))
         seen.add(setting["optimizer"])
     assert seen == {"sgd", "adam", "muon"}
@@ -62,7 +62,7 @@ def test_varying_moves_and_stays_inside(kind: str) -> None:
     rng = random.Random(1)
     for value in (1, 3, 10):
         for _ in range(20):
-            moved = domain.vary(value, rng)
+            moved = domain.perturb(value, rng)
             assert 1 <= moved <= 10
             assert moved != value
 
@@ -70,15 +70,15 @@ def test_varying_moves_and_stays_inside(kind: str) -> None:
 def test_varying_a_choice_goes_to_a_neighbour() -> None:
     domain = read_domain("x", [1, 10, 100])
     rng = random.Random(1)
-    assert {domain.vary(10, rng) for _ in range(20)} == {1, 100}
-    assert {domain.vary(1, rng) for _ in range(20)} == {10}
-    assert {domain.vary(100, rng) for _ in range(20)} == {10}
+    assert {domain.perturb(10, rng) for _ in range(20)} == {1, 100}
+    assert {domain.perturb(1, rng) for _ in range(20)} == {10}
+    assert {domain.perturb(100, rng) for _ in range(20)} == {10}
 
 
 def test_numbers_are_short() -> None:
     domain = read_domain("x", {"loguniform": [1e-5, 1e-1]})
     assert isinstance(domain, Range)
-    assert all(len(f"{domain.draw(random.Random(i)):.10g}".replace(".", "").lstrip("0")) <= 9 for i in range(50))
+    assert all(len(f"{domain.sample(random.Random(i)):.10g}".replace(".", "").lstrip("0")) <= 9 for i in range(50))
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_steps_reach_the_end_and_nothing_leaves_them(given: list[float], count: 
     assert (len(values), values[-1]) == (count, last)
     assert all(value == float(f"{given[0] + i * given[2]:.10f}") for i, value in enumerate(values))
     assert "-0.0" not in map(str, values)
-    assert domain.probes() == [values[0], values[-1]]
+    assert domain.examples() == [values[0], values[-1]]
     rng = random.Random(0)
     for _ in range(300):
-        drawn = domain.draw(rng)
+        drawn = domain.sample(rng)
         assert drawn in values
-        assert domain.vary(drawn, rng) in values
+        assert domain.perturb(drawn, rng) in values
 
 
 def test_a_narrow_range_stays_fine() -> None:
     rng = random.Random(0)
     for kind in ("uniform", "loguniform"):
         domain = read_domain("x", {kind: [0.999, 0.99999]})
-        assert len({domain.draw(rng) for _ in range(1000)}) > 900
-        assert domain.probes() == [0.999, 0.99999]
-    assert read_domain("x", {"uniform": [0.85, 0.95]}).draw(random.Random(0)) == 0.9344  # as before
+        assert len({domain.sample(rng) for _ in range(1000)}) > 900
+        assert domain.examples() == [0.999, 0.99999]
+    assert read_domain("x", {"uniform": [0.85, 0.95]}).sample(random.Random(0)) == 0.9344  # as before

@@ -9,7 +9,7 @@ import pytest
 from raydet3d.config import Config, Origin, find_config
 from raydet3d.errors import InputError
 from raydet3d.sweep.spec import read_sweep
-from raydet3d.sweep.trial_config import Settler, digest, run_length
+from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 from raydet3d.sweep.validation import (
     check_configs,
     check_folder,
@@ -25,13 +25,13 @@ ONE_CYCLE = [{"type": "OneCycleLR", "eta_max": "${lr * 10}", "total_steps": "${e
 FLAT = [{"type": "ConstantLR", "factor": 0.5}]
 
 
-def settler(space: dict[str, Any], config: str | Path = DEMO, **changes: Any) -> Settler:
+def builder(space: dict[str, Any], config: str | Path = DEMO, **changes: Any) -> TrialConfigBuilder:
     sweep = read_sweep({"metric": "AP", "mode": "max", "trials": 2, "space": space, **changes})
-    return Settler(config=find_config(config), sweep=sweep, options=sweep.cfg_options)
+    return TrialConfigBuilder(config=find_config(config), sweep=sweep, options=sweep.cfg_options)
 
 
 def test_all_that_is_computed_from_a_variable_follows_it() -> None:
-    cfg = settler({"lr": [0.1, 0.004]}).settle({"lr": 0.004})
+    cfg = builder({"lr": [0.1, 0.004]}).build({"lr": 0.004})
     assert cfg.optim_wrapper.optimizer.lr == 0.004
     assert cfg.param_scheduler[0].eta_min == pytest.approx(0.04)
     assert cfg.param_scheduler[1].eta_min == pytest.approx(0.004 * 1e-4)
@@ -47,8 +47,8 @@ def test_alternatives_replace_as_a_whole_and_see_the_variables() -> None:
         },
         "optim_wrapper.optimizer.lr": {"uniform": [0.1, 1.0]},
     }
-    made = settler(space, cfg_options={"epoch_num": 7})
-    cfg = made.settle({"lr": 0.002, "param_scheduler": "cycle", "optim_wrapper": "sgd"})
+    made = builder(space, cfg_options={"epoch_num": 7})
+    cfg = made.build({"lr": 0.002, "param_scheduler": "cycle", "optim_wrapper": "sgd"})
     assert cfg.to_dict()["param_scheduler"] == [{"type": "OneCycleLR", "eta_max": 0.02, "total_steps": 7}]
     assert cfg.to_dict()["optim_wrapper"] == {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.002}}
     setting = {
@@ -57,7 +57,7 @@ def test_alternatives_replace_as_a_whole_and_see_the_variables() -> None:
         "param_scheduler.0.factor": 0.2,
         "optim_wrapper": "sgd",
     }
-    other = made.settle(setting)
+    other = made.build(setting)
     assert (other.optim_wrapper.optimizer.lr, other.param_scheduler[0].factor) == (0.5, 0.2)
     assert len(check_configs(made)) > 5
 
@@ -65,18 +65,18 @@ def test_alternatives_replace_as_a_whole_and_see_the_variables() -> None:
 def test_a_key_with_dots_in_it(tmp_path: Path) -> None:
     path = write_config(tmp_path, optim_wrapper__paramwise_cfg={"custom_keys": {"first.weight": {"lr_mult": 1.0}}})
     key = 'optim_wrapper.paramwise_cfg.custom_keys["first.weight"].lr_mult'
-    cfg = settler({key: [0.1, 0.5]}, path).settle({key: 0.5})
+    cfg = builder({key: [0.1, 0.5]}, path).build({key: 0.5})
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys["first.weight"].lr_mult == 0.5
 
 
 def test_a_digest_sees_what_runs_differ_in_and_nothing_else() -> None:
-    made = settler({"lr": [0.1, 0.2], "optim_wrapper.clip_grad.max_norm": [1, 2]})
-    base = digest(made.settle({}))
-    assert digest(made.settle({"lr": 0.001})) == base  # the config's own value
+    made = builder({"lr": [0.1, 0.2], "optim_wrapper.clip_grad.max_norm": [1, 2]})
+    base = digest(made.build({}))
+    assert digest(made.build({"lr": 0.001})) == base  # the config's own value
     assert (
-        len({base, digest(made.settle({"lr": 0.1})), digest(made.settle({"optim_wrapper.clip_grad.max_norm": 1}))}) == 3
+        len({base, digest(made.build({"lr": 0.1})), digest(made.build({"optim_wrapper.clip_grad.max_norm": 1}))}) == 3
     )
-    moved = made.settle({})
+    moved = made.build({})
     moved["work_dir"] = "elsewhere"
     assert digest(moved) == base
 
@@ -93,14 +93,14 @@ def test_a_digest_sees_what_runs_differ_in_and_nothing_else() -> None:
 )
 def test_a_key_that_the_config_does_not_have(space: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_configs(settler(space))
+        check_configs(builder(space))
 
 
 def test_a_key_whose_values_change_nothing_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "idle.py"
     path.write_text(write_config(tmp_path).read_text() + "unused = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"space.unused: its values change nothing that the run reads \(5, 6 give"):
-        check_configs(settler({"unused": [5, 6]}, path))
+        check_configs(builder({"unused": [5, 6]}, path))
 
 
 def test_how_long_a_run_is() -> None:
@@ -133,7 +133,7 @@ def test_how_long_a_run_is() -> None:
     ],
 )
 def test_times_of_a_scheduler_must_fit_the_run(scheduler: Any, options: Any, message: str) -> None:
-    made = settler({"lr": [0.1, 0.2]}, scheduler=scheduler, cfg_options=options)
+    made = builder({"lr": [0.1, 0.2]}, scheduler=scheduler, cfg_options=options)
     with pytest.raises(InputError, match=message):
         check_lengths(made.sweep, check_configs(made))
 
@@ -147,18 +147,18 @@ def test_times_of_a_scheduler_must_fit_the_run(scheduler: Any, options: Any, mes
     ],
 )
 def test_resources_must_be_there(resources: Any, concurrency: Any, message: str) -> None:
-    sweep = settler({"lr": [0.1, 0.2]}, resources=resources, concurrency=concurrency).sweep
+    sweep = builder({"lr": [0.1, 0.2]}, resources=resources, concurrency=concurrency).sweep
     with pytest.raises(InputError, match=message):
         check_resources(sweep, {"CPU": 4.0}, where="this machine")
 
 
 def test_as_many_trials_as_fit() -> None:
-    sweep = settler({"lr": [0.1, 0.2]}, resources={"cpus": 1.5}).sweep
+    sweep = builder({"lr": [0.1, 0.2]}, resources={"cpus": 1.5}).sweep
     assert check_resources(sweep, {"CPU": 4.0, "GPU": 0.0}, where="x") == 2
 
 
 def test_a_metric_by_its_last_part() -> None:
-    sweep = settler({"lr": [0.1, 0.2]}).sweep
+    sweep = builder({"lr": [0.1, 0.2]}).sweep
     assert match_metric(sweep, ["toy/AP", "toy/loss"]) == "toy/AP"
     with pytest.raises(InputError, match="could be a/AP or b/AP"):
         match_metric(sweep, ["a/AP", "b/AP"])
@@ -181,7 +181,7 @@ def test_a_trials_config_is_written_with_its_blanks(tmp_path: Path, monkeypatch:
     write_config(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text("_base_ = 'toy.py'\nsite = dict(header='Bearer {{$RD_TOKEN:}}')\n")
-    cfg = settler({"lr": [0.1, 0.5]}, path).settle({"lr": 0.5})
+    cfg = builder({"lr": [0.1, 0.5]}, path).build({"lr": 0.5})
     assert cfg.site.header == "Bearer 9f8e7d6c5b4a"
     sent = json.loads(json.dumps({"cfg": cfg.to_dict(), "origin": cfg.origin.to_dict()}, default=str))
     there = Config(sent["cfg"], origin=Origin.from_dict(sent["origin"]))

@@ -8,7 +8,7 @@ from typing import Any
 from raydet3d.config import find_config
 from raydet3d.sweep.search import make_settings
 from raydet3d.sweep.spec import read_sweep
-from raydet3d.sweep.trial_config import Settler
+from raydet3d.sweep.trial_config import TrialConfigBuilder
 from raydet3d.sweep.trial_queue import Program
 from raydet3d.sweep.trial_store import Ledger
 from tests.kit.sweeps import write_config
@@ -17,11 +17,11 @@ from tests.kit.sweeps import write_config
 def program(folder: Path, **more: Any) -> Program:
     path = write_config(folder)
     spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
-    settler = Settler(config=find_config(path), sweep=spec, options={})
+    builder = TrialConfigBuilder(config=find_config(path), sweep=spec, options={})
     settings = make_settings(spec.space, spec.search, spec.mode)
     ledger = Ledger(folder / "out")
     return Program(
-        settler=settler,
+        builder=builder,
         settings=settings,
         ledger=ledger,
         trials=ledger.load()[0],

@@ -17,7 +17,7 @@ GOOD: dict[str, Any] = {"metric": "AP", "mode": "max", "trials": 3, "space": {"l
 NO_RAY = "import sys; sys.modules['ray'] = None; "  # importing it would fail
 
 
-def door(folder: Path, source: dict[str, Any] | str, *flags: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, source: dict[str, Any] | str, *flags: str) -> subprocess.CompletedProcess[str]:
     write_config(folder)
     text = source if isinstance(source, str) else yaml.safe_dump(source)
     (folder / "s.yaml").write_text(text, encoding="utf-8")
@@ -49,7 +49,7 @@ def door(folder: Path, source: dict[str, Any] | str, *flags: str) -> subprocess.
     ids=["key", "range", "metric", "grace", "searcher", "resources", "yaml", "config"],
 )
 def test_bad_input_costs_one_line(tmp_path: Path, source: Any, message: str) -> None:
-    run = door(tmp_path, source)
+    run = command(tmp_path, source)
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1

@@ -17,7 +17,7 @@ KITTI = ROOT / "configs" / "pointpillars" / "pointpillars_hv_secfpn_8xb6-160e_ki
 SMALL = ("town_seed=3", "num_train=12", "num_val=2")
 
 
-def door(name: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(name: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"raydet3d.{name}", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -43,7 +43,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(cwd: Path, *options: str, flags: Sequence[str] = ("--workers", "0")) -> subprocess.CompletedProcess[str]:
-    return door("train", DEMO, *flags, "--cfg-options", *SMALL, *options, cwd=cwd)
+    return command("train", DEMO, *flags, "--cfg-options", *SMALL, *options, cwd=cwd)
 
 
 def test_a_run_ends_with_its_score_and_evaluate_gives_the_same(town: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_run_ends_with_its_score_and_evaluate_gives_the_same(town: Path) -> No
     assert again.returncode == 0, again.stderr
     last = again.stdout.splitlines()[-1]
     assert re.fullmatch(r"Car_3D_AP40_moderate_strict: \d+\.\d\d", last)
-    scored = door(
+    scored = command(
         "evaluate", DEMO, town / "work_dirs/pointpillars_town/epoch_1.pth", "--out", "results",
         "--cfg-options", *SMALL, cwd=town,
     )  # fmt: skip
@@ -93,11 +93,11 @@ def test_torchrun_trains_on_its_ranks_without_ray(town: Path) -> None:
 
 
 def test_a_config_that_does_not_exist(tmp_path: Path) -> None:
-    refused(door("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town")
+    refused(command("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town")
 
 
 def test_a_missing_data_root_says_how_to_prepare_it(tmp_path: Path) -> None:
-    refused(door("train", KITTI, "--workers", 0, cwd=tmp_path), "data/kitti", "python -m raydet3d.data.prepare kitti")
+    refused(command("train", KITTI, "--workers", 0, cwd=tmp_path), "data/kitti", "python -m raydet3d.data.prepare kitti")
 
 
 def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) ->
 
 def test_a_misspelt_key_is_named_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"_base_ = [{str(DEMO)!r}]\noptim_warpper = dict(clip_grad=None)\n")
-    refused(door("train", "mine.py", cwd=tmp_path), "mine.py", "optim_warpper", "optim_wrapper")
+    refused(command("train", "mine.py", cwd=tmp_path), "mine.py", "optim_warpper", "optim_wrapper")
 
 
 def test_a_misspelt_key_inside_is_named_with_its_path(town: Path) -> None:
@@ -139,13 +139,13 @@ def test_a_truncated_cloud_is_named_with_both_sizes(town: Path) -> None:
 
 
 def test_a_checkpoint_that_is_not_there(town: Path) -> None:
-    refused(door("evaluate", DEMO, "none.pth", cwd=town), "checkpoint none.pth does not exist")
+    refused(command("evaluate", DEMO, "none.pth", cwd=town), "checkpoint none.pth does not exist")
     refused(train(town, flags=("--workers", "0", "--resume", "none.pth")), "none.pth")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "show", "data.prepare"])
 def test_every_door_explains_itself(name: str, tmp_path: Path) -> None:
-    result = door(name, "--help", cwd=tmp_path)
+    result = command(name, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "usage:" in result.stdout
     assert "example" in result.stdout.lower()
