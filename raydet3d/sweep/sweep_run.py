@@ -88,7 +88,9 @@ def sweep(
     return results
 
 
-def _run(builder: TrialConfigBuilder, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float) -> bool:
+def _run(
+    builder: TrialConfigBuilder, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float
+) -> bool:
     """Run what is left of a sweep; returns whether it was interrupted."""
     from raydet3d.sweep.search import make_settings
     from raydet3d.sweep.trial_queue import Program

@@ -93,11 +93,15 @@ def test_torchrun_trains_on_its_ranks_without_ray(town: Path) -> None:
 
 
 def test_a_config_that_does_not_exist(tmp_path: Path) -> None:
-    refused(command("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town")
+    refused(
+        command("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town"
+    )
 
 
 def test_a_missing_data_root_says_how_to_prepare_it(tmp_path: Path) -> None:
-    refused(command("train", KITTI, "--workers", 0, cwd=tmp_path), "data/kitti", "python -m raydet3d.data.prepare kitti")
+    refused(
+        command("train", KITTI, "--workers", 0, cwd=tmp_path), "data/kitti", "python -m raydet3d.data.prepare kitti"
+    )
 
 
 def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) -> None:
