@@ -1,4 +1,4 @@
-"""Tables from names to classes: how ``type='...'`` in a config becomes an object."""
+"""Tables from names to classes: how `type='...'` in a config becomes an object."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class BadArgument(InputError, TypeError):
 class Registry:
     """A table of buildable things (classes or functions) under their names.
 
-    A scope prefix (``mmdet3d.VoxelNet``, ``mmengine.CheckpointHook``) is dropped: there is one table of each kind.
+    A scope prefix (`mmdet3d.VoxelNet`, `mmengine.CheckpointHook`) is dropped: there is one table of each kind.
     Another name with dots is an import path first, then the entry of its last part.
 
-    A project may have tables of its own below these (``parent=MODELS, scope="mine"``): what the one does not know, the
-    other is asked for, in both directions; ``mine.Head`` asks the project's first.
+    A project may have tables of its own below these (`parent=MODELS, scope="mine"`): what the one does not know, the
+    other is asked for, in both directions; `mine.Head` asks the project's first.
 
     Args:
         name: What the table holds, for messages ("hook", "dataset", ...).
-        build_func: Builds in place of ``build``: called with the config, ``registry=`` and what ``build`` was given.
+        build_func: Builds in place of `build`: called with the config, `registry=` and what `build` was given.
         parent: The table that this one is below of.
         scope: The project's name; that of the calling package, by default.
         locations: Modules whose import fills the table; imported on the first miss.
@@ -110,17 +110,17 @@ class Registry:
     @overload
     def register_module(self, name: str | list[str] | None = None, force: bool = False, *, module: T) -> T: ...
     def register_module(self, name: str | list[str] | None = None, force: bool = False, module: Any = None) -> Any:
-        """Enter a class or function, as a decorator (``@HOOKS.register_module()``) or by ``module=``.
+        """Enter a class or function, as a decorator (`@HOOKS.register_module()`) or by `module=`.
 
         Args:
-            name: Name or names to enter it under; its own ``__name__`` by default.
+            name: Name or names to enter it under; its own `__name__` by default.
             force: Replace an entry that exists.
             module: The thing to enter, when not used as a decorator.
 
         Raises:
-            TypeError: ``force`` is not a bool, ``name`` no text (the parentheses are missing), or the thing is not
+            TypeError: `force` is not a bool, `name` no text (the parentheses are missing), or the thing is not
                 callable.
-            KeyError: The name is taken by something else and ``force`` is false.
+            KeyError: The name is taken by something else and `force` is false.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be a bool, got {type(force).__name__}")
@@ -164,15 +164,15 @@ class Registry:
         return f"known: {', '.join(sorted(known))}" if known else "the table is empty"
 
     def build(self, cfg: Any, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-        """Make an object from ``dict(type=..., **arguments)``: by ``build_from_cfg``, or by the table's ``build_func``.
+        """Make an object from `dict(type=..., **arguments)`: by `build_from_cfg`, or by the table's `build_func`.
 
         Args:
-            cfg: ``type`` is a name, an import path, a class or a function; the rest are its arguments.
-            default_args: Arguments to use where ``cfg`` gives none.
-            kwargs: For the table's ``build_func``.
+            cfg: `type` is a name, an import path, a class or a function; the rest are its arguments.
+            default_args: Arguments to use where `cfg` gives none.
+            kwargs: For the table's `build_func`.
 
         Raises:
-            BadArgument: ``cfg`` is no mapping, has no ``type``, lacks an argument, or has one that is unknown (the
+            BadArgument: `cfg` is no mapping, has no `type`, lacks an argument, or has one that is unknown (the
                 message names the nearest).
             UnknownName: No such entry.
         """
@@ -190,7 +190,7 @@ class Registry:
 
     @contextmanager
     def temporary(self, **entries: Buildable) -> Iterator[Registry]:
-        """Entries that last as long as the ``with`` block; for tests."""
+        """Entries that last as long as the `with` block; for tests."""
         self._wake()
         before = dict(self._table)
         self._table.update(entries)
@@ -229,11 +229,11 @@ class Registry:
         if whose:  # the project's own table first
             family.sort(key=lambda table: table.scope != whose or whose in SCOPES)
         known = next((found for table in family if (found := table._known(short)) is not None), None)
-        if known is None and compat.wake(table.name for table in family):
+        if known is None and compat.import_user_packages(table.name for table in family):
             known = next((found for table in family if (found := table._known(short)) is not None), None)
         if not scope or (known is not None and (whose in SCOPES or whose in self.children)):
             return known
-        found = compat.load(key)
+        found = compat.find_object(key)
         return found if callable(found) else known
 
     def _known(self, name: str) -> Buildable | None:
@@ -244,7 +244,7 @@ class Registry:
 
 
 def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
-    """Make an object from ``dict(type=..., **arguments)``; see ``Registry.build``."""
+    """Make an object from `dict(type=..., **arguments)`; see `Registry.build`."""
     if not isinstance(cfg, Mapping):
         raise BadArgument(f"a {registry.name} is built from a dict with a 'type', got {cfg!r}")
     args = {**(default_args or {}), **cfg}
@@ -287,8 +287,8 @@ def tables() -> dict[str, Registry]:
 
 
 def _fetched(value: Any) -> Any:
-    """A value with each ``Dotted`` path in it, in lists too, as what it names; dicts do so themselves, when read."""
-    if isinstance(value, compat.Dotted):
+    """A value with each `DottedPath` path in it, in lists too, as what it names; dicts do so themselves, when read."""
+    if isinstance(value, compat.DottedPath):
         return value.build()
     if type(value) in (list, tuple):
         return type(value)(_fetched(item) for item in value)

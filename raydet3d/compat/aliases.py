@@ -1,8 +1,8 @@
 """The guests' names and what they stand for here. Strings only: nothing is imported before somebody asks for it.
 
-Each row of ``_ROWS`` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
-that ``OptimWrapper`` lies in ``mmengine.optim.optimizer.optimizer_wrapper`` finds it there too), and per home of ours
-the names that it gives. A home is a module, or a table of ``raydet3d.registry``, in capitals. ``theirs=ours`` where
+Each row of `_ROWS` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
+that `OptimWrapper` lies in `mmengine.optim.optimizer.optimizer_wrapper` finds it there too), and per home of ours
+the names that it gives. A home is a module, or a table of `raydet3d.registry`, in capitals. `theirs=ours` where
 names differ.
 """
 
@@ -223,7 +223,7 @@ _AT_ROOT = {"mmengine": ("config", "fileio", "logging", "registry", "utils")}
 
 
 def _read(homes: dict[str, str]) -> dict[str, str]:
-    """A row's names with their targets: ``module:name``, or ``raydet3d.registry:TABLE/name``."""
+    """A row's names with their targets: `module:name`, or `raydet3d.registry:TABLE/name`."""
     found = {}
     for home, names in homes.items():
         start = f"raydet3d.registry:{home}/" if home.isupper() else f"{home}:"
@@ -245,4 +245,4 @@ def _spread() -> dict[str, dict[str, str]]:
 
 
 MODULES = _spread()
-"""Each module path of the guests that exists here, with its names and their targets (see ``finder.resolve``)."""
+"""Each module path of the guests that exists here, with its names and their targets (see `finder.resolve`)."""

@@ -1,6 +1,6 @@
 """Small files by MMEngine's function names: load, dump, lists, bytes and texts.
 
-Paths are local ones; ``backend_args`` may name the local backend. What is loaded is never run: pickles are read by the
+Paths are local ones; `backend_args` may name the local backend. What is loaded is never run: pickles are read by the
 reader of info files, which knows plain containers and arrays only, and YAML is loaded safely.
 """
 
@@ -29,8 +29,8 @@ def load(file: Any, file_format: str | None = None, backend_args: Backend = None
 
     Args:
         file: Its path, or a file object that is open for reading.
-        file_format: ``json``, ``yaml``, ``yml``, ``pkl`` or ``pickle``; the path's suffix by default.
-        backend_args: None or ``dict(backend='local')``.
+        file_format: `json`, `yaml`, `yml`, `pkl` or `pickle`; the path's suffix by default.
+        backend_args: None or `dict(backend='local')`.
         **kwargs: For the reader of JSON.
 
     Raises:
@@ -59,12 +59,12 @@ def dump(
     Args:
         obj: The data.
         file: A path, an open file, or None to get the text.
-        file_format: As in ``load``.
-        backend_args: None or ``dict(backend='local')``.
+        file_format: As in `load`.
+        backend_args: None or `dict(backend='local')`.
         **kwargs: For the writer of the format.
 
     Returns:
-        The text where ``file`` is None.
+        The text where `file` is None.
     """
     kind = _format(file, file_format)
     check_backend(backend_args)
@@ -148,7 +148,7 @@ def join_path(filepath: str | Path, *filepaths: str | Path, backend_args: Backen
 
 @contextmanager
 def get_local_path(filepath: str | Path, backend_args: Backend = None) -> Iterator[str]:
-    """A local path of a file, for as long as the ``with`` block: the path itself."""
+    """A local path of a file, for as long as the `with` block: the path itself."""
     check_backend(backend_args)
     yield str(filepath)
 
@@ -169,7 +169,7 @@ def list_dir_or_file(
         list_file: Whether files are.
         suffix: Only files that end so.
         recursive: Whether folders in it are looked into.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
     """
     check_backend(backend_args)
     root = Path(dir_path)
@@ -201,7 +201,7 @@ def list_from_file(
         offset: How many lines to leave out.
         max_num: How many to read; all for 0.
         encoding: Of the text.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
     """
     lines = get_text(filename, encoding, backend_args).splitlines()[offset:]
     return [prefix + line for line in (lines[:max_num] if max_num > 0 else lines)]
@@ -219,7 +219,7 @@ def dict_from_file(
         filename: The file.
         key_type: Makes the key of its text.
         encoding: Of the text.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
     """
     found: dict[Any, str | list[str]] = {}
     for line in list_from_file(filename, encoding=encoding, backend_args=backend_args):
@@ -249,7 +249,7 @@ def get_file_backend(uri: str | Path | None = None, *, backend_args: Backend = N
 
     Args:
         uri: The path.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
         **kwargs: Accepted for MMEngine's sake.
     """
     check_backend(backend_args)

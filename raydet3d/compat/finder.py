@@ -22,7 +22,7 @@ SWITCH = "RAYDET3D_COMPAT"
 EDITED = ("mmdet3d.engine.hooks", "mmdet3d.engine.optimizers")
 
 
-class NoGuest(InputError, ImportError):
+class MissingAlias(InputError, ImportError):
     """A name of MMEngine's or MMDetection3D's that raydet3d has nothing for.
 
     Args:
@@ -35,13 +35,13 @@ class NoGuest(InputError, ImportError):
         self.name = name
 
 
-class GuestFinder(MetaPathFinder, Loader):
-    """Finds what lies under ``ROOTS``: ours first, then the user's own files; all else is an error that names it."""
+class AliasFinder(MetaPathFinder, Loader):
+    """Finds what lies under `ROOTS`: ours first, then the user's own files; all else is an error that names it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See ``importlib.abc.MetaPathFinder``."""
+        """See `importlib.abc.MetaPathFinder`."""
         if fullname.partition(".")[0] not in ROOTS:
             return None
         if fullname in MODULES:
@@ -51,11 +51,11 @@ class GuestFinder(MetaPathFinder, Loader):
         parent = fullname.rpartition(".")[0]
         found = PathFinder.find_spec(fullname, [*map(str, own_folders(parent)), *(path or ())])
         if found is None:
-            raise NoGuest(_absent(fullname), name=fullname)
+            raise MissingAlias(_absent(fullname), name=fullname)
         return found
 
     def exec_module(self, module: ModuleType) -> None:
-        """See ``importlib.abc.Loader``."""
+        """See `importlib.abc.Loader`."""
         name = module.__name__
         names = MODULES[name]
         module.__doc__ = f"Names of {name} that raydet3d has."
@@ -73,11 +73,11 @@ class GuestFinder(MetaPathFinder, Loader):
                 exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), module.__dict__)
 
 
-FINDER = GuestFinder()
+FINDER = AliasFinder()
 
 
 def is_off() -> bool:
-    """Whether ``RAYDET3D_COMPAT=off`` leaves the guests' names to what is installed."""
+    """Whether `RAYDET3D_COMPAT=off` leaves the guests' names to what is installed."""
     return os.environ.get(SWITCH, "").lower() in ("off", "0", "false", "no")
 
 
@@ -90,7 +90,7 @@ def install() -> bool:
     """Let everything that is imported from now on find ours under the guests' names.
 
     Returns:
-        Whether it does; False where ``RAYDET3D_COMPAT=off``.
+        Whether it does; False where `RAYDET3D_COMPAT=off`.
 
     Raises:
         InputError: This process has imported the real package already.
@@ -111,7 +111,7 @@ def install() -> bool:
 
 
 def uninstall() -> None:
-    """Undo ``install``, and forget every module that came by it."""
+    """Undo `install`, and forget every module that came by it."""
     if is_active():
         sys.meta_path.remove(FINDER)
         for name in [name for name in sys.modules if name.partition(".")[0] in ROOTS]:
@@ -151,7 +151,7 @@ def _look_up(module: ModuleType, attribute: str) -> Any:
 
 
 def resolve(target: str) -> Any:
-    """What a target of the table stands for: ``module:name``, or ``module:table/entry`` for an entry of a registry."""
+    """What a target of the table stands for: `module:name`, or `module:table/entry` for an entry of a registry."""
     home, _, name = target.partition(":")
     table, _, entry = name.partition("/")
     found = getattr(importlib.import_module(home), table)

@@ -61,7 +61,7 @@ def digit_version(version: str) -> tuple[int, ...]:
     """A version as numbers that compare as they should; a pre-release is less than its release.
 
     Args:
-        version: ``1.4.0``, ``0.11.0rc0``, ``2.10.0+cpu``.
+        version: `1.4.0`, `0.11.0rc0`, `2.10.0+cpu`.
     """
     release, _, _ = version.partition("+")
     found = re.match(r"v?(\d+(?:\.\d+)*)(?:[-._]?(a|b|rc|alpha|beta|dev)[-._]?(\d*))?", release)

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from raydet3d.compat.aliases import PLACES
-from raydet3d.compat.finder import EDITED, ROOTS, NoGuest, install, is_active, is_off, is_whole, own_folders
+from raydet3d.compat.finder import EDITED, ROOTS, MissingAlias, install, is_active, is_off, is_whole, own_folders
 from raydet3d.errors import InputError
 
 _IMPORTED: dict[str, None] = {}  # the plug-ins of this process, in order
-_ASKED: set[tuple[str, str]] = set()  # (package, folder) pairs that `wake` has seen
+_ASKED: set[tuple[str, str]] = set()  # (package, folder) pairs that `import_user_packages` has seen
 
 
 def import_plugin(name: str) -> None:
-    """Import a module that ``custom_imports`` names, after the guests' names are in place.
+    """Import a module that `custom_imports` names, after the guests' names are in place.
 
     Args:
         name: Its dotted path.
@@ -35,7 +35,7 @@ def import_plugin(name: str) -> None:
     _IMPORTED[name] = None
 
 
-def load(path: str) -> Any:
+def find_object(path: str) -> Any:
     """What lies at a dotted path, or None where there is no such module or name.
 
     Paths under the guests' names lead to ours, and to files of the user's own; a module of the user's may import them.
@@ -48,7 +48,7 @@ def load(path: str) -> Any:
         try:
             found: Any = importlib.import_module(module)
         except ImportError as error:  # the guests' finder's, too
-            absent = isinstance(error, ModuleNotFoundError | NoGuest) and error.name
+            absent = isinstance(error, ModuleNotFoundError | MissingAlias) and error.name
             if absent and (module == absent or module.startswith(f"{absent}.")):
                 continue
             raise
@@ -58,14 +58,14 @@ def load(path: str) -> Any:
     return None
 
 
-def fetch(path: str) -> Any:
+def import_object(path: str) -> Any:
     """What lies at a dotted path.
 
     Raises:
         InputError: Nothing does.
     """
     try:
-        found = load(path)
+        found = find_object(path)
         if found is None:  # a module
             install()
             found = importlib.import_module(path)
@@ -76,7 +76,7 @@ def fetch(path: str) -> Any:
     return found
 
 
-class Dotted(str):
+class DottedPath(str):
     """The dotted path of something that a pure-python config imported: what it names, once a part asks for it."""
 
     def build(self) -> Any:
@@ -85,13 +85,13 @@ class Dotted(str):
         Raises:
             InputError: There is no such thing.
         """
-        return fetch(self)
+        return import_object(self)
 
 
-def wake(tables: Iterable[str]) -> bool:
-    """Import those of the guests' packages in which the user has put an ``__init__.py`` of their own.
+def import_user_packages(tables: Iterable[str]) -> bool:
+    """Import those of the guests' packages in which the user has put an `__init__.py` of their own.
 
-    So a class that is entered by the import in ``mmdet3d/engine/hooks/__init__.py``, one of the two ways that
+    So a class that is entered by the import in `mmdet3d/engine/hooks/__init__.py`, one of the two ways that
     MMDetection3D describes, is found without a word in the config.
 
     Args:
@@ -116,7 +116,7 @@ def wake(tables: Iterable[str]) -> bool:
     return found
 
 
-class Luggage:
+class PluginState:
     """What a process needs before it can unpickle what follows: the guests' names, and the plug-ins, in order.
 
     Put it before users' objects in whatever is pickled: it unpacks itself when it is read.
@@ -132,17 +132,17 @@ class Luggage:
         return _unpack, (self.plugins,)
 
 
-def pack() -> Luggage | None:
+def plugin_state() -> PluginState | None:
     """The luggage of this process; None where it has nothing that a fresh one lacks."""
     plugins = tuple(name for name in _IMPORTED if name in sys.modules)
-    return Luggage(plugins) if is_active() or plugins else None
+    return PluginState(plugins) if is_active() or plugins else None
 
 
-def _unpack(plugins: tuple[str, ...]) -> Luggage:
+def _unpack(plugins: tuple[str, ...]) -> PluginState:
     install()
     for name in plugins:
         import_plugin(name)
-    return Luggage(plugins)
+    return PluginState(plugins)
 
 
 def _import_or_none(module: str) -> Any:

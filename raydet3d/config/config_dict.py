@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raydet3d.compat import Dotted
+from raydet3d.compat import DottedPath
 from raydet3d.errors import InputError
 
 DELETE = "_delete_"
@@ -17,7 +17,7 @@ class ConfigDict(dict[str, Any]):
     """A dict whose keys can be read, set and deleted as attributes, at any depth.
 
     Dicts inside it, also those in lists and tuples, are ConfigDicts too. A missing attribute is an AttributeError, a
-    missing item a KeyError; nothing is made by looking at it. A ``Dotted`` path, read by its key, is what it names.
+    missing item a KeyError; nothing is made by looking at it. A ``DottedPath`` path, read by its key, is what it names.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,12 +30,12 @@ class ConfigDict(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        return value.build() if isinstance(value, Dotted) else value
+        return value.build() if isinstance(value, DottedPath) else value
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or the default."""
         value = super().get(key, default)
-        return value.build() if isinstance(value, Dotted) else value
+        return value.build() if isinstance(value, DottedPath) else value
 
     def __missing__(self, key: str) -> Any:
         raise KeyError(key)

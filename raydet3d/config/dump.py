@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from raydet3d.compat import Dotted
+from raydet3d.compat import DottedPath
 from raydet3d.config.config_dict import to_plain
 from raydet3d.config.interpolation import Place, put_written
 from raydet3d.config.yaml_json import SHORT_FLOAT
@@ -96,7 +96,7 @@ def _checked(value: Any, path: str) -> Any:
         return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Path | Dotted):
+    if isinstance(value, Path | DottedPath):
         return str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()

@@ -203,7 +203,7 @@ def settled(value: Any, key: str = "") -> Any:
         key: The key that it stands under.
     """
     if isinstance(value, Name):
-        return repr(value) if key == "type" else compat.Dotted(repr(value))
+        return repr(value) if key == "type" else compat.DottedPath(repr(value))
     if isinstance(value, Mapping):
         return {name: settled(item, str(name)) for name, item in value.items()}
     if type(value) in (list, tuple):

@@ -87,7 +87,7 @@ class Stamped(Dataset[Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a loader's process needs to know of plug-ins comes before the objects that are made of them.
-        return _blank, (compat.pack(), type(self)), dict(vars(self))
+        return _blank, (compat.plugin_state(), type(self)), dict(vars(self))
 
     def __getitem__(self, stamp: Stamp | int) -> Any:
         """Make the sample of an (epoch, index) pair."""
@@ -167,7 +167,7 @@ class StampedBatches(Sampler[list[Stamp]]):
             drawn += len(batch)
 
 
-def _blank(_luggage: compat.Luggage | None, kind: type[Stamped]) -> Stamped:
+def _blank(_plugins: compat.PluginState | None, kind: type[Stamped]) -> Stamped:
     return kind.__new__(kind)
 
 

@@ -1,4 +1,4 @@
-"""``GuardHook``: how a run goes on when a loss or gradient is not finite. Clean weights are the wrapper's doing."""
+"""`GuardHook`: how a run goes on when a loss or gradient is not finite. Clean weights are the wrapper's doing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class GuardHook(Hook):
     A run that ends here ends with one sentence and exit code 2: to start it again as it is would end it again. It ends
     as well if not one of its steps was good.
 
-    Priority 65: after ``LoggerHook`` (60), before schedules move on (70) and checkpoints are saved (90). On by default
-    as ``default_hooks.guard``; ``guard=None`` leaves the reports out, ``optim_wrapper.guard=False`` the whole guard.
+    Priority 65: after `LoggerHook` (60), before schedules move on (70) and checkpoints are saved (90). On by default
+    as `default_hooks.guard`; `guard=None` leaves the reports out, `optim_wrapper.guard=False` the whole guard.
 
     Args:
-        policy: ``'skip'`` goes on until ``max_bad_steps`` in a row are bad. ``'stop'`` ends the run at the first. With
-            ``'rollback'``, ``max_bad_steps`` in a row lead back: weights and moments become those of the newest
+        policy: `'skip'` goes on until `max_bad_steps` in a row are bad. `'stop'` ends the run at the first. With
+            `'rollback'`, `max_bad_steps` in a row lead back: weights and moments become those of the newest
             checkpoint from before the row, and the run goes on with the batches to come, at the learning rate of now;
             what lies between is not trained on again, since an exact run would come to the same end.
         max_bad_steps: Bad steps in a row that are borne.
@@ -67,7 +67,7 @@ class GuardHook(Hook):
         return {"used": self._used, "any_good": self._any_good}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Take back what `state_dict` gave."""
         self._used, self._any_good = list(state["used"]), bool(state["any_good"])
 
     def _forget(self) -> None:

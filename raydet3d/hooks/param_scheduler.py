@@ -1,4 +1,4 @@
-"""``ParamSchedulerHook``: ticks each schedule at its own beat."""
+"""`ParamSchedulerHook`: ticks each schedule at its own beat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ParamSchedulerHook(Hook):
     """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation.
 
-    Priority LOW: after the log has said which rate the step used, before ``CheckpointHook`` saves the next one.
+    Priority LOW: after the log has said which rate the step used, before `CheckpointHook` saves the next one.
     """
 
     priority = "LOW"

@@ -33,18 +33,18 @@ def _read_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(OptimWrapper):
-    """``OptimWrapper`` with an automatic mixed precision forward pass, on any device.
+    """`OptimWrapper` with an automatic mixed precision forward pass, on any device.
 
     float16 needs its losses scaled, and its scaler looks at the gradients of each step on the host: that waits for
     the device. bfloat16 needs neither. Steps that the scaler leaves out because it scaled too far are not counted
     as bad; those of a loss that is not finite are.
 
     Args:
-        loss_scale: ``dynamic``, a fixed scale, or arguments of ``torch.amp.GradScaler``.
-        dtype: ``float16``, ``bfloat16`` or a ``torch.dtype``; by default the device's own (GPU: float16, CPU:
-            bfloat16). ``float32`` and ``float64`` switch mixed precision off.
+        loss_scale: `dynamic`, a fixed scale, or arguments of `torch.amp.GradScaler`.
+        dtype: `float16`, `bfloat16` or a `torch.dtype`; by default the device's own (GPU: float16, CPU:
+            bfloat16). `float32` and `float64` switch mixed precision off.
         use_fsdp: Whether the model is sharded by FSDP's first version, which has its own scaler.
-        kwargs: ``OptimWrapper``'s.
+        kwargs: `OptimWrapper`'s.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class AmpOptimWrapper(OptimWrapper):
         self.loss_scaler.update(self._static_scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, and the scaler's as ``loss_scaler`` where there is one."""
+        """The optimizer's state, and the scaler's as `loss_scaler` where there is one."""
         state = super().state_dict()
         if self.loss_scaler is not None:
             state["loss_scaler"] = self.loss_scaler.state_dict()

@@ -13,7 +13,7 @@ from torch.optim import optimizer as torchs
 class BareStep:
     """Steps an optimizer; by the short way while nobody can tell the difference.
 
-    Torch wraps the ``step`` of every optimizer class into one that opens a range for the profiler and calls hooks. The
+    Torch wraps the `step` of every optimizer class into one that opens a range for the profiler and calls hooks. The
     short way is the function inside; it is taken as long as no profiler runs, no hook is registered, and the step has
     not been replaced on the object.
 

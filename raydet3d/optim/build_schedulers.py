@@ -1,4 +1,4 @@
-"""From ``param_scheduler=[...]`` to schedulers, for one optimizer or for several."""
+"""From `param_scheduler=[...]` to schedulers, for one optimizer or for several."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def build_param_scheduler(
         cfg: One scheduler's dict, a list of them (ready objects pass through), or None. For several optimizers: that
             for each of them, or a dict of it by the optimizers' names.
         optim_wrapper: What they act on.
-        epoch_length: Iterations of one epoch, for ``convert_to_iter_based``.
-        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
+        epoch_length: Iterations of one epoch, for `convert_to_iter_based`.
+        max_epochs: Where a scheduler without `end` ends that ticks by epoch.
         max_iters: Where one ends that ticks by iteration.
 
     Returns:
@@ -76,7 +76,7 @@ def build_list(
         optim_wrapper: What they act on.
         key: The config's, for messages.
         epoch_length: Iterations of one epoch.
-        max_epochs: Where a scheduler without ``end`` ends that ticks by epoch.
+        max_epochs: Where a scheduler without `end` ends that ticks by epoch.
         max_iters: Where one ends that ticks by iteration.
     """
     if cfg is None:

@@ -1,6 +1,6 @@
-"""From ``optim_wrapper=dict(...)`` to an optim wrapper: the optimizer, and per-parameter settings.
+"""From `optim_wrapper=dict(...)` to an optim wrapper: the optimizer, and per-parameter settings.
 
-Legend: ``lr``, ``wd`` the optimizer's learning rate and weight decay, as the config gives them.
+Legend: `lr`, `wd` the optimizer's learning rate and weight decay, as the config gives them.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def _is_deformable(module: nn.Module) -> bool:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DefaultOptimWrapperConstructor:
-    """Builds an optim wrapper for a model, with settings per parameter as ``paramwise_cfg`` says.
+    """Builds an optim wrapper for a model, with settings per parameter as `paramwise_cfg` says.
 
-    Without ``paramwise_cfg`` all parameters share one group, frozen ones included. With it, each trainable parameter
+    Without `paramwise_cfg` all parameters share one group, frozen ones included. With it, each trainable parameter
     gets, in this order:
 
-    * ``custom_keys``: the longest key that is part of the parameter's name (ties: the alphabetically first) decides
-      alone: ``lr * lr_mult``, ``wd * decay_mult``, and every other item of its dict as it is.
-    * else, learning rate: ``bias_lr_mult`` for biases outside norms and deformable convolutions;
-      ``dcn_offset_lr_mult`` for the offset convolution of a deformable one.
-    * else, weight decay, the first that applies: ``norm_decay_mult`` (any parameter of a norm), ``bias_decay_mult``
-      (a bias), ``dwconv_decay_mult`` (depthwise convolutions), ``flat_decay_mult`` (one-dimensional parameters).
+    * `custom_keys`: the longest key that is part of the parameter's name (ties: the alphabetically first) decides
+      alone: `lr * lr_mult`, `wd * decay_mult`, and every other item of its dict as it is.
+    * else, learning rate: `bias_lr_mult` for biases outside norms and deformable convolutions;
+      `dcn_offset_lr_mult` for the offset convolution of a deformable one.
+    * else, weight decay, the first that applies: `norm_decay_mult` (any parameter of a norm), `bias_decay_mult`
+      (a bias), `dwconv_decay_mult` (depthwise convolutions), `flat_decay_mult` (one-dimensional parameters).
 
-    So a norm's bias follows ``bias_decay_mult`` where ``norm_decay_mult`` is absent, as in MMEngine. A parameter that
-    two modules share is refused unless ``bypass_duplicate`` is true.
+    So a norm's bias follows `bias_decay_mult` where `norm_decay_mult` is absent, as in MMEngine. A parameter that
+    two modules share is refused unless `bypass_duplicate` is true.
 
     Args:
-        optim_wrapper_cfg: The wrapper's dict: ``type`` (OptimWrapper by default), ``optimizer``, other arguments.
+        optim_wrapper_cfg: The wrapper's dict: `type` (OptimWrapper by default), `optimizer`, other arguments.
         paramwise_cfg: The rules.
     """
 
@@ -122,7 +122,7 @@ class DefaultOptimWrapperConstructor:
             group["params"] = [params] if isinstance(params, Tensor) else list(params)
         wrapper = self._wrap(self._build_optimizer(merge(groups, self.optimizer_cfg)))
         if isinstance(wrapper, OptimWrapper):
-            wrapper.publish([group["params"] for group in groups])
+            wrapper.set_logical_groups([group["params"] for group in groups])
         return wrapper
 
     def _tell_idle_keys(self, model: nn.Module) -> None:
@@ -232,8 +232,8 @@ def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper)
 
     Args:
         model: The model, on its device.
-        cfg: ``dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)``, a ready wrapper, or ready
-            wrappers by name, which make an ``OptimWrapperDict``.
+        cfg: `dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)`, a ready wrapper, or ready
+            wrappers by name, which make an `OptimWrapperDict`.
     """
     if isinstance(cfg, OptimWrapper):
         wrapper = cfg

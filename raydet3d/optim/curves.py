@@ -1,9 +1,9 @@
-"""Schedule curves: each says, for every tick, by which affine step ``a * value + b`` a value moves on.
+"""Schedule curves: each says, for every tick, by which affine step `a * value + b` a value moves on.
 
 Steps are taken from the value of the moment, so curves chain and overlap by being applied one after the other.
 
-Legend: t local tick, 0 at ``begin`` · T ticks from begin to end · v value before the step · base value the run
-started from (the group's ``initial_...``).
+Legend: t local tick, 0 at `begin` · T ticks from begin to end · v value before the step · base value the run
+started from (the group's `initial_...`).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Curve:
         """Refuse fields that make no curve."""
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         raise NotImplementedError
 
     def start(self, value: float) -> float:
-        """The value that the group's ``initial_...`` gets; most curves leave it alone."""
+        """The value that the group's `initial_...` gets; most curves leave it alone."""
         return value
 
     def in_iterations(self, epoch_length: int) -> Self:
@@ -100,9 +100,9 @@ def preview(curve: Curve, value: float, ticks: int) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Curve):
-    """``v * factor`` at the start, ``v / factor`` on the last tick; unchanged between.
+    """`v * factor` at the start, `v / factor` on the last tick; unchanged between.
 
-    Without an ``end`` that is reached, or in a window of one tick, the value is not given back.
+    Without an `end` that is reached, or in a window of one tick, the value is not given back.
 
     Args:
         factor: Multiplier, above 0 and at most 1.
@@ -118,7 +118,7 @@ class Constant(Curve):
         _need(0 < self.factor <= 1, f"factor must be above 0 and at most 1, got {self.factor}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         if t == 0:
             return self.factor, 0.0
         return (1 / self.factor if t == self.length - 1 else 1.0), 0.0
@@ -126,9 +126,9 @@ class Constant(Curve):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Curve):
-    """From ``start_factor`` to ``end_factor`` of the value, evenly: ``f(t) = s + (e - s) t / (T - 1)``.
+    """From `start_factor` to `end_factor` of the value, evenly: `f(t) = s + (e - s) t / (T - 1)`.
 
-    The step is ``v * f(t) / f(t - 1)``. In a window of one tick the value stays at ``start_factor``.
+    The step is `v * f(t) / f(t - 1)`. In a window of one tick the value stays at `start_factor`.
 
     Args:
         start_factor: Multiplier at the first tick, above 0 and at most 1.
@@ -147,7 +147,7 @@ class Linear(Curve):
         _need(0 <= self.end_factor <= 1, f"end_factor must lie in [0, 1], got {self.end_factor}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         if t == 0:
             return self.start_factor, 0.0
         rise, last = self.end_factor - self.start_factor, self.length - 1
@@ -156,10 +156,10 @@ class Linear(Curve):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Curve):
-    """``v * gamma`` on every tick but the first.
+    """`v * gamma` on every tick but the first.
 
     Args:
-        gamma: Multiplier; not rescaled by ``convert_to_iter_based``.
+        gamma: Multiplier; not rescaled by `convert_to_iter_based`.
 
     >>> preview(Exponential(gamma=0.5), 1.0, 4)
     [1.0, 0.5, 0.25, 0.125]
@@ -168,13 +168,13 @@ class Exponential(Curve):
     gamma: float
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         return (self.gamma if t else 1.0), 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Curve):
-    """``v * gamma`` on every ``step_size``-th tick.
+    """`v * gamma` on every `step_size`-th tick.
 
     Args:
         step_size: Ticks between two drops.
@@ -194,16 +194,16 @@ class Step(Curve):
         _need(self.step_size > 0, f"step_size must be above 0, got {self.step_size}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         return (self.gamma if t and t % self.step_size == 0 else 1.0), 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiStep(Curve):
-    """``v * gamma`` on each milestone; twice there where it is listed twice.
+    """`v * gamma` on each milestone; twice there where it is listed twice.
 
     Args:
-        milestones: Ticks counted from ``begin``.
+        milestones: Ticks counted from `begin`.
         gamma: Multiplier.
 
     >>> preview(MultiStep(milestones=[1, 3, 3], gamma=0.5), 1.0, 5)
@@ -221,14 +221,14 @@ class MultiStep(Curve):
         _need(right, f"milestones must be a list of numbers, got {self.milestones!r}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         times = sum(m == t for m in self.milestones)
         return (self.gamma**times if times else 1.0), 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poly(Curve):
-    """Down to ``eta_min``, reached on the last tick: ``(v - eta_min) (1 - 1 / (T - t))^power + eta_min``.
+    """Down to `eta_min`, reached on the last tick: `(v - eta_min) (1 - 1 / (T - t))^power + eta_min`.
 
     Args:
         eta_min: Value at the end.
@@ -242,7 +242,7 @@ class Poly(Curve):
     power: float = 1.0
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         if t == 0:
             return 1.0, 0.0
         a = (1 - 1 / (self.length - t)) ** self.power
@@ -255,21 +255,21 @@ def _low(base: float, eta_min: float | None, ratio: float | None) -> float:
 
 
 def _cosine(t: int, half: float, low: float) -> Affine:
-    """One tick along a half wave of ``half`` ticks: the ratio of two cosines that stand over the floor."""
+    """One tick along a half wave of `half` ticks: the ratio of two cosines that stand over the floor."""
     a = (1 + math.cos(math.pi * t / half)) / (1 + math.cos(math.pi * (t - 1) / half))
     return a, low * (1 - a)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineAnnealing(Curve):
-    """From v0, the value found at ``begin``, to a floor: ``low + (v0 - low) (1 + cos(pi t / T_max)) / 2``.
+    """From v0, the value found at `begin`, to a floor: `low + (v0 - low) (1 + cos(pi t / T_max)) / 2`.
 
-    A floor above the value makes it rise. Past ``T_max`` the wave goes on.
+    A floor above the value makes it rise. Past `T_max` the wave goes on.
 
     Args:
         T_max: Ticks of the half wave; by default all from begin to end.
         eta_min: The floor; 0 by default.
-        eta_min_ratio: The floor as a share of the value that the run started from, instead of ``eta_min``.
+        eta_min_ratio: The floor as a share of the value that the run started from, instead of `eta_min`.
 
     >>> [round(v, 4) for v in preview(CosineAnnealing(T_max=4, end=4), 1.0, 5)]
     [1.0, 0.8536, 0.5, 0.1464, 0.1464]
@@ -290,7 +290,7 @@ class CosineAnnealing(Curve):
         _need(self.T_max is None or self.T_max > 0, f"T_max must be above 0, got {self.T_max}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         if t == 0:
             return 1.0, 0.0
         half = self.T_max or self.length
@@ -302,7 +302,7 @@ class CosineAnnealing(Curve):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineRestart(Curve):
-    """Cosine half waves one after the other; each starts anew from ``base * weight``. Constant after the last.
+    """Cosine half waves one after the other; each starts anew from `base * weight`. Constant after the last.
 
     Args:
         periods: Ticks of each half wave.
@@ -330,7 +330,7 @@ class CosineRestart(Curve):
         _need(all(p > 0 for p in self.periods), f"periods must be above 0, got {list(self.periods)}")
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick ``t``."""
+        """The pair (a, b) of tick `t`."""
         low = _low(base, self.eta_min, self.eta_min_ratio)
         start = 0.0
         for period, weight in zip(self.periods, self.restart_weights, strict=True):
@@ -343,15 +343,15 @@ class CosineRestart(Curve):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Curve):
-    """Up from ``eta_max / div_factor`` to ``eta_max``, then down below the start: values, whatever was there before.
+    """Up from `eta_max / div_factor` to `eta_max`, then down below the start: values, whatever was there before.
 
-    Source: Smith and Topin, Super-Convergence, 2018. ``final_div_factor`` divides the start, not the peak.
+    Source: Smith and Topin, Super-Convergence, 2018. `final_div_factor` divides the start, not the peak.
 
     Args:
         eta_max: The peak; or one peak per param group (the base group counts).
         total_steps: Ticks of the cycle; by default all from begin to end.
         pct_start: Share of the cycle that goes up.
-        anneal_strategy: ``cos`` or ``linear``.
+        anneal_strategy: `cos` or `linear`.
         div_factor: Peak / start.
         final_div_factor: Start / end.
         three_phase: Go down to the start first, as long as it went up, and then to the end.
@@ -385,7 +385,7 @@ class OneCycle(Curve):
         return self.eta_max / self.div_factor
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (0, value) of tick ``t``; ``base`` is the start of the cycle."""
+        """The pair (0, value) of tick `t`; `base` is the start of the cycle."""
         total = self.total_steps or self.length
         if t > total:
             raise InputError(f"OneCycle was given {total} steps in all (total_steps), and this is step {t}")

@@ -1,7 +1,7 @@
 """Learning rates that fall from the head of a network down to its stem, layer by layer or stage by stage.
 
 Source: Clark et al., ELECTRA, 2020 (layer-wise decay); Bao et al., BEiT, 2021, and Liu et al., A ConvNet for the
-2020s, 2022, whose groupings of layers these are, as ``mmdet`` 3.x (ConvNeXt) and ``mmseg`` 1.x (BEiT, MAE) have them.
+2020s, 2022, whose groupings of layers these are, as `mmdet` 3.x (ConvNeXt) and `mmseg` 1.x (BEiT, MAE) have them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def convnext_layer(name: str, num_layers: int) -> int:
 
     Args:
         name: The parameter's, from the model's root.
-        num_layers: The config's; the stem is 0, the last stage ``num_layers``, what stands above the backbone 1 more.
+        num_layers: The config's; the stem is 0, the last stage `num_layers`, what stands above the backbone 1 more.
 
     >>> names = ["downsample_layers.0.0.weight", "stages.1.0.gamma", "stages.2.7.gamma", "stages.3.0.gamma"]
     >>> [convnext_layer(f"backbone.{name}", 6) for name in names], convnext_layer("bbox_head.weight", 6)
@@ -67,7 +67,7 @@ def convnext_stage(name: str, num_layers: int) -> int:
 
 
 def vit_layer(name: str, num_layers: int) -> int:
-    """Depth of a vision transformer's parameter: embeddings 0, ``layers.i`` 1 + i, the rest above them all.
+    """Depth of a vision transformer's parameter: embeddings 0, `layers.i` 1 + i, the rest above them all.
 
     Args:
         name: The parameter's, from the model's root.
@@ -95,16 +95,16 @@ DEPTHS: dict[tuple[str, str], Callable[[str, int], int]] = {
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
-    """Groups of one depth each, with ``lr * decay_rate ** (num_layers + 1 - depth)``; the head has the full rate.
+    """Groups of one depth each, with `lr * decay_rate ** (num_layers + 1 - depth)`; the head has the full rate.
 
     The depth is read off a parameter's name, by the naming of the published backbones: ConvNeXt's
-    ``downsample_layers.S`` and ``stages.S.B``, and ``layers.N`` of BEiT, MAE and VisionTransformer (told by the class
-    name of ``model.backbone``). One-dimensional parameters and biases have no weight decay. Frozen ones are left out.
+    `downsample_layers.S` and `stages.S.B`, and `layers.N` of BEiT, MAE and VisionTransformer (told by the class
+    name of `model.backbone`). One-dimensional parameters and biases have no weight decay. Frozen ones are left out.
 
     Args:
         optim_wrapper_cfg: The wrapper's dict.
-        paramwise_cfg: ``num_layers`` of the backbone, ``decay_rate``, and ``decay_type``: ``layer_wise`` (default; a
-            longer name that contains it counts too) or ``stage_wise``.
+        paramwise_cfg: `num_layers` of the backbone, `decay_rate`, and `decay_type`: `layer_wise` (default; a
+            longer name that contains it counts too) or `stage_wise`.
     """
 
     def _validate_cfg(self) -> None:

@@ -18,12 +18,12 @@ class Ambiguous(InputError, NotImplementedError):
 
 
 class OptimWrapperDict(OptimWrapper):
-    """Optim wrappers by name. Whatever follows from a loss is asked of one of them: ``wrappers['name']``.
+    """Optim wrappers by name. Whatever follows from a loss is asked of one of them: `wrappers['name']`.
 
-    A constructor of one's own returns it, or a script gives ``optim_wrapper=dict(name=OptimWrapper(...), ...)``.
-    Learning rates, gradient norms and states carry the names (``generator.lr``). A wrapper counts the times that it
+    A constructor of one's own returns it, or a script gives `optim_wrapper=dict(name=OptimWrapper(...), ...)`.
+    Learning rates, gradient norms and states carry the names (`generator.lr`). A wrapper counts the times that it
     was asked itself, since nobody else knows how often an iteration asks; so its last, shorter group of
-    ``accumulative_counts`` makes no step.
+    `accumulative_counts` makes no step.
 
     Args:
         optim_wrappers: The wrappers.
@@ -135,10 +135,10 @@ class OptimWrapperDict(OptimWrapper):
         """Not for several."""
         self._refuse("should_sync")
 
-    def watch_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
-        """Have each wrapper hand over its gradient norm, under ``<name>.grad_norm``."""
+    def on_grad_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
+        """Have each wrapper hand over its gradient norm, under `<name>.grad_norm`."""
         for name, wrapper in self.items():
-            wrapper.watch_norm(update, f"{prefix}{name}.")
+            wrapper.on_grad_norm(update, f"{prefix}{name}.")
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class OptimWrapperDict(OptimWrapper):
         return sum(counts), min((first for first in firsts if first >= 0), default=-1)
 
     def read_guard(self) -> tuple[int, int, int]:
-        """What ``read_bad_steps`` gives, and the most steps in a row that one of them has left out up to now."""
+        """What `read_bad_steps` gives, and the most steps in a row that one of them has left out up to now."""
         counts, firsts, rows = zip(*(wrapper.read_guard() for wrapper in self.values()), strict=True)
         return sum(counts), min((first for first in firsts if first >= 0), default=-1), max(rows)
 
@@ -191,15 +191,15 @@ class OptimWrapperDict(OptimWrapper):
                 wrapper.name_parameters((name, p) for name, p in named if id(p) in mine)
 
     def get_lr(self) -> dict[str, list[float]]:
-        """Learning rates under ``<name>.lr``, and ``<name>.base_lr`` where a wrapper has one."""
+        """Learning rates under `<name>.lr`, and `<name>.base_lr` where a wrapper has one."""
         return {f"{name}.{key}": rates for name, wrapper in self.items() for key, rates in wrapper.get_lr().items()}
 
     def get_momentum(self) -> dict[str, list[float]]:
-        """Momentum under ``<name>.momentum``."""
+        """Momentum under `<name>.momentum`."""
         return {f"{name}.{key}": values for name, w in self.items() for key, values in w.get_momentum().items()}
 
     def describe_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
-        """Each group in memory as its parameters' names and its settings, ``optimizer`` among them."""
+        """Each group in memory as its parameters' names and its settings, `optimizer` among them."""
         return [
             (names, {"optimizer": name, **settings})
             for name, wrapper in self.items()
@@ -223,7 +223,7 @@ class OptimWrapperDict(OptimWrapper):
         return states
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what ``state_dict`` gave, or MMEngine's.
+        """Load what `state_dict` gave, or MMEngine's.
 
         Args:
             state_dict: The states; not changed.
@@ -244,7 +244,7 @@ class OptimWrapperDict(OptimWrapper):
         return {f"{name}/{key}": g for name, wrapper in self.items() for key, g in wrapper.pending_gradients().items()}
 
     def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Put gradients back that ``pending_gradients`` gave."""
+        """Put gradients back that `pending_gradients` gave."""
         for name, wrapper in self.items():
             mine = {key.removeprefix(f"{name}/"): g for key, g in gradients.items() if key.startswith(f"{name}/")}
             wrapper.load_pending_gradients(mine)

@@ -1,6 +1,6 @@
-"""``MuonAdamW``: Muon for matrices and convolutions, AdamW for vectors, under one learning rate.
+"""`MuonAdamW`: Muon for matrices and convolutions, AdamW for vectors, under one learning rate.
 
-torch's own ``Muon`` takes parameters of two dimensions only, which no detector with convolutions is made of.
+torch's own `Muon` takes parameters of two dimensions only, which no detector with convolutions is made of.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024 (momentum, orthogonalised by five
 Newton-Schulz steps with the coefficients 3.4445, -4.7750, 2.0315); Liu et al., "Muon is Scalable for LLM Training",

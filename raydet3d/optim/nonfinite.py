@@ -7,7 +7,7 @@ have been taken without the guard.
 How a step is skipped depends on where the weights are:
 
 * on the CPU there is nobody to wait for, so the flag is looked at;
-* a fused optimizer takes the flag as ``found_inf``;
+* a fused optimizer takes the flag as `found_inf`;
 * with any other, weights and moments are copied before the step and, by integer arithmetic on their bits, put back or
   not after it. Host-side step counts are set right when the count of bad steps is read.
 
@@ -173,9 +173,9 @@ class FiniteGuard:
         self._bad = bad
 
     def keep_buffers(self, model: nn.Module) -> None:
-        """Note what a model's buffers hold, for ``put_back``; the memory is taken once.
+        """Note what a model's buffers hold, for `put_back`; the memory is taken once.
 
-        The model is looked through once, and again after each ``read``.
+        The model is looked through once, and again after each `read`.
 
         Args:
             model: The model.
@@ -188,7 +188,7 @@ class FiniteGuard:
         found = [buffers.get(name) for buffers, name in self._slots]
         if len(found) != len(self._found) or any(a is not b for a, b in zip(found, self._found, strict=True)):
             mine = {id(b): b for b in found if b is not None and _is_kept(b, self.device)}
-            # ``.data``: putting a buffer back is not a change that a later backward pass has to know of.
+            # `.data`: putting a buffer back is not a change that a later backward pass has to know of.
             self._found, self._buffers = found, [b.data for b in mine.values()]
             self._copies = [torch.empty_like(b) for b in self._buffers]
         if self._buffers:
@@ -196,9 +196,9 @@ class FiniteGuard:
         self._kept = True
 
     def put_back(self) -> None:
-        """Give the buffers back what ``keep_buffers`` noted if the flag is up; leave every bit of them otherwise.
+        """Give the buffers back what `keep_buffers` noted if the flag is up; leave every bit of them otherwise.
 
-        The step is done then: there is nothing to be put back until the next ``keep_buffers``.
+        The step is done then: there is nothing to be put back until the next `keep_buffers`.
         """
         if self._kept and self._buffers:
             if not self._on_host:
@@ -209,7 +209,7 @@ class FiniteGuard:
 
     @property
     def keeps_buffers(self) -> bool:
-        """Whether there is something for ``put_back``."""
+        """Whether there is something for `put_back`."""
         return self._kept
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
@@ -218,7 +218,7 @@ class FiniteGuard:
         Args:
             optimizer: The optimizer.
             active: Parameters that have a gradient.
-            kwargs: For ``optimizer.step``.
+            kwargs: For `optimizer.step`.
         """
         if self._on_host:
             if not self._bad:
@@ -315,7 +315,7 @@ def masked_step(optimizer: Optimizer, active: Sequence[Tensor], flag: Tensor, **
         optimizer: The optimizer; its state exists already.
         active: Parameters that have a gradient.
         flag: 0 or 1, a scalar on the device.
-        kwargs: For ``optimizer.step``.
+        kwargs: For `optimizer.step`.
     """
     before = [bits.clone() for bits in _memory(optimizer, active, flag.device)]
     optimizer.step(**kwargs)

@@ -1,4 +1,4 @@
-"""What can be said about ``optim_wrapper`` and ``param_scheduler`` before there is a model, data, or a cluster."""
+"""What can be said about `optim_wrapper` and `param_scheduler` before there is a model, data, or a cluster."""
 
 from __future__ import annotations
 

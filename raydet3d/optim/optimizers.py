@@ -40,7 +40,7 @@ def build_optimizer(cfg: Mapping[str, Any], params: Any) -> Optimizer:
     """Make an optimizer; parameters go in under whatever its constructor calls them.
 
     Args:
-        cfg: ``dict(type=, lr=, ...)``.
+        cfg: `dict(type=, lr=, ...)`.
         params: Parameters, or param groups.
     """
     kind = cfg.get("type")

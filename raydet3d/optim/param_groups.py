@@ -1,9 +1,9 @@
 """Param groups twice: merged in memory, and laid out as MMEngine would, one per parameter, for everyone else.
 
-MMEngine makes a group of every parameter as soon as ``paramwise_cfg`` is set. Here parameters of equal settings
+MMEngine makes a group of every parameter as soon as `paramwise_cfg` is set. Here parameters of equal settings
 share one, which saves kernel launches; state dicts, learning rates and list-valued arguments keep MMEngine's order.
 
-Legend: *published* group: one of MMEngine's · *memory* group: one of ``optimizer.param_groups``.
+Legend: *logical* group: one of MMEngine's · *physical* group: one of `optimizer.param_groups`.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ class Groups:
 
     Args:
         optimizer: The optimizer.
-        published: Parameters of each of MMEngine's groups; None where they are as in memory.
+        logical: Parameters of each of MMEngine's groups; None where they are as in memory.
     """
 
-    def __init__(self, optimizer: Optimizer, published: Sequence[Sequence[Tensor]] | None = None) -> None:
+    def __init__(self, optimizer: Optimizer, logical: Sequence[Sequence[Tensor]] | None = None) -> None:
         self.optimizer = optimizer
-        self._published = None if published is None else [list(params) for params in published]
+        self._logical = None if logical is None else [list(params) for params in logical]
         self._names: dict[int, str] = {}
         self._all: list[Tensor] = []
         self._configured = {id(p): settings_of(group) for group in optimizer.param_groups for p in group["params"]}
-        self._owners: tuple[Any, list[int]] = ((), [])
+        self._physical_index: tuple[Any, list[int]] = ((), [])
         self._flat: tuple[Any, list[Tensor]] = ((), [])
 
     def name(self, named: Iterable[tuple[str, Tensor]]) -> None:
@@ -97,32 +97,32 @@ class Groups:
         """A parameter's name, where it is known."""
         return self._names.get(id(param))
 
-    def published(self) -> list[list[Tensor]]:
-        """Parameters of each published group; groups that were added later come last."""
-        memory = self.optimizer.param_groups
-        if self._published is None:
-            return [group["params"] for group in memory]
-        known = {id(p) for params in self._published for p in params}
-        return self._published + [g["params"] for g in memory if not any(id(p) in known for p in g["params"])]
+    def logical(self) -> list[list[Tensor]]:
+        """Parameters of each logical group; groups that were added later come last."""
+        physical = self.optimizer.param_groups
+        if self._logical is None:
+            return [group["params"] for group in physical]
+        known = {id(p) for params in self._logical for p in params}
+        return self._logical + [g["params"] for g in physical if not any(id(p) in known for p in g["params"])]
 
     def _stamp(self) -> tuple[int, ...]:
         return tuple(len(group["params"]) for group in self.optimizer.param_groups)
 
-    def owners(self) -> list[int]:
-        """Which memory group each published group lives in."""
-        if self._published is None:
+    def physical_index(self) -> list[int]:
+        """Which physical group each logical group lives in."""
+        if self._logical is None:
             return list(range(len(self.optimizer.param_groups)))
         stamp = self._stamp()
-        if self._owners[0] != stamp:
+        if self._physical_index[0] != stamp:
             home = {id(p): i for i, g in enumerate(self.optimizer.param_groups) for p in g["params"]}
-            self._owners = (stamp, [home[id(params[0])] for params in self.published()])
-        return self._owners[1]
+            self._physical_index = (stamp, [home[id(params[0])] for params in self.logical()])
+        return self._physical_index[1]
 
     def params(self) -> list[Tensor]:
-        """All parameters, in published order."""
+        """All parameters, in logical order."""
         stamp = self._stamp()
         if self._flat[0] != stamp:
-            self._flat = (stamp, [p for params in self.published() for p in params])
+            self._flat = (stamp, [p for params in self.logical() for p in params])
         return self._flat[1]
 
     def scale_configured(self, key: str, ratio: float) -> None:
@@ -133,42 +133,42 @@ class Groups:
                 self._configured[id(param)] = {**self._configured[id(param)], key: group[key]}
 
     def configured(self) -> list[Group]:
-        """What the config gave each memory group, before any scheduler."""
+        """What the config gave each physical group, before any scheduler."""
         return [self._given(g["params"]) for g in self.optimizer.param_groups]
 
     def _given(self, params: Sequence[Tensor]) -> Group:
         return self._configured.get(id(params[0]), {}) if params else {}
 
-    # ---- lists with one value per published group
+    # ---- lists with one value per logical group
 
     def split(self, values: Sequence[Any]) -> list[Any]:
-        """One value per memory group out of one per published group; groups whose values differ are taken apart."""
-        memory, owners = self.optimizer.param_groups, self.owners()
-        parts: list[dict[Any, list[int]]] = [{} for _ in memory]
-        for i, (owner, value) in enumerate(zip(owners, values, strict=True)):
+        """One value per physical group out of one per logical group; groups whose values differ are taken apart."""
+        physical, physical_index = self.optimizer.param_groups, self.physical_index()
+        parts: list[dict[Any, list[int]]] = [{} for _ in physical]
+        for i, (owner, value) in enumerate(zip(physical_index, values, strict=True)):
             parts[owner].setdefault(value, []).append(i)
         if any(len(part) > 1 for part in parts):
-            published = self.published()
-            memory[:] = [
-                {**group, "params": [p for i in which for p in published[i]]}
-                for group, part in zip(memory, parts, strict=True)
+            logical = self.logical()
+            physical[:] = [
+                {**group, "params": [p for i in which for p in logical[i]]}
+                for group, part in zip(physical, parts, strict=True)
                 for which in part.values()
             ]
-            self._owners = ((), [])
+            self._physical_index = ((), [])
         return [value for part in parts for value in part]
 
     # ---- states
 
     def pack(self) -> dict[str, Any]:
-        """The optimizer's state dict in the published layout, with names where they are known."""
+        """The optimizer's state dict in the logical layout, with names where they are known."""
         packed = self.optimizer.state_dict()
-        if self._published is None and not self._names:
+        if self._logical is None and not self._names:
             return packed
         in_memory = [id(p) for group in self.optimizer.param_groups for p in group["params"]]
         index = {id(p): i for i, p in enumerate(self.params())}
         state = {index[in_memory[k]] if isinstance(k, int) else k: v for k, v in packed["state"].items()}
         groups = []
-        for params, owner in zip(self.published(), self.owners(), strict=True):
+        for params, owner in zip(self.logical(), self.physical_index(), strict=True):
             group = {**settings_of(packed["param_groups"][owner]), "params": [index[id(p)] for p in params]}
             if all(id(p) in self._names for p in params):
                 group["param_names"] = [self._names[id(p)] for p in params]
@@ -177,8 +177,8 @@ class Groups:
         return {**packed, "state": {k: state[k] for k in order}, "param_groups": groups}
 
     def pack_configured(self) -> list[Group]:
-        """What the config gave each published group, to tell later what has changed."""
-        return [dict(self._given(params)) for params in self.published()]
+        """What the config gave each logical group, to tell later what has changed."""
+        return [dict(self._given(params)) for params in self.logical()]
 
     def unpack(self, saved: Mapping[str, Any], configured: Sequence[Group] | None) -> list[str]:
         """Load a state in either layout.
@@ -187,7 +187,7 @@ class Groups:
         gives as the saved run's did comes back with its saved value; one that the config has changed stays as is.
 
         Args:
-            saved: ``state`` and ``param_groups``.
+            saved: `state` and `param_groups`.
             configured: What the saved run's config gave its groups, where the file says so.
 
         Returns:
@@ -199,10 +199,10 @@ class Groups:
         slots = self._match(saved["param_groups"], saved["state"])
         changes: dict[str, int] = {}
         settings: list[Group] = []
-        memory = self.optimizer.param_groups
-        for params, owner in zip(self.published(), self.owners(), strict=True):
+        physical = self.optimizer.param_groups
+        for params, owner in zip(self.logical(), self.physical_index(), strict=True):
             place = next((slots[id(p)][1] for p in params if id(p) in slots), None)
-            now, mine = settings_of(memory[owner]), self._given(params)
+            now, mine = settings_of(physical[owner]), self._given(params)
             if place is None:
                 settings.append(now)
                 continue
@@ -218,18 +218,18 @@ class Groups:
         return [f"{change} ({n} parameter group{'s' * (n > 1)})" for change, n in changes.items()]
 
     def _arrange(self, settings: Sequence[Group]) -> None:
-        """Form the memory groups anew, so that each published group gets its settings."""
-        memory = self.optimizer.param_groups
-        wanted = [{**own, "params": params} for own, params in zip(settings, self.published(), strict=True)]
-        if self._published is None:
-            for group, own in zip(memory, wanted, strict=True):
+        """Form the physical groups anew, so that each logical group gets its settings."""
+        physical = self.optimizer.param_groups
+        wanted = [{**own, "params": params} for own, params in zip(settings, self.logical(), strict=True)]
+        if self._logical is None:
+            for group, own in zip(physical, wanted, strict=True):
                 group.update(own)
         else:
-            memory[:] = merge(wanted)
-            self._owners, self._flat = ((), []), ((), [])
+            physical[:] = merge(wanted)
+            self._physical_index, self._flat = ((), []), ((), [])
 
     def _match(self, groups: Sequence[Group], state: Mapping[Any, Any]) -> dict[int, tuple[Any, int]]:
-        """For each of our parameters: its key in the file's ``state``, and the place of its group there."""
+        """For each of our parameters: its key in the file's `state`, and the place of its group there."""
         entries = [(slot, i) for i, group in enumerate(groups) for slot in group["params"]]
         ours = self.params()
         names = [name for group in groups for name in group.get("param_names", [])]
@@ -286,7 +286,7 @@ def reconcile(
         now: The group as it is, after the first tick of this run's schedulers.
         mine: What this run's config gives it.
         saved: The group in the file.
-        theirs: What the saved run's config gave it, where known; else told from the group's ``initial_...``.
+        theirs: What the saved run's config gave it, where known; else told from the group's `initial_...`.
         changes: Counts each change; added to.
     """
     out: Group = {}

@@ -23,7 +23,7 @@ STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_step", "_global_ste
 
 @PARAM_SCHEDULERS.register_module()
 class ReduceOnPlateauParamScheduler(ParamScheduler):
-    """Multiplies a field by ``factor`` when a metric has stopped getting better.
+    """Multiplies a field by `factor` when a metric has stopped getting better.
 
     Called after each epoch (which it only counts) and after each validation, with its metrics.
 
@@ -31,11 +31,11 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         optimizer: The optim wrapper, or a plain optimizer.
         param_name: Field of the param groups.
         monitor: Name of the metric.
-        rule: Whether ``less`` or ``greater`` is better.
+        rule: Whether `less` or `greater` is better.
         factor: Multiplier, below 1.
         patience: Validations without progress that are put up with.
         threshold: Least progress that counts.
-        threshold_rule: ``rel`` to the best value, or ``abs``.
+        threshold_rule: `rel` to the best value, or `abs`.
         cooldown: Validations after a reduction that are not judged.
         min_value: Value below which nothing falls; or one per param group (the base group's may be left out).
         eps: A change smaller than this is not made.
@@ -154,9 +154,9 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             return [self.min_value] * count
         values = list(self.min_value)
         if isinstance(self.optimizer, OptimWrapper):
-            if len(values) == self.optimizer.num_published and self.optimizer.base_param_settings is not None:
+            if len(values) == self.optimizer.num_logical_groups and self.optimizer.base_param_settings is not None:
                 values.append(values[-1])  # as in MMEngine, the base settings follow the last group
-            return self.optimizer.spread("min_value", values)
+            return self.optimizer.expand_per_group("min_value", values)
         if len(values) != count:
             raise InputError(f"min_value lists {len(values)} values for {count} param groups")
         return values
@@ -191,13 +191,13 @@ def _fix(param: str) -> Any:
 
 @PARAM_SCHEDULERS.register_module()
 class ReduceOnPlateauLR(ReduceOnPlateauParamScheduler):
-    """``ReduceOnPlateauParamScheduler`` for the learning rate."""
+    """`ReduceOnPlateauParamScheduler` for the learning rate."""
 
     __init__ = _fix("lr")
 
 
 @PARAM_SCHEDULERS.register_module()
 class ReduceOnPlateauMomentum(ReduceOnPlateauParamScheduler):
-    """``ReduceOnPlateauParamScheduler`` for momentum, or the first of Adam's betas."""
+    """`ReduceOnPlateauParamScheduler` for momentum, or the first of Adam's betas."""
 
     __init__ = _fix("momentum")

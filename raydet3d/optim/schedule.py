@@ -38,7 +38,7 @@ class Field:
     """A field of its own name.
 
     Args:
-        name: The field, such as ``lr`` or ``weight_decay``.
+        name: The field, such as `lr` or `weight_decay`.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Field:
 
 
 class FirstBeta:
-    """Adam's momentum: the first of ``betas``, shown as ``momentum`` too, as MMEngine's param groups do."""
+    """Adam's momentum: the first of `betas`, shown as `momentum` too, as MMEngine's param groups do."""
 
     def read(self, group: Group) -> Any:
         """The value now."""
@@ -90,10 +90,10 @@ def _keys(group: Group) -> list[int]:
 
 
 class ParamScheduler:
-    """Counts ticks and, between ``begin`` and ``end``, writes new values into the param groups.
+    """Counts ticks and, between `begin` and `end`, writes new values into the param groups.
 
-    The first tick happens at construction, before any training. A scheduler of one's own gives ``_get_value``, or
-    is a curve (``register_curve``).
+    The first tick happens at construction, before any training. A scheduler of one's own gives `_get_value`, or
+    is a curve (`register_curve`).
 
     Args:
         optimizer: The optim wrapper, or a plain optimizer.
@@ -105,7 +105,7 @@ class ParamScheduler:
         verbose: Log each new value.
     """
 
-    # Whether ``step`` is also called after each validation, with its metrics.
+    # Whether `step` is also called after each validation, with its metrics.
     need_val_args: ClassVar[bool] = False
 
     def __init__(
@@ -156,7 +156,7 @@ class ParamScheduler:
         return group[f"initial_{self.param_name}"] if found is None else found
 
     def _get_value(self) -> list[Any]:
-        """The new value of each of ``self.optimizer.param_groups``, at local tick ``self.last_step``."""
+        """The new value of each of `self.optimizer.param_groups`, at local tick `self.last_step`."""
         raise NotImplementedError
 
     def step(self, metrics: Mapping[str, Any] | None = None) -> None:
@@ -208,7 +208,7 @@ class ParamScheduler:
 class CurveScheduler(ParamScheduler):
     """A curve applied to one field: what all registered names but ReduceOnPlateau's are.
 
-    The classes are made by ``register_curve``; their arguments are the curve's, and ``last_step``, ``verbose``.
+    The classes are made by `register_curve`; their arguments are the curve's, and `last_step`, `verbose`.
     """
 
     curve_type: ClassVar[type[Curve]]
@@ -235,7 +235,7 @@ class CurveScheduler(ParamScheduler):
         if not isinstance(curve.eta_max, Sequence):
             peaks = [curve.eta_max] * len(groups)
         elif isinstance(self.optimizer, OptimWrapper):
-            peaks = self.optimizer.spread("eta_max", curve.eta_max)
+            peaks = self.optimizer.expand_per_group("eta_max", curve.eta_max)
             groups = self.optimizer.param_groups
         else:
             peaks = list(curve.eta_max)
@@ -248,12 +248,12 @@ class CurveScheduler(ParamScheduler):
         self._keep_bases()
 
     def apply(self, groups: Sequence[Group], bases: Sequence[Any], tick: int) -> list[Any]:
-        """The values of some param groups after local tick ``tick``.
+        """The values of some param groups after local tick `tick`.
 
         Args:
             groups: The groups.
             bases: What each started from.
-            tick: The tick, counted from ``begin``.
+            tick: The tick, counted from `begin`.
         """
         values, steps = [], {}
         for group, base in zip(groups, bases, strict=True):
@@ -290,7 +290,7 @@ class CurveScheduler(ParamScheduler):
         return {**super().state_dict(), "curve": settings(self.curve)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved count; where the saved curve was another one, ``config_changes`` says so."""
+        """Go on from a saved count; where the saved curve was another one, `config_changes` says so."""
         super().load_state_dict(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
         self.config_changes += [
@@ -323,7 +323,7 @@ class CurveScheduler(ParamScheduler):
         return made
 
 
-# What the last part of a name schedules; None: the field that ``param_name`` names.
+# What the last part of a name schedules; None: the field that `param_name` names.
 SUFFIXES: dict[str, str | None] = {"LR": "lr", "Momentum": "momentum", "ParamScheduler": None}
 
 
@@ -331,12 +331,12 @@ def register_curve(name: str, curve: type[Curve]) -> list[type[CurveScheduler]]:
     """Enter a curve for learning rates, for momentum and for any field.
 
     Args:
-        name: First part of the names: ``Cosine`` gives CosineLR, CosineMomentum, CosineParamScheduler.
+        name: First part of the names: `Cosine` gives CosineLR, CosineMomentum, CosineParamScheduler.
         curve: The curve.
     """
     made = []
     for suffix, param in SUFFIXES.items():
-        what = {"lr": "The learning rate", "momentum": "Momentum", None: "Any field (``param_name``)"}[param]
+        what = {"lr": "The learning rate", "momentum": "Momentum", None: "Any field (`param_name`)"}[param]
         kind = type(
             name + suffix,
             (CurveScheduler,),

@@ -30,7 +30,7 @@ NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """Kind and arguments of ``clip_grad``; an empty kind where there is none."""
+    """Kind and arguments of `clip_grad`; an empty kind where there is none."""
     if cfg is None:
         return "", {}
     if not isinstance(cfg, Mapping):
@@ -55,7 +55,7 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
 
 
 def _norm_of(args: Mapping[str, Any]) -> float:
-    """Which norm ``clip_grad`` is about."""
+    """Which norm `clip_grad` is about."""
     given = args.get("norm_type", 2)
     try:
         return float(given)
@@ -67,15 +67,15 @@ def _norm_of(args: Mapping[str, Any]) -> float:
 class OptimWrapper:
     """Updates the weights from a loss.
 
-    ``update_params(loss)`` is one training iteration's worth: scale the loss, go backward and, every
-    ``accumulative_counts``-th time, clip over all parameters together, step, and clear the gradients. A step whose
-    loss or gradients are not finite is left out on the device and counted in ``bad_steps``; the model's buffers
-    (BatchNorm's statistics) are then put back to where ``optim_context`` found them as the step's first forward began.
+    `update_params(loss)` is one training iteration's worth: scale the loss, go backward and, every
+    `accumulative_counts`-th time, clip over all parameters together, step, and clear the gradients. A step whose
+    loss or gradients are not finite is left out on the device and counted in `bad_steps`; the model's buffers
+    (BatchNorm's statistics) are then put back to where `optim_context` found them as the step's first forward began.
 
     Args:
         optimizer: The optimizer.
         accumulative_counts: Iterations whose gradients make one step.
-        clip_grad: ``dict(max_norm=, norm_type=2)`` or ``dict(type='value', clip_value=)``.
+        clip_grad: `dict(max_norm=, norm_type=2)` or `dict(type='value', clip_value=)`.
         guard: Whether to leave out steps that are not finite.
 
     Example:
@@ -112,7 +112,10 @@ class OptimWrapper:
         self._max_counts = -1
         self._remainder_counts = 0
         self._has_pending = False
-        self._part: tuple[float, bool] = (1.0, True)  # weight of the loss to come, and whether it ends its iteration
+        self._micro_batch: tuple[float, bool] = (
+            1.0,
+            True,
+        )  # weight of the loss to come, and whether it ends its iteration
         self._guarded = guard
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         self._guard = FiniteGuard(device)
@@ -132,8 +135,8 @@ class OptimWrapper:
 
         Args:
             loss: Scalar loss of this iteration.
-            step_kwargs: For the optimizer's ``step``.
-            zero_kwargs: For the optimizer's ``zero_grad``.
+            step_kwargs: For the optimizer's `step`.
+            zero_kwargs: For the optimizer's `zero_grad`.
         """
         self.backward(self.scale_loss(loss))
         if self.should_update():
@@ -141,23 +144,23 @@ class OptimWrapper:
             self.zero_grad(**(zero_kwargs or {}))
 
     @contextmanager
-    def part(self, *, weight: float, last: bool) -> Iterator[None]:
-        """Train on a part of an iteration: ``update_params`` adds its gradients, and only the last part counts.
+    def micro_batch(self, *, weight: float, last: bool) -> Iterator[None]:
+        """Train on a part of an iteration: `update_params` adds its gradients, and only the last part counts.
 
         Args:
             weight: What the part's loss is multiplied by.
             last: Whether the iteration ends with this part.
         """
-        self._part = (weight, last)
+        self._micro_batch = (weight, last)
         try:
             yield
         finally:
-            self._part = (1.0, True)
+            self._micro_batch = (1.0, True)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """The loss divided by the number of iterations whose gradients it will be added to."""
-        if self._part[0] != 1:
-            loss = loss * self._part[0]
+        if self._micro_batch[0] != 1:
+            loss = loss * self._micro_batch[0]
         if self._accumulative_counts == 1:
             return loss
         tail = self._max_counts > 0 and self._inner_count >= self._max_counts - self._remainder_counts
@@ -171,12 +174,12 @@ class OptimWrapper:
 
         Args:
             loss: Scalar loss.
-            kwargs: For ``loss.backward``.
+            kwargs: For `loss.backward`.
         """
         if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
             kwargs["gradient"] = self._guard.seed(loss)
         loss.backward(**kwargs)  # type: ignore[no-untyped-call]
-        self._inner_count += self._part[1]
+        self._inner_count += self._micro_batch[1]
         self._has_pending = True
 
     def zero_grad(self, **kwargs: Any) -> None:
@@ -218,18 +221,18 @@ class OptimWrapper:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
             self._guard.keep_buffers(model)
-        may_wait = self._accumulative_counts > 1 or not self._part[1]
+        may_wait = self._accumulative_counts > 1 or not self._micro_batch[1]
         no_sync: Any = getattr(model, "no_sync", None) if may_wait else None
         if no_sync is None or self.should_sync():
             return NOTHING
         context: AbstractContextManager[None] = no_sync()
         return context
 
-    def watch_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
+    def on_grad_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
         """Hand over the gradients' norm at each step, where it is taken.
 
         Args:
-            update: Gets the name ``grad_norm`` and the norm, as a tensor on the device.
+            update: Gets the name `grad_norm` and the norm, as a tensor on the device.
             prefix: Stands before the name.
         """
         self.grad_norm_sink = partial(update, f"{prefix}grad_norm")
@@ -262,13 +265,13 @@ class OptimWrapper:
 
     def should_update(self) -> bool:
         """Whether the iteration just counted makes a step."""
-        if not self._part[1]:
+        if not self._micro_batch[1]:
             return False
         return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
 
     def should_sync(self) -> bool:
         """Whether the iteration to come makes a step, and so exchanges gradients."""
-        if not self._part[1]:
+        if not self._micro_batch[1]:
             return False
         count = self._inner_count + 1
         return count % self._accumulative_counts == 0 or count == self._max_counts
@@ -298,7 +301,7 @@ class OptimWrapper:
         return self._guard.read(self.optimizer)
 
     def read_guard(self) -> tuple[int, int, int]:
-        """What ``read_bad_steps`` gives, and how many steps in a row were left out, the newest among them.
+        """What `read_bad_steps` gives, and how many steps in a row were left out, the newest among them.
 
         Waits for the device; for log points.
         """
@@ -325,7 +328,7 @@ class OptimWrapper:
         base = [] if self.base_param_settings is None else [self.base_param_settings]
         return [*self.optimizer.param_groups, *base]
 
-    def publish(self, groups: Sequence[Sequence[Tensor]]) -> None:
+    def set_logical_groups(self, groups: Sequence[Sequence[Tensor]]) -> None:
         """Show others these groups instead of those in memory.
 
         Args:
@@ -338,7 +341,7 @@ class OptimWrapper:
         """Learn the parameters' names: states are saved with them and found by them.
 
         Args:
-            named: A model's ``named_parameters()``.
+            named: A model's `named_parameters()`.
         """
         self._groups.name(named)
 
@@ -348,12 +351,12 @@ class OptimWrapper:
         return all(self._groups.name_of(p) is not None for p in self._groups.params())
 
     def _set_base(self) -> None:
-        many = len(self._groups.published()) > 1
+        many = len(self._groups.logical()) > 1
         # A pseudo group that no parameter is in: it shows what a schedule does to the plain settings.
         self.base_param_settings = {"params": torch.tensor([0.0]), **self.optimizer.defaults} if many else None
 
-    def spread(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """A list with one value for each of MMEngine's groups, as one for each of ``param_groups``.
+    def expand_per_group(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """A list with one value for each of MMEngine's groups, as one for each of `param_groups`.
 
         Groups in memory are taken apart where the values differ.
 
@@ -362,31 +365,31 @@ class OptimWrapper:
             values: The values; the base settings' last.
         """
         base = self.base_param_settings is not None
-        count = len(self._groups.published())
+        count = len(self._groups.logical())
         if len(values) != count + base:
             raise InputError(f"{name} lists {len(values)} values for {count + base} param groups")
         return [*self._groups.split(values[:count]), *values[count:]]
 
     @property
-    def num_published(self) -> int:
+    def num_logical_groups(self) -> int:
         """How many param groups MMEngine would have, without the base settings."""
-        return len(self._groups.published())
+        return len(self._groups.logical())
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
-        memory = [_number(group["lr"]) for group in self.optimizer.param_groups]
+        physical = [_number(group["lr"]) for group in self.optimizer.param_groups]
         if self.base_param_settings is None:
-            return {"lr": memory}
-        lr = [memory[owner] for owner in self._groups.owners()]
+            return {"lr": physical}
+        lr = [physical[owner] for owner in self._groups.physical_index()]
         return {"base_lr": [_number(self.base_param_settings["lr"])], "lr": lr}
 
     def get_momentum(self) -> dict[str, list[float]]:
-        """The momentum of each of MMEngine's groups: ``momentum``, the first of ``betas``, or 0."""
-        memory = [
+        """The momentum of each of MMEngine's groups: `momentum`, the first of `betas`, or 0."""
+        physical = [
             _number(group["momentum"] if "momentum" in group else group["betas"][0] if "betas" in group else 0)
             for group in self.optimizer.param_groups
         ]
-        return {"momentum": [memory[owner] for owner in self._groups.owners()]}
+        return {"momentum": [physical[owner] for owner in self._groups.physical_index()]}
 
     def describe_groups(self) -> list[tuple[list[str], Group]]:
         """Each group in memory as its parameters' names and its settings."""
@@ -396,7 +399,7 @@ class OptimWrapper:
         ]
 
     def configured(self) -> list[Group]:
-        """What the config gave each of ``param_groups``, before any schedule."""
+        """What the config gave each of `param_groups`, before any schedule."""
         base = [] if self.base_param_settings is None else [self.optimizer.defaults]
         return [*self._groups.configured(), *base]
 
@@ -405,8 +408,8 @@ class OptimWrapper:
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state in MMEngine's layout.
 
-        Beside MMEngine's keys: ``configured``, what the config gave each group, and, in the middle of an
-        accumulation of a single process, ``pending_gradients``.
+        Beside MMEngine's keys: `configured`, what the config gave each group, and, in the middle of an
+        accumulation of a single process, `pending_gradients`.
         """
         self._guard.settle(self.optimizer)
         state = self._groups.pack()
@@ -422,7 +425,7 @@ class OptimWrapper:
         """Load a state of ours or of MMEngine's, whichever way its groups are cut; by parameter name where it has any.
 
         Call it after the schedulers are built: it sets the values that their first tick has changed. A setting that
-        the config has changed since (``config_changes``) keeps what the config says now; ``resume_schedulers``
+        the config has changed since (`config_changes`) keeps what the config says now; `resume_schedulers`
         then brings scheduled values to where the new schedule has them.
 
         Args:
@@ -448,7 +451,7 @@ class OptimWrapper:
         return {self._groups.name_of(p) or str(i): p.grad.clone() for i, p in params if p.grad is not None}
 
     def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Put gradients back that ``pending_gradients`` gave."""
+        """Put gradients back that `pending_gradients` gave."""
         for i, param in enumerate(self._groups.params()):
             gradient = gradients.get(self._groups.name_of(param) or str(i))
             if gradient is not None:

@@ -1,4 +1,4 @@
-"""``ZeroRedundancyOptimizer``: each rank keeps the optimizer state of its own share of the parameters only."""
+"""`ZeroRedundancyOptimizer`: each rank keeps the optimizer state of its own share of the parameters only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ZeroRedundancyOptimizer(Optimizer):
 
     Whole parameters are dealt out, the largest first, each to the rank that has the least so far. State dicts are the
     plain optimizer's, so a run may go on with any number of ranks, and with or without this class. Making one is a
-    matter of all ranks: each calls ``state_dict`` (a run's ``save_checkpoint`` does), and rank 0 gets the whole.
+    matter of all ranks: each calls `state_dict` (a run's `save_checkpoint` does), and rank 0 gets the whole.
 
     Source: Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, 2020, stage 1.
 
@@ -65,7 +65,7 @@ class ZeroRedundancyOptimizer(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a flag on the device (``found_inf``) can hold the step back."""
+        """Whether a flag on the device (`found_inf`) can hold the step back."""
         return bool(getattr(self.local, "_step_supports_amp_scaling", False))
 
     def step(self, closure: Callable[[], float] | None = None, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ class ZeroRedundancyOptimizer(Optimizer):
 
         Args:
             closure: Evaluates the model anew, for optimizers that ask for it.
-            kwargs: For the optimizer's ``step``.
+            kwargs: For the optimizer's `step`.
         """
         shares: list[Group] = [
             {**settings_of(group), "params": [p for p in group["params"] if self._is_mine(p)]}

@@ -375,7 +375,7 @@ def _make_optim_wrapper(cfg: Any, runner: Runner) -> Any:
     wrapper = build_optim(cfg, runner.model)
     refuse_several(runner.model, wrapper)
     if isinstance(wrapper, OptimWrapper):
-        wrapper.watch_norm(runner.message_hub.update_scalar, "train/")
+        wrapper.on_grad_norm(runner.message_hub.update_scalar, "train/")
     runner.scale_lr(wrapper, cfg.get("auto_scale_lr"))
     return wrapper
 

@@ -35,7 +35,7 @@ def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence
     parts = [(divide(batch, k, len(weights), size), weights[k]) for k in range(min(len(weights), size))]
     outputs = []
     for i, (part, weight) in enumerate(parts, start=1):
-        with optim_wrapper.part(weight=weight, last=i == len(parts)):
+        with optim_wrapper.micro_batch(weight=weight, last=i == len(parts)):
             outputs.append(model.train_step(part, optim_wrapper=optim_wrapper))
     return _mean(outputs)
 

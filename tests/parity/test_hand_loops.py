@@ -118,7 +118,7 @@ def test_the_norm_that_is_logged_is_the_one_before_clipping(norm_type: float) ->
     clip = {"max_norm": 1e-3, "norm_type": norm_type}
     wrapper = build_optim_wrapper(model, {"optimizer": {"type": "SGD", "lr": 0.0}, "clip_grad": clip})
     seen: list[float] = []
-    wrapper.watch_norm(lambda name, norm: seen.append(norm.item()))
+    wrapper.on_grad_norm(lambda name, norm: seen.append(norm.item()))
     train(model, wrapper, batches(2))
     expected = []
     for x, y in batches(2):

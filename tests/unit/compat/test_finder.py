@@ -64,7 +64,7 @@ def test_packages_inner_modules_and_roots_find_ours(home: Path) -> None:
 )
 def test_a_name_that_is_not_here_is_named(home: Path, statement: str, name: str, hint: str) -> None:
     compat.install()
-    with pytest.raises(compat.NoGuest) as caught:
+    with pytest.raises(compat.MissingAlias) as caught:
         exec(statement, {})
     assert name in str(caught.value)
     assert hint in str(caught.value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raydet3d import compat
-from raydet3d.compat.plugins import load
+from raydet3d.compat.plugins import find_object
 from raydet3d.errors import InputError
 from raydet3d.registry import DATASETS, HOOKS, MODELS
 from tests.kit.guests import visiting, write
@@ -51,32 +51,32 @@ def test_dotted_paths(home: Path) -> None:
             "mmdet3d/engine/hooks/own.py": HOOK.replace("Mine", "Own"),
         },
     )
-    assert load("plug_in.Mine").__name__ == "Mine"
-    assert load("plug_in.Outer.Inner").__qualname__ == "Outer.Inner"
-    assert load("mmdet3d.engine.hooks.own.Own").__module__ == "mmdet3d.engine.hooks.own"
-    assert load("mmengine.hooks.CheckpointHook") is HOOKS.get("CheckpointHook")
-    assert load("torch.optim.adamw.AdamW").__name__ == "AdamW"
-    assert load("plug_in.Nothing") is None
-    assert load("no_such_package.Thing") is None
-    assert load("mmdet3d.models.layers.Thing") is None
+    assert find_object("plug_in.Mine").__name__ == "Mine"
+    assert find_object("plug_in.Outer.Inner").__qualname__ == "Outer.Inner"
+    assert find_object("mmdet3d.engine.hooks.own.Own").__module__ == "mmdet3d.engine.hooks.own"
+    assert find_object("mmengine.hooks.CheckpointHook") is HOOKS.get("CheckpointHook")
+    assert find_object("torch.optim.adamw.AdamW").__name__ == "AdamW"
+    assert find_object("plug_in.Nothing") is None
+    assert find_object("no_such_package.Thing") is None
+    assert find_object("mmdet3d.models.layers.Thing") is None
 
 
 def test_a_module_that_fails_says_so_itself(home: Path) -> None:
     write(home, {"broken.py": "from mmdet3d.models import Nothing\n", "absent.py": "import no_such_package\n"})
     with pytest.raises(InputError, match=r"nothing for 'mmdet3d\.models\.Nothing'"):
-        load("broken.Thing")
+        find_object("broken.Thing")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        load("absent.Thing")
+        find_object("absent.Thing")
 
 
 def test_a_dotted_string_is_what_it_names_when_it_is_built_into_something(home: Path) -> None:
     write(home, {"plug_in.py": HOOK})
-    given = {"type": "plug_in.Mine", "a": [compat.Dotted("torch.nn.GELU"), "torch.nn.GELU"]}
+    given = {"type": "plug_in.Mine", "a": [compat.DottedPath("torch.nn.GELU"), "torch.nn.GELU"]}
     import torch
 
     assert HOOKS.build(given).a == [torch.nn.GELU, "torch.nn.GELU"]
     with pytest.raises(InputError, match=r"torch\.nn\.Nothing"):
-        MODELS.build({"type": "VoxelNet", "a": compat.Dotted("torch.nn.Nothing")})
+        MODELS.build({"type": "VoxelNet", "a": compat.DottedPath("torch.nn.Nothing")})
 
 
 def test_an_init_of_the_users_own_is_looked_for_on_a_miss(home: Path) -> None:
@@ -144,7 +144,7 @@ def test_luggage_is_unpacked_before_what_follows(tmp_path: Path, monkeypatch: py
         compat.import_plugin("plug_in")
         import plug_in
 
-        packed = pickle.dumps((compat.pack(), plug_in.Mine(3)))
+        packed = pickle.dumps((compat.plugin_state(), plug_in.Mine(3)))
         bare = pickle.dumps(plug_in.Mine(3))
     code = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read())[1].a)"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

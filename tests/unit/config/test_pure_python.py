@@ -113,7 +113,7 @@ def test_a_dump_holds_dotted_names_and_loads_equal(home: Path, suffix: str) -> N
     cfg = read(home, bases__one=BASE, run=CHILD + more)
     text = cfg.dump(home / f"dumped{suffix}")
     assert "torch.nn.GELU" in text
-    assert "Dotted" not in text
+    assert "DottedPath" not in text
     again = Config.fromfile(home / f"dumped{suffix}")
     assert again == cfg
     assert "torch" not in again.keys() - {"lr"}

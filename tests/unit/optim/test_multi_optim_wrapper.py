@@ -90,7 +90,7 @@ class TestParts:
     def test_norms_carry_the_name(self) -> None:
         first, second, both = two(clip_grad={"max_norm": 0.5})
         seen: list[str] = []
-        both.watch_norm(lambda name, norm: seen.append(name), "train/")
+        both.on_grad_norm(lambda name, norm: seen.append(name), "train/")
         for name, model in (("one", first), ("two", second)):
             train(model, both[name], batches(1))
         assert seen == ["train/one.grad_norm", "train/two.grad_norm"]
