@@ -16,9 +16,10 @@ from raydet3d.files import locked
 from raydet3d.host import num_processors
 from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, check_work_dir, checkpoint_size
 from raydet3d.launch.ray_options import RayOptions
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import Standing, look_at
-from raydet3d.launch.worker import Plan, is_torchrun, join_torchrun, work
+from raydet3d.launch.worker import is_torchrun, join_torchrun, run_worker
 
 BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
 
@@ -200,13 +201,13 @@ def settle_standing(standing: Standing, work_dir: str) -> bool:
     return False
 
 
-def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> Plan:
+def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> RunSpec:
     """The run as plain data."""
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
         # Once, here, so that every process and every restart has the same.
         cfg["randomness"] = {**randomness, "seed": int.from_bytes(os.urandom(4), "little") >> 1}
-    return Plan(
+    return RunSpec(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
         origin=cfg.origin.to_dict(),
@@ -229,7 +230,7 @@ def check_parts(cfg: Config) -> None:
     check_optimization(cfg)
 
 
-def train_here(cfg: Config, plan: Plan, request: StopRequest, asked: Callable[[], str | None]) -> dict[str, Any]:
+def train_here(cfg: Config, plan: RunSpec, request: StopRequest, asked: Callable[[], str | None]) -> dict[str, Any]:
     """Train as one of torchrun's ranks."""
     check_parts(cfg)
     from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
@@ -239,19 +240,19 @@ def train_here(cfg: Config, plan: Plan, request: StopRequest, asked: Callable[[]
     first(lambda: ready_data(cfg))
     plan = broadcast_object(plan)
     request.trains = True
-    result = work(plan, device=device, asked=asked)
+    result = run_worker(plan, device=device, asked=asked)
     return {**result, "workers": get_world_size(), "cpus": num_processors(), "is_main": is_main_process()}
 
 
 def train_there(
-    cfg: Config, plan: Plan, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
+    cfg: Config, plan: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
 ) -> dict[str, Any]:
     """Train on Ray workers; with none of them, in this process."""
     opening: Any = None
     if options.most > 0:
-        from raydet3d.launch.cluster import Opening
+        from raydet3d.launch.cluster import ConnectThread
 
-        opening = Opening(options, cfg["work_dir"])
+        opening = ConnectThread(options, cfg["work_dir"])
         opening.start()  # it takes seconds, as do what torch imports and what the data need
     try:
         check_parts(cfg)
@@ -262,7 +263,7 @@ def train_there(
             check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
         if opening is None:
             request.trains = True
-            return {**work(plan, asked=asked), "workers": 0, "cpus": num_processors()}
+            return {**run_worker(plan, asked=asked), "workers": 0, "cpus": num_processors()}
         from raydet3d.launch.driver import fit
 
         ground = opening.wait()

@@ -113,7 +113,7 @@ def _place(counts: Iterable[int], strategy: str) -> int:
     return sum(counts)
 
 
-def room(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) -> int:
+def max_placeable_workers(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) -> int:
     """How many workers there is room for on nodes that stay.
 
     Args:
@@ -131,7 +131,7 @@ def shared_evenly(workers: int, slots: int) -> int:
     return next((count for count in range(workers, 0, -1) if count >= slots or slots % count == 0), workers)
 
 
-def without(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
+def excluding_own(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
     """The nodes as they would be without a run's workers.
 
     Args:
@@ -149,7 +149,7 @@ def without(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) ->
     ]
 
 
-def room_to_come(options: RayOptions, nodes: Iterable[Node]) -> int:
+def max_workers_after_autoscaling(options: RayOptions, nodes: Iterable[Node]) -> int:
     """How many workers there would be room for if the autoscaler added all it may; others keep what they hold."""
     groups = groups_of_autoscaler()
     if groups is None:
@@ -160,5 +160,5 @@ def room_to_come(options: RayOptions, nodes: Iterable[Node]) -> int:
         kind = f"accelerator_type:{options.accelerator_type}"
         known = {**resources, kind: 1.0} if options.accelerator_type and resources.get("GPU") else resources
         counts += [workers_on(known, labels, options)] * min(count, 2 * options.most + len(nodes))
-    held = room(options, nodes, occupied=True) - room(options, nodes)
+    held = max_placeable_workers(options, nodes, occupied=True) - max_placeable_workers(options, nodes)
     return max(_place(counts, options.placement_strategy) - held, 0)

@@ -22,7 +22,7 @@ from raydet3d.launch.ray_options import RayOptions
 
 
 @dataclass(frozen=True)
-class Ground:
+class ClusterHandle:
     """A cluster that was found fit for a run.
 
     Args:
@@ -45,7 +45,7 @@ class Ground:
             ray.shutdown()
 
 
-def open_ground(options: RayOptions, work_dir: Path | str) -> Ground:
+def connect(options: RayOptions, work_dir: Path | str) -> ClusterHandle:
     """Join or start a cluster, and check that the run can work there.
 
     Args:
@@ -65,7 +65,7 @@ def open_ground(options: RayOptions, work_dir: Path | str) -> Ground:
         if is_ours:
             ray.shutdown()
         raise
-    return Ground(options, where, wait_s, int(ray.cluster_resources().get("CPU", 0)), is_ours)
+    return ClusterHandle(options, where, wait_s, int(ray.cluster_resources().get("CPU", 0)), is_ours)
 
 
 def _connect(options: RayOptions) -> tuple[str, bool]:
@@ -120,7 +120,7 @@ def _about_threads(record: logging.LogRecord) -> bool:
     return "SIGTERM handler is not set" not in record.getMessage()
 
 
-class Opening(threading.Thread):
+class ConnectThread(threading.Thread):
     """Opens the ground while the caller reads its data and imports torch: both take seconds.
 
     The thread lives until the ground is left: Linux ends what a thread has started (Ray's own processes ask for that)
@@ -134,14 +134,14 @@ class Opening(threading.Thread):
     def __init__(self, options: RayOptions, work_dir: Path | str) -> None:
         super().__init__(name="ray-opening", daemon=True)
         self._options, self._work_dir = options, work_dir
-        self._ground: Ground | None = None
+        self._ground: ClusterHandle | None = None
         self._error: BaseException | None = None
         self._opened, self._left = threading.Event(), threading.Event()
 
     def run(self) -> None:
         """Open it, or keep what went wrong for the caller; close it when the caller leaves."""
         try:
-            self._ground = open_ground(self._options, self._work_dir)
+            self._ground = connect(self._options, self._work_dir)
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that can act on it
             self._error = error
         self._opened.set()
@@ -149,7 +149,7 @@ class Opening(threading.Thread):
         if self._ground is not None:
             self._ground.close()
 
-    def wait(self) -> Ground:
+    def wait(self) -> ClusterHandle:
         """The ground, once it is open.
 
         Raises:

@@ -26,16 +26,24 @@ from raydet3d.checkpoint.storage import place_at
 from raydet3d.config import default_work_dir, is_uri
 from raydet3d.dist import group_options
 from raydet3d.errors import InputError
-from raydet3d.launch.capacity import Node, draining_nodes, read_nodes, room, shared_evenly, without
-from raydet3d.launch.cluster import Ground, open_ground
+from raydet3d.launch.capacity import (
+    Node,
+    draining_nodes,
+    excluding_own,
+    max_placeable_workers,
+    read_nodes,
+    shared_evenly,
+)
+from raydet3d.launch.cluster import ClusterHandle, connect
 from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
 from raydet3d.launch.hang_watchdog import read_stacks
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.ray_report import RayReportHook
-from raydet3d.launch.signal_channel import FIRST_STEP, NODES, STOP, Channel, Listener
+from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.signal_channel import FIRST_STEP, NODES, STOP, SignalChannel, StopListener
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.launch.status_line import status_line
-from raydet3d.launch.worker import Plan, quiet_file_loggers, work
+from raydet3d.launch.worker import quiet_file_loggers, run_worker
 from raydet3d.log import close_logger, open_logger
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
@@ -45,12 +53,12 @@ LOOK_S = 0.2
 
 
 def fit(
-    plan: Plan,
+    plan: RunSpec,
     options: RayOptions,
     *,
     work_dir: Path | str,
     request: StopRequest | None = None,
-    ground: Ground | None = None,
+    ground: ClusterHandle | None = None,
 ) -> dict[str, Any]:
     """Train on Ray workers.
 
@@ -73,8 +81,8 @@ def fit(
         ray.train.TrainingFailedError: The run failed.
     """
     given = ground
-    ground = given or open_ground(options, work_dir)
-    run = Tries(plan, ground, work_dir, request or StopRequest())
+    ground = given or connect(options, work_dir)
+    run = RetryLoop(plan, ground, work_dir, request or StopRequest())
     try:
         with status_line(plan.cfg.get("train_cfg")):
             result = run.until_done()
@@ -85,7 +93,7 @@ def fit(
     return {**result, "workers": run.workers, "cpus": ground.cpus, "restarts": run.restarts}
 
 
-class Tries:
+class RetryLoop:
     """The tries of one run.
 
     Args:
@@ -95,7 +103,7 @@ class Tries:
         request: Whether this process is asked to stop.
     """
 
-    def __init__(self, plan: Plan, ground: Ground, work_dir: Path | str, request: StopRequest) -> None:
+    def __init__(self, plan: RunSpec, ground: ClusterHandle, work_dir: Path | str, request: StopRequest) -> None:
         self.options = ground.options
         self.workers = 0
         self.restarts = 0
@@ -129,7 +137,7 @@ class Tries:
             self._number += 1
             self._ended = time.time()
             if error is not None:
-                self._why = self._judge(error, began)
+                self._why = self._classify_failure(error, began)
                 if self._why != "no room":
                     self.restarts += 1
                     self._wait_s = max(self._wait_s, self._lost_node_timeout)
@@ -178,7 +186,7 @@ class Tries:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
         if ray.get_runtime_context().get_node_id() in draining_nodes():
             return False
-        return room(self.options, read_nodes()) >= self.options.least or self._ground.wait_s > 0
+        return max_placeable_workers(self.options, read_nodes()) >= self.options.least or self._ground.wait_s > 0
 
     def _await_room(self) -> int:
         """How many workers to start: as many as there is room for, within what was asked for.
@@ -218,7 +226,7 @@ class Tries:
 
     def _room(self, nodes: Sequence[Node]) -> int:
         """How many workers of those that may be there is room for, and an iteration can be shared by."""
-        fits, slots = min(room(self.options, nodes), self.options.most), self.options.slots
+        fits, slots = min(max_placeable_workers(self.options, nodes), self.options.most), self.options.slots
         return shared_evenly(fits, slots) if slots and asks_others(self._plan.cfg) else fits
 
     def _leave_if_asked(self) -> None:
@@ -237,7 +245,7 @@ class Tries:
     def _try_once(self) -> tuple[dict[str, Any] | None, BaseException | None]:
         """One trainer's life: its result or its error."""
         name = f"{self._plan.run_id}-a{self._number}"
-        channel = Channel(f"{ray.get_runtime_context().get_job_id()}/{name}")
+        channel = SignalChannel(f"{ray.get_runtime_context().get_job_id()}/{name}")
         outcome: list[Any] = [None, None]
 
         def fit() -> None:
@@ -258,34 +266,34 @@ class Tries:
             channel.close()
         return outcome[0], outcome[1]
 
-    def _look_after(self, thread: threading.Thread, channel: Channel, started: float) -> None:
+    def _look_after(self, thread: threading.Thread, channel: SignalChannel, started: float) -> None:
         """Until the try ends: pass on that it is to stop, and find out whether it is."""
         told = False
         has_stepped = False
         more = 0  # looks in a row that found room for more workers
-        word = Clock(1.0)
-        drain, resize = Clock(self.options.drain_poll_s), Clock(self.options.resize_interval_s)
+        word = Interval(1.0)
+        drain, resize = Interval(self.options.drain_poll_s), Interval(self.options.resize_interval_s)
         while thread.is_alive():
             thread.join(LOOK_S)
             reason = self._asked()
             with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
-                if not has_stepped and word.strikes():
+                if not has_stepped and word.is_due():
                     has_stepped = self._hear_first_step(channel, started)
-                if reason is None and drain.strikes():
+                if reason is None and drain.is_due():
                     mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
                     reason = "drain" if draining_nodes() & mine else None
-                if reason is None and has_stepped and self.workers < self.options.most and resize.strikes():
-                    fits = self._room(without(read_nodes(), channel.values(NODES), self.options))
+                if reason is None and has_stepped and self.workers < self.options.most and resize.is_due():
+                    fits = self._room(excluding_own(read_nodes(), channel.values(NODES), self.options))
                     more = more + 1 if fits > self.workers else 0
                     if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
-                        resize.strike_in(2.0)
+                        resize.due_within(2.0)
                     elif more > 1:
                         reason, self._goal = "resize", fits
             if reason is not None and not told:
                 channel.put(STOP, reason)
                 told = True
 
-    def _hear_first_step(self, channel: Channel, started: float) -> bool:
+    def _hear_first_step(self, channel: SignalChannel, started: float) -> bool:
         """Whether the first step was done; the next start may take twice as long as this one took."""
         word = channel.get(FIRST_STEP)
         if word is None:
@@ -349,7 +357,7 @@ class Tries:
 
     # -- after a try --------------------------------------------------------------------------------------------
 
-    def _judge(self, error: BaseException, began: float) -> str:
+    def _classify_failure(self, error: BaseException, began: float) -> str:
         """Why a try ended, where it is worth another one.
 
         Raises:
@@ -387,7 +395,7 @@ def asks_others(cfg: Mapping[str, Any]) -> bool:
     return bool(cfg.get("sync_bn")) or "FullySharded" in str((cfg.get("model_wrapper_cfg") or {}).get("type"))
 
 
-class Clock:
+class Interval:
     """Strikes at intervals.
 
     Args:
@@ -398,14 +406,14 @@ class Clock:
         self._interval_s = interval_s
         self._next = time.monotonic() + interval_s
 
-    def strikes(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time; if so, the next interval begins."""
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + self._interval_s
         return True
 
-    def strike_in(self, seconds: float) -> None:
+    def due_within(self, seconds: float) -> None:
         """Let the next stroke come after so many seconds, if it is not due before."""
         self._next = min(self._next, time.monotonic() + seconds)
 
@@ -415,12 +423,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any] | None:
     import ray.train.torch
 
     quiet_file_loggers(str(Path(ray.__file__).parent))
-    channel = Channel(config["channel"])
+    channel = SignalChannel(config["channel"])
     rank = ray.train.get_context().get_world_rank()
-    listener = Listener(channel) if rank == 0 else None
+    listener = StopListener(channel) if rank == 0 else None
     try:
-        result = work(
-            Plan(**config["plan"]),
+        result = run_worker(
+            RunSpec(**config["plan"]),
             device=ray.train.torch.get_device(),
             hooks=[RayReportHook(channel)],
             asked=lambda: listener.reason if listener is not None else None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 WRAPPED = ("health_check_failure", "controller_failure", "_base_exc", "cause", "__cause__")
 
 
-def layers(error: BaseException) -> Iterator[BaseException]:
+def iter_causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and those that it wraps, outermost first."""
     waiting, seen = [error], set[int]()
     while waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ray
 
 from raydet3d.errors import InputError
-from raydet3d.launch.exceptions import layers
+from raydet3d.launch.exceptions import iter_causes
 
 NO_ROOM = "WorkerGroupStartupTimeoutError"
 LOST_EARLY = "WorkerGroupStartupFailedError"  # what it came from does not survive the way out of Ray's controller
@@ -19,8 +19,8 @@ def death_in(error: BaseException) -> str | None:
     When a node is lost, the other ranks notice before Ray does: all that is known then is that their peer is gone.
     """
     ends = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    found = next((type(layer).__name__ for layer in layers(error) if isinstance(layer, ends)), None)
-    if found is None and any(type(layer).__name__ == LOST_EARLY for layer in layers(error)):
+    found = next((type(layer).__name__ for layer in iter_causes(error) if isinstance(layer, ends)), None)
+    if found is None and any(type(layer).__name__ == LOST_EARLY for layer in iter_causes(error)):
         return "one of them, while they started"
     failures = list(getattr(error, "worker_failures", {}).values())
     if found is None and failures and all(map(_misses_a_peer, failures)):
@@ -29,12 +29,12 @@ def death_in(error: BaseException) -> str | None:
 
 
 def _misses_a_peer(error: BaseException) -> bool:
-    return any(words in str(layer) for layer in layers(error) for words in PEER_IS_GONE)
+    return any(words in str(layer) for layer in iter_causes(error) for words in PEER_IS_GONE)
 
 
 def user_mistake(error: BaseException) -> str | None:
     """The sentence of an InputError that a worker raised."""
-    for layer in layers(error):
+    for layer in iter_causes(error):
         if isinstance(layer, InputError):
             return str(layer)
     return None
@@ -42,4 +42,4 @@ def user_mistake(error: BaseException) -> str | None:
 
 def was_not_placed(error: BaseException) -> bool:
     """Whether the workers did not get their places in time."""
-    return any(type(layer).__name__ == NO_ROOM for layer in layers(error))
+    return any(type(layer).__name__ == NO_ROOM for layer in iter_causes(error))

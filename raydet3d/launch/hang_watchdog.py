@@ -27,7 +27,7 @@ EXIT = 71  # an exit code of our own: the driver looks for the stacks then
 LONGEST = 4000  # characters of a rank's stack in the log; the file has all
 
 
-class HangHook(Hook):
+class HangWatchdogHook(Hook):
     """Ends the process when nothing has moved for too long: no iteration, no validation batch, no epoch.
 
     Every rank's stack is written before the first of them ends.
@@ -73,7 +73,7 @@ class HangHook(Hook):
                 os._exit(EXIT)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._over.set()
         faulthandler.cancel_dump_traceback_later()
         if self._file is not None and self._path is not None:

@@ -203,7 +203,12 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     """
     import ray
 
-    from raydet3d.launch.capacity import groups_of_autoscaler, read_nodes, room, room_to_come
+    from raydet3d.launch.capacity import (
+        groups_of_autoscaler,
+        max_placeable_workers,
+        max_workers_after_autoscaling,
+        read_nodes,
+    )
 
     totals: dict[str, float] = ray.cluster_resources()
     for resources, _, count in groups_of_autoscaler() or []:
@@ -213,12 +218,12 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     deadline = time.monotonic() + SETTLE_S
     while True:
         nodes = read_nodes()
-        if room(options, nodes) >= options.least:
+        if max_placeable_workers(options, nodes) >= options.least:
             return options, options.resource_timeout_s or 0.0
-        if time.monotonic() >= deadline or room(options, nodes, occupied=True) < options.least:
+        if time.monotonic() >= deadline or max_placeable_workers(options, nodes, occupied=True) < options.least:
             break
         time.sleep(0.2)
-    to_come = room_to_come(options, nodes)
+    to_come = max_workers_after_autoscaling(options, nodes)
     if to_come >= options.least:
         return options, AUTOSCALER_TIMEOUT_S if options.resource_timeout_s is None else options.resource_timeout_s
     if options.resource_timeout_s:
@@ -233,7 +238,7 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
 
 def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
     """The sentence that says what is missing, and what to do."""
-    from raydet3d.launch.capacity import room
+    from raydet3d.launch.capacity import max_placeable_workers
 
     def sums(kind: str) -> dict[str, float]:
         return {name: sum(getattr(node, kind).get(name, 0) for node in nodes) for name in options.bundle}
@@ -252,7 +257,7 @@ def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
         _refuse_too_much(options, sums("free"), where, held)
     except InputError as error:
         return f"{error}, or {wait}"
-    fits, asked = room(options, nodes), options.least
+    fits, asked = max_placeable_workers(options, nodes), options.least
     wishes = [f"placement_strategy {options.placement_strategy!r}", f"{options.bundle}"]
     wishes += [f"label_selector {dict(options.label_selector)}"] if options.label_selector else []
     wishes += [f"accelerator_type {options.accelerator_type!r}"] if options.accelerator_type else []

@@ -1,4 +1,4 @@
-"""``Watch``: looks up from training now and then: is the run to stop, who is slow, how much is done.
+"""``RankSyncHook``: looks up from training now and then: is the run to stop, who is slow, how much is done.
 
 All ranks look at the same iterations and exchange a row of five numbers each, in one all-reduce on the host (0.1 to
 0.3 ms). How many iterations it is to the next look follows from the rows, which every rank has, so the ranks need not
@@ -25,7 +25,7 @@ GROUP = "stop"
 ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
 
 
-class Pace(Hook):
+class StepTimer(Hook):
     """Notes how long this rank works in each iteration before it meets the others.
 
     That is from the end of an iteration to the end of the next forward pass: waiting for data, computing, hooks. (The
@@ -57,7 +57,7 @@ class Pace(Hook):
         self._computed = time.perf_counter()
 
 
-class Watch(Hook):
+class RankSyncHook(Hook):
     """Stops the run when it is asked to, names slow ranks, and reports each rank's throughput.
 
     Args:
@@ -74,7 +74,7 @@ class Watch(Hook):
     def __init__(
         self,
         asked: Callable[[], str | None],
-        pace: Pace,
+        pace: StepTimer,
         *,
         look_s: float = 0.5,
         window_s: float = 10.0,

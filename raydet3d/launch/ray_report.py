@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 
 from raydet3d.hooks.base import Hook
-from raydet3d.launch.signal_channel import FIRST_STEP, NODES, Channel
+from raydet3d.launch.signal_channel import FIRST_STEP, NODES, SignalChannel
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -33,7 +33,7 @@ class RayReportHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: SignalChannel) -> None:
         self._channel = channel
         self._is_first = True
 

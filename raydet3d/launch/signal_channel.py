@@ -16,7 +16,7 @@ NAMESPACE = b"raydet3d"
 STOP, FIRST_STEP, NODES = "stop", "first_step", "node/"
 
 
-class Channel:
+class SignalChannel:
     """The words of one try of one run.
 
     Args:
@@ -50,7 +50,7 @@ class Channel:
         return f"{self.name}/{key}".encode()
 
 
-class Listener:
+class StopListener:
     """Hears in a thread whether the driver wants the run to stop, so that training never waits for the network.
 
     Args:
@@ -58,7 +58,7 @@ class Listener:
         interval_s: Seconds from one look to the next.
     """
 
-    def __init__(self, channel: Channel, *, interval_s: float = 0.25) -> None:
+    def __init__(self, channel: SignalChannel, *, interval_s: float = 0.25) -> None:
         self.reason: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(
@@ -66,7 +66,7 @@ class Listener:
         )
         self._thread.start()
 
-    def _listen(self, channel: Channel, interval_s: float) -> None:
+    def _listen(self, channel: SignalChannel, interval_s: float) -> None:
         while self.reason is None and not self._over.wait(interval_s):
             self.reason = _heard(channel.get, STOP)
 

@@ -191,7 +191,7 @@ def _until(at: datetime) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Watch, and drain.
+    """Watch for a notice, and drain.
 
     Returns:
         The exit code: 0 once the node is drained, and where there is no cloud to watch.

@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config, Origin
 from raydet3d.launch.malloc import keep_freed_memory
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import Stopped
 
 if TYPE_CHECKING:
@@ -19,53 +19,8 @@ if TYPE_CHECKING:
     from raydet3d.hooks.base import Hook
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One run as plain data, so that it can cross to another process.
-
-    Args:
-        cfg: The resolved config.
-        filename: The config's file, for names and records.
-        run_id: Name of this start of the run; the same for all its processes and retries.
-        resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
-        retry: Whether this start was tried before: its own newest checkpoint comes first then.
-        threads: Torch threads a process; None leaves torch's default.
-        cwd: Where relative paths of the config start.
-        modules: Folders of the user's modules: ``PYTHONPATH`` of the process that starts the run. The workers of a
-            cluster that is joined were started with another one.
-        slots: How many workers' batches make an iteration; None: as many as when the run began.
-        why: Why this start was made, where it was not the user.
-        hang_timeout_s: Seconds without progress after which the process ends; 0: never.
-        straggler_ratio: A rank that takes so many times as long as the others is named.
-        origin: Where the config's values come from (``cfg.origin.to_dict()``).
-    """
-
-    cfg: dict[str, Any]
-    filename: str | None
-    run_id: str
-    resume: bool | str = False
-    retry: bool = False
-    threads: int | None = None
-    cwd: str = "."
-    modules: list[str] = field(default_factory=lambda: module_folders())
-    slots: int | None = None
-    why: str = ""
-    hang_timeout_s: float = 0
-    straggler_ratio: float = 1.5
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for the wire."""
-        return asdict(self)
-
-
-def module_folders() -> list[str]:
-    """The folders of this process's ``PYTHONPATH``."""
-    return [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-
-
-def work(
-    plan: Plan,
+def run_worker(
+    plan: RunSpec,
     *,
     device: torch.device | str | None = None,
     hooks: Sequence[Hook] = (),
@@ -86,8 +41,8 @@ def work(
     import torch  # here, not above: the doors name what is wrong before it is loaded
 
     from raydet3d.dist import held_together
-    from raydet3d.launch.hang_watchdog import HangHook
-    from raydet3d.launch.rank_sync import Pace, Watch
+    from raydet3d.launch.hang_watchdog import HangWatchdogHook
+    from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
     from raydet3d.launch.restart_log import StartsHook
     from raydet3d.runtime.build import assemble
 
@@ -99,9 +54,9 @@ def work(
     keep_freed_memory()
     cfg = Config(plan.cfg, filename=plan.filename, origin=Origin.from_dict(plan.origin))
     cfg.import_custom_modules()
-    starts, pace = StartsHook(why=plan.why), Pace()
-    hang = HangHook(plan.hang_timeout_s) if plan.hang_timeout_s else None
-    watch = Watch(asked or (lambda: None), pace, ratio=plan.straggler_ratio)
+    starts, pace = StartsHook(why=plan.why), StepTimer()
+    hang = HangWatchdogHook(plan.hang_timeout_s) if plan.hang_timeout_s else None
+    watch = RankSyncHook(asked or (lambda: None), pace, ratio=plan.straggler_ratio)
     runner = assemble(
         cfg,
         device=device,

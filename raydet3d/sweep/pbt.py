@@ -10,10 +10,10 @@ from typing import Any
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.sweep.trial_config import digest
-from raydet3d.sweep.trial_queue import Program
+from raydet3d.sweep.trial_queue import TrialQueue
 
 
-def exploit(program: Program, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, Any]:
+def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, Any]:
     """Let a trial go on from another's checkpoint.
 
     The checkpoint is pinned before this returns: the donor trains on, and drops it when it pleases.

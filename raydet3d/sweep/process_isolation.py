@@ -11,11 +11,11 @@ from typing import Any
 
 from raydet3d import registry
 from raydet3d.config import Config
-from raydet3d.launch.worker import Plan
+from raydet3d.launch.run_spec import RunSpec
 
 
 @contextmanager
-def clean_slate(plan: Plan) -> Iterator[None]:
+def clean_slate(plan: RunSpec) -> Iterator[None]:
     """Leave nothing of a run behind: tables, generators, threads, folder, environment, torch's switches, memory.
 
     Modules that the config imports stay imported, and what they entered into the tables stays there.

@@ -12,7 +12,7 @@ from typing import Any
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.sweep.trial_store import FAILED, Ledger, Trial, ranked, read_json
+from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, ranked, read_json
 from raydet3d.sweep.trial_table import align, describe, to_rows
 
 
@@ -131,7 +131,7 @@ def read_results(folder: Path) -> Results:
         InputError: There is no sweep in it.
     """
     about = read_json(folder / "sweep.json")
-    ledger = Ledger(folder)
+    ledger = TrialStore(folder)
     if not isinstance(about, dict) or "metric" not in about:
         if not ledger.trials.is_dir():
             raise InputError(f"{folder} holds no sweep: it has neither sweep.json nor trials/")

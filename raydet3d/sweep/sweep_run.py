@@ -18,7 +18,7 @@ from raydet3d.sweep.domains import Range
 from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.sweep.spec import Sweep, read_sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
-from raydet3d.sweep.trial_store import FAILED, OPEN, Ledger, Trial, read_json, write_json
+from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, TrialStore, read_json, write_json
 from raydet3d.sweep.trial_table import View
 from raydet3d.sweep.validation import (
     check_configs,
@@ -93,10 +93,10 @@ def _run(
 ) -> bool:
     """Run what is left of a sweep; returns whether it was interrupted."""
     from raydet3d.sweep.search import make_settings
-    from raydet3d.sweep.trial_queue import Program
-    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, Driver, cluster
+    from raydet3d.sweep.trial_queue import TrialQueue
+    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, cluster
 
-    spec, ledger = builder.sweep, Ledger(folder)
+    spec, ledger = builder.sweep, TrialStore(folder)
     trials, wrong = ledger.load()
     for sentence in wrong:
         get_logger().warning("%s", sentence)
@@ -104,7 +104,7 @@ def _run(
         get_logger().warning(
             "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
         )
-    program = Program(
+    program = TrialQueue(
         builder=builder,
         settings=make_settings(spec.space, spec.search, spec.mode),
         ledger=ledger,
@@ -128,7 +128,7 @@ def _run(
         if machine is None:
             concurrency = check_resources(spec, resources(), where="the cluster")
             check_turns(spec, concurrency)
-        driver = Driver(program, ledger, view, concurrency=concurrency, spent_s=ledger.time_spent())
+        driver = SweepDriver(program, ledger, view, concurrency=concurrency, spent_s=ledger.time_spent())
         driver.run()
     if driver.over is not None:
         view.say(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")

@@ -13,10 +13,11 @@ import ray
 
 import raydet3d.launch.driver  # noqa: F401 - first: it settles what Ray reads when it is imported
 from raydet3d.files import locked
-from raydet3d.launch.worker import Plan, work
+from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.worker import run_worker
 from raydet3d.sweep.trial_failures import reason_of
-from raydet3d.sweep.trial_local import Line
-from raydet3d.sweep.trial_spec import Task, TrialHook
+from raydet3d.sweep.trial_local import TuneReporter
+from raydet3d.sweep.trial_spec import TrialHook, TrialSpec
 from raydet3d.sweep.trial_store import read_json, write_json
 
 GROUP = "placement_group.json"
@@ -34,13 +35,13 @@ def run_nested(config: dict[str, Any]) -> None:
     """
     from ray.util.queue import Empty, Queue
 
-    task = Task(**config["task"])
+    task = TrialSpec(**config["task"])
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # as in run_inline
     with locked(task.folder / ".lock", timeout_s=120, busy=f"trial {task.trial} is run by another process"):
         reports, answers = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
         fitting = _Fitting(task, reports, answers)
         fitting.start()
-        line = Line(task)
+        line = TuneReporter(task)
         try:
             while True:
                 try:
@@ -75,7 +76,7 @@ def run_nested(config: dict[str, Any]) -> None:
 class _Fitting(threading.Thread):
     """``TorchTrainer.fit`` beside the thread that talks to Ray Tune."""
 
-    def __init__(self, task: Task, reports: Any, answers: Any) -> None:
+    def __init__(self, task: TrialSpec, reports: Any, answers: Any) -> None:
         super().__init__(name="fit", daemon=True)
         self.task = task
         self.queues = (reports, answers)
@@ -113,7 +114,7 @@ def nested_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
     from ray.util import get_current_placement_group
 
-    task, reports, answers = Task(**config["task"]), config["reports"], config["answers"]
+    task, reports, answers = TrialSpec(**config["task"]), config["reports"], config["answers"]
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
         group = get_current_placement_group()
@@ -125,7 +126,7 @@ def nested_loop(config: dict[str, Any]) -> None:
 
     hook = TrialHook(task, send)
     try:
-        work(Plan(**task.plan), device=ray.train.torch.get_device(), hooks=[hook])
+        run_worker(RunSpec(**task.plan), device=ray.train.torch.get_device(), hooks=[hook])
     finally:
         hook.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from raydet3d.errors import InputError
-from raydet3d.launch.exceptions import layers
+from raydet3d.launch.exceptions import iter_causes
 
 
 class BadValue(RuntimeError):
@@ -18,7 +18,7 @@ def reason_of(error: BaseException) -> str:
     Args:
         error: What was raised, in its own process or by Ray for it.
     """
-    all_of_it = list(layers(error))
+    all_of_it = list(iter_causes(error))
     for layer in all_of_it:
         if is_out_of_memory(layer):
             return f"out of memory: {_line(layer)[:200]}"

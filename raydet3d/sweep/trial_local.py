@@ -11,10 +11,10 @@ from typing import Any
 from ray import tune
 
 from raydet3d.files import locked
-from raydet3d.launch.worker import work
+from raydet3d.launch.worker import run_worker
 from raydet3d.sweep.process_isolation import clean_slate
 from raydet3d.sweep.trial_failures import reason_of
-from raydet3d.sweep.trial_spec import Task, TrialHook
+from raydet3d.sweep.trial_spec import TrialHook, TrialSpec
 from raydet3d.sweep.trial_store import write_json
 
 POINTER = "pointer.json"
@@ -26,7 +26,7 @@ def run_inline(config: dict[str, Any]) -> None:
     Args:
         config: ``task`` is the trial.
     """
-    task = Task(**config["task"])
+    task = TrialSpec(**config["task"])
     # A stopped trial closes its files before the process is used again. Ray reads this in the process itself.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     # A sweep that was killed leaves its processes alive for some seconds: two may not write into one folder.
@@ -34,13 +34,13 @@ def run_inline(config: dict[str, Any]) -> None:
         _run(task)
 
 
-def _run(task: Task) -> None:
-    line = Line(task)
-    plan, hook = task.to_plan(), TrialHook(task, line.send)
+def _run(task: TrialSpec) -> None:
+    line = TuneReporter(task)
+    plan, hook = task.to_run_spec(), TrialHook(task, line.send)
     try:
         with clean_slate(plan):
             try:
-                work(plan, hooks=[hook])
+                run_worker(plan, hooks=[hook])
             finally:
                 hook.close()
         task.end("done")
@@ -51,14 +51,14 @@ def _run(task: Task) -> None:
         sys.exit(0)
 
 
-class Line:
+class TuneReporter:
     """The line to Ray Tune.
 
     Args:
         task: The trial.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TrialSpec) -> None:
         self.task = task
         self.is_cut = False
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import Config
-from raydet3d.launch.worker import Plan
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.sweep.search import Settings
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
 from raydet3d.sweep.trial_retention import Keeper
-from raydet3d.sweep.trial_spec import Task
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Ledger, Trial
+from raydet3d.sweep.trial_spec import TrialSpec
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Trial, TrialStore
 
 
-class Program:
+class TrialQueue:
     """Makes trials, and the tasks that processes get.
 
     Args:
@@ -37,7 +37,7 @@ class Program:
         *,
         builder: TrialConfigBuilder,
         settings: Settings,
-        ledger: Ledger,
+        ledger: TrialStore,
         trials: list[Trial],
         metric: str,
         pointers: bool,
@@ -198,7 +198,7 @@ class Program:
         """The config of a trial as it would train outside of the sweep, but for its work dir."""
         return self._seeded(self.builder.build(trial.setting), trial.seed or 0)
 
-    def task_of(self, trial: Trial) -> Task:
+    def task_of(self, trial: Trial) -> TrialSpec:
         """What the process that runs a trial is told."""
         cfg = self.config_of(trial)
         counter, length, _ = run_length(cfg)
@@ -209,7 +209,7 @@ class Program:
         _add_tensorboard(cfg)
         resources, sweep = self.sweep.resources, self.sweep
         start = trial.starts_from if trial.starts_from and Path(trial.starts_from).exists() else False
-        plan = Plan(
+        plan = RunSpec(
             cfg=cfg.to_dict(),
             filename=None if cfg.filename is None else str(cfg.filename),
             origin=cfg.origin.to_dict(),
@@ -220,7 +220,7 @@ class Program:
             cwd=str(self.cwd),
         )
         keep = sweep.keep
-        return Task(
+        return TrialSpec(
             trial=trial.id,
             sweep=str(self.ledger.path.absolute()),
             plan=plan.to_dict(),

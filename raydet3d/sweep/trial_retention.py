@@ -17,7 +17,7 @@ from typing import Any
 from raydet3d.files import locked
 from raydet3d.log import get_logger
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_store import DONE, OPEN, STOPPED, Ledger, read_json
+from raydet3d.sweep.trial_store import DONE, OPEN, STOPPED, TrialStore, read_json
 
 PINS = "pins"
 BUSY = "another checkpoint of the sweep is being written for 30 minutes"
@@ -120,7 +120,7 @@ class Keeper:
     """
 
     def __init__(self, folder: Path, keep: Keep, *, metric: str, mode: str) -> None:
-        self.ledger = Ledger(folder)
+        self.ledger = TrialStore(folder)
         self.keep = keep
         self.metric = metric
         self.mode = mode

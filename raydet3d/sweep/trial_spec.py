@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
-from raydet3d.launch.worker import Plan
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.sweep.spec import Keep
 from raydet3d.sweep.trial_failures import BadValue
 from raydet3d.sweep.trial_retention import Keeper
-from raydet3d.sweep.trial_store import Ledger, append_report, read_json, write_json
+from raydet3d.sweep.trial_store import TrialStore, append_report, read_json, write_json
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -26,13 +26,13 @@ END = "end.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TrialSpec:
     """One trial, for the process that runs it.
 
     Args:
         trial: Its name.
         sweep: The sweep's folder.
-        plan: The run, as ``Plan.to_dict`` gives it.
+        plan: The run, as ``RunSpec.to_dict`` gives it.
         counter: ``epoch`` or ``iter``: what the run's length and its schedules of early stopping count.
         length: Its length.
         metric: Whole name of the metric.
@@ -66,11 +66,11 @@ class Task:
     @property
     def folder(self) -> Path:
         """The trial's folder."""
-        return Ledger(Path(self.sweep)).folder(self.trial)
+        return TrialStore(Path(self.sweep)).folder(self.trial)
 
-    def to_plan(self) -> Plan:
+    def to_run_spec(self) -> RunSpec:
         """The run."""
-        return Plan(**self.plan)
+        return RunSpec(**self.plan)
 
     def keeper(self) -> Keeper:
         """The sweep's keeper."""
@@ -107,7 +107,7 @@ class TrialHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, task: Task, send: Callable[[dict[str, Any]], bool]) -> None:
+    def __init__(self, task: TrialSpec, send: Callable[[dict[str, Any]], bool]) -> None:
         self.task = task
         self.send = send
         self.keeper = task.keeper()

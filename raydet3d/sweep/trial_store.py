@@ -73,7 +73,7 @@ class Trial:
         return (max(values) if mode == "max" else min(values)) if values else None
 
 
-class Ledger:
+class TrialStore:
     """The files of a sweep's folder.
 
     Args:

@@ -17,9 +17,9 @@ import raydet3d.launch.driver  # noqa: F401 - first: it settles what Ray reads w
 from raydet3d.launch.cluster import known_address
 from raydet3d.sweep.pbt import exploit
 from raydet3d.sweep.trial_failures import reason_of
-from raydet3d.sweep.trial_queue import Program
+from raydet3d.sweep.trial_queue import TrialQueue
 from raydet3d.sweep.trial_spec import read_end
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Ledger, Trial
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, TrialStore
 from raydet3d.sweep.trial_table import View
 
 SETTINGS = {
@@ -47,7 +47,7 @@ SLOT = "sweep_trial"  # a resource of clusters that are started here, one for ea
 REPORT = 1_000_000  # bytes that the pictures and the page may come to
 GRACE_S = 15.0  # for a nested trial to end by itself
 
-__all__ = ["NEEDS_POINTERS", "Driver", "cluster"]
+__all__ = ["NEEDS_POINTERS", "SweepDriver", "cluster"]
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[s
         ray.shutdown()
 
 
-class Driver:
+class SweepDriver:
     """One start of a sweep.
 
     Args:
@@ -91,7 +91,9 @@ class Driver:
         spent_s: Time that earlier starts have taken.
     """
 
-    def __init__(self, program: Program, ledger: Ledger, view: View, *, concurrency: int, spent_s: float) -> None:
+    def __init__(
+        self, program: TrialQueue, ledger: TrialStore, view: View, *, concurrency: int, spent_s: float
+    ) -> None:
         self.program = program
         self.sweep = program.sweep
         self.ledger = ledger
@@ -130,7 +132,7 @@ class Driver:
             explore=partial(exploit, self.program),
             pointers=scratch / "pointers",
         )
-        seeker = Seeker(self)
+        seeker = TrialSearcher(self)
         tuner = tune.Tuner(
             function,
             tune_config=tune.TuneConfig(
@@ -144,8 +146,8 @@ class Driver:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch.absolute()),
-                stop=Limits(self),
-                callbacks=[Watcher(self)],
+                stop=SweepStopper(self),
+                callbacks=[SweepCallback(self)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(),
                 verbose=0,
@@ -328,14 +330,14 @@ def _error_of(trial: Any) -> BaseException:
     return RuntimeError("its process could not be used again after the trial before")
 
 
-class Seeker(SearchAlgorithm):
+class TrialSearcher(SearchAlgorithm):
     """Hands our trials, under our names, to Ray Tune.
 
     Args:
         driver: The sweep.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: SweepDriver) -> None:
         self._driver = driver
         self._parser = _make_parser()
         self._spec: dict[str, Any] = {}
@@ -360,14 +362,14 @@ class Seeker(SearchAlgorithm):
         return self._finished or self._driver.is_done()
 
 
-class Limits(tune.Stopper):
+class SweepStopper(tune.Stopper):
     """Stops trials by the sweep's rules, and the sweep by its budget.
 
     Args:
         driver: The sweep.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: SweepDriver) -> None:
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -379,14 +381,14 @@ class Limits(tune.Stopper):
         return self._driver.is_out_of_budget()
 
 
-class Watcher(tune.Callback):
+class SweepCallback(tune.Callback):
     """Tells the driver what Ray Tune does.
 
     Args:
         driver: The sweep.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: SweepDriver) -> None:
         self._driver = driver
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -10,20 +10,21 @@ import pytest
 import torch
 
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.worker import Plan, work
+from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.worker import run_worker
 from tests.kit.toy import toy_cfg
 from tests.kit.trace import KillOnce, WriteSamples, read_steps
 
 pytestmark = pytest.mark.ray
 
 
-def plan_of(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> Plan:
+def plan_of(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> RunSpec:
     trace = {"type": WriteSamples, "folder": str(work_dir / "samples")}
     cfg = toy_cfg(work_dir, custom_hooks=[trace, *hooks], **changes)
-    return Plan(cfg=cfg.to_dict(), filename=None, run_id="start", threads=1, cwd=str(Path.cwd()))
+    return RunSpec(cfg=cfg.to_dict(), filename=None, run_id="start", threads=1, cwd=str(Path.cwd()))
 
 
-def on_ray(plan: Plan, workers: int) -> dict[str, Any]:
+def on_ray(plan: RunSpec, workers: int) -> dict[str, Any]:
     from raydet3d.launch.driver import fit
 
     options = RayOptions(num_workers=workers, gpus_per_worker=0, cpus_per_worker=2 / workers)
@@ -50,7 +51,7 @@ def test_the_result_comes_back(undisturbed: tuple[Path, dict[str, Any]]) -> None
 def test_two_workers_see_what_one_process_sees(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     # The same global batch of 4: the same samples in the same order with the same augmentation.
     work_dir, _ = undisturbed
-    work(plan_of(tmp_path, train_dataloader__batch_size=4))
+    run_worker(plan_of(tmp_path, train_dataloader__batch_size=4))
     alone, together = read_steps(tmp_path / "samples"), read_steps(work_dir / "samples")
     assert len(alone) == 18
     assert alone == together

@@ -32,11 +32,11 @@ def cluster() -> Iterator[Any]:
 
 
 def refused(work_dir: Path, **options: Any) -> str:
-    from raydet3d.launch.cluster import open_ground
+    from raydet3d.launch.cluster import connect
 
     began = time.monotonic()
     with pytest.raises(InputError) as caught:
-        open_ground(RayOptions(cpus_per_worker=0.5, **options), work_dir)
+        connect(RayOptions(cpus_per_worker=0.5, **options), work_dir)
     assert time.monotonic() - began < 10
     return str(caught.value)
 
@@ -58,10 +58,10 @@ def test_what_others_hold_does_not_count(cluster: Any, tmp_path: Path) -> None:
     assert "the cluster has 2 free, others hold 2; use --workers 2" in text
     assert "wait for it with ray.resource_timeout_s=SECONDS" in text
     cluster.kill(other)
-    from raydet3d.launch.cluster import open_ground
+    from raydet3d.launch.cluster import connect
 
     # What was held is given back a moment later: that is waited for.
-    ground = open_ground(RayOptions(num_workers=4, gpus_per_worker=1, cpus_per_worker=0.5), tmp_path)
+    ground = connect(RayOptions(num_workers=4, gpus_per_worker=1, cpus_per_worker=0.5), tmp_path)
     assert (ground.options.num_workers, ground.is_ours) == (4, False)
 
 
@@ -74,9 +74,9 @@ def test_a_placement_or_a_label_that_no_nodes_have(cluster: Any, tmp_path: Path)
 
 
 def test_all_gpus_are_taken_where_nothing_is_said(cluster: Any, tmp_path: Path) -> None:
-    from raydet3d.launch.cluster import open_ground
+    from raydet3d.launch.cluster import connect
 
-    options = open_ground(RayOptions(cpus_per_worker=0.5), tmp_path).options
+    options = connect(RayOptions(cpus_per_worker=0.5), tmp_path).options
     assert (options.num_workers, options.gpus_per_worker) == (4, 1)
     assert list(tmp_path.iterdir()) == []  # each node has read and written here, and left nothing
 
@@ -95,15 +95,15 @@ def test_what_an_autoscaler_may_add_counts(cluster: Any, tmp_path: Path) -> None
     # The autoscaler tells the cluster which nodes it may bring; here its message is sent in its place.
     from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 
-    from raydet3d.launch.cluster import open_ground
+    from raydet3d.launch.cluster import connect
 
     group = NodeGroupConfig(name="cpu", resources={"CPU": 4, "lidar": 2}, min_count=0, max_count=3)
     client = cluster._raylet.GcsClient(address=cluster.get_runtime_context().gcs_address)
     client.report_cluster_config(ClusterConfig(node_group_configs=[group]).SerializeToString())
     try:
         options = {"gpus_per_worker": 0, "resources_per_worker": {"lidar": 1}}
-        assert open_ground(RayOptions(num_workers=6, **options), tmp_path).wait_s == 1800
+        assert connect(RayOptions(num_workers=6, **options), tmp_path).wait_s == 1800
         with pytest.raises(InputError, match=r"asked for 7 workers .* is room for 6; use --workers 6"):
-            open_ground(RayOptions(num_workers=7, **options), tmp_path)
+            connect(RayOptions(num_workers=7, **options), tmp_path)
     finally:
         client.report_cluster_config(ClusterConfig().SerializeToString())

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from raydet3d.config import Config
-from raydet3d.launch.worker import Plan, work
+from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.worker import run_worker
 from raydet3d.sweep.results import Results
 from tests.kit.sweeps import read_spy, write_config
 
@@ -156,10 +157,10 @@ def test_the_best_config_trains_as_it_stands_and_gives_the_trial_again(
     assert results.best is not None
     cfg = Config.fromfile(results.best_config)
     cfg["work_dir"] = str(tmp_path)
-    plan = Plan(
+    plan = RunSpec(
         cfg=cfg.to_dict(), filename=str(results.best_config), run_id="again", threads=cfg.ray.threads_per_worker
     )
-    work(plan)
+    run_worker(plan)
     lines = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
     again = {line["step"]: line["toy/AP"] for line in lines if line["mode"] == "val"}
     assert {report["at"]: report["score"] for report in results.best.reports}.items() <= again.items()

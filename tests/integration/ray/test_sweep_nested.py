@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.worker import Plan
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.sweep.results import read_results
 from tests.integration.ray.test_sweep import check_copies, free_cpus, run
 from tests.integration.ray.test_sweep_survival import go_on, prepare
@@ -94,7 +94,7 @@ def test_a_nested_trial_costs_what_a_bare_trainer_costs_and_at_most_three_second
 
     def bare(number: int) -> float:
         cfg = toy_cfg(tmp_path / f"bare{number}")
-        plan = Plan(cfg=cfg.to_dict(), filename=None, run_id="start", threads=1)
+        plan = RunSpec(cfg=cfg.to_dict(), filename=None, run_id="start", threads=1)
         began = time.monotonic()
         fit(
             plan, RayOptions(num_workers=2, gpus_per_worker=0, cpus_per_worker=0.9), work_dir=tmp_path / f"bare{number}"

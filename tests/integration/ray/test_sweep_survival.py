@@ -15,7 +15,7 @@ import yaml
 
 from raydet3d.sweep.search import make_settings
 from raydet3d.sweep.spec import Sweep, read_sweep
-from raydet3d.sweep.trial_store import Ledger, Trial
+from raydet3d.sweep.trial_store import Trial, TrialStore
 from tests.integration.ray.test_sweep import check_copies
 from tests.kit.sweeps import read_spy, write_config
 
@@ -41,7 +41,7 @@ def prepare(folder: Path, **source: Any) -> Sweep:
 
 
 def trained(folder: Path) -> float:
-    return sum(trial.at for trial in Ledger(folder / "out").load()[0])
+    return sum(trial.at for trial in TrialStore(folder / "out").load()[0])
 
 
 def kill_at(folder: Path, epochs: float) -> list[Trial]:
@@ -55,13 +55,13 @@ def kill_at(folder: Path, epochs: float) -> list[Trial]:
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
         first.wait()
-    return Ledger(folder / "out").load()[0]
+    return TrialStore(folder / "out").load()[0]
 
 
 def go_on(folder: Path) -> tuple[str, list[Trial]]:
     run = subprocess.run(door(folder), cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return run.stdout + run.stderr, Ledger(folder / "out").load()[0]
+    return run.stdout + run.stderr, TrialStore(folder / "out").load()[0]
 
 
 def check(folder: Path, before: list[Trial], after: list[Trial], *, trials: int) -> None:

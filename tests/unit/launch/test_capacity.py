@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydet3d.launch.capacity import Node, room, shared_evenly, without, workers_on
+from raydet3d.launch.capacity import Node, excluding_own, max_placeable_workers, shared_evenly, workers_on
 from raydet3d.launch.ray_options import RayOptions
 
 
@@ -24,14 +24,14 @@ def test_the_scarcest_resource_decides() -> None:
 
 def test_what_others_hold_does_not_count_and_draining_nodes_neither() -> None:
     nodes = [node("a"), node("b", free=1), node("c", drains=True)]
-    assert room(ONE_EACH, nodes) == 5
-    assert room(ONE_EACH, nodes, occupied=True) == 8
+    assert max_placeable_workers(ONE_EACH, nodes) == 5
+    assert max_placeable_workers(ONE_EACH, nodes, occupied=True) == 8
 
 
 @pytest.mark.parametrize(("strategy", "fits"), [("PACK", 7), ("SPREAD", 7), ("STRICT_SPREAD", 2), ("STRICT_PACK", 4)])
 def test_placement_limits_the_room(strategy: str, fits: int) -> None:
     options = RayOptions(num_workers=8, gpus_per_worker=1, cpus_per_worker=1, placement_strategy=strategy)
-    assert room(options, [node("a"), node("b", free=3)]) == fits
+    assert max_placeable_workers(options, [node("a"), node("b", free=3)]) == fits
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_placement_limits_the_room(strategy: str, fits: int) -> None:
 def test_labels_choose_nodes(selector: str, fits: int) -> None:
     nodes = [node("a", labels={"region": "eu"}), node("b", labels={"region": "us"}), node("c")]
     options = RayOptions(num_workers=8, gpus_per_worker=1, label_selector={"region": selector})
-    assert room(options, nodes) == fits
+    assert max_placeable_workers(options, nodes) == fits
 
 
 def test_the_kind_of_gpu() -> None:
     options = RayOptions(num_workers=2, gpus_per_worker=1, accelerator_type="H100")
-    assert room(options, [node("a")]) == 4
-    assert room(RayOptions(num_workers=2, gpus_per_worker=1, accelerator_type="L4"), [node("a")]) == 0
+    assert max_placeable_workers(options, [node("a")]) == 4
+    assert max_placeable_workers(RayOptions(num_workers=2, gpus_per_worker=1, accelerator_type="L4"), [node("a")]) == 0
 
 
 def test_resources_of_the_clusters_own_making() -> None:
@@ -57,9 +57,11 @@ def test_resources_of_the_clusters_own_making() -> None:
 def test_a_runs_own_workers_are_no_others() -> None:
     nodes = [node("a", free=1), node("b", free=4)]
     options = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0, placement_strategy="STRICT_PACK")
-    assert room(options, without(nodes, ["a", "a", "a"], options)) == 4  # on one node: no more than there are on b
+    assert (
+        max_placeable_workers(options, excluding_own(nodes, ["a", "a", "a"], options)) == 4
+    )  # on one node: no more than there are on b
     packed = RayOptions(num_workers=(1, 8), gpus_per_worker=1, cpus_per_worker=0)
-    assert room(packed, without(nodes, ["a", "a", "a"], packed)) == 8
+    assert max_placeable_workers(packed, excluding_own(nodes, ["a", "a", "a"], packed)) == 8
 
 
 @pytest.mark.parametrize(("workers", "slots", "expected"), [(2, 3, 1), (3, 3, 3), (5, 8, 4), (9, 8, 9), (3, 4, 2)])

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from raydet3d.launch.hang_watchdog import EXIT, HangHook, read_stacks
+from raydet3d.launch.hang_watchdog import EXIT, HangWatchdogHook, read_stacks
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -21,9 +21,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from types import SimpleNamespace
-from raydet3d.launch.hang_watchdog import HangHook
+from raydet3d.launch.hang_watchdog import HangWatchdogHook
 
-hook = HangHook(2.0)
+hook = HangWatchdogHook(2.0)
 world = int(sys.argv[3])
 hook.before_run(SimpleNamespace(log_dir=Path(sys.argv[1]), rank=0, world_size=world))
 
@@ -93,7 +93,7 @@ def test_ranks_that_end_together_do_not_trip_over_each_other(tmp_path: Path, mon
         rmdir(path)
 
     monkeypatch.setattr(Path, "rmdir", second)
-    hooks = [HangHook(60.0) for _ in range(2)]
+    hooks = [HangWatchdogHook(60.0) for _ in range(2)]
     for rank, hook in enumerate(hooks):
         hook.before_run(cast("Any", SimpleNamespace(log_dir=tmp_path, rank=rank, world_size=2)))
     for hook in hooks:

@@ -12,7 +12,7 @@ import torch
 
 from raydet3d import dist
 from raydet3d.hooks import Hook
-from raydet3d.launch.rank_sync import Pace, Watch
+from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
 from raydet3d.launch.signals import Stopped
 from raydet3d.runtime import assemble
 from tests.kit.faults import Slow
@@ -25,13 +25,13 @@ QUIET = {"type": "CheckpointHook", "save_last": False}
 def train(folder: str, changes: dict[str, Any], asked_at: int, rank: int, options: dict[str, Any]) -> Any:
     """Train on a rank; one rank is asked to stop once it has come to an iteration. What it left with."""
     torch.set_num_threads(1)
-    pace, seen = Pace(), Seen()
+    pace, seen = StepTimer(), Seen()
 
     def asked() -> str | None:
         there = seen.validated if asked_at >= 1000 else seen.iteration
         return "SIGTERM" if dist.get_rank() == rank and there >= asked_at else None
 
-    runner = assemble(toy_cfg(Path(folder), **changes), extra_hooks=[seen, pace, Watch(asked, pace, **options)])
+    runner = assemble(toy_cfg(Path(folder), **changes), extra_hooks=[seen, pace, RankSyncHook(asked, pace, **options)])
     try:
         runner.train()
     except Stopped as stopped:
@@ -77,10 +77,10 @@ def test_looks_are_rare_where_iterations_are_short(tmp_path: Path) -> None:
     def asked() -> None:
         looks.append(time.perf_counter())
 
-    pace = Pace()
+    pace = StepTimer()
     runner = assemble(
         toy_cfg(tmp_path, train_cfg={"max_epochs": 40, "val_interval": 100}, default_hooks__checkpoint=QUIET),
-        extra_hooks=[pace, Watch(asked, pace, look_s=0.2)],
+        extra_hooks=[pace, RankSyncHook(asked, pace, look_s=0.2)],
     )
     began = time.perf_counter()
     runner.train()

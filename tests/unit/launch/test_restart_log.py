@@ -9,8 +9,9 @@ import pytest
 from raydet3d.config import Config
 from raydet3d.launch.restart_file import FILE, read_reached, read_starts
 from raydet3d.launch.restart_log import StartsHook
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.work_dir_state import look_at
-from raydet3d.launch.worker import Plan, work
+from raydet3d.launch.worker import run_worker
 from tests.kit.runs import write_config
 
 
@@ -20,11 +21,11 @@ def cfg(tmp_path: Path) -> Config:
 
 
 def train(cfg: Config, **more) -> dict:
-    plan = Plan(
+    plan = RunSpec(
         cfg={**cfg.to_dict(), "work_dir": str(Path(cfg.filename).parent / "work")},
         filename=str(cfg.filename), run_id="start", **more,
     )  # fmt: skip
-    return work(plan)
+    return run_worker(plan)
 
 
 def test_nothing_stands_in_a_new_folder(tmp_path: Path, cfg: Config) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.launch.worker import Plan, work
+from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.worker import run_worker
 from tests.kit.toy import toy_cfg
 
 SECRET = "9f8e7d6c5b4a"
@@ -27,7 +28,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(tmp_path: Path, monkeypatch: p
     )
     cfg = Config.fromfile(path)
     assert cfg.address.endswith(SECRET)
-    work(Plan(cfg=cfg.to_dict(), filename=str(path), run_id="start", origin=cfg.origin.to_dict()))
+    run_worker(RunSpec(cfg=cfg.to_dict(), filename=str(path), run_id="start", origin=cfg.origin.to_dict()))
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert {"mine.py", "config.py", "epoch_3.pth"} <= {file.name for file in files}
     for file in files:
@@ -47,9 +48,9 @@ def test_folders_of_the_users_modules_come_along(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "path", list(sys.path))
     cfg = toy_cfg(tmp_path / "run", custom_imports=dict(imports=["rd_elsewhere"], allow_failed_imports=False))
     with pytest.raises(InputError, match="rd_elsewhere"):
-        work(Plan(cfg=cfg.to_dict(), filename=None, run_id="without"))
+        run_worker(RunSpec(cfg=cfg.to_dict(), filename=None, run_id="without"))
     monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}{tmp_path / 'gone'}")
-    plan = Plan(cfg=cfg.to_dict(), filename=None, run_id="with")
+    plan = RunSpec(cfg=cfg.to_dict(), filename=None, run_id="with")
     monkeypatch.delenv("PYTHONPATH")
-    work(Plan(**plan.to_dict()))
+    run_worker(RunSpec(**plan.to_dict()))
     assert sys.modules.pop("rd_elsewhere").LOADED

@@ -9,18 +9,18 @@ from raydet3d.config import find_config
 from raydet3d.sweep.search import make_settings
 from raydet3d.sweep.spec import read_sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder
-from raydet3d.sweep.trial_queue import Program
-from raydet3d.sweep.trial_store import Ledger
+from raydet3d.sweep.trial_queue import TrialQueue
+from raydet3d.sweep.trial_store import TrialStore
 from tests.kit.sweeps import write_config
 
 
-def program(folder: Path, **more: Any) -> Program:
+def program(folder: Path, **more: Any) -> TrialQueue:
     path = write_config(folder)
     spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
     builder = TrialConfigBuilder(config=find_config(path), sweep=spec, options={})
     settings = make_settings(spec.space, spec.search, spec.mode)
-    ledger = Ledger(folder / "out")
-    return Program(
+    ledger = TrialStore(folder / "out")
+    return TrialQueue(
         builder=builder,
         settings=settings,
         ledger=ledger,
@@ -46,4 +46,4 @@ def test_shards_are_something_to_start_from(tmp_path: Path) -> None:
     assert trial is not None
     (tmp_path / "epoch_1.pth").mkdir()
     trial.starts_from = str(tmp_path / "epoch_1.pth")
-    assert made.task_of(trial).to_plan().resume == trial.starts_from
+    assert made.task_of(trial).to_run_spec().resume == trial.starts_from

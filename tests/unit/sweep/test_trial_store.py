@@ -8,7 +8,7 @@ import pytest
 
 from raydet3d.errors import InputError
 from raydet3d.files import locked
-from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Ledger, Trial, append_report, ranked
+from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial, TrialStore, append_report, ranked
 
 
 def trial(name: str, *scores: float, state: str = DONE, number: int | None = None) -> Trial:
@@ -19,7 +19,7 @@ def trial(name: str, *scores: float, state: str = DONE, number: int | None = Non
     )
 
 
-def write(ledger: Ledger, one: Trial) -> Path:
+def write(ledger: TrialStore, one: Trial) -> Path:
     ledger.create(one)
     for report in one.reports:
         append_report(ledger.folder(one.id), report)
@@ -27,7 +27,7 @@ def write(ledger: Ledger, one: Trial) -> Path:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = TrialStore(tmp_path)
     some = [trial("000", 1.0, 2.0, state=STOPPED), trial("001", state=RUNNING)]
     for one in some:
         write(ledger, one)
@@ -35,15 +35,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_run_that_went_back_counts_each_point_once(tmp_path: Path) -> None:
-    folder = write(Ledger(tmp_path), trial("000", 1.0, 2.0, 3.0))
+    folder = write(TrialStore(tmp_path), trial("000", 1.0, 2.0, 3.0))
     append_report(folder, {"at": 2, "score": 5.0, "time": 9.0})
     with (folder / "reports.jsonl").open("a") as file:
         file.write('{"at": 3, "sco')  # killed while writing
-    assert [(r["at"], r["score"]) for r in Ledger(tmp_path).reports("000")] == [(1, 1.0), (2, 5.0)]
+    assert [(r["at"], r["score"]) for r in TrialStore(tmp_path).reports("000")] == [(1, 1.0), (2, 5.0)]
 
 
 def test_damaged_records_are_named_and_the_rest_is_saved(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = TrialStore(tmp_path)
     whole, cut = write(ledger, trial("000", 1.0)), write(ledger, trial("001", 1.0, 2.0, state=RUNNING))
     ended, lost = write(ledger, trial("002", 1, 2, 3, 4, state=RUNNING)), write(ledger, trial("003", 1.0))
     assert whole

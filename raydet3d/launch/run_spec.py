@@ -1,0 +1,52 @@
+"""One run as plain data, which can be sent to another process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run as plain data, so that it can cross to another process.
+
+    Args:
+        cfg: The resolved config.
+        filename: The config's file, for names and records.
+        run_id: Name of this start of the run; the same for all its processes and retries.
+        resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
+        retry: Whether this start was tried before: its own newest checkpoint comes first then.
+        threads: Torch threads a process; None leaves torch's default.
+        cwd: Where relative paths of the config start.
+        modules: Folders of the user's modules: ``PYTHONPATH`` of the process that starts the run. The workers of a
+            cluster that is joined were started with another one.
+        slots: How many workers' batches make an iteration; None: as many as when the run began.
+        why: Why this start was made, where it was not the user.
+        hang_timeout_s: Seconds without progress after which the process ends; 0: never.
+        straggler_ratio: A rank that takes so many times as long as the others is named.
+        origin: Where the config's values come from (``cfg.origin.to_dict()``).
+    """
+
+    cfg: dict[str, Any]
+    filename: str | None
+    run_id: str
+    resume: bool | str = False
+    retry: bool = False
+    threads: int | None = None
+    cwd: str = "."
+    modules: list[str] = field(default_factory=lambda: module_folders())
+    slots: int | None = None
+    why: str = ""
+    hang_timeout_s: float = 0
+    straggler_ratio: float = 1.5
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for the wire."""
+        return asdict(self)
+
+
+def module_folders() -> list[str]:
+    """The folders of this process's ``PYTHONPATH``."""
+    return [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
