@@ -15,7 +15,7 @@ _RUN: ContextVar[Any] = ContextVar("run", default=None)
 
 
 @contextmanager
-def at_work(run: Any) -> Iterator[None]:
+def activate(run: Any) -> Iterator[None]:
     """Make a run the current one of this thread, for as long as the ``with`` block."""
     token = _RUN.set(run)
     try:
@@ -24,7 +24,7 @@ def at_work(run: Any) -> Iterator[None]:
         _RUN.reset(token)
 
 
-class Current:
+class ActiveRunProxy:
     """A part of whichever run is at work when it is used.
 
     Args:
@@ -44,7 +44,7 @@ class Current:
         setattr(self._found(), name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Current, (vars(self)["_part"], vars(self)["_otherwise"])
+        return ActiveRunProxy, (vars(self)["_part"], vars(self)["_otherwise"])
 
     def _found(self) -> Any:
         mine = vars(self)

@@ -126,13 +126,13 @@ def _print_warnings_as_lines() -> None:
 def _is_said_elsewhere(error: InputError) -> bool:
     """Whether another rank of torchrun's prints the same sentence.
 
-    What rank 0 alone did (``dist.first``), rank 0 says. Before the ranks have met, those of a machine meet the same
+    What rank 0 alone did (``dist.on_rank0``), rank 0 says. Before the ranks have met, those of a machine meet the same
     files: its first one says it. After that, what a rank finds (a damaged file among its samples) may be known to
     nobody else.
     """
     if os.environ.get("RANK", "0") == "0":
         return False
-    if getattr(error, "told_by_first", False):
+    if getattr(error, "reported_by_rank0", False):
         return True
     dist = sys.modules.get("raydet3d.dist")  # not imported here: doors are quick to refuse
     met = dist is not None and dist.is_distributed()

@@ -28,7 +28,7 @@ _ranks = 1  # of the run that is at work
 
 
 @contextmanager
-def held_together() -> Iterator[None]:
+def require_process_group() -> Iterator[None]:
     """While a run is at work, a process group that goes away is an error, and does not leave this rank alone.
 
     (When Ray gives workers up it takes their group away from another thread. A rank that went on as if it were the only
@@ -121,7 +121,7 @@ def broadcast_object(value: Any, src: int = 0) -> Any:
     return box[0]
 
 
-def first(function: Callable[[], R]) -> R:
+def on_rank0(function: Callable[[], R]) -> R:
     """Let rank 0 alone do something; every rank gets its result, or its failure.
 
     So all ranks go on, or end, alike: none waits for one that has left.
@@ -133,7 +133,7 @@ def first(function: Callable[[], R]) -> R:
         Rank 0's result.
 
     Raises:
-        Exception: What rank 0 raised. On the other ranks it has ``told_by_first`` set: rank 0 says it.
+        Exception: What rank 0 raised. On the other ranks it has ``reported_by_rank0`` set: rank 0 says it.
     """
     if get_world_size() == 1:
         return function()
@@ -150,7 +150,7 @@ def first(function: Callable[[], R]) -> R:
         raise failure
     result, raised = pickle.loads(packed)
     if raised is not None:
-        raised.told_by_first = True
+        raised.reported_by_rank0 = True
         raise raised
     value: R = result
     return value

@@ -98,11 +98,11 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
 
     import torch
 
-    from raydet3d.dist import first, is_main_process
-    from raydet3d.runtime.build import assemble, ready_data
+    from raydet3d.dist import is_main_process, on_rank0
+    from raydet3d.runtime.build import assemble, check_data
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
-    first(lambda: ready_data(cfg))
+    on_rank0(lambda: check_data(cfg))
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)
     runner = assemble(cfg, device=device)

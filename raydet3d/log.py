@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from raydet3d.active_run import Current
+from raydet3d.active_run import ActiveRunProxy
 
 NAME = "raydet3d"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -34,7 +34,7 @@ class LineFile:
 
     def write(self, line: str) -> None:
         """Append a line; it is in the file when this returns, unless the disk is full."""
-        with spared(str(self.path)):
+        with tolerate_full_disk(str(self.path)):
             if self._number is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -73,7 +73,7 @@ _failing: set[str] = set()
 
 
 @contextmanager
-def spared(what: str) -> Iterator[None]:
+def tolerate_full_disk(what: str) -> Iterator[None]:
     """Let the writing of curves and pictures fail for want of room: that is told once, and the training goes on.
 
     Args:
@@ -130,7 +130,7 @@ def open_logger(
         file: File to append lines to (rank 0 only).
         rank: Other ranks print errors only.
         level: Least level that rank 0 prints.
-        held: Keep all lines back until ``release_lines``; the file is not made before.
+        held: Keep all lines back until ``release_buffered``; the file is not made before.
 
     Returns:
         A logger that does not propagate; ``close_logger`` gives its file back.
@@ -159,7 +159,7 @@ def _add_handlers(logger: logging.Logger, file: Path | None) -> None:
         logger.addHandler(handler)
 
 
-def release_lines(logger: logging.Logger) -> None:
+def release_buffered(logger: logging.Logger) -> None:
     """Write the lines that a logger has kept back; from now on they are written as they come."""
     for held in [handler for handler in logger.handlers if isinstance(handler, _Held)]:
         logger.removeHandler(held)
@@ -197,12 +197,12 @@ class MMLogger:
             name: Accepted for MMEngine's sake, as is the rest.
             **kwargs: See ``name``.
         """
-        return Current("logger", get_logger)
+        return ActiveRunProxy("logger", get_logger)
 
     @staticmethod
     def get_current_instance() -> Any:
         """The logger of the run that is at work; the package's, where none is."""
-        return Current("logger", get_logger)
+        return ActiveRunProxy("logger", get_logger)
 
 
 def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:

@@ -233,11 +233,11 @@ def check_parts(cfg: Config) -> None:
 def train_here(cfg: Config, plan: RunSpec, request: StopRequest, asked: Callable[[], str | None]) -> dict[str, Any]:
     """Train as one of torchrun's ranks."""
     check_parts(cfg)
-    from raydet3d.dist import broadcast_object, first, get_world_size, is_main_process
-    from raydet3d.runtime.build import ready_data
+    from raydet3d.dist import broadcast_object, get_world_size, is_main_process, on_rank0
+    from raydet3d.runtime.build import check_data
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
-    first(lambda: ready_data(cfg))
+    on_rank0(lambda: check_data(cfg))
     plan = broadcast_object(plan)
     request.trains = True
     result = run_worker(plan, device=device, asked=asked)
@@ -256,9 +256,9 @@ def train_there(
         opening.start()  # it takes seconds, as do what torch imports and what the data need
     try:
         check_parts(cfg)
-        from raydet3d.runtime.build import ready_data
+        from raydet3d.runtime.build import check_data
 
-        ready_data(cfg)
+        check_data(cfg)
         if not is_uri(cfg["work_dir"]):
             check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
         if opening is None:

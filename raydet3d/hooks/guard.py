@@ -180,7 +180,7 @@ class GuardHook(Hook):
         # As many on each rank: a forward pass may ask the other ranks.
         tries = min(dist.all_gather_object(len(suspects)))
         for batch in [*suspects.values()][:tries]:
-            found = runner.find_fault(batch)
+            found = runner.diagnose_nonfinite(batch)
             if not fault or fault.startswith("tried again"):
                 fault = found
         ids = [number for batch in suspects.values() for number in _ids_of(batch)]

@@ -95,7 +95,7 @@ class LoggerHook(Hook):
         runner.logger.info(line)
         step = runner.iter + 1
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
-        runner.record.write(tag, mode="train", iteration=step, step=step)
+        runner.scalar_log.write(tag, mode="train", iteration=step, step=step)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Every interval: a line."""
@@ -121,7 +121,7 @@ class LoggerHook(Hook):
         runner.logger.info(line)
         step = runner.epoch if self.log_metric_by_epoch and runner.log_processor.by_epoch else runner.iter
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
-        runner.record.write(tag, mode="val", iteration=runner.iter, step=step)
+        runner.scalar_log.write(tag, mode="val", iteration=runner.iter, step=step)
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """A line, and all metrics as one JSON object in the log folder."""

@@ -152,7 +152,7 @@ class RankSyncHook(Hook):
         self._left = max(1, min(10_000, round(self.look_s / max(mean, 1e-6))))
         self._reset()
         if reason := _reason_in(rows):
-            saved = dist.first(lambda: _saved_at(runner))
+            saved = dist.on_rank0(lambda: _saved_at(runner))
             if saved is not None:
                 raise Stopped(reason, runner.iter, saved)
 
@@ -190,7 +190,7 @@ class RankSyncHook(Hook):
             runner.store.drain()
             return None if runner.store.failure else str(path)
 
-        saved = dist.first(finish)
+        saved = dist.on_rank0(finish)
         if saved is None:
             runner.logger.error("the run goes on from its last good checkpoint when it is started again")
         raise Stopped(reason, iteration, saved)

@@ -40,7 +40,7 @@ def run_worker(
     """
     import torch  # here, not above: the doors name what is wrong before it is loaded
 
-    from raydet3d.dist import held_together
+    from raydet3d.dist import require_process_group
     from raydet3d.launch.hang_watchdog import HangWatchdogHook
     from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
     from raydet3d.launch.restart_log import StartsHook
@@ -64,10 +64,10 @@ def run_worker(
         timestamp=plan.run_id,
         resume=plan.resume,
         retry=plan.retry,
-        slots=plan.slots,
+        batch_workers=plan.slots,
     )
     try:
-        with held_together():
+        with require_process_group():
             result = runner.train()
             starts.finish(runner, result)
     except Stopped as stopped:

@@ -1,7 +1,7 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
 from raydet3d.registry import RUNNERS
-from raydet3d.runtime.build import assemble, build_runner, ready_data
+from raydet3d.runtime.build import assemble, build_runner, check_data
 from raydet3d.runtime.ddp import MMDistributedDataParallel
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History, register_statistic
@@ -26,6 +26,6 @@ __all__ = [
     "ValLoop",
     "assemble",
     "build_runner_with_tta",
-    "ready_data",
+    "check_data",
     "register_statistic",
 ]

@@ -36,7 +36,7 @@ from raydet3d.runtime.activation_checkpoint import recompute
 from raydet3d.runtime.ddp import from_sync_bn, refuse_several, to_sync_bn, unwrapped
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.fsdp import asks_others, is_sharded_model, refuse_hooks
-from raydet3d.runtime.loaders import Loaders, build_loader, ready_data
+from raydet3d.runtime.loaders import Loaders, build_dataloader, check_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.run_setup import (
     apply_env,
@@ -45,8 +45,8 @@ from raydet3d.runtime.run_setup import (
     leave_no_trace,
     pick_device,
     place,
+    resolve_batch_workers,
     settle_seed,
-    settle_slots,
     settle_timestamp,
 )
 from raydet3d.runtime.runner import Runner
@@ -54,17 +54,17 @@ from raydet3d.runtime.validate import TRIPLES, check_sections, hook_cfgs, loop_c
 
 __all__ = [
     "assemble",
+    "build_dataloader",
     "build_evaluator",
     "build_hooks",
-    "build_loader",
     "build_model",
     "build_optim",
     "build_runner",
     "build_schedulers",
     "build_visualizer",
+    "check_data",
     "check_sections",
     "finish_model",
-    "ready_data",
     "wrap_model",
 ]
 
@@ -79,7 +79,7 @@ def assemble(
     timestamp: str | None = None,
     resume: bool | str = False,
     retry: bool = False,
-    slots: int | None = None,
+    batch_workers: int | None = None,
 ) -> Runner:
     """A run from its config; also known as ``Runner.from_cfg``.
 
@@ -94,15 +94,15 @@ def assemble(
             given) where there is none; a path goes on from that file. Else the config says.
         retry: Go on from the newest checkpoint that this start (timestamp) has written; where there is none, as
             ``resume`` says.
-        slots: Number of ranks that an iteration is laid out for (one batch of each), however many are there. Else what
-            the checkpoint says that the run goes on from; else those that are there.
+        batch_workers: Number of ranks whose batches make one iteration, whatever the number of live ranks. By default
+            what the checkpoint to resume from says, else the number of live ranks.
     """
     check_sections(cfg)
     device = pick_device(device)
     work_dir, name = place(cfg)
     timestamp = settle_timestamp(work_dir, timestamp)
     try:
-        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry, slots)
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry, batch_workers)
     except BaseException:
         leave_no_trace(work_dir, timestamp)
         raise
@@ -117,7 +117,7 @@ def _put_together(
     timestamp: str,
     resume: bool | str,
     retry: bool,
-    slots: int | None,
+    batch_workers: int | None,
 ) -> Runner:
     home = home_of(cfg)
     start = find_start(cfg, resume, home, timestamp, retry=retry)
@@ -141,12 +141,13 @@ def _put_together(
     if is_sharded_model(model):
         refuse_hooks(hooks)
 
-    slots = slots or settle_slots(cfg, start)
+    batch_workers = batch_workers or resolve_batch_workers(cfg, start)
     world = dist.get_world_size()
-    if world < slots and slots % world and asks_others(model):
+    if world < batch_workers and batch_workers % world and asks_others(model):
         raise InputError(
-            f"an iteration is the batches of {slots} workers, and {world} would do unequal numbers of them, at which a "
-            "sharded model or sync_bn waits for ever; start a number that divides it, or begin anew with another one"
+            f"an iteration is the batches of {batch_workers} workers, and {world} would do unequal numbers of them, at "
+            "which a sharded model or sync_bn waits for ever; start a number that divides it, or begin anew with "
+            "another one"
         )
     full_name = f"{name}_{timestamp}"
     return Runner(
@@ -158,7 +159,7 @@ def _put_together(
         name=full_name,
         run=((start.state or {}).get("meta") or {}).get("run") or full_name,
         seed=seed,
-        slots=slots,
+        batch_workers=batch_workers,
         hooks=hooks,
         logger=logger,
         log_processor=log_processor,
@@ -324,12 +325,12 @@ def _make_train_loop(cfg: Any, runner: Runner) -> Any:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
     with config_context("train_cfg"):
         args = loop_cfg(cfg["train_cfg"], "train")
-    loader = build_loader(
+    loader = build_dataloader(
         cfg["train_dataloader"],
         seed=runner.seed,
         mp_start_method=_mp_start_method(cfg),
         key="train_dataloader",
-        slots=runner.slots,
+        batch_workers=runner.batch_workers,
     )
     with config_context("train_cfg"):
         return LOOPS.build(args, {"runner": runner, "dataloader": loader})
@@ -341,7 +342,7 @@ def _make_eval_loop(cfg: Any, mode: str, runner: Runner) -> Any:
     with config_context(f"{mode}_cfg"):
         args = loop_cfg(cfg[f"{mode}_cfg"], mode)
     key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", cfg[f"{mode}_dataloader"], cfg[f"{mode}_evaluator"]
-    make = partial(build_loader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
+    make = partial(build_dataloader, seed=runner.seed, mp_start_method=_mp_start_method(cfg))
     loader: Any
     evaluator: Any
     if isinstance(loader_cfg, (list, tuple)):
@@ -410,9 +411,11 @@ def _introduce(runner: Runner) -> None:
         torch.get_num_threads(),
         runner.seed,
     )
-    if runner.slots != runner.world_size:
+    if runner.batch_workers != runner.world_size:
         runner.logger.info(
-            "an iteration is the batches of %d workers, shared by the %d that are here", runner.slots, runner.world_size
+            "an iteration is the batches of %d workers, shared by the %d that are here",
+            runner.batch_workers,
+            runner.world_size,
         )
     runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.runtime.loaders import build_loader
+from raydet3d.runtime.loaders import build_dataloader
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -25,7 +25,7 @@ class BaseLoop(ABC):
     def __init__(self, runner: Runner, dataloader: DataLoader[Any] | Mapping[str, Any]) -> None:
         self._runner = runner
         self.dataloader: DataLoader[Any] = (
-            build_loader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
+            build_dataloader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
         )
 
     @property

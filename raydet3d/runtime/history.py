@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydet3d.active_run import Current
+from raydet3d.active_run import ActiveRunProxy
 
 KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
 PENDING = 2000  # values of a scalar that may wait on the device when nobody reads
@@ -268,12 +268,12 @@ class MessageHub:
             name: Accepted for MMEngine's sake, as is the rest.
             **kwargs: See ``name``.
         """
-        return Current("message_hub", History)
+        return ActiveRunProxy("message_hub", History)
 
     @staticmethod
     def get_current_instance() -> Any:
         """The history of the run that is at work; one of its own, where none is."""
-        return Current("message_hub", History)
+        return ActiveRunProxy("message_hub", History)
 
 
 def is_plain(value: Any) -> bool:

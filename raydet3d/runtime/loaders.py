@@ -25,8 +25,13 @@ _OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "coll
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
 
 
-def build_loader(
-    cfg: Any, *, seed: int, mp_start_method: str | None = None, key: str = "dataloader", slots: int | None = None
+def build_dataloader(
+    cfg: Any,
+    *,
+    seed: int,
+    mp_start_method: str | None = None,
+    key: str = "dataloader",
+    batch_workers: int | None = None,
 ) -> DataLoader[Any]:
     """A loader from its config.
 
@@ -36,7 +41,7 @@ def build_loader(
         seed: The run's seed.
         mp_start_method: How worker processes start.
         key: Where the config stands, for messages.
-        slots: Number of ranks that the run is laid out for; those that are there, by default.
+        batch_workers: Number of ranks that the run is laid out for; those that are there, by default.
     """
     if isinstance(cfg, DataLoader):
         return cfg
@@ -44,11 +49,11 @@ def build_loader(
         raise InputError(f"{key} must be a dict, got {cfg!r}")
     args = dict(cfg)
     _check_keys(args, key)
-    slots = _possible_slots(args, slots or get_world_size(), key)
+    batch_workers = _possible_batch_workers(args, batch_workers or get_world_size(), key)
     dataset = _build_dataset(args["dataset"], key)
     limit = args.pop("num_batch_per_epoch", None)
     if limit is not None:
-        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * slots)
+        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * batch_workers)
     workers = args.get("num_workers", 0)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise InputError(f"{key}.num_workers must be an integer of at least 0, got {workers!r}")
@@ -60,7 +65,7 @@ def build_loader(
         options["multiprocessing_context"] = mp_start_method
     return DataLoader(
         Stamped(dataset, seed),
-        batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, slots, key),
+        batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
         collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
         # Its own generator: a loader draws a number whenever it starts, and a resumed run starts it once more.
@@ -92,7 +97,7 @@ class Loaders:
         return self.loaders[0].dataset
 
 
-def ready_data(cfg: Mapping[str, Any]) -> None:
+def check_data(cfg: Mapping[str, Any]) -> None:
     """Let every data set of a config check, or make, its data, and every metric check what it will read.
 
     Once, on the driver, before anything else: a score that cannot be worked out should not take a training to notice.
@@ -199,15 +204,15 @@ def global_batch_size(loader: DataLoader[Any]) -> int:
     return size * get_world_size() if isinstance(size, int) else 0
 
 
-def num_slots(loader: DataLoader[Any]) -> int:
+def num_batch_workers(loader: DataLoader[Any]) -> int:
     """Number of ranks that a loader's iterations are laid out for."""
     return int(getattr(loader.batch_sampler, "slots", get_world_size()))
 
 
-def _possible_slots(args: Mapping[str, Any], slots: int, key: str) -> int:
-    """The wanted number of slots where the sampler can be told of it, else the number of ranks, with a line."""
+def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: str) -> int:
+    """The wanted number of batch_workers where the sampler can be told of it, else the number of ranks, with a line."""
     here = get_world_size()
-    if slots == here:
+    if batch_workers == here:
         return here
     sampler = args.get("sampler")
     kind = sampler.get("type") if isinstance(sampler, Mapping) else None
@@ -215,24 +220,26 @@ def _possible_slots(args: Mapping[str, Any], slots: int, key: str) -> int:
         made = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     placed = made is not None and {"rank", "world_size"} <= set(inspect.signature(made).parameters)
     if placed and args.get("batch_sampler") is None:
-        return slots
+        return batch_workers
     get_logger().warning(
         "%s: %s cannot be told of another number of ranks, so an iteration is %d batches here and not the %d that the "
         "run was laid out for; learning rates stay as they are scheduled",
         key,
         "a batch_sampler of one's own" if placed else f"the sampler {getattr(made, '__name__', kind)}",
         here,
-        slots,
+        batch_workers,
     )
     return here
 
 
-def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], slots: int, key: str) -> Any:
-    """The stamped batches of this rank, or its share of those of the slots."""
+def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_workers: int, key: str) -> Any:
+    """The stamped batches of this rank, or its share of those of the batch_workers."""
     rank, here = get_rank(), get_world_size()
-    if slots == here:
+    if batch_workers == here:
         return _build_stream(args, given, key)
-    streams = [_build_stream(args, {**given, "rank": slot, "world_size": slots}, key) for slot in range(slots)]
+    streams = [
+        _build_stream(args, {**given, "rank": slot, "world_size": batch_workers}, key) for slot in range(batch_workers)
+    ]
     return SlotBatches(streams, rank=rank, world_size=here)
 
 

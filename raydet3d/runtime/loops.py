@@ -271,9 +271,9 @@ class IterBasedTrainLoop(_TrainLoop):
             yield from loader
             return
         while True:
-            set_position(loader, progress.round, progress.batch)
+            set_position(loader, progress.data_pass, progress.batch)
             yield from loader
-            progress.finish_round()
+            progress.finish_pass()
 
 
 class _EvalLoop:
@@ -329,7 +329,7 @@ class _EvalLoop:
             The metrics, the same on every rank.
         """
         runner, mode = self.runner, self.mode
-        with rng.fenced(runner.device) as before, torch.no_grad():
+        with rng.preserve_rng_state(runner.device) as before, torch.no_grad():
             runner.fence = before
             try:
                 runner.call_hook(f"before_{mode}")

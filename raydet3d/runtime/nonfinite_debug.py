@@ -15,7 +15,7 @@ from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.fsdp import asks_others
 
 
-def find_fault(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
+def diagnose_nonfinite(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
     """Try a batch again, and say in a few words what was not finite first.
 
     The model, its buffers, its gradients and all generators are left as they were. Weights may have moved on since the
@@ -56,7 +56,7 @@ def _try(bare: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.dev
     names = {module: name for name, module in bare.named_modules()}
     handles = [module.register_forward_hook(trial.look) for module in names]
     try:
-        with rng.fenced(device):
+        with rng.preserve_rng_state(device):
             bare.train_step(data_batch, optim_wrapper=trial)  # type: ignore[operator]
     except Exception as error:  # noqa: BLE001 - a training step of a user's own may need more than a trial gives it
         return f"the batch could not be tried again ({type(error).__name__}: {error})"

@@ -23,7 +23,7 @@ class Progress:
     Args:
         epoch: Epochs (stays 0 in iteration-based training).
         iter: Iterations.
-        round: Passes through the training set that are finished; the epoch, in epoch-based training.
+        data_pass: Passes through the training set that are finished; the epoch, in epoch-based training.
         batch: Batches of the running pass.
         validated: Value of ``iter`` at the last finished validation.
         phase: What the loop is in the middle of.
@@ -31,7 +31,7 @@ class Progress:
 
     epoch: int = 0
     iter: int = 0
-    round: int = 0
+    data_pass: int = 0
     batch: int = 0
     validated: int = 0
     phase: Phase = Phase.BETWEEN
@@ -42,15 +42,15 @@ class Progress:
         self.batch += 1
         self.phase = Phase.BETWEEN
 
-    def finish_round(self) -> None:
+    def finish_pass(self) -> None:
         """Count a pass through the data."""
-        self.round += 1
+        self.data_pass += 1
         self.batch = 0
 
     def finish_epoch(self) -> None:
         """Count an epoch, which is one pass."""
         self.epoch += 1
-        self.finish_round()
+        self.finish_pass()
         self.phase = Phase.BETWEEN
 
     def state_dict(self) -> dict[str, int]:
@@ -59,13 +59,14 @@ class Progress:
         return {
             "epoch": self.epoch + in_epoch,
             "iter": self.iter + in_iter,
-            "round": self.round + in_epoch,
+            "round": self.data_pass + in_epoch,
             "batch": 0 if in_epoch else self.batch + in_iter,
             "validated": self.validated,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where ``state_dict`` said."""
-        for name in ("epoch", "iter", "round", "batch", "validated"):
+        for name in ("epoch", "iter", "batch", "validated"):
             setattr(self, name, int(state[name]))
+        self.data_pass = int(state["round"])
         self.phase = Phase.BETWEEN

@@ -78,7 +78,7 @@ def restore(state: Mapping[str, Any], device: torch.device | None = None) -> Non
 
 
 @contextmanager
-def fenced(device: torch.device | None = None) -> Iterator[dict[str, Any]]:
+def preserve_rng_state(device: torch.device | None = None) -> Iterator[dict[str, Any]]:
     """Leave the generators as they were, whatever the block draws.
 
     Yields:

@@ -30,7 +30,7 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
     Returns:
         The checkpoint's name; None where there is none, and nothing is changed.
     """
-    path = dist.first(lambda: _find(runner, before, set(passed_over)))
+    path = dist.on_rank0(lambda: _find(runner, before, set(passed_over)))
     if path is None:
         return None
     model = unwrapped(runner.model)

@@ -58,7 +58,7 @@ def home_of(cfg: Any) -> Location:
 
 def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
     """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
-    return dist.first(lambda: _make_place(work_dir, timestamp))
+    return dist.on_rank0(lambda: _make_place(work_dir, timestamp))
 
 
 def _make_place(work_dir: Path, timestamp: str | None) -> str:
@@ -109,7 +109,7 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str,
 
 def _latest(work_dir: Location, start: str | None = None) -> Location | None:
     """The newest checkpoint: rank 0 looks and tells the others."""
-    return dist.first(lambda: Store(work_dir).latest(start=start))
+    return dist.on_rank0(lambda: Store(work_dir).latest(start=start))
 
 
 def settle_seed(cfg: Any, start: Start) -> int:
@@ -130,7 +130,7 @@ def settle_seed(cfg: Any, start: Start) -> int:
     return seed
 
 
-def settle_slots(cfg: Any, start: Start) -> int:
+def resolve_batch_workers(cfg: Any, start: Start) -> int:
     """Number of ranks that the run is laid out for: as many as when it began.
 
     Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raydet3d import dist
-from raydet3d.active_run import at_work
+from raydet3d.active_run import activate
 from raydet3d.checkpoint.download import fetched
 from raydet3d.checkpoint.load import complete, locate, read_head
 from raydet3d.checkpoint.load_weights import load_weights, revised
@@ -23,17 +23,17 @@ from raydet3d.checkpoint.storage import Bucket, Location
 from raydet3d.checkpoint.store import Store
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook, Hooks
-from raydet3d.log import close_logger, release_lines
+from raydet3d.log import close_logger, release_buffered
 from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.fsdp import is_sharded_model
 from raydet3d.runtime.history import History
-from raydet3d.runtime.loaders import global_batch_size, num_slots, release
-from raydet3d.runtime.nonfinite_debug import find_fault
+from raydet3d.runtime.loaders import global_batch_size, num_batch_workers, release
+from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.progress import Phase
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.run_setup import Start, leave_no_trace
-from raydet3d.runtime.scalar_log import Record
+from raydet3d.runtime.scalar_log import ScalarLog
 from raydet3d.runtime.train_result import headline, summarize, to_lines
 from raydet3d.runtime.train_state import apply, collect
 from raydet3d.runtime.wanted import check_wanted
@@ -51,7 +51,7 @@ class Runner(Parts):
         name: Name of the run, for logs and manifests.
         run: Name under which the first start of the run wrote its checkpoints.
         seed: The run's seed.
-        slots: Number of ranks that the run is laid out for: an iteration is one batch of each.
+        batch_workers: Number of ranks that the run is laid out for: an iteration is one batch of each.
         hooks: All hooks, in order.
         logger: Where lines go.
         log_processor: Makes lines of the history.
@@ -74,7 +74,7 @@ class Runner(Parts):
         name: str,
         run: str,
         seed: int,
-        slots: int,
+        batch_workers: int,
         hooks: Hooks,
         logger: logging.Logger,
         log_processor: Any,
@@ -93,7 +93,7 @@ class Runner(Parts):
         self.log_dir = work_dir / timestamp
         self.experiment_name = name
         self.seed = seed
-        self.slots = slots
+        self.batch_workers = batch_workers
         self._hooks = hooks
         self.logger = logger
         self.log_processor = log_processor
@@ -101,7 +101,7 @@ class Runner(Parts):
         self.cfg = cfg
         self.cfg_text = cfg_text
         self.message_hub = History()
-        self.record = Record(work_dir / "scalars.json")
+        self.scalar_log = ScalarLog(work_dir / "scalars.json")
         self.home = work_dir if home is None else home
         self.store = self._store_at(self.home, run)
         self._mirror: Mirror | None = None
@@ -174,7 +174,7 @@ class Runner(Parts):
             ``best_score`` and ``best_checkpoint``, ``last_checkpoint``, ``log_dir``, ``picture_dir``, ``epoch``,
             ``iter``, ``seconds``.
         """
-        with at_work(self), dist.held_together():
+        with activate(self), dist.require_process_group():
             return self._train()
 
     def _train(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Runner(Parts):
             if self._mirror is not None:
                 self._mirror.pull()
             due = self.progress.validated < self.iter
-            self.record.begin(self.iter, drop_validation=due)
+            self.scalar_log.begin(self.iter, drop_validation=due)
         try:
             loop.run()
         finally:
@@ -213,7 +213,7 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        with at_work(self), dist.held_together():
+        with activate(self), dist.require_process_group():
             return self._evaluate("val")
 
     def test(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Runner(Parts):
         Returns:
             The metrics.
         """
-        with at_work(self), dist.held_together():
+        with activate(self), dist.require_process_group():
             return self._evaluate("test")
 
     @contextmanager
@@ -238,7 +238,7 @@ class Runner(Parts):
         if not self._is_introduced:
             self._is_introduced = True
             self._makers.introduce(self)
-            release_lines(self.logger)
+            release_buffered(self.logger)
 
     def _prepare_training(self) -> None:
         with self._preparing():
@@ -281,7 +281,7 @@ class Runner(Parts):
         for store in self._stores.values():
             store.drain()
         self.visualizer.close()
-        self.record.close()
+        self.scalar_log.close()
         self.push_logs()
         close_logger(self.logger)
 
@@ -427,14 +427,18 @@ class Runner(Parts):
         base = auto_scale_lr.get("base_batch_size")
         if isinstance(base, bool) or not isinstance(base, int) or base < 1:
             raise InputError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
-        samples, slots = global_batch_size(self.train_dataloader), num_slots(self.train_dataloader)
+        samples, batch_workers = global_batch_size(self.train_dataloader), num_batch_workers(self.train_dataloader)
         if not samples:
             raise InputError(
                 "auto_scale_lr needs train_dataloader.batch_size, or a batch sampler that has an attribute batch_size"
             )
         ratio = samples / base
         self.logger.info(
-            "learning rates times %g: batch size %d x %d processes over %d", ratio, samples // slots, slots, base
+            "learning rates times %g: batch size %d x %d processes over %d",
+            ratio,
+            samples // batch_workers,
+            batch_workers,
+            base,
         )
         counts = getattr(optim_wrapper, "accumulative_counts", 1)
         if counts > 1:
@@ -455,9 +459,9 @@ class Runner(Parts):
         """
         return roll_back(self, before=before, passed_over=passed_over)
 
-    def find_fault(self, data_batch: Any) -> str:
+    def diagnose_nonfinite(self, data_batch: Any) -> str:
         """What of a batch, or which module on it, gives something that is not finite, by trying; in a few words."""
-        return find_fault(self.model, self.optim_wrapper, data_batch, self.device)
+        return diagnose_nonfinite(self.model, self.optim_wrapper, data_batch, self.device)
 
     # -- state --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any
 from raydet3d.log import LineFile
 
 
-class Record:
+class ScalarLog:
     """One line of numbers for each logged iteration and each validation, from the first start to the last.
 
     Every line has ``iter``, the iterations finished then. When a run resumes from an earlier point than it had reached,

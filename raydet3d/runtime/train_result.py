@@ -35,7 +35,7 @@ def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
     info = runner.message_hub.get_info
     metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
     pictures = runner.log_dir / "vis_data" / "vis_image"
-    best, last = dist.first(lambda: _in_place(runner))
+    best, last = dist.on_rank0(lambda: _in_place(runner))
     return {
         "metrics": metrics,
         "headline": runner.headline(metrics),

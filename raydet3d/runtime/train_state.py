@@ -15,7 +15,7 @@ from raydet3d.runtime import rng
 from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.fsdp import is_sharded_model
 from raydet3d.runtime.history import is_plain
-from raydet3d.runtime.loaders import global_batch_size, num_slots
+from raydet3d.runtime.loaders import global_batch_size, num_batch_workers
 
 if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
@@ -56,7 +56,7 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
         "sampler": {
             "seed": runner.seed,
             "batch_size": global_batch_size(runner.train_dataloader),
-            "slots": num_slots(runner.train_dataloader),
+            "slots": num_batch_workers(runner.train_dataloader),
         },
     }
     if optimizer:

@@ -69,12 +69,12 @@ def sweep(
     check_folder(folder)
     _check_same(folder, spec, configs[0])
 
-    from raydet3d.runtime.build import check_sections, ready_data  # torch is imported from here on
+    from raydet3d.runtime.build import check_data, check_sections  # torch is imported from here on
 
     for cfg in configs:
         check_sections(cfg)
     configs[0].import_custom_modules()
-    ready_data(configs[0])
+    check_data(configs[0])
     metric = check_metric(spec, configs[1] if spec.baseline else configs[0])
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from raydet3d.config.dump import redact
 from raydet3d.errors import InputError
-from raydet3d.log import LineFile, get_logger, spared
+from raydet3d.log import LineFile, get_logger, tolerate_full_disk
 from raydet3d.registry import VISBACKENDS
 
 _FOREIGN = re.compile(r"[^-/\w.]")  # what TensorBoard takes in no name, the space of 'Kitti metric' included
@@ -137,7 +137,7 @@ class LocalVisBackend(BaseVisBackend):
 
     def add_config(self, config: Any, **kwargs: Any) -> None:
         """Write the config as Python text."""
-        with spared(self.config_save_file):
+        with tolerate_full_disk(self.config_save_file):
             self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
@@ -145,7 +145,7 @@ class LocalVisBackend(BaseVisBackend):
         safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
         # Fast rather than small: a picture is made while training waits.
         picture = Image.fromarray(_checked(image))
-        with spared(self.img_save_dir):
+        with tolerate_full_disk(self.img_save_dir):
             picture.save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
 
     def add_scalars(
@@ -196,7 +196,7 @@ class _Spared:
     def _do(self, function: Callable[..., Any], *args: Any) -> None:
         if self.failed and function != self._file.close:
             return
-        with spared("TensorBoard's event file"):
+        with tolerate_full_disk("TensorBoard's event file"):
             self.failed, failed = True, self.failed
             function(*args)
             self.failed = failed
@@ -238,7 +238,7 @@ class TensorboardVisBackend(BaseVisBackend):
             self._next_try = time.monotonic() + RETRY_S
         if time.monotonic() < self._next_try:
             return False
-        with spared("TensorBoard's event file"):
+        with tolerate_full_disk("TensorBoard's event file"):
             _ = self.experiment
         return self._writer is not None
 

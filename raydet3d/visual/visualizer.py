@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet3d.active_run import Current
+from raydet3d.active_run import ActiveRunProxy
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -79,7 +79,7 @@ class Visualizer(Canvas):
             name: Accepted for MMEngine's sake, as is the rest: runs share nothing.
             **kwargs: See ``name``.
         """
-        return Current("visualizer", Visualizer)
+        return ActiveRunProxy("visualizer", Visualizer)
 
     @classmethod
     def get_current_instance(cls) -> Any:

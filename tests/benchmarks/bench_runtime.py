@@ -111,7 +111,7 @@ def ours(iters: int, folder: str) -> Callable[[], None]:
     vars(runner)["train_loop"], vars(runner)["val_loop"] = loop, None
     _ = runner.param_schedulers
     runner.call_hook("before_run")
-    runner.record.begin(0)
+    runner.scalar_log.begin(0)
     runner.call_hook("before_train")
     runner.optim_wrapper.initialize_count_status(runner.model, 0, runner.max_iters)
     return loop.run_epoch

@@ -151,7 +151,7 @@ def test_two_then_one_then_three_ranks_train_on_the_same_iterations(tmp_path: Pa
 def laid_out(folder: str, slots: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     plain = {"model": {"type": ToyModel, "dropout": 0.0}, "default_hooks__checkpoint": NO_SAVES}
-    runner = assemble(toy_cfg(Path(folder), **plain), slots=slots)
+    runner = assemble(toy_cfg(Path(folder), **plain), batch_workers=slots)
     runner.train()
     weights = {name: value.numpy().copy() for name, value in unwrapped(runner.model).state_dict().items()}
     return {"weights": weights, "iter": runner.iter}

@@ -24,7 +24,7 @@ import torch
 from raydet3d import dist
 from raydet3d.hooks import Hook
 from raydet3d.runtime import assemble
-from raydet3d.runtime.loaders import build_loader
+from raydet3d.runtime.loaders import build_dataloader
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyData, ToyModel, toy_cfg
 
@@ -73,7 +73,7 @@ def test_f8_only_the_last_epoch_is_wanted_and_a_crash_costs_one_epoch(tmp_path: 
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_f16_epochs_do_not_repeat_each_others_augmentation(persistent: bool) -> None:
-    loader = build_loader(
+    loader = build_dataloader(
         {
             "dataset": {"type": ToyData, "size": 4},
             "sampler": {"type": "DefaultSampler", "shuffle": False},
@@ -161,7 +161,7 @@ def test_s2_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
         runner._prepare_training()
         runner._init_weights()
         runner.call_hook("before_run")
-        runner.record.begin(0)
+        runner.scalar_log.begin(0)
         runner.optim_wrapper.initialize_count_status(runner.model, 0, runner.max_iters)
         runner.call_hook("before_train")
         return runner

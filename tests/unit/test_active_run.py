@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raydet3d.active_run import Current, at_work
+from raydet3d.active_run import ActiveRunProxy, activate
 from raydet3d.hooks import Hook
 from raydet3d.log import MMLogger, print_log
 from raydet3d.runtime import Runner
@@ -22,11 +22,11 @@ from tests.kit.toy import ToyModel, toy_cfg
 
 def test_a_stand_in_follows_the_run_that_is_at_work() -> None:
     first, second = (SimpleNamespace(part=SimpleNamespace(value=value)) for value in (1, 2))
-    part = Current("part", lambda: SimpleNamespace(value=0))
+    part = ActiveRunProxy("part", lambda: SimpleNamespace(value=0))
     assert part.value == 0
-    with at_work(first):
+    with activate(first):
         assert part.value == 1
-        with at_work(second):
+        with activate(second):
             assert part.value == 2
             part.value = 5
         assert part.value == 1

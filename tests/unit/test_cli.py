@@ -14,7 +14,7 @@ def end(monkeypatch: pytest.MonkeyPatch, rank: str, local_rank: str, *, told: bo
     def main() -> int:
         error = InputError("a.pkl does\nnot exist")
         if told:
-            error.told_by_first = True  # type: ignore[attr-defined]
+            error.reported_by_rank0 = True  # type: ignore[attr-defined]
         raise error
 
     monkeypatch.setenv("RANK", rank)
@@ -53,7 +53,7 @@ def ends_of_a_process(everywhere: bool) -> tuple[object, str]:
 
     def main() -> int:
         if everywhere:
-            dist.first(refuse)
+            dist.on_rank0(refuse)
         elif dist.get_rank() == 1:
             raise InputError("frame 7 is damaged")
         return 0

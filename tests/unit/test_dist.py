@@ -110,9 +110,9 @@ def only_rank_0(kind: str) -> object:
         return (lambda: 1) if kind == "unpicklable" else {"from": dist.get_rank()}
 
     try:
-        out: object = dist.first(do)
+        out: object = dist.on_rank0(do)
     except Exception as error:  # noqa: BLE001
-        out = (type(error).__name__, str(error), hasattr(error, "told_by_first"))
+        out = (type(error).__name__, str(error), hasattr(error, "reported_by_rank0"))
     dist.barrier()  # nobody has left
     return out
 
@@ -135,7 +135,7 @@ def test_alone_everything_is_a_no_op() -> None:
     assert dist.all_gather_object("x") == ["x"]
     assert dist.gather_object("x") == ["x"]
     assert dist.broadcast_object("x") == "x"
-    assert dist.first(lambda: "x") == "x"
+    assert dist.on_rank0(lambda: "x") == "x"
     assert dist.collect_results([1, 2, 3, 1], 3) == [1, 2, 3]
     value = torch.tensor([1.0, 2.0])
     for op in ("sum", "mean", "max"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet3d.log import LineFile, close_logger, get_logger, open_logger, release_lines
+from raydet3d.log import LineFile, close_logger, get_logger, open_logger, release_buffered
 
 LINE = r"\d\d/\d\d \d\d:\d\d:\d\d - raydet3d - "
 
@@ -62,9 +62,9 @@ def test_lines_are_held_until_they_are_released(tmp_path: Path, capsys: pytest.C
     logger.warning("first")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
-    release_lines(logger)
+    release_buffered(logger)
     logger.info("second")
-    release_lines(logger)  # there is nothing left to release
+    release_buffered(logger)  # there is nothing left to release
     close_logger(logger)
     lines = [line.rpartition(" - ")[2] for line in (tmp_path / "run" / "held.log").read_text().splitlines()]
     assert lines == ["first", "second"]
@@ -75,7 +75,7 @@ def test_lines_that_nobody_releases_are_gone(tmp_path: Path, capsys: pytest.Capt
     logger = open_logger("lost", tmp_path / "lost.log", held=True)
     logger.warning("first")
     close_logger(logger)
-    release_lines(logger)
+    release_buffered(logger)
     assert not (tmp_path / "lost.log").exists()
     assert capsys.readouterr().out == ""
 

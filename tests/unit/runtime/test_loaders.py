@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from raydet3d.errors import InputError
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from raydet3d.runtime.loaders import Slice, build_loader, ready_data, release
+from raydet3d.runtime.loaders import Slice, build_dataloader, check_data, release
 from tests.kit.toy import ToyData
 
 
@@ -24,29 +24,29 @@ def order(loader: DataLoader[Any]) -> list[list[int]]:
 
 
 def test_batches_are_lists_and_every_rest_counts() -> None:
-    loader = build_loader(cfg(), seed=1)
+    loader = build_dataloader(cfg(), seed=1)
     batches = list(loader)
     assert [len(batch["inputs"]) for batch in batches] == [3, 3, 3, 1]
     assert isinstance(batches[0]["inputs"], list)
-    assert len(build_loader(cfg(drop_last=True), seed=1)) == 3
+    assert len(build_dataloader(cfg(drop_last=True), seed=1)) == 3
     assert loader.dataset.metainfo == {"classes": ("toy",)}
 
 
 def test_the_seed_decides_and_drawing_leaves_no_trace() -> None:
-    assert order(build_loader(cfg(), seed=1)) == order(build_loader(cfg(), seed=1))
-    assert order(build_loader(cfg(), seed=1)) != order(build_loader(cfg(), seed=2))
+    assert order(build_dataloader(cfg(), seed=1)) == order(build_dataloader(cfg(), seed=1))
+    assert order(build_dataloader(cfg(), seed=1)) != order(build_dataloader(cfg(), seed=2))
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    list(build_loader(cfg(num_workers=2), seed=1))
-    list(build_loader(cfg(), seed=1))
+    list(build_dataloader(cfg(num_workers=2), seed=1))
+    list(build_dataloader(cfg(), seed=1))
     assert torch.rand(1) == expected
 
 
 def test_options_that_mean_nothing_without_workers_are_no_error() -> None:
-    loader = build_loader(cfg(persistent_workers=True, prefetch_factor=2, pin_memory=False), seed=1)
+    loader = build_dataloader(cfg(persistent_workers=True, prefetch_factor=2, pin_memory=False), seed=1)
     assert not loader.persistent_workers
-    loader = build_loader(
+    loader = build_dataloader(
         cfg(num_workers=1, persistent_workers=True, prefetch_factor=3), seed=1, mp_start_method="fork"
     )
     assert (loader.persistent_workers, loader.prefetch_factor) == (True, 3)
@@ -56,7 +56,7 @@ def test_options_that_mean_nothing_without_workers_are_no_error() -> None:
 
 
 def test_a_part_of_the_data_only() -> None:
-    loader = build_loader(cfg(num_batch_per_epoch=2), seed=1)
+    loader = build_dataloader(cfg(num_batch_per_epoch=2), seed=1)
     assert len(loader) == 2
     assert {i for batch in order(loader) for i in batch} == set(range(6))
     part = Slice(ToyData(5), 100)
@@ -76,7 +76,7 @@ class Piped(ToyData):
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_hook_may_put_another_pipeline_in_place(persistent: bool) -> None:
     given = cfg(num_batch_per_epoch=2, num_workers=1, persistent_workers=persistent, dataset={"type": Piped})
-    loader: Any = build_loader(given, seed=1)
+    loader: Any = build_dataloader(given, seed=1)
     assert {sample for batch in loader for sample in batch} == {"first"}
     loader.dataset.pipeline = "second"
     if persistent:  # what mmdet's PipelineSwitchHook does to have new workers
@@ -107,7 +107,7 @@ def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() 
         made = cfg(
             batch_sampler={"type": "pairs"}, collate_fn={"type": "count", "start": 10}, worker_init_fn={"type": "init"}
         )
-        loader = build_loader(made, seed=1)
+        loader = build_dataloader(made, seed=1)
     assert list(loader) == [12] * 5
     loader.worker_init_fn(0)
     assert calls == [{"num_workers": 0, "rank": 0, "seed": 1}]
@@ -127,16 +127,16 @@ def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() 
 )
 def test_what_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        build_loader(cfg(**changes), seed=1, key="d")
+        build_dataloader(cfg(**changes), seed=1, key="d")
 
 
 def test_more_that_is_refused() -> None:
     with pytest.raises(InputError, match="d must be a dict, got 3"):
-        build_loader(3, seed=1, key="d")
+        build_dataloader(3, seed=1, key="d")
     with pytest.raises(InputError, match="d has no dataset"):
-        build_loader({"sampler": {"type": "DefaultSampler"}}, seed=1, key="d")
+        build_dataloader({"sampler": {"type": "DefaultSampler"}}, seed=1, key="d")
     ready_made = DataLoader([1, 2])  # type: ignore[arg-type]
-    assert build_loader(ready_made, seed=1) is ready_made
+    assert build_dataloader(ready_made, seed=1) is ready_made
 
 
 def test_data_are_made_ready_through_wrappers(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_data_are_made_ready_through_wrappers(tmp_path: Path) -> None:
             "val_dataloader": {"dataset": {"type": "Town", "data_root": "b"}},
             "test_dataloader": None,
         }
-        ready_data(whole)
+        check_data(whole)
         assert asked == ["a", "b"]
         with pytest.raises(InputError, match=r"val_dataloader.dataset: nowhere does not exist; prepare it"):
-            ready_data({"val_dataloader": {"dataset": {"type": "Town", "data_root": "nowhere"}}})
+            check_data({"val_dataloader": {"dataset": {"type": "Town", "data_root": "nowhere"}}})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydet3d.runtime.nonfinite_debug import find_fault
+from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite
 from raydet3d.structures import LiDARInstance3DBoxes
 
 CPU = torch.device("cpu")
@@ -38,7 +38,10 @@ def test_nothing_is_changed() -> None:
     model.head.weight.grad = torch.full((1, 4), 7.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert find_fault(model, WRAPPER, batch(), CPU) == "tried again, the batch gives a finite loss and finite gradients"
+    assert (
+        diagnose_nonfinite(model, WRAPPER, batch(), CPU)
+        == "tried again, the batch gives a finite loss and finite gradients"
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert (model.head.weight.grad == 7).all()
@@ -48,12 +51,12 @@ def test_nothing_is_changed() -> None:
 def test_weights_inputs_and_modules_in_this_order() -> None:
     model, data = Net(), batch()
     data["boxes"][0].tensor[0, 3] = float("nan")
-    assert find_fault(model, WRAPPER, data, CPU) == "the batch itself is not finite: boxes[0].tensor"
+    assert diagnose_nonfinite(model, WRAPPER, data, CPU) == "the batch itself is not finite: boxes[0].tensor"
     model.body[0].register_forward_hook(lambda module, given, out: out / 0)
-    assert find_fault(model, WRAPPER, batch(), CPU).endswith("that of body.0 (Linear)")
+    assert diagnose_nonfinite(model, WRAPPER, batch(), CPU).endswith("that of body.0 (Linear)")
     with torch.no_grad():
         model.head.bias.fill_(float("inf"))
-    assert find_fault(model, WRAPPER, data, CPU) == "the weights of head.bias are not finite"
+    assert diagnose_nonfinite(model, WRAPPER, data, CPU) == "the weights of head.bias are not finite"
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, AttributeError])
@@ -66,6 +69,7 @@ def test_a_step_that_cannot_be_repeated_is_said(kind: type[Exception]) -> None:
     model = Own()
     before = model.body[1].running_mean.clone()
     assert (
-        find_fault(model, WRAPPER, batch(), CPU) == f"the batch could not be tried again ({kind.__name__}: once only)"
+        diagnose_nonfinite(model, WRAPPER, batch(), CPU)
+        == f"the batch could not be tried again ({kind.__name__}: once only)"
     )
     assert torch.equal(model.body[1].running_mean, before)

@@ -16,15 +16,15 @@ def test_within_an_iteration_a_resumed_run_goes_on_after_it() -> None:
 
 
 def test_within_after_train_epoch_a_resumed_run_begins_the_next() -> None:
-    progress = Progress(epoch=1, iter=20, round=1, batch=10)
+    progress = Progress(epoch=1, iter=20, data_pass=1, batch=10)
     progress.phase = Phase.EPOCH
     assert progress.state_dict() == {"epoch": 2, "iter": 20, "round": 2, "batch": 0, "validated": 0}
     progress.finish_epoch()
-    assert (progress.epoch, progress.round, progress.batch) == (2, 2, 0)
+    assert (progress.epoch, progress.data_pass, progress.batch) == (2, 2, 0)
 
 
 def test_state_comes_back() -> None:
     progress = Progress()
     progress.load_state_dict({"epoch": 2, "iter": 25, "round": 2, "batch": 5, "validated": 20})
-    progress.finish_round()
-    assert (progress.epoch, progress.round, progress.batch, progress.iter) == (2, 3, 0, 25)
+    progress.finish_pass()
+    assert (progress.epoch, progress.data_pass, progress.batch, progress.iter) == (2, 3, 0, 25)

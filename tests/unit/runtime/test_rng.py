@@ -31,7 +31,7 @@ def test_a_fence_keeps_draws_out() -> None:
     rng.set_seed(1)
     expected = draws()
     rng.set_seed(1)
-    with rng.fenced():
+    with rng.preserve_rng_state():
         draws()
     assert draws() == expected
 
@@ -40,7 +40,7 @@ def test_a_fence_holds_when_what_is_inside_fails() -> None:
     rng.set_seed(1)
     expected = draws()
     rng.set_seed(1)
-    fence = rng.fenced()
+    fence = rng.preserve_rng_state()
     fence.__enter__()
     draws()
     assert not fence.__exit__(KeyError, KeyError(), None)  # what went wrong goes on

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from raydet3d.runtime.scalar_log import Record
+from raydet3d.runtime.scalar_log import ScalarLog
 
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def begun(path: Path, iteration: int, **kwargs: bool) -> Record:
-    record = Record(path)
+def begun(path: Path, iteration: int, **kwargs: bool) -> ScalarLog:
+    record = ScalarLog(path)
     record.begin(iteration, **kwargs)
     return record
 
@@ -54,5 +54,5 @@ def test_every_reader_can_read_it(tmp_path: Path) -> None:
     (line,) = lines(record.path)
     assert line["loss"] is None
     assert line["odd"] == "[1]"
-    Record(tmp_path / "other.json").write({}, mode="val", iteration=1, step=1)  # a test of weights keeps no record
+    ScalarLog(tmp_path / "other.json").write({}, mode="val", iteration=1, step=1)  # a test of weights keeps no record
     assert not (tmp_path / "other.json").exists()

@@ -61,7 +61,7 @@ def test_a_checkpoint_of_mmengines_goes_on_where_it_stood(
     by_iter = {"by_epoch": False, "max_iters": 40}
     runner, _ = resumed(tmp_path / "b", tmp_path / "theirs.pth", train_cfg=by_iter)
     assert (runner.epoch, runner.iter) == (0, iters)
-    assert (runner.progress.round, runner.progress.batch) == divmod(iters, 12)
+    assert (runner.progress.data_pass, runner.progress.batch) == divmod(iters, 12)
 
 
 def test_another_batch_size_keeps_the_place_in_the_data(tmp_path: Path, saved: Path) -> None:
