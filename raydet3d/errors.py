@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # How a DataLoader hands on what one of its processes raised: the trace as text, our sentence on a line of it.
 _FROM_A_LOADER = re.compile(r"^Caught .*^(?:[\w.]+\.)?\w+: (?P<sentence>[^\n]*)", re.DOTALL | re.MULTILINE)
@@ -26,3 +28,9 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """Return the hint `; did you mean 'x'?` for a message, or an empty string where no name is similar."""
+    near = difflib.get_close_matches(name, [str(other) for other in names], n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -14,8 +14,7 @@ from typing import Any
 
 from raydet3d.cli import add_config, add_ray, read_config, run_command, version
 from raydet3d.config import Config
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 from raydet3d.launch.ray_options import RayOptions, describe
 from raydet3d.registry import tables
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from raydet3d import compat
-from raydet3d.config.config_dict import ConfigDict, merge, nearest, to_plain
+from raydet3d.config.config_dict import ConfigDict, merge, to_plain
 from raydet3d.config.config_file import Source
 from raydet3d.config.dump import redact, to_text, write_text
 from raydet3d.config.inheritance import Chain, read_chain
@@ -24,7 +24,7 @@ from raydet3d.config.locate import find_config
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
 from raydet3d.config.source_map import merged_lines
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 _OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")

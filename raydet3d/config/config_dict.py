@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.compat import DottedPath
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 DELETE = "_delete_"
 
@@ -160,12 +159,6 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
                 f"give it {DELETE}=True to replace it"
             )
     return merged
-
-
-def nearest(name: str, names: Iterable[Any]) -> str:
-    """A hint for a message: ``; did you mean 'x'?``, or nothing where no name is near."""
-    near = difflib.get_close_matches(name, [str(other) for other in names], n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _fresh(value: Any) -> Any:

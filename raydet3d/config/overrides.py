@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raydet3d.config.config_dict import DELETE, merge, nearest
+from raydet3d.config.config_dict import DELETE, merge
 from raydet3d.config.known_keys import is_slip
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 _OPEN = {"[": "]", "(": ")", "{": "}"}
 _WORDS: dict[str, Any] = {"true": True, "false": False}

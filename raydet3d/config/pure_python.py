@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d import compat
-from raydet3d.config.config_dict import ConfigDict, nearest
+from raydet3d.config.config_dict import ConfigDict
 from raydet3d.config.source_map import BASE
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 MAKE_NAME = "__name_of__"
 READ_BASE = "read_base"

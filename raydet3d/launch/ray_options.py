@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 

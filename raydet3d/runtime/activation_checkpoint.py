@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 
 def recompute(model: nn.Module, names: Sequence[str]) -> None:

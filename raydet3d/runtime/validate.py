@@ -7,9 +7,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from raydet3d.config.config_dict import DELETE, nearest
+from raydet3d.config.config_dict import DELETE
 from raydet3d.config.provenance import config_context
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 from raydet3d.registry import LOOPS, Registry
 
 TRIPLES = {

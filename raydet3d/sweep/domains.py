@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 DIGITS = 4  # significant digits of a drawn number: what is read in a table is what was trained with
 

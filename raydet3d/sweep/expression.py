@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 
 _WHOLE = re.compile(r"\$\{(?P<text>[^{}]*)\}")
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

@@ -7,9 +7,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from raydet3d.config.config_dict import nearest
 from raydet3d.config.overrides import split_key
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 from raydet3d.sweep.domains import Alternatives, Choice, Domain, read_domain
 
 Setting = dict[str, Any]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import find_config
-from raydet3d.config.config_dict import merge, nearest, to_plain
+from raydet3d.config.config_dict import merge, to_plain
 from raydet3d.config.inheritance import read_chain
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 from raydet3d.sweep.domains import Domain, read_domain
 from raydet3d.sweep.space import Setting, Space
 from raydet3d.sweep.stop_rules import StopRule, read_rules

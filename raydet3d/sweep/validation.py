@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import Config
-from raydet3d.config.config_dict import nearest
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, nearest
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 from raydet3d.sweep.space import Setting
