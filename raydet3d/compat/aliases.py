@@ -76,10 +76,11 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "averaged_model base_model base_model.base_model base_model.data_preprocessor base_module test_time_aug utils "
         "weight_init wrappers wrappers.distributed wrappers.utils",
         {
-            "raydet3d.models.module": "BaseDataPreprocessor BaseModel BaseModule ModuleDict ModuleList Sequential",
+            "raydet3d.models.module": "BaseModule ModuleDict ModuleList Sequential",
             "raydet3d.models.weight_init": "bias_init_with_prob constant_init initialize kaiming_init normal_init "
             "trunc_normal_init uniform_init xavier_init",
-            "raydet3d.models": "BaseAveragedModel BaseTTAModel ExponentialMovingAverage MomentumAnnealingEMA "
+            "raydet3d.models": "BaseAveragedModel BaseDataPreprocessor BaseModel BaseTTAModel "
+            "ExponentialMovingAverage MomentumAnnealingEMA "
             "StochasticWeightAverage",
             "raydet3d.runtime.ddp": "is_model_wrapper",
             "MODEL_WRAPPERS": "MMDistributedDataParallel MMSeparateDistributedDataParallel",
@@ -102,7 +103,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "build_functions default_scope registry root utils",
         {
             "raydet3d.registry": _TABLES,
-            "raydet3d.models.sequential": "build_model_from_cfg=build_sequence",
+            "raydet3d.models.module": "build_model_from_cfg",
             "raydet3d.compat.mmengine_utils": "init_default_scope",
         },
     ),

@@ -1,4 +1,4 @@
-"""Detectors and their parts; importing this fills the `MODELS` and `TASK_UTILS` tables."""
+"""Models: detectors and their parts; importing this package fills the `MODELS` and `TASK_UTILS` registries."""
 
 from raydet3d.models.averaged_model import (
     BaseAveragedModel,
@@ -6,14 +6,16 @@ from raydet3d.models.averaged_model import (
     MomentumAnnealingEMA,
     StochasticWeightAverage,
 )
-from raydet3d.models.backbones.second import SECOND, SECONDFPN
+from raydet3d.models.backbones.second import SECOND
+from raydet3d.models.data_preprocessors.base import BaseDataPreprocessor
 from raydet3d.models.data_preprocessors.det3d import Det3DDataPreprocessor
 from raydet3d.models.dense_heads.anchor3d_head import Anchor3DHead
-from raydet3d.models.detectors.base import Base3DDetector, VoxelNet
-from raydet3d.models.losses.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
+from raydet3d.models.detectors.base import Base3DDetector, BaseModel
+from raydet3d.models.detectors.voxelnet import VoxelNet
+from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from raydet3d.models.middle_encoders.pillar_scatter import PointPillarsScatter
-from raydet3d.models.module import BaseDataPreprocessor, BaseModel, BaseModule, ModuleDict, ModuleList, Sequential
-from raydet3d.models.sequential import build_sequence
+from raydet3d.models.module import BaseModule, ModuleDict, ModuleList, Sequential, build_model_from_cfg
+from raydet3d.models.necks.second_fpn import SECONDFPN
 from raydet3d.models.task_modules.anchor_generators import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
 from raydet3d.models.task_modules.assigners import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
 from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
@@ -50,5 +52,5 @@ __all__ = [
     "SmoothL1Loss",
     "StochasticWeightAverage",
     "VoxelNet",
-    "build_sequence",
+    "build_model_from_cfg",
 ]

@@ -140,7 +140,7 @@ def public(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             decorators = [ast.unparse(item) for item in node.decorator_list]
-            if not any(item.endswith(("overload", ".setter")) for item in decorators):
+            if not any(item.endswith(("overload", "override", ".setter")) for item in decorators):
                 yield f"{prefix}{node.name}", node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{prefix}{node.name}.")

@@ -1,1 +1,1 @@
-"""Data preprocessors: from a collated batch to what a detector reads."""
+"""Data preprocessors: from a collated batch to the inputs of a detector."""

@@ -21,15 +21,22 @@ from torch import Tensor, nn
 
 from raydet3d.errors import InputError
 from raydet3d.models.dense_heads.anchor_targets import TargetMaker, Targets
-from raydet3d.models.layers.dense import pointwise, pointwise_and_pick, rows_of
-from raydet3d.models.losses.losses import FocalLoss, at_least_float
-from raydet3d.ops import limit_period, nms_aligned, nms_rotated
+from raydet3d.models.losses import FocalLoss
+from raydet3d.ops import (
+    limit_period,
+    map_to_rows,
+    nms_aligned,
+    nms_rotated,
+    pointwise_conv,
+    pointwise_conv_and_gather,
+    upcast_half,
+)
 from raydet3d.registry import MODELS, TASK_UTILS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
 
 
 @dataclass(frozen=True)
-class TrainCfg:
+class AnchorHeadTrainCfg:
     """Keys of a head's `train_cfg`.
 
     Attributes:
@@ -48,7 +55,7 @@ class TrainCfg:
 
 
 @dataclass(frozen=True)
-class TestCfg:
+class AnchorHeadTestCfg:
     """Keys of a head's `test_cfg`.
 
     Attributes:
@@ -60,8 +67,6 @@ class TestCfg:
         nms_pre: Anchors that are looked at, best first; all where it is not positive.
         max_num: Boxes of a frame at most.
     """
-
-    __test__ = False  # the name is the config's, not a test's
 
     use_rotate_nms: bool = True
     nms_across_levels: bool = False
@@ -91,8 +96,8 @@ class Anchor3DHead(nn.Module):
         loss_cls: Loss of classes.
         loss_bbox: Loss of encoded boxes.
         loss_dir: Loss of directions.
-        train_cfg: See `TrainCfg`; None for a head that only predicts.
-        test_cfg: See `TestCfg`.
+        train_cfg: See `AnchorHeadTrainCfg`; None for a head that only predicts.
+        test_cfg: See `AnchorHeadTestCfg`.
     """
 
     def __init__(
@@ -144,10 +149,10 @@ class Anchor3DHead(nn.Module):
         if use_direction_classifier:
             self.loss_dir = MODELS.build(loss_dir)
             self.conv_dir_cls = nn.Conv2d(in_channels, self.num_anchors * 2, 1)
-        self.train_cfg: TrainCfg | None = None
+        self.train_cfg: AnchorHeadTrainCfg | None = None
         if train_cfg is not None:
-            self.train_cfg = TASK_UTILS.build({**train_cfg, "type": TrainCfg})
-        self.test_cfg: TestCfg = TASK_UTILS.build({**(test_cfg or {}), "type": TestCfg})
+            self.train_cfg = TASK_UTILS.build({**train_cfg, "type": AnchorHeadTrainCfg})
+        self.test_cfg: AnchorHeadTestCfg = TASK_UTILS.build({**(test_cfg or {}), "type": AnchorHeadTestCfg})
         if self.test_cfg.nms_across_levels:
             raise InputError("test_cfg.nms_across_levels=True does not exist; False does")
         self.targets = TargetMaker(
@@ -198,9 +203,11 @@ class Anchor3DHead(nn.Module):
         """
         x = _only(feats)
         targets = self.targets.make((x.shape[2], x.shape[3]), data_samples, x.device)
-        rows = rows_of(x)  # (B * H * W, in_channels)
+        rows = map_to_rows(x)  # (B * H * W, in_channels)
         cell = targets.positive // self.num_anchors
-        logits, there = pointwise_and_pick(rows, self.conv_cls, cell)  # (B * H * W, A * C), (N, in_channels)
+        assert self.conv_cls.bias is not None
+        # (B * H * W, A * C), (N, in_channels)
+        logits, there = pointwise_conv_and_gather(rows, self.conv_cls.weight, self.conv_cls.bias, cell)
         slot = targets.positive - cell * self.num_anchors
         losses = {"loss_cls": self._loss_cls(logits.flatten(), targets)}
         deltas, wanted = self._at(there, self.conv_reg, slot), targets.deltas
@@ -217,8 +224,8 @@ class Anchor3DHead(nn.Module):
 
     def _at(self, rows: Tensor, conv: nn.Conv2d, slot: Tensor) -> Tensor:
         """What a convolution says of one anchor of each row's cell: (N, in_channels), (N,) to (N, numbers)."""
-        said = pointwise(rows, conv).unflatten(1, (self.num_anchors, -1))  # (N, A, numbers)
-        return at_least_float(said[torch.arange(len(slot), device=slot.device), slot])
+        said = pointwise_conv(rows, conv.weight, conv.bias).unflatten(1, (self.num_anchors, -1))  # (N, A, numbers)
+        return upcast_half(said[torch.arange(len(slot), device=slot.device), slot])
 
     def _loss_cls(self, logits: Tensor, targets: Targets) -> Tensor:
         classes = self.num_classes
@@ -226,7 +233,7 @@ class Anchor3DHead(nn.Module):
         if type(self.loss_cls) is FocalLoss and self.loss_cls.reduction == "mean" and pos_weight <= 0:
             ignored = targets.ignored[:, None] * classes + torch.arange(classes, device=logits.device)
             positive = targets.positive * classes + targets.labels
-            return self.loss_cls.sparse(logits, positive, ignored.flatten(), targets.total)
+            return self.loss_cls.sparse_forward(logits, positive, ignored.flatten(), targets.total)
         rows = logits.view(-1, classes)
         labels = targets.labels.new_full((len(rows),), classes)
         labels[targets.positive] = targets.labels
@@ -252,8 +259,10 @@ class Anchor3DHead(nn.Module):
         x = _only(feats)
         batch, _, height, width = x.shape
         anchors = self.targets.anchors((height, width), x.device)
-        rows = rows_of(x)
-        logits = at_least_float(pointwise(rows, self.conv_cls)).view(batch, len(anchors), self.num_classes)
+        rows = map_to_rows(x)
+        logits = upcast_half(pointwise_conv(rows, self.conv_cls.weight, self.conv_cls.bias)).view(
+            batch, len(anchors), self.num_classes
+        )
         count = self.test_cfg.nms_pre if self.test_cfg.nms_pre > 0 else len(anchors)
         best = logits.amax(dim=2).topk(min(count, len(anchors)), dim=1).indices  # (B, n)
         scores = logits.gather(1, best[..., None].expand(-1, -1, self.num_classes)).sigmoid()  # (B, n, C)

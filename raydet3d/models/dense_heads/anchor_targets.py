@@ -16,9 +16,9 @@ from torch import Tensor
 
 from raydet3d.errors import InputError
 from raydet3d.models.task_modules.anchor_generators import Anchor3DRangeGenerator
-from raydet3d.models.task_modules.assigners import AnchorGrid, Assigned, Max3DIoUAssigner
+from raydet3d.models.task_modules.assigners import Assigned, Max3DIoUAssigner
 from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
-from raydet3d.ops import limit_period
+from raydet3d.ops import AnchorGrid, limit_period
 from raydet3d.registry import TASK_UTILS
 from raydet3d.structures import Det3DDataSample
 
@@ -118,7 +118,9 @@ class TargetMaker:
             else:
                 kinds = [(grid.flatten(2, 3), 0, None)]
             self._rows[key] = grid.flatten(0, 3)
-            self._kinds[key] = [_Kind(anchors, AnchorGrid.of(anchors), first, label) for anchors, first, label in kinds]
+            self._kinds[key] = [
+                _Kind(anchors, AnchorGrid.from_anchors(anchors), first, label) for anchors, first, label in kinds
+            ]
         return self._rows[key]
 
     @torch.no_grad()

@@ -1,101 +1,91 @@
-"""Detectors: what one training, validation or test step of a model is.
-
-Legend: B batch · N points · C numbers per point.
-"""
+"""Base classes of models: training, validation and test steps (`BaseModel`), and 3D detectors (`Base3DDetector`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from raydet3d.errors import InputError
+from raydet3d.models.module import BaseModule, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample, InstanceData
 
+Losses = Mapping[str, Tensor | Sequence[Tensor]]
 
-class Base3DDetector(nn.Module):
-    """What loops ask of a model; detectors fill in `loss`, `predict` and `tensor`.
+
+class StepOptimizer(Protocol):
+    """What a training step needs of an optim wrapper."""
+
+    def optim_context(self, model: nn.Module, /) -> Any:
+        """Return the context manager that the forward pass runs in (autocast, gradient synchronization)."""
+
+    def update_params(self, loss: Tensor, /) -> None:
+        """Run the backward pass and update the parameters."""
+
+
+class BaseModel(BaseModule):
+    """A model that loops can train, validate and test; subclasses define `forward(..., mode=)`.
+
+    `mode="loss"` returns a dict of losses, `"predict"` the samples with predictions, `"tensor"` raw outputs.
 
     Args:
-        data_preprocessor: What brings a collated batch to the device and into shape; nothing but moving by default.
+        data_preprocessor: A module, or its config; the class's default type unless it names one.
+        init_cfg: See `BaseModule`.
     """
 
-    def __init__(self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None) -> None:
-        super().__init__()
+    default_preprocessor: ClassVar[str] = "BaseDataPreprocessor"
+
+    def __init__(
+        self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None
+    ) -> None:
+        super().__init__(init_cfg)
         if not isinstance(data_preprocessor, nn.Module):
-            data_preprocessor = MODELS.build(data_preprocessor or {}, {"type": "Det3DDataPreprocessor"})
+            data_preprocessor = MODELS.build(data_preprocessor or {}, {"type": self.default_preprocessor})
         assert isinstance(data_preprocessor, nn.Module)
         self.data_preprocessor: nn.Module = data_preprocessor
 
-    def init_weights(self) -> None:
-        """Give all parts their published first values."""
-        for child in self.children():
-            init = getattr(child, "init_weights", None)
-            if init is not None:
-                init()
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Run the model; every mode goes through here, so that model wrappers (DDP) see each call."""
+        raise NotImplementedError
 
-    # ------------------------------------------------------------------ what loops call
-
-    def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
-        """Learn from one batch.
+    def train_step(self, data: Any, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
+        """Train on one batch.
 
         Args:
             data: A collated batch.
-            optim_wrapper: Knows how to run forward, and how to update.
+            optim_wrapper: Gives the context of the forward pass and updates the parameters.
 
         Returns:
-            What to log: `loss`, and each of its parts.
+            Values to log: `loss` and its parts.
         """
         with optim_wrapper.optim_context(self):
-            ready = self.data_preprocessor(data, True)
-            losses = self(**ready, mode="loss")
+            losses = self._run_forward(self.data_preprocessor(data, True), mode="loss")
         loss, log_vars = self.parse_losses(losses)
         optim_wrapper.update_params(loss)
         return log_vars
 
     @torch.no_grad()
-    def val_step(self, data: Mapping[str, Any]) -> list[Det3DDataSample]:
+    def val_step(self, data: Any) -> list[Any]:
         """Predict on one collated batch."""
-        found: list[Det3DDataSample] = self(**self.data_preprocessor(data, False), mode="predict")
-        return found
+        predictions: list[Any] = self._run_forward(self.data_preprocessor(data, False), mode="predict")
+        return predictions
 
-    def test_step(self, data: Mapping[str, Any]) -> list[Det3DDataSample]:
+    def test_step(self, data: Any) -> list[Any]:
         """Predict on one collated batch."""
         return self.val_step(data)
 
-    def forward(
-        self,
-        inputs: Mapping[str, Any],
-        data_samples: Sequence[Det3DDataSample] | None = None,
-        mode: str = "tensor",
-    ) -> Any:
-        """Run the model; one entrance for all modes, so that wrappers (DDP) see every call.
-
-        Args:
-            inputs: What the preprocessor made.
-            data_samples: Samples of the batch.
-            mode: "loss" gives a dict of losses, "predict" the samples with predictions, "tensor" the head's raw maps.
-        """
-        if mode == "loss":
-            return self.loss(inputs, data_samples or [])
-        if mode == "predict":
-            return self.predict(inputs, data_samples or [])
-        if mode == "tensor":
-            return self.tensor(inputs)
-        raise ValueError(f"mode is 'loss', 'predict' or 'tensor', got {mode!r}")
-
     @staticmethod
-    def parse_losses(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum up what is to be minimised.
+    def parse_losses(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the losses of a batch.
 
         Args:
-            losses: Tensors, or lists of tensors whose means are summed.
+            losses: Tensors, of which the mean is taken, or lists of tensors, whose means are added.
 
         Returns:
-            The sum of all entries whose name contains "loss", and a dict for the log that begins with it.
+            The sum of all entries whose name contains "loss", and the detached values to log, that sum ("loss") first.
         """
         parts = {
             name: value.mean() if isinstance(value, Tensor) else torch.stack([one.mean() for one in value]).sum()
@@ -104,84 +94,82 @@ class Base3DDetector(nn.Module):
         total = torch.stack([value for name, value in parts.items() if "loss" in name]).sum()
         return total, {"loss": total.detach(), **{name: value.detach() for name, value in parts.items()}}
 
-    # ------------------------------------------------------------------ what detectors fill in
-
-    def loss(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> dict[str, Tensor]:
-        """Give the losses of a batch."""
-        raise NotImplementedError
-
-    def predict(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> list[Det3DDataSample]:
-        """Give the samples of a batch with `pred_instances_3d`."""
-        raise NotImplementedError
-
-    def tensor(self, inputs: Mapping[str, Any]) -> Any:
-        """Give the head's raw maps."""
-        raise NotImplementedError
-
-    @staticmethod
-    def add_predictions(
-        data_samples: Sequence[Det3DDataSample], found: Sequence[InstanceData]
-    ) -> list[Det3DDataSample]:
-        """Put what was found into the samples."""
-        for sample, instances in zip(data_samples, found, strict=True):
-            sample.pred_instances_3d = instances
-            sample.pred_instances = InstanceData()
-        return list(data_samples)
+    def _run_forward(self, data: Any, mode: str) -> Any:
+        """Call the model with the entries of a dict as keywords, or those of a list as positional arguments."""
+        if isinstance(data, Mapping):
+            return self(**data, mode=mode)
+        return self(*data, mode=mode) if isinstance(data, list | tuple) else self(data, mode=mode)
 
 
-@MODELS.register_module()
-class VoxelNet(Base3DDetector):
-    """A detector of one stage on voxels: PointPillars, SECOND.
+class Base3DDetector(BaseModel):
+    """Base class of 3D detectors; subclasses define `extract_feat`, `loss`, `predict` and `_forward`.
 
     Args:
-        voxel_encoder: Points of a voxel to its feature.
-        middle_encoder: Voxels to a bird's-eye map.
-        backbone: Map to maps of several strides.
-        neck: Those to one.
-        bbox_head: Map to boxes.
-        train_cfg: Handed to the head.
-        test_cfg: Handed to the head.
-        data_preprocessor: See `Base3DDetector`.
+        data_preprocessor: A module, or its config; `Det3DDataPreprocessor` unless it names a type.
+        init_cfg: See `BaseModule`.
     """
 
-    def __init__(
+    default_preprocessor = "Det3DDataPreprocessor"
+
+    @override
+    def forward(
         self,
-        voxel_encoder: Mapping[str, Any],
-        middle_encoder: Mapping[str, Any],
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any] | None = None,
-        bbox_head: Mapping[str, Any] | None = None,
-        train_cfg: Mapping[str, Any] | None = None,
-        test_cfg: Mapping[str, Any] | None = None,
-        data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
-    ) -> None:
-        super().__init__(data_preprocessor)
-        if bbox_head is None:
-            raise InputError("VoxelNet needs a bbox_head")
-        self.voxel_encoder = MODELS.build(voxel_encoder)
-        self.middle_encoder = MODELS.build(middle_encoder)
-        self.backbone = MODELS.build(backbone)
-        self.neck = MODELS.build(neck) if neck is not None else None
-        self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
+        inputs: Mapping[str, Any],
+        data_samples: Sequence[Det3DDataSample] | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """Run the model.
 
-    def extract_feat(self, inputs: Mapping[str, Any]) -> Sequence[Tensor]:
-        """Compute the maps that the head works on."""
-        voxels = inputs["voxels"]
-        features = self.voxel_encoder(voxels["voxels"], voxels["num_points"], voxels["coors"])
-        # The batch is as large as there are clouds: the last of them may be empty, and no voxel tells.
-        x = self.middle_encoder(features, voxels["coors"], len(inputs["points"]))
-        maps: Sequence[Tensor] = self.backbone(x)
-        return self.neck(maps) if self.neck is not None else maps
+        Args:
+            inputs: Output of the data preprocessor.
+            data_samples: Samples of the batch.
+            mode: "loss" returns a dict of losses, "predict" the samples with predictions, "tensor" the head's maps.
+        """
+        if mode == "loss":
+            return self.loss(inputs, data_samples or [])
+        if mode == "predict":
+            return self.predict(inputs, data_samples or [])
+        if mode == "tensor":
+            return self._forward(inputs, data_samples)
+        raise ValueError(f"mode is 'loss', 'predict' or 'tensor', got {mode!r}")
 
-    def loss(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> dict[str, Tensor]:
-        """Give the losses of a batch."""
-        losses: dict[str, Tensor] = self.bbox_head.loss(self.extract_feat(inputs), data_samples)
-        return losses
+    def extract_feat(self, batch_inputs_dict: Mapping[str, Any]) -> Any:
+        """Compute the feature maps of a batch."""
+        raise NotImplementedError
 
-    def predict(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> list[Det3DDataSample]:
-        """Give the samples of a batch with `pred_instances_3d`."""
-        return self.add_predictions(data_samples, self.bbox_head.predict(self.extract_feat(inputs), data_samples))
+    def loss(self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]) -> Losses:
+        """Compute the losses of a batch."""
+        raise NotImplementedError
 
-    def tensor(self, inputs: Mapping[str, Any]) -> Any:
-        """Give the head's raw maps."""
-        return self.bbox_head(self.extract_feat(inputs))
+    def predict(
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]
+    ) -> list[Det3DDataSample]:
+        """Return the samples of a batch with `pred_instances_3d`."""
+        raise NotImplementedError
+
+    def _forward(
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample] | None = None
+    ) -> Any:
+        """Return the raw outputs of the head."""
+        raise NotImplementedError
+
+    def add_pred_to_datasample(
+        self,
+        data_samples: Sequence[Det3DDataSample],
+        data_instances_3d: Sequence[InstanceData] | None = None,
+        data_instances_2d: Sequence[InstanceData] | None = None,
+    ) -> list[Det3DDataSample]:
+        """Put predictions into the samples of a batch.
+
+        Args:
+            data_samples: B samples.
+            data_instances_3d: 3D predictions of each sample; empty ones by default.
+            data_instances_2d: 2D predictions of each sample; empty ones by default.
+
+        Returns:
+            The samples with `pred_instances_3d` and `pred_instances`.
+        """
+        for i, sample in enumerate(data_samples):
+            sample.pred_instances_3d = data_instances_3d[i] if data_instances_3d is not None else InstanceData()
+            sample.pred_instances = data_instances_2d[i] if data_instances_2d is not None else InstanceData()
+        return list(data_samples)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from raydet3d.models.layers.dense import as_autocast
+from raydet3d.ops import cast_to_autocast
 from raydet3d.registry import MODELS
 
 
@@ -38,7 +38,7 @@ class PointPillarsScatter(nn.Module):
         Returns:
             (B, C, H, W), stored channels-last.
         """
-        features = as_autocast(features)  # the next convolution would cast the whole map
+        features = cast_to_autocast(features)  # the next convolution would cast the whole map
         cells = batch_size * self.height * self.width
         sample, _, y, x = coors.long().unbind(1)
         cell = (sample * self.height + y) * self.width + x

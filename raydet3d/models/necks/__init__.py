@@ -1,1 +1,1 @@
-"""Necks: from maps of several strides to the map of the head."""
+"""Necks: from maps of several strides to those of the head."""

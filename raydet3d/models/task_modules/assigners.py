@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from raydet3d.errors import InputError
-from raydet3d.ops import aligned_iou, nearest_bev
+from raydet3d.ops import AnchorGrid, aligned_iou, nearest_bev
 from raydet3d.registry import TASK_UTILS
 
 
@@ -57,79 +57,6 @@ class PseudoSampler:
 
     def __init__(self, context: Any = None) -> None:
         self.context = context
-
-
-@dataclass(frozen=True)
-class AnchorGrid:
-    """Anchors of one kind, as rectangles turned to the nearest axis: edges that depend on the column or row alone.
-
-    Attributes:
-        x1: (R, W) left edges.
-        x2: (R, W) right edges.
-        y1: (R, H) lower edges.
-        y2: (R, H) upper edges.
-    """
-
-    x1: Tensor
-    x2: Tensor
-    y1: Tensor
-    y2: Tensor
-
-    @classmethod
-    def of(cls, anchors: Tensor) -> AnchorGrid | None:
-        """Read the grid from (H, W, R, 7+) anchors; None where they do not form one."""
-        height, width, rotations = anchors.shape[:3]
-        edges = nearest_bev(anchors.flatten(0, 2)).view(height, width, rotations, 4)
-        x1, y1, x2, y2 = edges.unbind(-1)
-        by_column, by_row = (x1, x2), (y1, y2)
-        same = all(bool((e == e[:1]).all()) for e in by_column) and all(bool((e == e[:, :1]).all()) for e in by_row)
-        rising = all(bool((e[0].diff(dim=0) > 0).all()) for e in by_column) and all(
-            bool((e[:, 0].diff(dim=0) > 0).all()) for e in by_row
-        )
-        if not (same and rising):
-            return None
-        return cls(*(e[0].T.contiguous() for e in by_column), *(e[:, 0].T.contiguous() for e in by_row))
-
-    def overlaps(self, rectangles: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare rectangles with the anchors around them.
-
-        Args:
-            rectangles: (K, 4) x1, y1, x2, y2.
-
-        Returns:
-            IoU and index (y * W + x) * R + r of the anchors in a window around each rectangle, both (K, window),
-            window being the same for all; what lies outside of it has no overlap. An index may be of no meaning where
-            the IoU is zero.
-        """
-        x1, y1, x2, y2 = rectangles.unbind(1)
-        x, width, anchor_width = _along(self.x1, self.x2, x1, x2)  # (K, R, window)
-        y, height, anchor_height = _along(self.y1, self.y2, y1, y2)
-        shared = width[:, :, None] * height[..., None]  # (K, R, window y, window x)
-        area = anchor_width[:, :, None] * anchor_height[..., None]
-        own = ((x2 - x1) * (y2 - y1))[:, None, None, None]
-        # In the order, and with the floor, of `aligned_iou`: so ties between anchors are the same ties.
-        iou = shared / (own + area - shared).clamp_(min=1e-6)
-        rotations, columns = self.x1.shape
-        rotation = torch.arange(rotations, device=x.device)[:, None, None]
-        index = (y[..., None] * columns + x[:, :, None]) * rotations + rotation
-        return iou.flatten(1), index.flatten(1)
-
-
-def _along(low: Tensor, high: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One axis of the windows: the places in them, the overlap there, and the anchors' size; each (K, R, window)."""
-    rotations, count = low.shape
-    # The first place whose upper edge is beyond the object's beginning, and the first whose lower edge is at its end.
-    begins, ends = begin.expand(rotations, -1).contiguous(), end.expand(rotations, -1).contiguous()
-    first = torch.searchsorted(high, begins, right=True).T  # (K, R)
-    last = torch.searchsorted(low, ends).T
-    window = max(1, int((last - first).max()))
-    place = first[..., None] + torch.arange(window, device=low.device)
-    inside = place < last[..., None]
-    place = place.clamp(max=count - 1)
-    row = torch.arange(rotations, device=low.device)[:, None]
-    low, high = low[row, place], high[row, place]
-    shared = torch.minimum(high, end[:, None, None]) - torch.maximum(low, begin[:, None, None])
-    return place, shared.clamp_(min=0).mul_(inside), high - low
 
 
 @dataclass(frozen=True)
@@ -225,11 +152,10 @@ class Max3DIoUAssigner:
         """
         if not len(boxes):
             return _nothing(boxes.device)
-        iou, anchor = grid.overlaps(nearest_bev(boxes))  # (K, window)
+        iou, anchor = grid.iou(nearest_bev(boxes))  # (K, window)
         best = iou.amax(dim=1)
         box, place = (iou >= self._lowest).nonzero().unbind(1)
-        size = grid.x1.numel() * grid.y1.shape[1]
-        return self._decide(box, anchor[box, place] + frames[box] * size, iou[box, place], best)
+        return self._decide(box, anchor[box, place] + frames[box] * grid.num_anchors, iou[box, place], best)
 
     @property
     def _lowest(self) -> float:

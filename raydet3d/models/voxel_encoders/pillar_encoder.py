@@ -13,50 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from raydet3d.errors import InputError
-from raydet3d.models.layers.dense import build_norm
-from raydet3d.ops import grid_size
+from raydet3d.models.layers.build_layer import build_norm_layer
+from raydet3d.ops import grid_size, pillar_max
 from raydet3d.registry import MODELS
 
 _NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
-
-
-class _PillarMax(torch.autograd.Function):
-    """relu(shift + scale * y), y being the maximum of sign * (W x) over a pillar's points x (and zero), times sign.
-
-    By hand, because what is large here (points x channels) is passed over once for each operation.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, points: Tensor, voxel: Tensor, floor: Tensor, weight: Tensor, scale: Tensor, shift: Tensor
-    ) -> Tensor:
-        sign = torch.where(scale < 0, -1.0, 1.0).to(scale)
-        values = points @ (weight * sign[:, None]).T  # (N, C)
-        best = floor[:, None].repeat(1, len(weight))  # (V, C)
-        best.scatter_reduce_(0, voxel[:, None].expand_as(values), values, "amax")
-        out = torch.addcmul(shift, best, scale.abs()).relu_()
-        ctx.save_for_backward(points, voxel, values, best, out, sign, scale)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        points, voxel, values, best, out, sign, scale = ctx.saved_tensors
-        # Written without booleans: comparisons and selections are several times slower than arithmetic on a CPU.
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)  # (V, C)
-        ones = grad.new_ones(1, len(grad))
-        grad_shift = (ones @ grad)[0]
-        grad_scale = (ones @ (grad * best))[0] * sign
-        won = best.index_select(0, voxel)  # (N, C)
-        torch.sub(values, won, out=won)  # zero for those that are the maximum, else negative
-        won.sign_().add_(1)
-        # Points that tie (the same point twice) share: each gets its part of the gradient.
-        shares = torch.zeros_like(best).index_add_(0, voxel, won).clamp_(min=1)
-        won.mul_((grad / shares).index_select(0, voxel))
-        return None, None, None, (won.T @ points) * scale[:, None], grad_scale, grad_shift
 
 
 class PFNLayer(nn.Module):
@@ -78,7 +41,7 @@ class PFNLayer(nn.Module):
         self.last_layer = last_layer
         self.mode = mode
         units = out_channels if last_layer else out_channels // 2
-        self.norm = build_norm(norm_cfg, units)
+        self.norm = build_norm_layer(norm_cfg, units)[1]
         self.linear = nn.Linear(in_channels, units, bias=False)
 
     def forward(self, slots: Tensor) -> Tensor:
@@ -128,10 +91,7 @@ class PFNLayer(nn.Module):
         else:
             mean, var = norm.running_mean, norm.running_var
         scale = norm.weight * torch.rsqrt(var + norm.eps)
-        # Where a pillar has an empty slot, zero takes part in the maximum.
-        floor = torch.where(lengths < slots, 0.0, -torch.inf).to(points.dtype)
-        made: Tensor = _PillarMax.apply(points, voxel, floor, weight, scale, norm.bias - mean * scale)
-        return made
+        return pillar_max(points, voxel, lengths < slots, weight, scale, norm.bias - mean * scale)
 
     def _moments(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of the linear layer's output over all slots; running ones are brought up to date."""

@@ -66,8 +66,8 @@ def test_knows_its_device():
         ({"voxel_type": "dynamic"}, "'hard'"),
         ({"voxel_layer": {**LAYER, "max_voxel": 1}}, "did you mean 'max_voxels'"),
         ({"voxel_layer": {**LAYER, "voxel_size": [9, 9, 9]}}, "no voxel"),
-        ({"voxel_layer": {**LAYER, "max_voxels": (2, -1)}}, "max_voxels is 1 or more .* got -1"),
-        ({"voxel_layer": {**LAYER, "max_num_points": -1}}, "max_num_points is 1 or more .* got -1"),
+        ({"voxel_layer": {**LAYER, "max_voxels": (2, -1)}}, "max_voxels must be at least 1 .* got -1"),
+        ({"voxel_layer": {**LAYER, "max_num_points": -1}}, "max_num_points must be at least 1 .* got -1"),
     ],
 )
 def test_refuses(change, says):

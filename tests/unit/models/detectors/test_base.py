@@ -1,157 +1,47 @@
-"""The detector as a whole: what loops ask of it, frames with nothing in them, and that it learns."""
+"""`BaseModel` and `Base3DDetector`: losses that are added up, a whole run with a model of a user, predictions."""
 
-from contextlib import nullcontext
+from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import nn
 
-from raydet3d.errors import InputError
-from raydet3d.models import Base3DDetector
-from raydet3d.registry import MODELS
-from tests.kit.pointpillars import a_frame, a_sample, reduced
-
-HALF = 5.12  # 16 cells of 0.64 m
-
-
-def make(seed=0):
-    torch.manual_seed(seed)
-    model = MODELS.build(reduced(cells=16, voxel=0.64, channels=8))
-    model.init_weights()
-    return model
+from raydet3d.models import Base3DDetector, BaseModel
+from raydet3d.runtime import Runner
+from raydet3d.structures import Det3DDataSample, InstanceData
+from tests.kit.toy import toy_cfg
 
 
-def batch_of(*frames):
-    return {"inputs": {"points": [f[0] for f in frames]}, "data_samples": [f[1] for f in frames]}
+class UserModel(BaseModel):
+    def __init__(self, data_preprocessor: Any = None) -> None:
+        super().__init__(data_preprocessor, init_cfg={"type": "Constant", "layer": "Linear", "val": 0.1})
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        out = self.head(torch.stack(inputs)).squeeze(1)
+        if mode == "loss":
+            target = torch.stack([sample.target for sample in data_samples])
+            return {"loss_a": (out - target).square(), "loss_b": [out.abs().mean() * 0, out.sum() * 0], "n": out.mean()}
+        for sample, value in zip(data_samples, out, strict=True):
+            sample.prediction = value
+        return data_samples
 
 
-def frame(seed=0, objects=3, background=600):
-    return a_frame(torch.Generator().manual_seed(seed), half=HALF, objects=objects, background=background)
+def test_a_model_derived_from_base_model_trains_and_validates(tmp_path: Path) -> None:
+    cfg = toy_cfg(
+        tmp_path, model={"type": UserModel}, data_preprocessor={"type": "BaseDataPreprocessor", "non_blocking": True}
+    )
+    runner = Runner.from_cfg(cfg)
+    result = runner.train()
+    runner.close()
+    assert result["metrics"]["toy/count"] == 9
+    assert set(runner.message_hub.log_scalars) >= {"train/loss", "train/loss_a", "train/loss_b", "train/n"}
+    assert runner.message_hub.get_scalar("train/loss").current() < 1
 
 
-EMPTY = (torch.zeros(0, 4), a_sample([], []))
-NO_POINTS = (torch.zeros(0, 4), frame(1)[1])
-NO_OBJECTS = (frame(2)[0], a_sample([], []))
-OUT_OF_RANGE = (torch.full((30, 4), 1e4), a_sample([[500.0, 500, 0, 4, 2, 1.5, 0]], [2]))
-
-
-class PlainOptim:
-    """What `train_step` needs of an optim wrapper."""
-
-    def __init__(self, model, lr):
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-
-    def optim_context(self, model):
-        return nullcontext()
-
-    def update_params(self, loss):
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-
-def test_learns():
-    """A few steps on two frames: the loss falls to well below its half, and the objects are found."""
-    model = make()
-    for module in model.modules():
-        if hasattr(module, "momentum"):
-            module.momentum = 0.1  # 60 steps are too few for the published 0.01
-    batch = batch_of(frame(0), frame(1))
-    optim = PlainOptim(model, lr=5e-3)
-    logs = [model.train_step(batch, optim) for _ in range(60)]
-    assert list(logs[0]) == ["loss", "loss_cls", "loss_bbox", "loss_dir"]
-    parts = sum(logs[0][name] for name in ("loss_cls", "loss_bbox", "loss_dir"))
-    assert logs[0]["loss"].item() == pytest.approx(parts.item())
-    assert not logs[0]["loss"].requires_grad
-    assert logs[-1]["loss"] < 0.35 * logs[0]["loss"]
-    model.eval()
-    found = model.val_step(batch)
-    for sample in found:
-        truth = sample.gt_instances_3d.bboxes_3d.tensor
-        boxes = sample.pred_instances_3d.bboxes_3d.tensor
-        assert len(boxes)
-        distance = torch.cdist(truth[:, :2], boxes[:, :2]).amin(dim=1)
-        assert (distance < 0.7).float().mean() >= 0.6
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [frame(0), EMPTY],
-        [EMPTY, frame(0)],
-        [EMPTY, EMPTY],
-        [NO_POINTS, frame(0)],
-        [NO_OBJECTS, NO_OBJECTS],
-        [frame(0), NO_POINTS],
-        [OUT_OF_RANGE],
-        [(frame(0)[0][:1], frame(0)[1])],
-    ],
-    ids=["last empty", "first empty", "all empty", "no points", "no objects", "last no points", "out", "one point"],
-)
-def test_frames_with_nothing_in_them(frames):
-    model = make()
-    batch = batch_of(*frames)
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    total, _ = model.parse_losses(losses)
-    total.backward()
-    assert torch.isfinite(total)
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
-    model.eval()
-    found = model.test_step(batch)
-    assert len(found) == len(frames)
-    assert all(len(s.pred_instances_3d.bboxes_3d) == len(s.pred_instances_3d.scores_3d) for s in found)
-
-
-def test_an_empty_neighbour_changes_nothing():
-    """In evaluation, a frame's predictions do not depend on what else is in the batch."""
-    model = make().eval()
-    torch.nn.init.normal_(model.bbox_head.conv_cls.weight, std=0.5)
-    torch.nn.init.constant_(model.bbox_head.conv_cls.bias, -2)
-    with torch.no_grad():
-        alone = model.val_step(batch_of(frame(0)))[0].pred_instances_3d
-        beside = model.val_step(batch_of(EMPTY, frame(0), EMPTY))[1].pred_instances_3d
-    assert len(alone) > 0
-    torch.testing.assert_close(beside.bboxes_3d.tensor, alone.bboxes_3d.tensor, rtol=1e-4, atol=1e-4)
-    assert beside.labels_3d.tolist() == alone.labels_3d.tolist()
-
-
-def test_modes():
-    model = make()
-    ready = model.data_preprocessor(batch_of(frame(0)), False)
-    cls, reg, direction = model(**ready, mode="tensor")
-    assert [tuple(m.shape[1:]) for m in (cls, reg, direction)] == [(18, 16, 16), (42, 16, 16), (12, 16, 16)]
-    with pytest.raises(ValueError, match="mode"):
-        model(**ready, mode="train")
-
-
-def test_bfloat16_autocast_trains():
-    model = make()
-    batch = batch_of(frame(0), frame(1))
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    wanted = model(**model.data_preprocessor(batch, True), mode="loss")
-    for name, value in losses.items():
-        assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(wanted[name].item(), rel=0.05)
-    model.parse_losses(losses)[0].backward()
-    assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in model.parameters())
-
-
-def test_the_same_step_twice_is_the_same_to_the_bit():
-    states = []
-    for _ in range(2):
-        model = make(seed=3)
-        optim = PlainOptim(model, lr=1e-2)
-        for seed in range(3):
-            model.train_step(batch_of(frame(seed), frame(seed + 5)), optim)
-        states.append(model.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-
-
-def test_parse_losses():
-    """Lists are summed; what does not say "loss" is logged only."""
+def test_parse_losses_adds_lists_and_leaves_out_what_is_not_a_loss() -> None:
     total, log = Base3DDetector.parse_losses(
         {
             "loss_a": torch.tensor([1.0, 3.0]),
@@ -168,8 +58,8 @@ def test_parse_losses():
     }
 
 
-def test_needs_a_head():
-    cfg = reduced(cells=16, channels=8)
-    del cfg["bbox_head"]
-    with pytest.raises(InputError, match="bbox_head"):
-        MODELS.build(cfg)
+def test_add_pred_to_datasample_fills_missing_predictions_with_empty_ones() -> None:
+    found = InstanceData(scores_3d=torch.ones(2))
+    (sample,) = Base3DDetector().add_pred_to_datasample([Det3DDataSample()], [found])
+    assert sample.pred_instances_3d is found
+    assert len(sample.pred_instances) == 0

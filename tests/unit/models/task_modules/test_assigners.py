@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.models.task_modules.assigners import AnchorGrid, Max3DIoUAssigner
-from raydet3d.ops import nearest_bev
+from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
+from raydet3d.ops import AnchorGrid
 from raydet3d.registry import TASK_UTILS
 
 SIZES = {"ped": [0.8, 0.6, 1.73], "car": [3.9, 1.6, 1.56]}
@@ -95,7 +95,7 @@ def test_equals_the_double_loop(size, pos, neg, min_pos):
     assert len(sure) > 0.8 * len(rows)
     assert [found[i] for i in sure] == [wanted[i] for i in sure]
     assert max(wanted[i] for i in sure) >= 0
-    grid = AnchorGrid.of(anchors)
+    grid = AnchorGrid.from_anchors(anchors)
     by_grid = as_states(assigner.assign_grid(grid, boxes, torch.zeros(5, dtype=torch.long)), len(rows))
     assert by_grid == found
 
@@ -115,7 +115,7 @@ def test_windows_equal_comparing_all_with_all(size, seed):
     boxes[8, 3:5] = 100.0  # larger than the map
     frames = torch.randint(0, 3, (25,), generator=generator).sort().values
     assigner = Max3DIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.35, min_pos_iou=0.35)
-    found = assigner.assign_grid(AnchorGrid.of(anchors), boxes, frames)
+    found = assigner.assign_grid(AnchorGrid.from_anchors(anchors), boxes, frames)
     rows = anchors.flatten(0, 2)
     for frame in range(3):
         own = (frames == frame).nonzero().squeeze(1)
@@ -126,17 +126,6 @@ def test_windows_equal_comparing_all_with_all(size, seed):
         ignored = found.ignored[found.ignored // len(rows) == frame] - frame * len(rows)
         assert ignored.tolist() == dense.ignored.tolist()
     assert len(found.positive) > 10
-
-
-def test_windows_hold_every_overlap():
-    anchors = grid_of(SIZES["car"])
-    boxes = random_boxes(20, SIZES["car"], torch.Generator().manual_seed(0), span=(14.0, 12.0))
-    assigner = Max3DIoUAssigner(pos_iou_thr=0.6, neg_iou_thr=0.45)
-    dense = assigner.iou_calculator(boxes, anchors.flatten(0, 2))
-    value, index = AnchorGrid.of(anchors).overlaps(nearest_bev(boxes))
-    table = torch.zeros_like(dense)
-    table.scatter_reduce_(1, index, value, "amax")
-    assert torch.equal(table, dense)
 
 
 def test_an_object_takes_all_anchors_that_tie_and_the_last_object_wins():
@@ -159,17 +148,10 @@ def test_without_objects_all_is_background():
     nothing = torch.zeros(0, 7)
     for found in (
         assigner.assign(anchors.flatten(0, 2), nothing),
-        assigner.assign_grid(AnchorGrid.of(anchors), nothing, torch.zeros(0, dtype=torch.long)),
+        assigner.assign_grid(AnchorGrid.from_anchors(anchors), nothing, torch.zeros(0, dtype=torch.long)),
     ):
         assert not len(found.positive)
         assert not len(found.ignored)
-
-
-def test_knows_when_anchors_form_no_grid():
-    anchors = grid_of(SIZES["car"], 4, 5)
-    assert AnchorGrid.of(anchors) is not None
-    anchors[1, 2, 0, 0] += 0.1
-    assert AnchorGrid.of(anchors) is None
 
 
 def test_refuses_what_it_would_ignore():

@@ -1,0 +1,81 @@
+"""Layers from config dicts, by mmcv's function names: convolution, normalization, upsampling, activation.
+
+A type is one of the tables below or any module that is registered in `MODELS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from raydet3d.errors import InputError
+from raydet3d.models.layers.deconv import Deconv
+from raydet3d.registry import MODELS
+
+NORMS: dict[str, type[nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    "BN1d": nn.BatchNorm1d,
+    "BN2d": nn.BatchNorm2d,
+    "BN3d": nn.BatchNorm3d,
+    "SyncBN": nn.SyncBatchNorm,
+}
+CONVS: dict[str, type[nn.Module]] = {"Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Conv3d": nn.Conv3d, "Conv": nn.Conv2d}
+UPSAMPLES: dict[str, type[nn.Module]] = {"deconv": Deconv}
+
+
+def build_norm_layer(cfg: Mapping[str, Any], num_features: int, postfix: int | str = "") -> tuple[str, nn.Module]:
+    """Build a normalization layer.
+
+    Args:
+        cfg: `dict(type='BN', eps=1e-3, momentum=0.01, requires_grad=True)`; `requires_grad=False` freezes its weights.
+        num_features: Channels to normalize.
+        postfix: Appended to the layer's name.
+
+    Returns:
+        The name of the layer for its parent ("bn" and the postfix), and the layer.
+    """
+    layer_type, args = _split(cfg, NORMS, "norm_cfg")
+    requires_grad = args.pop("requires_grad", True)
+    norm = layer_type(num_features, **{"eps": 1e-5, **args})
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return f"{'bn' if isinstance(norm, nn.modules.batchnorm._BatchNorm) else 'norm'}{postfix}", norm
+
+
+def build_conv_layer(cfg: Mapping[str, Any] | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """Build a convolution from `dict(type='Conv2d', bias=False)`; keyword arguments override the dict's."""
+    layer_type, settings = _split(cfg or {"type": "Conv2d"}, CONVS, "conv_cfg")
+    return layer_type(*args, **{**settings, **kwargs})
+
+
+def build_upsample_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> nn.Module:
+    """Build an upsampling layer from `dict(type='deconv', bias=False)`."""
+    layer_type, settings = _split(cfg, UPSAMPLES, "upsample_cfg")
+    return layer_type(*args, **{**settings, **kwargs})
+
+
+def check_same_length(owner: str, **lists: Sequence[Any]) -> None:
+    """Raise `InputError` unless the lists of a module's arguments have the same length."""
+    if len({len(values) for values in lists.values()}) != 1:
+        lengths = ", ".join(f"{key} has {len(values)}" for key, values in lists.items())
+        raise InputError(f"{owner}: these lists have one entry per stage, but {lengths}")
+
+
+def _split(
+    cfg: Mapping[str, Any], table: Mapping[str, type[nn.Module]], key: str
+) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Look up the class that a config dict names; return it and the other settings."""
+    args = dict(cfg)
+    given = args.pop("type", "")
+    if isinstance(given, type):
+        return given, args
+    name = str(given).rsplit(".", 1)[-1]
+    found = table.get(name) or (MODELS.get(name) if name in MODELS else None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(table)}"
+        raise InputError(f"{key}: unknown type {name!r}; {hint}")
+    return found, args
