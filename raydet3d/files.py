@@ -1,74 +1,113 @@
-"""A lock that is a file: one process at a time, until it lets go or ends."""
+"""Files that several processes share: atomic writes, locks, JSON lines, and sizes given as text."""
 
 from __future__ import annotations
 
-import errno
 import os
-import time
+import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from raydet3d.errors import InputError
 
-TAKEN = (errno.EAGAIN, errno.EACCES)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
+_POLL_S = 0.02
+
+
+def parse_bytes(size: int | str) -> int:
+    """Parse a number of bytes.
+
+    Args:
+        size: A number, or text with a unit: kB, MB, GB, TB are powers of 1000, KiB, MiB, GiB, TiB powers of 1024. The
+            `B` may be left out, and case does not matter.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    match = None if isinstance(size, bool) else _SIZE.fullmatch(str(size))
+    if match is None:
+        raise ValueError(f"a size is a number of bytes or text like '500MB', '20GB' or '1TiB', got {size!r}")
+    number, unit, binary = match.groups()
+    power = " kmgt".index(unit.lower()) if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    Args:
+        path: Target.
+        data: Content.
+        durable: Wait until the data are on the disk (fsync); for the few files that others rely on.
+    """
+    # One temporary name per target: what a killed process leaves is overwritten and does not pile up.
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_pickle(path: Path, content: Any) -> None:
+    """Write an info file: pickle protocol 4, atomic and durable."""
+    write_atomic(path, pickle.dumps(content, protocol=4), durable=True)
 
 
 @contextmanager
-def locked(path: Path, *, timeout_s: float, busy: str, needed: bool = True, stays: bool = True) -> Iterator[None]:
-    """Hold a file's lock; it ends with the process, however that ends.
+def locked(path: Path, *, timeout_s: float, busy: str, required: bool = True, keep_file: bool = True) -> Iterator[None]:
+    """Hold a lock file; the lock ends with the process, however that ends.
 
     Args:
-        path: The file; it is made.
-        timeout_s: How long to wait for whoever has the lock.
-        busy: What to say when it stays taken.
-        needed: Whether to go without where the file system has no locks (Lustre without ``-o flock``); else that is
-            an error.
-        stays: Whether the file is left; else it goes, and its folder with it where nothing else is in there.
+        path: The lock file; it is created, its folder too.
+        timeout_s: Seconds to wait for another holder.
+        busy: Error message when another process keeps it.
+        required: Whether a file system without locks (Lustre without `-o flock`) is an error; else go on without.
+        keep_file: Whether the lock file stays afterwards; else it is removed, and its folder too if that is empty.
 
     Raises:
-        InputError: It stays taken, or there are no locks and one is needed.
+        InputError: Another process keeps it, or locks are required and not available.
     """
-    import fcntl
+    import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_s
-    file = path.open("a")
-    try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(file, path):
-                    break
-                file.close()  # whoever had it has taken the file away
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = path.open("a")
-                continue
-            except OSError as error:
-                if error.errno not in TAKEN:
-                    if needed:
-                        raise InputError(f"{path}: this file system has no file locks ({error.strerror})") from None
-                    break
-                if time.monotonic() >= deadline:
-                    raise InputError(busy) from None
-                time.sleep(0.02)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A soft lock of a killed process on another machine would never end, so there is no falling back to one.
+        lock = filelock.FileLock(
+            path, timeout=timeout_s, poll_interval=_POLL_S, thread_local=False, fallback_to_soft=False
+        )
+        # Holding the file open keeps its inode number from being used again.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            yield
+            lock.acquire()
+            if _is_same(descriptor, path):
+                break
+            lock.release()  # the holder before has removed the file: this lock would exclude nobody
+        except filelock.Timeout:
+            raise InputError(busy) from None
+        except (OSError, NotImplementedError) as error:
+            if required:
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(f"{path}: this file system has no file locks ({reason})") from None
+            break
         finally:
-            if not stays:
-                with suppress(OSError):
-                    path.unlink()
-                    path.parent.rmdir()
-            with suppress(OSError):  # said, and not left to closing: a fork of this process has the file too
-                fcntl.flock(file, fcntl.LOCK_UN)
-    finally:
-        file.close()
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether a file that is open is still the one of its name."""
+            os.close(descriptor)
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        yield
+    finally:
+        if not keep_file:
+            with suppress(OSError):
+                path.unlink()
+                path.parent.rmdir()
+        lock.release()
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False

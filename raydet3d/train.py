@@ -18,7 +18,7 @@ from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, ch
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import StopRequest, stop_signals
-from raydet3d.launch.work_dir_state import Standing, look_at
+from raydet3d.launch.work_dir_state import PreviousRun, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, join_torchrun, run_worker
 
 BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
@@ -133,7 +133,7 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, start
     if is_torchrun() and os.environ["RANK"] != "0":
         return _run(cfg, args, request, options, resume, work_dir, started=started)
     busy = f"{work_dir}: a run is at work there; wait for its end, or choose another --work-dir"
-    with locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, needed=False, stays=False):
+    with locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, required=False, keep_file=False):
         return _run(cfg, args, request, options, resume, work_dir, started=started)
 
 
@@ -148,8 +148,8 @@ def _run(
     started: float,
 ) -> int:
     """What the door does once the work dir is its own."""
-    if not (resume or args.fresh or cfg.get("resume")) and (standing := look_at(work_dir, cfg)) is not None:
-        resume = settle_standing(standing, cfg["work_dir"])
+    if not (resume or args.fresh or cfg.get("resume")) and (standing := inspect_work_dir(work_dir, cfg)) is not None:
+        resume = resolve_previous_run(standing, cfg["work_dir"])
         if resume and standing.finished:
             print_result({"workers": None, **standing.result}, seconds=0)
             return 0
@@ -183,7 +183,7 @@ def reason_to_stop(request: StopRequest, limit_s: float, started: float) -> Call
     return asked
 
 
-def settle_standing(standing: Standing, work_dir: str) -> bool:
+def resolve_previous_run(standing: PreviousRun, work_dir: str) -> bool:
     """Say what stands in the work dir, and whether this command goes on with it."""
     state = f"finished after iteration {standing.reached}" if standing.finished else f"at iteration {standing.reached}"
     holds = f"{work_dir} holds run {standing.run}, {state}"

@@ -27,10 +27,10 @@ _NICKNAMES = re.compile(r"(torchvision|open-?mmlab|mmcls|jhu|pavi|petrel)://")
 
 
 @overload
-def fetched(source: str) -> str: ...
+def fetch(source: str) -> str: ...
 @overload
-def fetched(source: None) -> None: ...
-def fetched(source: str | None) -> str | None:
+def fetch(source: None) -> None: ...
+def fetch(source: str | None) -> str | None:
     """The local path of a checkpoint: a URL's copy in the cache, anything else as it is.
 
     Every process may call it for the same URL; one of a machine downloads, the others wait for it.

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
 from raydet3d.checkpoint.staging import is_sharded
-from raydet3d.checkpoint.storage import Location, Place, place_at, read
+from raydet3d.checkpoint.storage import Location, Storage, open_storage, read
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 
 SHARDS = "shards"
 
 
-def read_head(location: Location) -> dict[str, Any]:
-    """A checkpoint's content but for its shards, which ``complete`` adds once there is a model to take them.
+def load_metadata(location: Location) -> dict[str, Any]:
+    """A checkpoint's content but for its shards, which ``load_shards`` adds once there is a model to take them.
 
     Args:
         location: Its path or URI.
@@ -40,11 +40,11 @@ def read_head(location: Location) -> dict[str, Any]:
     return {**read_rest(place, name), SHARDS: True}
 
 
-def complete(head: Mapping[str, Any], location: Location, like: Mapping[str, Tensor]) -> dict[str, Any]:
+def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, Tensor]) -> dict[str, Any]:
     """A checkpoint's whole content, cut as a model's parameters are.
 
     Args:
-        head: What ``read_head`` gave.
+        head: What ``load_metadata`` gave.
         location: Where the checkpoint lies.
         like: The model's parameters by name.
     """
@@ -70,8 +70,8 @@ def exists(location: Location) -> bool:
     return place.exists(name)
 
 
-def _split(location: Location) -> tuple[Place, str]:
+def _split(location: Location) -> tuple[Storage, str]:
     if isinstance(location, Path):
-        return place_at(location.parent), location.name
+        return open_storage(location.parent), location.name
     parent, _, name = location.rstrip("/").rpartition("/")
-    return place_at(parent), name
+    return open_storage(parent), name

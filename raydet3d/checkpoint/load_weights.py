@@ -16,7 +16,7 @@ from raydet3d.log import get_logger
 SHOWN = 8  # names in a message; the rest are counted
 
 
-def revised(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def rename_weights(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Weights under names that went through ``re.sub`` for each (pattern, replacement)."""
     out = dict(weights)
     for pattern, replacement in patterns:
@@ -100,7 +100,7 @@ def load_checkpoint(
         The checkpoint.
     """
     checkpoint = read_checkpoint(Path(filename))
-    weights = revised(checkpoint["state_dict"], revise_keys)
+    weights = rename_weights(checkpoint["state_dict"], revise_keys)
     said = load_weights(model, weights, strict=strict, title=str(filename))
     (logger if hasattr(logger, "info") else get_logger()).info("%s", said)
     return checkpoint

@@ -6,13 +6,13 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-from raydet3d.checkpoint.storage import Bucket, read
+from raydet3d.checkpoint.storage import ObjectStorage, read
 
 STARTS = "starts.jsonl"
 JOURNALS = (STARTS, ".reached", "scalars.json")
 
 
-class Mirror:
+class LogUploader:
     """The files of a local folder that stands for one behind a URI, copied up when they have changed.
 
     Args:
@@ -21,7 +21,7 @@ class Mirror:
         logger: Where it is said, once, that copying fails.
     """
 
-    def __init__(self, local: Path, bucket: Bucket, logger: logging.Logger) -> None:
+    def __init__(self, local: Path, bucket: ObjectStorage, logger: logging.Logger) -> None:
         self.local = local
         self.bucket = bucket
         self._logger = logger

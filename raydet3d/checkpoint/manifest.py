@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Entry:
+class Manifest:
     """A checkpoint's manifest.
 
     Args:
@@ -50,7 +50,7 @@ class Entry:
     world_size: int = 1
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Entry:
+    def from_dict(cls, content: dict[str, Any]) -> Manifest:
         """A manifest's content; keys of a later version are left out."""
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in content.items() if key in known})
@@ -62,8 +62,8 @@ class Entry:
 
 
 def surplus(
-    entries: Iterable[Entry], limit: int, *, group: str | None = None, budget: int | None = None
-) -> list[Entry]:
+    entries: Iterable[Manifest], limit: int, *, group: str | None = None, budget: int | None = None
+) -> list[Manifest]:
     """Which of a run's checkpoints to drop.
 
     The limit counts regular checkpoints of a group: milestones stay beyond it. The budget counts the

@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor import zeros as sharded_zeros
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.checkpoint.storage import Bucket, Folder, Place, digest_of, read
+from raydet3d.checkpoint.storage import LocalStorage, ObjectStorage, Storage, digest_of, read
 from raydet3d.errors import InputError
 
 REST = "state.pth"
@@ -66,7 +66,7 @@ class Ranks:
         torch_dist.broadcast_object_list(box, 0, group=self._group)
         return box[0]
 
-    def write(self, state: dict[str, Any], place: Place, name: str, folder: str) -> dict[str, list[Any]]:
+    def write(self, state: dict[str, Any], place: Storage, name: str, folder: str) -> dict[str, list[Any]]:
         """Write this rank's shards into ``name/folder/``.
 
         Returns:
@@ -90,7 +90,7 @@ class Ranks:
                 writer = FileSystemWriter(path, overwrite=True)
                 save(tensors, storage_writer=writer, process_group=self._group)
                 mine = [f"__{self.rank}_0.distcp", *([".metadata"] if self.rank == 0 else [])]
-                if isinstance(place, Bucket):
+                if isinstance(place, ObjectStorage):
                     for file in mine:
                         place.send(f"{name}/{folder}/{file}", path / file)
             inner = [f"{folder}/{file}" for file in mine]
@@ -134,10 +134,10 @@ def take_out(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
 
 
 @contextmanager
-def _local(place: Place, name: str) -> Iterator[Path]:
+def _local(place: Storage, name: str) -> Iterator[Path]:
     """A folder of this machine to write to: the place's own, or one whose files are then sent."""
-    if isinstance(place, Folder):
-        path = place.where(name)
+    if isinstance(place, LocalStorage):
+        path = place.location(name)
         path.mkdir(parents=True, exist_ok=True)
         yield path
         fd = os.open(path, os.O_RDONLY)
@@ -162,17 +162,17 @@ def _told(error: BaseException) -> str:
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
-def read_rest(place: Place, name: str) -> dict[str, Any]:
+def read_rest(place: Storage, name: str) -> dict[str, Any]:
     """What of a sharded checkpoint is not sharded, with marks for what is."""
     serial = _newest(place, name)
     whole = f"{name}/{serial}/{REST}"
     try:
-        return read_checkpoint(read(place, whole), name=str(place.where(name)))
+        return read_checkpoint(read(place, whole), name=str(place.location(name)))
     except OSError as error:
-        raise InputError(f"cannot read checkpoint {place.where(name)}: {error.strerror or error}") from None
+        raise InputError(f"cannot read checkpoint {place.location(name)}: {error.strerror or error}") from None
 
 
-def fill_in(rest: Mapping[str, Any], place: Place, name: str, like: Mapping[str, Tensor] | None = None) -> Any:
+def fill_in(rest: Mapping[str, Any], place: Storage, name: str, like: Mapping[str, Tensor] | None = None) -> Any:
     """A sharded checkpoint's content.
 
     Args:
@@ -207,7 +207,7 @@ def fill_in(rest: Mapping[str, Any], place: Place, name: str, like: Mapping[str,
     except InputError:
         raise
     except (Exception, CheckpointException) as error:  # noqa: BLE001 - whatever a damaged file does
-        raise InputError(f"checkpoint {place.where(name)} is damaged: {_told(error)}") from None
+        raise InputError(f"checkpoint {place.location(name)} is damaged: {_told(error)}") from None
     return _put_in(rest, tensors)
 
 
@@ -276,7 +276,7 @@ def _of(function: Any, owner: str | None) -> Any:
     return lambda value, _: function(value, owner)
 
 
-def _newest(place: Place, name: str) -> str:
+def _newest(place: Storage, name: str) -> str:
     """The part of a sharded checkpoint that counts: the one its manifest lists, else the last."""
     try:
         files = json.loads(read(place, f"{name}.json"))["files"]
@@ -284,14 +284,14 @@ def _newest(place: Place, name: str) -> str:
     except (OSError, ValueError, KeyError, StopIteration):
         parts = [part for part in place.names(name) if part.isdigit()]
     if not parts:
-        raise InputError(f"{place.where(name)} is a folder and no checkpoint")
+        raise InputError(f"{place.location(name)} is a folder and no checkpoint")
     return max(parts, key=int)
 
 
 class _Streams(FileSystem):
     """Files of a place, as torch's reader asks for them."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Storage) -> None:
         self.place = place
 
     @contextmanager
@@ -305,7 +305,7 @@ class _Streams(FileSystem):
 class _Reader(FileSystemReader):
     """Reads from a place, and takes no object but torch's own out of the metadata."""
 
-    def __init__(self, place: Place, path: str) -> None:
+    def __init__(self, place: Storage, path: str) -> None:
         super().__init__(path)
         self.fs = _Streams(place)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 Key = tuple[Any, ...]
 
 
-class HostCopy:
+class HostStaging:
     """Copies states, each over the one before.
 
     A copy is valid until the next is taken.
@@ -77,7 +77,7 @@ class HostCopy:
 
 def to_host(value: Any) -> Any:
     """A copy of nested containers with every tensor cloned to the host, in memory of its own."""
-    copies = HostCopy()
+    copies = HostStaging()
     copy = copies.take(value)
     copies.wait()
     return copy

@@ -25,7 +25,7 @@ CHUNK = 1 << 22
 Location = Path | str  # of a file: a path, or a URI
 
 
-class Sink:
+class HashingWriter:
     """A file that counts and digests what is written to it."""
 
     def __init__(self, file: Any) -> None:
@@ -44,10 +44,10 @@ class Sink:
         self._file.flush()
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """What the store asks of the place where checkpoints lie. Names may have folders in them, with ``/``."""
 
-    def where(self, name: str) -> Location:
+    def location(self, name: str) -> Location:
         """Where a file lies, as a user would name it."""
 
     def names(self, folder: str = "") -> list[str]:
@@ -56,7 +56,7 @@ class Place(Protocol):
     def open(self, name: str) -> BinaryIO:
         """A file to read, whole or from its start."""
 
-    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
         """Write a file aside; returns its digest and size. ``commit`` puts it in place, ``discard`` forgets it."""
 
     def commit(self, name: str) -> None:
@@ -81,18 +81,18 @@ class Place(Protocol):
         """Bytes that are free; None where nobody knows."""
 
 
-def place_at(where: Location) -> Folder | Bucket:
+def open_storage(where: Location) -> LocalStorage | ObjectStorage:
     """The place of a path or a URI.
 
     Raises:
         InputError: Nothing here can open the URI.
     """
     if isinstance(where, Path) or not is_uri(where):
-        return Folder(Path(where))
+        return LocalStorage(Path(where))
     parts = urlsplit(where)
     if parts.scheme == "file":
-        return Folder(Path(unquote(parts.path)))
-    return Bucket.at(where)
+        return LocalStorage(Path(unquote(parts.path)))
+    return ObjectStorage.at(where)
 
 
 def probe(uri: str) -> None:
@@ -101,7 +101,7 @@ def probe(uri: str) -> None:
     Raises:
         InputError: It cannot be opened, or written to.
     """
-    place = place_at(uri)
+    place = open_storage(uri)
     name = f".probe-{uuid.uuid4().hex[:8]}"
     try:
         place.put(name, b"")
@@ -112,7 +112,7 @@ def probe(uri: str) -> None:
         ) from None
 
 
-def digest_of(place: Place, name: str) -> tuple[str, int]:
+def digest_of(place: Storage, name: str) -> tuple[str, int]:
     """SHA-256 and bytes of a file, read in pieces."""
     digest, size = hashlib.sha256(), 0
     with place.open(name) as file:
@@ -122,13 +122,13 @@ def digest_of(place: Place, name: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def read(place: Place, name: str) -> bytes:
+def read(place: Storage, name: str) -> bytes:
     """A file's bytes."""
     with place.open(name) as file:
         return file.read()
 
 
-class Folder:
+class LocalStorage:
     """A local or mounted folder: files are there whole or not at all, since they are synced and then renamed.
 
     Args:
@@ -138,7 +138,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def where(self, name: str) -> Path:
+    def location(self, name: str) -> Path:
         """A file's path."""
         return self.path / name
 
@@ -151,7 +151,7 @@ class Folder:
         """A file to read."""
         return (self.path / name).open("rb")
 
-    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
         """Write a file under a temporary name beside its place.
 
         Args:
@@ -164,7 +164,7 @@ class Folder:
         temporary = self._temporary(name)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            sink = Sink(file)
+            sink = HashingWriter(file)
             fill(sink)
             file.flush()
             os.fsync(file.fileno())
@@ -188,7 +188,7 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         """Write a small file, whole or not at all."""
 
-        def fill(file: Sink) -> None:
+        def fill(file: HashingWriter) -> None:
             file.write(data)
 
         try:
@@ -227,7 +227,7 @@ class Folder:
         return path.with_name(f".{path.name}.tmp")
 
 
-class Bucket:
+class ObjectStorage:
     """A folder behind a URI, through pyarrow's file systems: an object appears when it has been written whole.
 
     Args:
@@ -243,7 +243,7 @@ class Bucket:
         self._spooled: dict[str, BinaryIO] = {}
 
     @classmethod
-    def at(cls, uri: str) -> Bucket:
+    def at(cls, uri: str) -> ObjectStorage:
         """The place of a URI: pyarrow's own file systems (s3, gs, hdfs, ...) first, then fsspec's (az, memory, ...).
 
         Raises:
@@ -269,7 +269,7 @@ class Bucket:
 
         return arrow
 
-    def where(self, name: str) -> str:
+    def location(self, name: str) -> str:
         """A file's URI."""
         return f"{self.uri}/{name}"
 
@@ -282,11 +282,11 @@ class Bucket:
         """An object to read, from anywhere in it."""
         return cast("BinaryIO", self.files.open_input_file(self._at(name)))
 
-    def prepare(self, name: str, fill: Callable[[Sink], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
         """Write a file on this machine's disk: what cannot be written whole never touches the bucket."""
         self.discard(name)
         file = self._spooled[name] = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by commit
-        sink = Sink(file)
+        sink = HashingWriter(file)
         fill(sink)
         return sink.digest.hexdigest(), sink.size
 

@@ -27,11 +27,11 @@ from typing import IO, Any, cast
 import torch
 
 from raydet3d import __version__
-from raydet3d.checkpoint.load import complete, read_head
-from raydet3d.checkpoint.manifest import Entry, surplus
+from raydet3d.checkpoint.load import load_metadata, load_shards
+from raydet3d.checkpoint.manifest import Manifest, surplus
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.checkpoint.staging import HostCopy, is_sharded, num_bytes
-from raydet3d.checkpoint.storage import Bucket, Folder, Location, Place, digest_of, place_at, read
+from raydet3d.checkpoint.staging import HostStaging, is_sharded, num_bytes
+from raydet3d.checkpoint.storage import LocalStorage, Location, ObjectStorage, Storage, digest_of, open_storage, read
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 
@@ -43,13 +43,13 @@ BEGUN, NEW = ".begun", b"new"
 class _Order:
     """One save: the manifest as far as it is known, and what happens round it."""
 
-    entry: Entry
+    entry: Manifest
     limit: int
     budget: int | None
     point: bool
 
 
-class Store:
+class CheckpointStore:
     """A run's checkpoints in a folder or behind a URI. Only rank 0's writes, unless the state is sharded.
 
     Args:
@@ -71,14 +71,14 @@ class Store:
         logger: logging.Logger | None = None,
         pointer_dir: Location | None = None,
     ) -> None:
-        self.folder: Place = place_at(path)
+        self.storage: Storage = open_storage(path)
         self.home = path
         self.run = run
         self.start = start
         self.seed = seed
         self.logger = logger or logging.getLogger("raydet3d")
-        self._pointers = self.folder if pointer_dir is None else place_at(pointer_dir)
-        self._copies = HostCopy()
+        self._pointer_storage = self.storage if pointer_dir is None else open_storage(pointer_dir)
+        self._copies = HostStaging()
         self._ranks: Any = None  # of a sharded model, once it is saved
         self._thread: threading.Thread | None = None
         self.failure: str | None = None  # of the last save
@@ -123,7 +123,7 @@ class Store:
             from raydet3d.checkpoint.sharded import Ranks  # half of torch.distributed: for those who use it
 
             self._ranks = Ranks()
-        entry = Entry(
+        entry = Manifest(
             name=name,
             sha256=[],
             size=0,
@@ -145,7 +145,7 @@ class Store:
         target = self._write_shards if sharded else self._write
         self._thread = threading.Thread(target=target, args=(copy, order), name="checkpoint-writer")
         self._thread.start()
-        return self.folder.where(name)
+        return self.storage.location(name)
 
     def drain(self) -> None:
         """Wait until what was saved is written."""
@@ -159,11 +159,11 @@ class Store:
             self._copies.wait()
             entries = self.entries()
             self._announce(name, entries, sharded=False)
-            digest, size = self.folder.prepare(name, lambda file: torch.save(state, cast("IO[bytes]", file)))
+            digest, size = self.storage.prepare(name, lambda file: torch.save(state, cast("IO[bytes]", file)))
             before = [e for e in entries if e.name == name]
             if before:  # replaced by one of its name: at no moment may there be neither
                 self._put_manifest(replace(before[0], sha256=[*before[0].sha256, digest]))
-            self.folder.commit(name)
+            self.storage.commit(name)
             entry = replace(order.entry, sha256=[digest], size=size, serial=_next(entries))
             self._finish(entry, entries, order)
         except Exception as error:  # noqa: BLE001 - the thread ends here: what is not told to the run is lost
@@ -172,7 +172,7 @@ class Store:
     def _write_shards(self, state: dict[str, Any], order: _Order) -> None:
         """Write this rank's shards; rank 0 collects what the others say and commits."""
         name, first = order.entry.name, self._ranks.rank == 0
-        entries: list[Entry] = []
+        entries: list[Manifest] = []
         try:
             self._copies.wait()
             failure: Exception | None = None
@@ -185,7 +185,7 @@ class Store:
             serial = self._ranks.agree(None if failure else _next(entries))
             if serial is None:
                 raise failure or OSError("rank 0 could not begin it")
-            files = self._ranks.write(state, self.folder, name, str(serial))
+            files = self._ranks.write(state, self.storage, name, str(serial))
             if first:
                 size = sum(size for _, size in files.values())
                 world = self._ranks.world_size
@@ -195,24 +195,24 @@ class Store:
             if first:
                 self._fail(error, state, name)
 
-    def _announce(self, name: str, entries: list[Entry], *, sharded: bool) -> None:
+    def _announce(self, name: str, entries: list[Manifest], *, sharded: bool) -> None:
         """Say what is about to be written, so that what a kill leaves of it can be told from other people's files."""
         for old in entries:
             if old.name == name and bool(old.files) != sharded:  # a file cannot take a folder's place
                 self.drop(old)
-        self.folder.put(f".{name}{BEGUN}", b"" if self.folder.exists(name) else NEW)
+        self.storage.put(f".{name}{BEGUN}", b"" if self.storage.exists(name) else NEW)
 
-    def _finish(self, entry: Entry, entries: list[Entry], order: _Order) -> None:
+    def _finish(self, entry: Manifest, entries: list[Manifest], order: _Order) -> None:
         """Commit by the manifest, point, and drop what is in excess now."""
         self._put_manifest(entry)
         self._clear(entry.name)
         if order.point:
-            target = self.folder.where(entry.name)
-            if isinstance(target, Path) and isinstance(self._pointers, Folder):
-                target = os.path.relpath(target, self._pointers.path)
-            elif self._pointers is self.folder:
+            target = self.storage.location(entry.name)
+            if isinstance(target, Path) and isinstance(self._pointer_storage, LocalStorage):
+                target = os.path.relpath(target, self._pointer_storage.path)
+            elif self._pointer_storage is self.storage:
                 target = entry.name
-            self._pointers.put(POINTER, str(target).encode())
+            self._pointer_storage.put(POINTER, str(target).encode())
         self.failure = None
         self.lost.pop(entry.name, None)
         if self.after_write is not None:
@@ -227,13 +227,13 @@ class Store:
                 "the checkpoints that must stay have %.1f MB, the budget is %.1f MB", left / 1e6, order.budget / 1e6
             )
 
-    def _put_manifest(self, entry: Entry) -> None:
-        self.folder.put(f"{entry.name}.json", json.dumps(asdict(entry), indent=1).encode())
+    def _put_manifest(self, entry: Manifest) -> None:
+        self.storage.put(f"{entry.name}.json", json.dumps(asdict(entry), indent=1).encode())
 
     def _fail(self, error: Exception, state: Mapping[str, Any], name: str) -> None:
         reason = _reason(error)
-        self.folder.discard(name)
-        free = self.folder.free()
+        self.storage.discard(name)
+        free = self.storage.free()
         if free is not None:
             reason += f" (it needs {num_bytes(state) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free)"
         with suppress(Exception):
@@ -242,26 +242,26 @@ class Store:
         self.failure = f"checkpoint {name} could not be written: {reason}"
         self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: Manifest) -> None:
         """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm.
 
         What is without its manifest is marked as ours before, so that a kill in between leaves nothing for good.
         """
         begun = f".{entry.name}{BEGUN}"
         try:
-            self.folder.put(begun, NEW)
-            self.folder.remove(f"{entry.name}.json")
-            self.folder.remove(entry.name)
-            self.folder.remove(begun)
+            self.storage.put(begun, NEW)
+            self.storage.remove(f"{entry.name}.json")
+            self.storage.remove(entry.name)
+            self.storage.remove(begun)
         except OSError as error:
             self.logger.warning("old checkpoint %s could not be deleted: %s", entry.name, _reason(error))
 
     def sweep(self) -> None:
         """Delete what writers have left that did not come to their end."""
-        for name in self.folder.leftovers():
+        for name in self.storage.leftovers():
             with suppress(OSError):  # a remnant takes room and does no more harm
-                self.folder.remove(name)
-        for name in self.folder.names():
+                self.storage.remove(name)
+        for name in self.storage.names():
             if name.startswith(".") and name.endswith(BEGUN):
                 with suppress(OSError):
                     self._clear(name[1 : -len(BEGUN)])
@@ -269,16 +269,16 @@ class Store:
     def _clear(self, name: str) -> None:
         """Delete what is there under a checkpoint's name and is not in its manifest, and forget that it was begun."""
         begun = f".{name}{BEGUN}"
-        entry = self._entry(f"{name}.json") if self.folder.exists(f"{name}.json") else None
+        entry = self._entry(f"{name}.json") if self.storage.exists(f"{name}.json") else None
         if entry is None:
-            if self.folder.exists(begun) and read(self.folder, begun) == NEW:
-                self.folder.remove(name)
+            if self.storage.exists(begun) and read(self.storage, begun) == NEW:
+                self.storage.remove(name)
         elif entry.files:
             wanted = {file.partition("/")[0] for file in entry.files}
-            for inner in self.folder.names(name):
+            for inner in self.storage.names(name):
                 if inner not in wanted:
-                    self.folder.remove(f"{name}/{inner}")
-        self.folder.remove(begun)
+                    self.storage.remove(f"{name}/{inner}")
+        self.storage.remove(begun)
 
     def publish(self, name: str, keys: Sequence[str]) -> Location | None:
         """Write a checkpoint's wanted keys only, under a name that ends in a digest.
@@ -287,27 +287,27 @@ class Store:
             Where it lies; None where there is no such checkpoint.
         """
         self.drain()
-        if not self.folder.exists(name):
+        if not self.storage.exists(name):
             return None
-        location = self.folder.where(name)
-        content = complete(read_head(location), location, {})
+        location = self.storage.location(name)
+        content = load_shards(load_metadata(location), location, {})
         buffer = io.BytesIO()
         torch.save({key: content[key] for key in keys if key in content}, buffer)
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:8]
         published = f"{name.removesuffix('.pth')}-{digest}.pth"
-        self.folder.put(published, buffer.getvalue())
-        return self.folder.where(published)
+        self.storage.put(published, buffer.getvalue())
+        return self.storage.location(published)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[Manifest]:
         """The manifests that can be read, oldest save first."""
-        names = [name for name in self.folder.names() if name.endswith(".pth.json") and not name.startswith(".")]
+        names = [name for name in self.storage.names() if name.endswith(".pth.json") and not name.startswith(".")]
         return sorted(filter(None, map(self._entry, names)), key=lambda entry: entry.serial)
 
-    def _entry(self, manifest: str) -> Entry | None:
+    def _entry(self, manifest: str) -> Manifest | None:
         try:
-            return Entry.from_dict(json.loads(read(self.folder, manifest)))
+            return Manifest.from_dict(json.loads(read(self.storage, manifest)))
         except (OSError, ValueError, TypeError, AttributeError):
             self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", manifest)
             return None
@@ -315,7 +315,7 @@ class Store:
     def newest_own(self) -> Location | None:
         """This run's newest regular checkpoint (no ``best_...``) that is in place."""
         own = [e for e in self.entries() if e.run == self.run and not e.is_best]
-        return self.folder.where(own[-1].name) if own else None
+        return self.storage.location(own[-1].name) if own else None
 
     def savers(self) -> set[str]:
         """The runs that have left something to go on from, here or where ``last_checkpoint`` leads."""
@@ -326,12 +326,12 @@ class Store:
         """Whether this run has a checkpoint here."""
         return any(entry.run == self.run for entry in self.entries())
 
-    def fault(self, entry: Entry) -> str | None:
+    def fault(self, entry: Manifest) -> str | None:
         """What is wrong with a checkpoint; None if it is whole."""
         files = {f"{entry.name}/{file}": ([sha], size) for file, (sha, size) in entry.files.items()}
         for name, (digests, size) in (files or {entry.name: (entry.sha256, entry.size)}).items():
             try:
-                digest, found = digest_of(self.folder, name)
+                digest, found = digest_of(self.storage, name)
             except OSError as error:
                 return f"{name} cannot be read ({_reason(error)})"
             if digest not in digests:
@@ -355,23 +355,25 @@ class Store:
                 return found
         return None if start is not None else self._pointed()
 
-    def _elsewhere(self) -> Store | None:
+    def _elsewhere(self) -> CheckpointStore | None:
         """The store that ``last_checkpoint`` leads to, where it is another one."""
         try:
-            text = read(self._pointers, POINTER).decode().strip()
+            text = read(self._pointer_storage, POINTER).decode().strip()
         except (OSError, UnicodeDecodeError):
             return None
         if is_uri(text):
             folder: Location = text.rpartition("/")[0]
-            return None if isinstance(self.folder, Bucket) and folder == self.folder.uri else self._beside(folder)
-        if not isinstance(self._pointers, Folder):
+            return (
+                None if isinstance(self.storage, ObjectStorage) and folder == self.storage.uri else self._beside(folder)
+            )
+        if not isinstance(self._pointer_storage, LocalStorage):
             return None
-        folder = Path(os.path.normpath(self._pointers.path / text)).parent
-        is_here = isinstance(self.folder, Folder) and folder == Path(os.path.normpath(self.folder.path))
+        folder = Path(os.path.normpath(self._pointer_storage.path / text)).parent
+        is_here = isinstance(self.storage, LocalStorage) and folder == Path(os.path.normpath(self.storage.path))
         return None if is_here or not folder.is_dir() else self._beside(folder)
 
-    def _beside(self, folder: Location) -> Store:
-        return Store(folder, run=self.run, start=self.start, seed=self.seed, logger=self.logger)
+    def _beside(self, folder: Location) -> CheckpointStore:
+        return CheckpointStore(folder, run=self.run, start=self.start, seed=self.seed, logger=self.logger)
 
     def _newest(self, start: str | None) -> Location | None:
         """The newest whole checkpoint of this very folder that training can go on from."""
@@ -383,7 +385,7 @@ class Store:
                 continue
             wrong = self.fault(entry)
             if wrong is None:
-                return self.folder.where(entry.name)
+                return self.storage.location(entry.name)
             self.logger.warning("checkpoint %s; trying the one before", wrong)
         return None
 
@@ -393,19 +395,19 @@ class Store:
         for entry in sorted(scored, key=lambda e: e.scores[metric], reverse=greater):
             wrong = self.fault(entry)
             if wrong is None:
-                return self.folder.where(entry.name)
+                return self.storage.location(entry.name)
             self.logger.warning("checkpoint %s; trying the next best", wrong)
         return None
 
     def _pointed(self) -> Location | None:
         """The checkpoint that ``last_checkpoint`` names: MMEngine's work dirs have no manifests."""
         try:
-            text = read(self._pointers, POINTER).decode().strip()
+            text = read(self._pointer_storage, POINTER).decode().strip()
         except (OSError, UnicodeDecodeError):
             return None
         base = text.replace("\\", "/").rpartition("/")[2]
         for name in dict.fromkeys((text, base)):
-            path = self._pointers.where(name)
+            path = self._pointer_storage.location(name)
             if isinstance(path, Path) and path.is_file() and not path.with_name(f"{path.name}.json").exists():
                 try:
                     read_checkpoint(path)
@@ -416,7 +418,7 @@ class Store:
         return None
 
 
-def _next(entries: list[Entry]) -> int:
+def _next(entries: list[Manifest]) -> int:
     return max((entry.serial for entry in entries), default=0) + 1
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.errors import InputError
+from raydet3d.files import parse_bytes
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.metric_rules import GREATER_KEYS, LESS_KEYS, given_score, infer_rule, is_better, numbers
@@ -80,7 +80,7 @@ class CheckpointHook(Hook):
         if keep_every is not None and (isinstance(keep_every, bool) or keep_every < 1):
             raise InputError(f"CheckpointHook: keep_every must be a whole number from 1 up, got {keep_every!r}")
         self.keep_every = keep_every
-        self.keep_bytes = None if keep_bytes is None else to_bytes(keep_bytes)
+        self.keep_bytes = None if keep_bytes is None else _parse_budget(keep_bytes)
         only_local("CheckpointHook", backend_args, file_client_args)
         self.interval = interval
         self.by_epoch = by_epoch
@@ -234,13 +234,13 @@ class CheckpointHook(Hook):
 
     def _tell(self, runner: Runner) -> None:
         """Let the history know: MMEngine's names."""
-        place, facts = runner.store_in(self._folder(runner)).folder, {}
+        place, facts = runner.store_in(self._folder(runner)).storage, {}
         if self._last is not None:
-            facts["last_ckpt"] = str(place.where(self._last))
+            facts["last_ckpt"] = str(place.location(self._last))
         for key, best in self._best.items():
             suffix = f"_{key}" if len(self.save_best) > 1 else ""
             facts[f"best_score{suffix}"] = best["score"]
-            facts[f"best_ckpt{suffix}"] = str(place.where(best["name"]))
+            facts[f"best_ckpt{suffix}"] = str(place.location(best["name"]))
         runner.message_hub.update_info_dict(facts, resumed=False)
 
     # -- the end ------------------------------------------------------------------------------------------------
@@ -263,16 +263,11 @@ class CheckpointHook(Hook):
                 runner.logger.info("published %s", published)
 
 
-def to_bytes(size: int | str) -> int:
-    """A number of bytes, given as one or as text with a unit (``'500MB'``, ``'1.5 TB'``; powers of 1000).
-
-    Raises:
-        InputError: It is neither.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(size), re.IGNORECASE)
-    if match is None or isinstance(size, bool):
-        raise InputError(f"CheckpointHook: keep_bytes must be a number of bytes, or text like '20GB', got {size!r}")
-    return int(float(match[1]) * 1000 ** "bkmgt".index(match[2].lower() or "b"))
+def _parse_budget(size: int | str) -> int:
+    try:
+        return parse_bytes(size)
+    except ValueError as error:
+        raise InputError(f"CheckpointHook: keep_bytes: {error}") from None
 
 
 def _stride(runner: Runner) -> int:

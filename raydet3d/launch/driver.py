@@ -22,7 +22,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raydet3d.checkpoint.storage import place_at
+from raydet3d.checkpoint.storage import open_storage
 from raydet3d.config import default_work_dir, is_uri
 from raydet3d.dist import group_options
 from raydet3d.errors import InputError
@@ -180,7 +180,7 @@ class RetryLoop:
     def _clear(self) -> None:
         """Drop Ray's own files of this run."""
         with suppress(OSError, InputError):
-            place_at(str(self._shelf)).remove(self._slot)
+            open_storage(str(self._shelf)).remove(self._slot)
 
     def _can_go_on(self) -> bool:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""

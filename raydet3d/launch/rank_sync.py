@@ -124,7 +124,11 @@ class RankSyncHook(Hook):
             store.drain()
             newest = store.newest_own()
             for entry in store.entries():
-                if entry.group == GROUP and entry.run == runner.run_name and newest != store.folder.where(entry.name):
+                if (
+                    entry.group == GROUP
+                    and entry.run == runner.run_name
+                    and newest != store.storage.location(entry.name)
+                ):
                     store.drop(entry)
 
     # -- validation ---------------------------------------------------------------------------------------------
@@ -282,4 +286,4 @@ def _saved_at(runner: Runner) -> str | None:
     """The checkpoint of the very iteration where the run stands, if there is one."""
     runner.store.drain()
     found = [e for e in runner.store.entries() if e.resumable and e.run == runner.run_name and e.step == runner.iter]
-    return str(runner.store.folder.where(found[-1].name)) if found else None
+    return str(runner.store.storage.location(found[-1].name)) if found else None

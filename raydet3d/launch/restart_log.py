@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raydet3d.runtime.runner import Runner
 
 
-class StartsHook(Hook):
+class RestartLogHook(Hook):
     """Notes each start and end of a run, and says how many iterations a start does again.
 
     Args:

@@ -19,7 +19,7 @@ _MANY = 6  # differences that a message lists
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class PreviousRun:
     """An earlier run's traces in the work dir.
 
     Args:
@@ -51,7 +51,7 @@ class Standing:
         return f"whose config differs ({'; '.join(self.differences[:_MANY])}{more})"
 
 
-def look_at(work_dir: Path, cfg: Config) -> Standing | None:
+def inspect_work_dir(work_dir: Path, cfg: Config) -> PreviousRun | None:
     """What stands in the work dir.
 
     Args:
@@ -70,7 +70,7 @@ def look_at(work_dir: Path, cfg: Config) -> Standing | None:
     last = starts[-1]
     finished = bool(last.get("finished"))
     run = str(last.get("run", ""))
-    return Standing(
+    return PreviousRun(
         run=run,
         reached=int(last["iter"]) if finished else read_reached(work_dir) or 0,
         finished=finished,
@@ -96,14 +96,14 @@ def _savers(work_dir: Path) -> set[str]:
 
 def _bring(uri: str, work_dir: Path, config: str) -> set[str]:
     """Bring what other machines have left of a run behind a URI; the runs that have left something to go on from."""
-    from raydet3d.checkpoint.log_upload import Mirror
-    from raydet3d.checkpoint.storage import Bucket
-    from raydet3d.checkpoint.store import Store
+    from raydet3d.checkpoint.log_upload import LogUploader
+    from raydet3d.checkpoint.storage import ObjectStorage
+    from raydet3d.checkpoint.store import CheckpointStore
     from raydet3d.log import get_logger  # here: they import torch, and a door is to name what is wrong before
 
-    bucket = Bucket.at(uri)
-    Mirror(work_dir, bucket, get_logger()).pull(config)
-    return Store(uri).savers()
+    bucket = ObjectStorage.at(uri)
+    LogUploader(work_dir, bucket, get_logger()).pull(config)
+    return CheckpointStore(uri).savers()
 
 
 def _config_name(cfg: Config) -> str:

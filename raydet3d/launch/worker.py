@@ -43,7 +43,7 @@ def run_worker(
     from raydet3d.dist import require_process_group
     from raydet3d.launch.hang_watchdog import HangWatchdogHook
     from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
-    from raydet3d.launch.restart_log import StartsHook
+    from raydet3d.launch.restart_log import RestartLogHook
     from raydet3d.runtime.build import assemble
 
     if os.path.isdir(plan.cwd):
@@ -54,7 +54,7 @@ def run_worker(
     keep_freed_memory()
     cfg = Config(plan.cfg, filename=plan.filename, origin=Origin.from_dict(plan.origin))
     cfg.import_custom_modules()
-    starts, pace = StartsHook(why=plan.why), StepTimer()
+    starts, pace = RestartLogHook(why=plan.why), StepTimer()
     hang = HangWatchdogHook(plan.hang_timeout_s) if plan.hang_timeout_s else None
     watch = RankSyncHook(asked or (lambda: None), pace, ratio=plan.straggler_ratio)
     runner = assemble(

@@ -40,14 +40,14 @@ from raydet3d.runtime.loaders import Loaders, build_dataloader, check_data
 from raydet3d.runtime.parts import Makers
 from raydet3d.runtime.run_setup import (
     apply_env,
-    find_start,
-    home_of,
-    leave_no_trace,
+    checkpoint_root,
+    make_log_dir,
     pick_device,
-    place,
+    remove_empty_dirs,
     resolve_batch_workers,
-    settle_seed,
-    settle_timestamp,
+    resolve_resume,
+    resolve_seed,
+    work_dir_and_name,
 )
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.validate import TRIPLES, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
@@ -99,12 +99,12 @@ def assemble(
     """
     check_sections(cfg)
     device = pick_device(device)
-    work_dir, name = place(cfg)
-    timestamp = settle_timestamp(work_dir, timestamp)
+    work_dir, name = work_dir_and_name(cfg)
+    timestamp = make_log_dir(work_dir, timestamp)
     try:
         return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry, batch_workers)
     except BaseException:
-        leave_no_trace(work_dir, timestamp)
+        remove_empty_dirs(work_dir, timestamp)
         raise
 
 
@@ -119,9 +119,9 @@ def _put_together(
     retry: bool,
     batch_workers: int | None,
 ) -> Runner:
-    home = home_of(cfg)
-    start = find_start(cfg, resume, home, timestamp, retry=retry)
-    seed = settle_seed(cfg, start)
+    home = checkpoint_root(cfg)
+    start = resolve_resume(cfg, resume, home, timestamp, retry=retry)
+    seed = resolve_seed(cfg, start)
     apply_env(cfg)
 
     logger = open_logger(

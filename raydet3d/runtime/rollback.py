@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
-from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.load_weights import load_weights
 from raydet3d.checkpoint.storage import Location
 from raydet3d.runtime.ddp import unwrapped
@@ -34,7 +34,7 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
     if path is None:
         return None
     model = unwrapped(runner.model)
-    state = complete(read_head(path), path, dict(model.named_parameters()))
+    state = load_shards(load_metadata(path), path, dict(model.named_parameters()))
     name = str(path).rpartition("/")[2]
     runner.resuming = True  # hooks put back what they keep beside the model: an average of weights
     try:
@@ -61,7 +61,7 @@ def _find(runner: Runner, before: int, passed_over: set[str]) -> Location | None
                 continue
             wrong = store.fault(entry)
             if wrong is None:
-                return store.folder.where(entry.name)
+                return store.storage.location(entry.name)
             runner.logger.warning("checkpoint %s; trying the one before", wrong)
     return None
 

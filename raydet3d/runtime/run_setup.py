@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from raydet3d import dist
-from raydet3d.checkpoint.download import fetched
-from raydet3d.checkpoint.load import exists, locate, read_head
+from raydet3d.checkpoint.download import fetch
+from raydet3d.checkpoint.load import exists, load_metadata, locate
 from raydet3d.checkpoint.storage import Location
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.config import default_work_dir, work_dir_of
 from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
@@ -23,7 +23,7 @@ from raydet3d.runtime import rng
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class ResumeInfo:
     """How a run begins.
 
     Args:
@@ -44,19 +44,19 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def place(cfg: Any) -> tuple[Path, str]:
+def work_dir_and_name(cfg: Any) -> tuple[Path, str]:
     """The work dir and the name of a run."""
     filename = getattr(cfg, "filename", None)
     stem = Path(filename).stem if filename else "run"
     return default_work_dir(cfg, filename), str(cfg.get("experiment_name") or stem)
 
 
-def home_of(cfg: Any) -> Location:
+def checkpoint_root(cfg: Any) -> Location:
     """Where a run's checkpoints live: its work dir, which may be a URI."""
     return locate(work_dir_of(cfg, getattr(cfg, "filename", None)))
 
 
-def settle_timestamp(work_dir: Path, timestamp: str | None) -> str:
+def make_log_dir(work_dir: Path, timestamp: str | None) -> str:
     """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
     return dist.on_rank0(lambda: _make_place(work_dir, timestamp))
 
@@ -76,7 +76,7 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
             return name
 
 
-def leave_no_trace(work_dir: Path, timestamp: str) -> None:
+def remove_empty_dirs(work_dir: Path, timestamp: str) -> None:
     """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
     if dist.is_main_process():
         with suppress(OSError):  # something lies there
@@ -84,7 +84,9 @@ def leave_no_trace(work_dir: Path, timestamp: str) -> None:
             work_dir.rmdir()
 
 
-def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False) -> Start:
+def resolve_resume(
+    cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False
+) -> ResumeInfo:
     """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
 
     A retry of a start goes on from what that start has saved; where that is nothing yet, it begins as the start did.
@@ -93,26 +95,26 @@ def find_start(cfg: Any, resume: bool | str, work_dir: Location, timestamp: str,
     path = _latest(work_dir, timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
-        path = locate(fetched(wanted))
+        path = locate(fetch(wanted))
     elif wanted:
         path = _latest(work_dir)
         if path is None and resume is not True and load_from is not None:
-            path = locate(fetched(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+            path = locate(fetch(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
         with config_context("load_from"):
-            place = fetched(load_from)
+            place = fetch(load_from)
             if place is not None and not exists(locate(place)):
                 raise InputError(f"there is no file {load_from}")
-            return Start(load_from=place)
-    return Start(resume_from=path, state=read_head(path))
+            return ResumeInfo(load_from=place)
+    return ResumeInfo(resume_from=path, state=load_metadata(path))
 
 
 def _latest(work_dir: Location, start: str | None = None) -> Location | None:
     """The newest checkpoint: rank 0 looks and tells the others."""
-    return dist.on_rank0(lambda: Store(work_dir).latest(start=start))
+    return dist.on_rank0(lambda: CheckpointStore(work_dir).latest(start=start))
 
 
-def settle_seed(cfg: Any, start: Start) -> int:
+def resolve_seed(cfg: Any, start: ResumeInfo) -> int:
     """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
     given = dict(cfg.get("randomness") or {})
     seed = given.pop("seed", None)
@@ -130,7 +132,7 @@ def settle_seed(cfg: Any, start: Start) -> int:
     return seed
 
 
-def resolve_batch_workers(cfg: Any, start: Start) -> int:
+def resolve_batch_workers(cfg: Any, start: ResumeInfo) -> int:
     """Number of ranks that the run is laid out for: as many as when it began.
 
     Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid

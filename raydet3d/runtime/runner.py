@@ -14,13 +14,13 @@ from torch import nn
 
 from raydet3d import dist
 from raydet3d.active_run import activate
-from raydet3d.checkpoint.download import fetched
-from raydet3d.checkpoint.load import complete, locate, read_head
-from raydet3d.checkpoint.load_weights import load_weights, revised
-from raydet3d.checkpoint.log_upload import Mirror
+from raydet3d.checkpoint.download import fetch
+from raydet3d.checkpoint.load import load_metadata, load_shards, locate
+from raydet3d.checkpoint.load_weights import load_weights, rename_weights
+from raydet3d.checkpoint.log_upload import LogUploader
 from raydet3d.checkpoint.staging import is_sharded
-from raydet3d.checkpoint.storage import Bucket, Location
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.storage import Location, ObjectStorage
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.log import close_logger, release_buffered
@@ -32,7 +32,7 @@ from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite
 from raydet3d.runtime.parts import Makers, Parts
 from raydet3d.runtime.progress import Phase
 from raydet3d.runtime.rollback import roll_back
-from raydet3d.runtime.run_setup import Start, leave_no_trace
+from raydet3d.runtime.run_setup import ResumeInfo, remove_empty_dirs
 from raydet3d.runtime.scalar_log import ScalarLog
 from raydet3d.runtime.train_result import headline, summarize, to_lines
 from raydet3d.runtime.train_state import apply, collect
@@ -80,7 +80,7 @@ class Runner(Parts):
         log_processor: Any,
         visualizer: Any,
         makers: Makers,
-        start: Start,
+        start: ResumeInfo,
         home: Location | None = None,
         cfg: Any,
         cfg_text: str = "",
@@ -104,19 +104,19 @@ class Runner(Parts):
         self.scalar_log = ScalarLog(work_dir / "scalars.json")
         self.home = work_dir if home is None else home
         self.store = self._store_at(self.home, run)
-        self._mirror: Mirror | None = None
-        if isinstance(self.store.folder, Bucket) and self.rank == 0:
-            self._mirror = Mirror(work_dir, self.store.folder, logger)
-            self.store.after_write = self._mirror.push
+        self._log_uploader: LogUploader | None = None
+        if isinstance(self.store.storage, ObjectStorage) and self.rank == 0:
+            self._log_uploader = LogUploader(work_dir, self.store.storage, logger)
+            self.store.after_write = self._log_uploader.push
         self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
         self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
-        self._start: Start | None = start  # what training has yet to begin with
+        self._start: ResumeInfo | None = start  # what training has yet to begin with
         self._has_first_weights = False  # initialised, or put in place by the user
         self._has_scored_weights = False  # those that a validation or a test is to see
         self._is_finished = False
         self._is_introduced = False
-        self._stores: dict[Location, Store] = {work_dir: self.store}
+        self._stores: dict[Location, CheckpointStore] = {work_dir: self.store}
 
     # -- what it is called and how it runs, for scripts written for MMEngine ------------------------------------
 
@@ -192,8 +192,8 @@ class Runner(Parts):
         wrapper.initialize_count_status(self.model, self.iter, -1 if self.max_iters is None else self.max_iters)
         if self.rank == 0:
             self.store.sweep()
-            if self._mirror is not None:
-                self._mirror.pull()
+            if self._log_uploader is not None:
+                self._log_uploader.pull()
             due = self.progress.validated < self.iter
             self.scalar_log.begin(self.iter, drop_validation=due)
         try:
@@ -233,7 +233,7 @@ class Runner(Parts):
         except BaseException:
             if not self._is_introduced:
                 close_logger(self.logger)
-                leave_no_trace(self.work_dir, self.timestamp)
+                remove_empty_dirs(self.work_dir, self.timestamp)
             raise
         if not self._is_introduced:
             self._is_introduced = True
@@ -273,8 +273,8 @@ class Runner(Parts):
 
     def push_logs(self) -> None:
         """Copy logs and pictures to the work dir, where that is not on this machine."""
-        if self._mirror is not None:
-            self._mirror.push()
+        if self._log_uploader is not None:
+            self._log_uploader.push()
 
     def close(self) -> None:
         """Wait for what is being written and give files back. Asks nothing of the other ranks."""
@@ -305,7 +305,7 @@ class Runner(Parts):
         """Resume, or load the weights to train from; once a runner."""
         start = self._start
         if start is not None and start.resume_from is not None and start.state is not None:
-            state = complete(start.state, start.resume_from, self._parameters())
+            state = load_shards(start.state, start.resume_from, self._parameters())
             self._resume(state, str(start.resume_from))
         elif start is not None and start.load_from is not None:
             # What is trained may begin with a part of the weights (a backbone's).
@@ -319,7 +319,7 @@ class Runner(Parts):
         if self._has_scored_weights or start is None:
             return
         if start.resume_from is not None and start.state is not None:
-            state = complete(start.state, start.resume_from, self._parameters())
+            state = load_shards(start.state, start.resume_from, self._parameters())
             state["state_dict"] = dict(state["state_dict"])  # hooks may edit it, and training is to see it whole
             self.call_hook("after_load_checkpoint", checkpoint=state)
             self._load_weights(state, str(start.resume_from), strict=True)
@@ -395,8 +395,8 @@ class Runner(Parts):
         return checkpoint
 
     def _read(self, filename: str | Path) -> dict[str, Any]:
-        location = locate(fetched(str(filename)))
-        return complete(read_head(location), location, self._parameters())
+        location = locate(fetch(str(filename)))
+        return load_shards(load_metadata(location), location, self._parameters())
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(unwrapped(self.model).named_parameters())
@@ -409,7 +409,7 @@ class Runner(Parts):
         strict: bool,
         revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
     ) -> None:
-        weights = revised(checkpoint["state_dict"], revise_keys)
+        weights = rename_weights(checkpoint["state_dict"], revise_keys)
         self.logger.info("%s", load_weights(unwrapped(self.model), weights, strict=strict, title=title))
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
@@ -537,22 +537,24 @@ class Runner(Parts):
                 milestone=milestone,
                 budget=budget,
             )
-        return store.folder.where(filename)
+        return store.storage.location(filename)
 
     @property
-    def stores(self) -> list[Store]:
+    def stores(self) -> list[CheckpointStore]:
         """The stores that this run has saved to, the work dir's first."""
         return list(self._stores.values())
 
-    def store_in(self, folder: Location) -> Store:
+    def store_in(self, folder: Location) -> CheckpointStore:
         """The store of a folder."""
         folder = self.work_dir if folder == self.home else folder
         if folder not in self._stores:
             self._stores[folder] = self._store_at(folder, self.run_name)
         return self._stores[folder]
 
-    def _store_at(self, folder: Location, run: str) -> Store:
-        return Store(folder, run=run, start=self.timestamp, seed=self.seed, logger=self.logger, pointer_dir=self.home)
+    def _store_at(self, folder: Location, run: str) -> CheckpointStore:
+        return CheckpointStore(
+            folder, run=run, start=self.timestamp, seed=self.seed, logger=self.logger, pointer_dir=self.home
+        )
 
     def _close_stores(self) -> None:
         """Wait for the writers; all ranks fail together if checkpoints were to be kept and none could be."""

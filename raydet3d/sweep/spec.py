@@ -13,6 +13,7 @@ from raydet3d.config import find_config
 from raydet3d.config.config_dict import merge, to_plain
 from raydet3d.config.inheritance import read_chain
 from raydet3d.errors import InputError, nearest
+from raydet3d.files import parse_bytes
 from raydet3d.sweep.domains import Domain, read_domain
 from raydet3d.sweep.space import Setting, Space
 from raydet3d.sweep.stop_rules import StopRule, read_rules
@@ -399,8 +400,10 @@ def _bytes(file: str, value: Any) -> int | None:
     """``500MB``, ``20GB``, ``1TiB`` or a number of bytes."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", str(value).strip(), re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
+    try:
+        size = parse_bytes(value)
+    except ValueError:
+        size = 0
+    if size <= 0:
         raise InputError(f"{file}: keep.bytes is written 500MB, 20GB or 1TiB, got {value!r}")
-    base = 1024 if found[3] else 1000
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+    return size

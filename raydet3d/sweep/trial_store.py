@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from raydet3d.files import write_atomic
+
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OPEN = (WAITING, RUNNING)
 
@@ -199,12 +201,7 @@ def append_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomic(path, json.dumps(value, indent=1, default=str).encode(), durable=True)
 
 
 def read_json(path: Path) -> Any:

@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.store import CheckpointStore
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -54,7 +54,7 @@ def main() -> None:
         times.setdefault(name, []).append(milliseconds)
 
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
+        store = CheckpointStore(Path(folder))
         store.save(state, "first.pth", step=0)
         store.drain()
         for i in range(args.repeats):

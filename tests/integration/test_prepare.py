@@ -15,8 +15,8 @@ import pytest
 
 from raydet3d.data.prepare import kitti_frames, prepare_kitti
 from raydet3d.data.prepare.__main__ import main
-from raydet3d.data.prepare.journal import locked, write_atomic
 from raydet3d.errors import InputError
+from raydet3d.files import locked, write_atomic
 from raydet3d.info_file import read_infos
 from tests.kit.close import assert_close
 from tests.kit.tiny_kitti import AXES, P2, write_kitti
@@ -230,7 +230,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     root = write_kitti(tmp_path / "kitti")
     with (
-        locked(root / ".prepare.lock"),
+        locked(root / ".prepare.lock", timeout_s=0, busy=""),
         pytest.raises(InputError, match="another process is preparing this folder"),
     ):
         prepare_kitti(root)

@@ -24,9 +24,9 @@ import torch.distributed as torch_dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.hooks import Hook
 from raydet3d.runtime import assemble
 from tests.integration.test_resume import same_run
@@ -37,7 +37,7 @@ KILLS = 50
 
 def save_for_ever(where: str, first: int, done: Connection, sharded: bool) -> None:
     """Save one checkpoint after the other, and tell of each that is in place."""
-    store = Store(where, run="r")
+    store = CheckpointStore(where, run="r")
     store.sweep()
     mesh = lonely_mesh(Path(where, f"rendezvous-{os.getpid()}")) if sharded else None
     for step in range(first, 10**9):
@@ -83,11 +83,11 @@ def kill_while_saving(where: str, *, kills: int, seed: int, sharded: bool = Fals
                 committed = max(committed, here.recv())
         except EOFError:
             pass
-        store = Store(where)
-        torn += any(name.startswith(".") for name in store.folder.names())
+        store = CheckpointStore(where)
+        torn += any(name.startswith(".") for name in store.storage.names())
         newest = store.latest()
         assert newest is not None
-        state = complete(read_head(newest), newest, {})
+        state = load_shards(load_metadata(newest), newest, {})
         step = state["meta"]["iter"]
         assert step >= committed
         assert bool((state["state_dict"]["w"] == step).all())
@@ -103,7 +103,7 @@ def test_kill_dash_nine_while_checkpoints_are_written(kind: str, tmp_path: Path)
     assert committed >= kills
     if kind != "bucket":
         assert torn > 5, "the kills came between the writes, so this test has shown nothing"
-    Store(where).sweep()
+    CheckpointStore(where).sweep()
     left = sorted(name for name in os.listdir(tmp_path) if not name.startswith("rendezvous"))
     files = [name for name in left if name.endswith(".pth")]
     assert left == sorted([*files, *(f"{name}.json" for name in files), "last_checkpoint"])
@@ -163,7 +163,7 @@ def test_a_damaged_newest_costs_its_steps_and_one_line(
     told = [line for line in capsys.readouterr().out.splitlines() if "epoch_2.pth" in line and "WARNING" in line]
     assert len(told) == 1
     assert "trying the one before" in told[0]
-    assert Store(tmp_path).latest() == tmp_path / "epoch_3.pth"
+    assert CheckpointStore(tmp_path).latest() == tmp_path / "epoch_3.pth"
 
 
 # -- a full disk ------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert "not kept: epoch_2.pth: No space left on device" in out
     assert "Traceback" not in out + err
     read_checkpoint(small_disk / "run" / "epoch_1.pth")
-    assert Store(small_disk / "run").latest() == small_disk / "run" / "epoch_3.pth"
+    assert CheckpointStore(small_disk / "run").latest() == small_disk / "run" / "epoch_3.pth"
     assert not list((small_disk / "run").glob(".*"))
 
 
@@ -241,7 +241,7 @@ def test_a_disk_that_stays_full_leaves_the_previous_checkpoint(
     assert result["iter"] == 36
     assert list(result["not_kept"]) == ["epoch_2.pth", "epoch_3.pth"]
     assert result["last_checkpoint"] == str(small_disk / "run" / "epoch_1.pth")
-    assert Store(small_disk / "run").latest() == small_disk / "run" / "epoch_1.pth"
+    assert CheckpointStore(small_disk / "run").latest() == small_disk / "run" / "epoch_1.pth"
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -269,7 +269,7 @@ def test_a_limit_on_files_is_a_full_disk_too(tmp_path: Path) -> None:
     result = here.recv()
     assert (result["iter"], list(result["not_kept"])) == (36, ["epoch_2.pth", "epoch_3.pth"])
     assert "File too large" in result["not_kept"]["epoch_3.pth"]
-    assert Store(tmp_path).latest() == tmp_path / "epoch_1.pth"
+    assert CheckpointStore(tmp_path).latest() == tmp_path / "epoch_1.pth"
 
 
 # -- a work dir behind a URI ------------------------------------------------------------------------------------

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.files import locked
+from raydet3d.files import locked, parse_bytes
 
 
 def test_one_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "work" / ".lock"
-    with locked(path, timeout_s=0, busy="taken", stays=False):
+    with locked(path, timeout_s=0, busy="taken", keep_file=False):
         with pytest.raises(InputError, match="taken"), locked(path, timeout_s=0.1, busy="taken"):
             pass
         assert path.exists()
     assert not path.parent.exists()
-    with locked(path, timeout_s=0, busy="taken", stays=False):
+    with locked(path, timeout_s=0, busy="taken", keep_file=False):
         (path.parent / "log").touch()
     assert [file.name for file in path.parent.iterdir()] == ["log"]
 
@@ -64,5 +64,28 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(InputError, match="has no file locks"), locked(tmp_path / "a", timeout_s=9, busy=""):
         pass
-    with locked(tmp_path / "a", timeout_s=9, busy="", needed=False, stays=False):
+    with locked(tmp_path / "a", timeout_s=9, busy="", required=False, keep_file=False):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (7, 7),
+        ("500MB", 5 * 10**8),
+        ("1.5 TB", 15 * 10**11),
+        ("2k", 2000),
+        ("1GiB", 2**30),
+        ("3gib", 3 * 2**30),
+        ("1Ki", 1024),
+        ("12 B", 12),
+    ],
+)
+def test_sizes_are_parsed_with_decimal_and_binary_units(text: int | str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "GB", "-1", "1 PB", "1iB", "", True])
+def test_other_sizes_are_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match="a size is a number of bytes or text like"):
+        parse_bytes(text)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from raydet3d.data.prepare.journal import write_pickle
 from raydet3d.data.transforms.object_sample import PACK
+from raydet3d.files import write_pickle
 
 
 def write_database(root: Path, folder: str, infos: Path, entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,60 +1,12 @@
-"""Files that are whole or not there, and a journal of what is done."""
+"""Journal of prepared frames, so that a stopped preparation continues where it was."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
-
-from raydet3d.errors import InputError
-
-
-def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:
-    """Write a file so that nobody ever sees a part of it.
-
-    Args:
-        path: Where to.
-        data: Its content.
-        durable: Wait until it is on the disk; for the few files that others rely on.
-    """
-    # One name per target: what a killed run leaves is overwritten, not heaped up.
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_pickle(path: Path, content: Any) -> None:
-    """Write an info file."""
-    write_atomic(path, pickle.dumps(content, protocol=4), durable=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; a second process is refused, not kept waiting.
-
-    Raises:
-        InputError: Another process holds it.
-    """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path.parent}: another process is preparing this folder; wait for it or stop it"
-            ) from None
-        except OSError:
-            # Some network file systems have no locks; two runs at once would do the work twice, and do no harm.
-            pass
-        yield
 
 
 class Journal:

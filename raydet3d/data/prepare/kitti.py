@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.data.prepare.database import write_database
-from raydet3d.data.prepare.journal import Journal, locked, write_pickle
+from raydet3d.data.prepare.journal import Journal
 from raydet3d.data.prepare.kitti_frames import CATEGORIES, DATABASE, Job, prepare_frame
 from raydet3d.data.prepare.progress_bar import Bar
 from raydet3d.errors import InputError
+from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
 
 SPLITS = {"train": "training", "val": "training", "trainval": "training", "test": "testing"}
@@ -51,7 +52,10 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
             raise InputError(
                 f"{folder}: cannot be made ({error.strerror or error}); prepare writes beside the raw data"
             ) from None
-    with locked(root / ".prepare.lock"), Journal(root / ".prepare.journal", _JOURNAL_VERSION) as journal:
+    busy = f"{root}: another process is preparing this folder; wait for it or stop it"
+    # Without locks (some network file systems), two runs would do the same work twice and do no harm.
+    lock = locked(root / ".prepare.lock", timeout_s=0, busy=busy, required=False)
+    with lock, Journal(root / ".prepare.journal", _JOURNAL_VERSION) as journal:
         todo = [job for job in jobs.values() if not job.is_done(journal.records.get(job.key))]
         with Bar(len(jobs), "kitti frames") as bar:
             bar.skip(len(jobs) - len(todo))

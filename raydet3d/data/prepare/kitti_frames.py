@@ -20,7 +20,7 @@ from raydet3d.data.datasets.kitti_io import (
     read_plane,
     read_png_size,
 )
-from raydet3d.data.prepare.journal import write_atomic
+from raydet3d.files import write_atomic
 from raydet3d.info_file import KITTI_CATEGORIES
 from raydet3d.ops.points import points_in_boxes
 

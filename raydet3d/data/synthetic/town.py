@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from raydet3d.data.prepare import Bar, prepare_kitti
 from raydet3d.data.synthetic.kitti_layout import write_town
 from raydet3d.data.synthetic.town_settings import TownSettings
 from raydet3d.errors import InputError
+from raydet3d.files import locked
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 
@@ -87,12 +86,10 @@ def _named(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-@contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    """Wait until no other process generates this town. The system frees the lock of a process that died."""
-    with (root.parent / f".{root.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock(root: Path) -> AbstractContextManager[None]:
+    """Wait until no other process generates this town."""
+    path = root.parent / f".{root.name}.lock"
+    return locked(path, timeout_s=-1, busy=f"{path} is held by another process")
 
 
 def _generate(root: Path, settings: TownSettings) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.load import load_metadata, load_shards
 from tests.kit.runs import Run, finish, starts, weights, write_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -31,7 +31,7 @@ def test_sharded_workers_end_where_ddp_ends_and_others_go_on_from_there(tmp_path
     assert [line["redone"] for line in starts(run.work_dir)] == [0, 0]
     last = run.work_dir / f"iter_{end}.pth"
     assert last.is_dir()
-    stored = complete(read_head(last), last, {})["state_dict"]
+    stored = load_shards(load_metadata(last), last, {})["state_dict"]
     expected = weights(plain.work_dir, end)
     assert stored.keys() == expected.keys()
     for name, value in expected.items():

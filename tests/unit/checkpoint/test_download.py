@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet3d.checkpoint.download import cached, fetched
+from raydet3d.checkpoint.download import cached, fetch
 from raydet3d.checkpoint.safe_load import read_checkpoint
 from raydet3d.errors import InputError
-from raydet3d.runtime.run_setup import find_start
+from raydet3d.runtime.run_setup import resolve_resume
 
 
 class Site:
@@ -56,17 +56,17 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def test_once_into_the_cache_of_torch_hub(site: Site, tmp_path: Path) -> None:
     url = f"{site.url}/models/net_20200620-77663cd6.pth"
-    path = fetched(url)
+    path = fetch(url)
     assert path == str(tmp_path / "cache/hub/checkpoints/net_20200620-77663cd6.pth")
     assert read_checkpoint(Path(path))["state_dict"]["w"].tolist() == [0, 1, 2]
-    assert fetched(url) == path
+    assert fetch(url) == path
     assert site.asked == ["/models/net_20200620-77663cd6.pth"]
     assert [file.name for file in Path(path).parent.iterdir() if not file.name.startswith(".")] == [Path(path).name]
 
 
 def test_processes_that_ask_together_download_once(site: Site) -> None:
     url = f"{site.url}/a-0123abcd.pth"
-    threads = [threading.Thread(target=fetched, args=(url,)) for _ in range(4)]
+    threads = [threading.Thread(target=fetch, args=(url,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -88,32 +88,32 @@ def test_what_broke_off_leaves_nothing(site: Site) -> None:
     url = f"{site.url}/a-0123abcd.pth"
     size = len(site.content)
     with pytest.raises(InputError, match=f"cannot download {url}: it broke off after {size - 7} of {size} bytes"):
-        fetched(url)
+        fetch(url)
     assert [file.name for file in cached(url).parent.iterdir()] == [".downloads.lock"]
     site.missing = 0
-    assert Path(fetched(url)).read_bytes() == site.content
+    assert Path(fetch(url)).read_bytes() == site.content
 
 
 def test_no_such_file_and_no_net(site: Site) -> None:
     with pytest.raises(InputError, match=r"gone\.pth: the server says 404 Not Found; fetch it elsewhere and give its"):
-        fetched(f"{site.url}/gone.pth?token=hush")
+        fetch(f"{site.url}/gone.pth?token=hush")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/x.pth"
         with pytest.raises(InputError, match=rf"cannot download {url}: Connection refused; .* or put it at .*hub"):
-            fetched(url)
+            fetch(url)
 
 
 def test_what_is_no_url(site: Site) -> None:
-    assert fetched(None) is None
-    assert fetched("work_dirs/x.pth") == "work_dirs/x.pth"
+    assert fetch(None) is None
+    assert fetch("work_dirs/x.pth") == "work_dirs/x.pth"
     with pytest.raises(InputError, match="torchvision:// is not known here; give a path or an http"):
-        fetched("torchvision://resnet50")
+        fetch("torchvision://resnet50")
 
 
 def test_a_run_begins_with_it(site: Site, tmp_path: Path) -> None:
     url = f"{site.url}/a-0123abcd.pth"
-    assert find_start({"load_from": url}, False, tmp_path, "t").load_from == str(cached(url))
-    start = find_start({"resume": url}, False, tmp_path, "t")
+    assert resolve_resume({"load_from": url}, False, tmp_path, "t").load_from == str(cached(url))
+    start = resolve_resume({"resume": url}, False, tmp_path, "t")
     assert start.resume_from == cached(url)
     assert start.state is not None

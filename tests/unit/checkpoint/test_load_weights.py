@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydet3d.checkpoint.load_weights import load_checkpoint, load_weights, revised
+from raydet3d.checkpoint.load_weights import load_checkpoint, load_weights, rename_weights
 from raydet3d.errors import InputError
 
 
@@ -40,7 +40,10 @@ def test_nothing_fits_and_long_lists_are_cut() -> None:
 
 
 def test_names_can_be_revised() -> None:
-    assert set(revised({"module.a": 1, "b.module.c": 2}, [(r"^module\.", ""), ("c$", "d")])) == {"a", "b.module.d"}
+    assert set(rename_weights({"module.a": 1, "b.module.c": 2}, [(r"^module\.", ""), ("c$", "d")])) == {
+        "a",
+        "b.module.d",
+    }
 
 
 def test_a_checkpoint_outside_of_a_run(tmp_path: Path) -> None:

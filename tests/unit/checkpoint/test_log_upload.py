@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from raydet3d.checkpoint.log_upload import Mirror
-from raydet3d.checkpoint.storage import Bucket, place_at
+from raydet3d.checkpoint.log_upload import LogUploader
+from raydet3d.checkpoint.storage import ObjectStorage, open_storage
 
 
 @pytest.fixture
-def mirror(tmp_path: Path) -> Mirror:
+def mirror(tmp_path: Path) -> LogUploader:
     (tmp_path / "here" / "logs").mkdir(parents=True)
-    bucket = place_at(f"local://{tmp_path}/there")
-    assert isinstance(bucket, Bucket)
-    return Mirror(tmp_path / "here", bucket, logging.getLogger("raydet3d"))
+    bucket = open_storage(f"local://{tmp_path}/there")
+    assert isinstance(bucket, ObjectStorage)
+    return LogUploader(tmp_path / "here", bucket, logging.getLogger("raydet3d"))
 
 
-def test_what_is_new_or_has_changed_is_copied(mirror: Mirror, tmp_path: Path) -> None:
+def test_what_is_new_or_has_changed_is_copied(mirror: LogUploader, tmp_path: Path) -> None:
     there = tmp_path / "there"
     for name in ("a.json", "logs/b.log", ".hidden", "logs/.part"):
         (mirror.local / name).write_text("1")
@@ -33,13 +33,13 @@ def test_what_is_new_or_has_changed_is_copied(mirror: Mirror, tmp_path: Path) ->
     assert not (there / "a.json").exists()  # it has not changed since
 
 
-def test_the_machine_that_has_come_further_is_believed(mirror: Mirror, tmp_path: Path) -> None:
+def test_the_machine_that_has_come_further_is_believed(mirror: LogUploader, tmp_path: Path) -> None:
     mirror.pull("mine.py")  # nothing is there
     assert not list(mirror.local.glob("*.*"))
     (mirror.local / "starts.jsonl").write_text("first\n")
     (mirror.local / ".reached").write_text("7")
     mirror.push()
-    other = Mirror(tmp_path / "elsewhere", mirror.bucket, logging.getLogger("raydet3d"))
+    other = LogUploader(tmp_path / "elsewhere", mirror.bucket, logging.getLogger("raydet3d"))
     (tmp_path / "there" / "mine.py").write_text("lr = 1")
     other.pull("mine.py")
     assert {path.name for path in other.local.iterdir()} == {"starts.jsonl", ".reached", "mine.py"}
@@ -57,7 +57,7 @@ def test_the_machine_that_has_come_further_is_believed(mirror: Mirror, tmp_path:
 
 
 def test_a_failure_is_told_once_and_made_up_for(
-    mirror: Mirror, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mirror: LogUploader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (mirror.local / "a.json").write_text("1")
     (tmp_path / "there").touch()  # where the folder is to be

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydet3d.checkpoint.manifest import Entry, surplus
+from raydet3d.checkpoint.manifest import Manifest, surplus
 
 
-def entry(serial: int, **facts: object) -> Entry:
-    return Entry(**{"name": str(serial), "sha256": [], "size": 1, "step": serial, "serial": serial, **facts})
+def entry(serial: int, **facts: object) -> Manifest:
+    return Manifest(**{"name": str(serial), "sha256": [], "size": 1, "step": serial, "serial": serial, **facts})
 
 
-def serials(entries: list[Entry]) -> list[int]:
+def serials(entries: list[Manifest]) -> list[int]:
     return [e.serial for e in entries]
 
 
@@ -59,4 +59,4 @@ def test_a_budget_holds_unless_what_must_stay_is_more(facts: list[tuple[int, boo
 
 def test_a_manifest_of_a_later_version_is_read() -> None:
     content = {"name": "a", "sha256": ["0"], "size": 1, "step": 2, "serial": 3, "colour": "red"}
-    assert Entry.from_dict(content).step == 2
+    assert Manifest.from_dict(content).step == 2

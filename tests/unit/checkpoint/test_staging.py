@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from raydet3d.checkpoint.staging import HostCopy, num_bytes, to_host
+from raydet3d.checkpoint.staging import HostStaging, num_bytes, to_host
 
 
 def test_tensors_at_any_depth_are_copied() -> None:
@@ -18,7 +18,7 @@ def test_tensors_at_any_depth_are_copied() -> None:
 
 
 def test_memory_is_used_again_and_only_where_it_fits() -> None:
-    copies = HostCopy()
+    copies = HostStaging()
     state = {"w": torch.arange(6.0).view(2, 3), "list": [torch.ones(2, dtype=torch.int64)]}
     first = copies.take(state)
     where = first["w"].data_ptr()

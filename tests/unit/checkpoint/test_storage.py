@@ -11,33 +11,33 @@ import pyarrow.fs as arrow
 import pytest
 import torch
 
-from raydet3d.checkpoint.load import complete, exists, locate, read_head
-from raydet3d.checkpoint.storage import Bucket, Folder, Place, digest_of, place_at, probe, read
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.load import exists, load_metadata, load_shards, locate
+from raydet3d.checkpoint.storage import LocalStorage, ObjectStorage, Storage, digest_of, open_storage, probe, read
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
 
 SHA_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
 
-def under_a_prefix(path: Path) -> Place:
-    return Bucket(arrow.SubTreeFileSystem(str(path), arrow.LocalFileSystem()), "bucket/run", "s3://bucket/run")
+def under_a_prefix(path: Path) -> Storage:
+    return ObjectStorage(arrow.SubTreeFileSystem(str(path), arrow.LocalFileSystem()), "bucket/run", "s3://bucket/run")
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {
-    "folder": lambda path: place_at(path / "run"),
-    "file": lambda path: place_at(f"file://{path}/run"),
+PLACES: dict[str, Callable[[Path], Storage]] = {
+    "folder": lambda path: open_storage(path / "run"),
+    "file": lambda path: open_storage(f"file://{path}/run"),
     "arrow": under_a_prefix,
-    "fsspec": lambda path: place_at(f"local://{path}/run"),
-    "memory": lambda path: place_at(f"memory://{uuid.uuid4().hex}/run"),
+    "fsspec": lambda path: open_storage(f"local://{path}/run"),
+    "memory": lambda path: open_storage(f"memory://{uuid.uuid4().hex}/run"),
 }
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return PLACES[request.param](tmp_path)
 
 
-def test_what_is_put_is_there(place: Place) -> None:
+def test_what_is_put_is_there(place: Storage) -> None:
     assert place.names() == []
     assert not place.exists("a")
     place.put("a", b"abc")
@@ -58,7 +58,7 @@ def test_what_is_put_is_there(place: Place) -> None:
         read(place, "a")
 
 
-def test_what_is_prepared_is_not_there_until_it_is_committed(place: Place) -> None:
+def test_what_is_prepared_is_not_there_until_it_is_committed(place: Storage) -> None:
     place.put("a", b"old")
     assert place.prepare("a", lambda file: [None, file.write(b"abc")][0]) == (SHA_OF_ABC, 3)
     assert read(place, "a") == b"old"
@@ -70,12 +70,12 @@ def test_what_is_prepared_is_not_there_until_it_is_committed(place: Place) -> No
 
 
 def test_a_file_uri_is_a_folder_and_others_are_buckets(tmp_path: Path) -> None:
-    assert isinstance(place_at("file:///a%20b"), Folder)
-    assert place_at("file:///a%20b").where("c") == Path("/a b/c")
-    assert isinstance(place_at("memory://a"), Bucket)
-    assert place_at("memory://a/").where("c") == "memory://a/c"
+    assert isinstance(open_storage("file:///a%20b"), LocalStorage)
+    assert open_storage("file:///a%20b").location("c") == Path("/a b/c")
+    assert isinstance(open_storage("memory://a"), ObjectStorage)
+    assert open_storage("memory://a/").location("c") == "memory://a/c"
     with pytest.raises(InputError, match="gibberish://x cannot be opened"):
-        place_at("gibberish://x")
+        open_storage("gibberish://x")
     probe(f"memory://{tmp_path.name}")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"):
@@ -84,28 +84,28 @@ def test_a_file_uri_is_a_folder_and_others_are_buckets(tmp_path: Path) -> None:
 
 def test_a_store_in_a_bucket_is_a_store(tmp_path: Path) -> None:
     uri = f"local://{tmp_path}/run"
-    store = Store(uri, run="r")
+    store = CheckpointStore(uri, run="r")
     for i in (1, 2, 3):
         store.save({"state_dict": {"w": torch.full((3,), float(i))}}, f"epoch_{i}.pth", step=i, group="epoch", limit=2)
     store.drain()
     assert store.failure is None
-    latest = Store(uri).latest()
+    latest = CheckpointStore(uri).latest()
     assert latest == f"{uri}/epoch_3.pth"
     assert exists(locate(latest))
-    content = complete(read_head(latest), latest, {})
+    content = load_shards(load_metadata(latest), latest, {})
     assert content["state_dict"]["w"].tolist() == [3, 3, 3]
     files = ["epoch_2.pth", "epoch_2.pth.json", "epoch_3.pth", "epoch_3.pth.json", "last_checkpoint"]
     assert sorted(os.listdir(tmp_path / "run")) == files
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "epoch_3.pth"
     os.truncate(tmp_path / "run" / "epoch_3.pth", 100)
-    assert Store(uri).latest() == f"{uri}/epoch_2.pth"
+    assert CheckpointStore(uri).latest() == f"{uri}/epoch_2.pth"
     assert store.best("AP") is None
     with pytest.raises(InputError, match="cannot read checkpoint"):
-        read_head(f"{uri}/epoch_9.pth")
+        load_metadata(f"{uri}/epoch_9.pth")
 
 
 def test_what_cannot_be_written_whole_never_reaches_the_bucket(tmp_path: Path) -> None:
-    store = Store(f"local://{tmp_path}/run")
+    store = CheckpointStore(f"local://{tmp_path}/run")
     store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_2.pth", step=20)
     store.drain()
     assert "epoch_2.pth could not be written" in str(store.failure)

@@ -13,42 +13,42 @@ import pytest
 import torch
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.store import CheckpointStore
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path, run="r", start="s")
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path, run="r", start="s")
 
 
-def fill(store: Store, count: int = 3, **kwargs: Any) -> None:
+def fill(store: CheckpointStore, count: int = 3, **kwargs: Any) -> None:
     for i in range(1, count + 1):
         state = {"state_dict": {"w": torch.full((50, 50), float(i))}, "meta": {"seed": 7}}
         store.save(state, f"epoch_{i}.pth", step=10 * i, group="epoch", **kwargs)
     store.drain()
 
 
-def names(store: Store) -> list[str]:
-    return [name for name in store.folder.names() if name.endswith(".pth")]
+def names(store: CheckpointStore) -> list[str]:
+    return [name for name in store.storage.names() if name.endswith(".pth")]
 
 
-def test_what_is_written_is_read(store: Store) -> None:
+def test_what_is_written_is_read(store: CheckpointStore) -> None:
     fill(store, scores={"AP": 0.5})
-    assert store.latest() == store.folder.path / "epoch_3.pth"
-    assert read_checkpoint(store.folder.path / "epoch_3.pth")["state_dict"]["w"][0, 0] == 3
-    assert (store.folder.path / "last_checkpoint").read_text() == "epoch_3.pth"  # no absolute path: folders move
-    manifest = json.loads((store.folder.path / "epoch_2.pth.json").read_text())
+    assert store.latest() == store.storage.path / "epoch_3.pth"
+    assert read_checkpoint(store.storage.path / "epoch_3.pth")["state_dict"]["w"][0, 0] == 3
+    assert (store.storage.path / "last_checkpoint").read_text() == "epoch_3.pth"  # no absolute path: folders move
+    manifest = json.loads((store.storage.path / "epoch_2.pth.json").read_text())
     assert (manifest["step"], manifest["scores"], manifest["run"]) == (20, {"AP": 0.5}, "r")
-    assert manifest["size"] == (store.folder.path / "epoch_2.pth").stat().st_size
-    assert not [name for name in store.folder.names() if name.endswith(".tmp")]
+    assert manifest["size"] == (store.storage.path / "epoch_2.pth").stat().st_size
+    assert not [name for name in store.storage.names() if name.endswith(".tmp")]
 
 
-def test_what_is_saved_is_what_was_there_at_that_moment(store: Store) -> None:
+def test_what_is_saved_is_what_was_there_at_that_moment(store: CheckpointStore) -> None:
     weight = torch.zeros(1000, 1000)
     store.save({"state_dict": {"w": weight}}, "a.pth", step=1)
     weight += 1  # training goes on while the thread writes
     store.drain()
-    assert read_checkpoint(store.folder.path / "a.pth")["state_dict"]["w"].abs().max() == 0
+    assert read_checkpoint(store.storage.path / "a.pth")["state_dict"]["w"].abs().max() == 0
 
 
 def truncate(path: Path) -> None:
@@ -66,45 +66,45 @@ def flip_a_bit(path: Path) -> None:
     [(truncate, "has .* bytes, its manifest says"), (flip_a_bit, "is damaged"), (Path.unlink, "cannot be read")],
 )
 def test_a_damaged_newest_is_named_in_one_line_and_passed_over(
-    store: Store, damage: Any, word: str, caplog: pytest.LogCaptureFixture
+    store: CheckpointStore, damage: Any, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # F5
     fill(store)
-    damage(store.folder.path / "epoch_3.pth")
+    damage(store.storage.path / "epoch_3.pth")
     with caplog.at_level(logging.WARNING):
-        assert store.latest() == store.folder.path / "epoch_2.pth"
+        assert store.latest() == store.storage.path / "epoch_2.pth"
     (record,) = caplog.records
     assert "epoch_3.pth" in record.getMessage()
     assert record.getMessage().count("\n") == 0
     assert __import__("re").search(word, record.getMessage())
 
 
-def test_without_its_manifest_a_checkpoint_does_not_exist(store: Store) -> None:
+def test_without_its_manifest_a_checkpoint_does_not_exist(store: CheckpointStore) -> None:
     fill(store)
-    (store.folder.path / "epoch_3.pth.json").unlink()
-    assert store.latest() == store.folder.path / "epoch_2.pth"
-    (store.folder.path / "epoch_2.pth.json").write_text("{torn")
-    assert store.latest() == store.folder.path / "epoch_1.pth"
+    (store.storage.path / "epoch_3.pth.json").unlink()
+    assert store.latest() == store.storage.path / "epoch_2.pth"
+    (store.storage.path / "epoch_2.pth.json").write_text("{torn")
+    assert store.latest() == store.storage.path / "epoch_1.pth"
 
 
-def test_killed_while_writing(store: Store) -> None:
+def test_killed_while_writing(store: CheckpointStore) -> None:
     # F5
     fill(store)
     # What a kill can leave: a temporary file; a file without its manifest; and when one is replaced by one of its
     # name, the new file under a manifest that names both.
-    store.folder.prepare("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
-    assert store.latest() == store.folder.path / "epoch_3.pth"
+    store.storage.prepare("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
+    assert store.latest() == store.storage.path / "epoch_3.pth"
     store.sweep()
-    assert ".epoch_4.pth.tmp" not in store.folder.names()
-    shutil.copy(store.folder.path / "epoch_1.pth", store.folder.path / "epoch_4.pth")
-    assert store.latest() == store.folder.path / "epoch_3.pth"
+    assert ".epoch_4.pth.tmp" not in store.storage.names()
+    shutil.copy(store.storage.path / "epoch_1.pth", store.storage.path / "epoch_4.pth")
+    assert store.latest() == store.storage.path / "epoch_3.pth"
 
 
 @pytest.mark.parametrize("stop", range(1, 12))
 def test_at_no_moment_of_a_write_is_there_no_latest(tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # F6
     """Replace the only checkpoint by one of its name, and stop after each step that touches the disk."""
-    store = Store(tmp_path, run="r")
+    store = CheckpointStore(tmp_path, run="r")
     fill(store, 1)
     calls = 0
 
@@ -124,39 +124,39 @@ def test_at_no_moment_of_a_write_is_there_no_latest(tmp_path: Path, stop: int, m
         patch.setattr(Path, "unlink", counted(Path.unlink))
         store.save({"state_dict": {"w": torch.ones(3)}}, "epoch_1.pth", step=10, group="epoch", limit=1)
         store.drain()
-    latest = Store(tmp_path).latest()
+    latest = CheckpointStore(tmp_path).latest()
     assert latest is not None
     assert read_checkpoint(latest)["state_dict"]["w"].shape in ((3,), (50, 50))
 
 
-def test_keep_limits_count_a_group_of_this_run(store: Store) -> None:
+def test_keep_limits_count_a_group_of_this_run(store: CheckpointStore) -> None:
     # F6
     fill(store, 2)
-    other = Store(store.folder.path, run="another")
+    other = CheckpointStore(store.storage.path, run="another")
     other.save({"state_dict": {}}, "best_AP_epoch_1.pth", step=1, group="best_AP", limit=1, point=False)
     other.save({"state_dict": {}}, "epoch_9.pth", step=90, group="epoch", limit=1)
     other.drain()
     assert names(store) == ["best_AP_epoch_1.pth", "epoch_1.pth", "epoch_2.pth", "epoch_9.pth"]
     fill(store, 4, limit=2)
     assert names(store) == ["best_AP_epoch_1.pth", "epoch_3.pth", "epoch_4.pth", "epoch_9.pth"]
-    assert store.latest() == store.folder.path / "epoch_4.pth"
+    assert store.latest() == store.storage.path / "epoch_4.pth"
 
 
-def test_latest_is_of_the_run_that_saved_last_and_of_one_start_if_asked(store: Store) -> None:
+def test_latest_is_of_the_run_that_saved_last_and_of_one_start_if_asked(store: CheckpointStore) -> None:
     fill(store)
-    fresh = Store(store.folder.path, run="fresh", start="t2")
+    fresh = CheckpointStore(store.storage.path, run="fresh", start="t2")
     fresh.save({"state_dict": {}}, "epoch_1.pth", step=10, group="epoch")
     fresh.drain()
-    assert fresh.latest() == store.folder.path / "epoch_1.pth"
-    truncate(store.folder.path / "epoch_1.pth")
+    assert fresh.latest() == store.storage.path / "epoch_1.pth"
+    truncate(store.storage.path / "epoch_1.pth")
     # An older run's epoch 3 is no place for this run to go on from.
-    assert Store(store.folder.path).latest() is None
-    assert store.latest(start="s") == store.folder.path / "epoch_3.pth"
+    assert CheckpointStore(store.storage.path).latest() is None
+    assert store.latest(start="s") == store.storage.path / "epoch_3.pth"
     assert store.latest(start="t3") is None
 
 
 def test_one_deletion_that_fails_ends_nothing(
-    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, 1)
     unlink = Path.unlink
@@ -174,35 +174,37 @@ def test_one_deletion_that_fails_ends_nothing(
     assert names(store) == ["epoch_1.pth", "epoch_3.pth"]
 
 
-def test_a_write_that_fails_is_reported_and_harms_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_write_that_fails_is_reported_and_harms_nothing(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
     fill(store, 1)
-    (store.folder.path / ".epoch_2.pth.tmp").mkdir()
+    (store.storage.path / ".epoch_2.pth.tmp").mkdir()
     store.save({"state_dict": {}}, "epoch_2.pth", step=20)
     store.drain()
     assert store.failure is not None
     assert "epoch_2.pth could not be written" in store.failure
     assert "(it needs 0.0 MB, " in caplog.text
     assert "MB are free); training goes on" in caplog.text
-    assert store.latest() == store.folder.path / "epoch_1.pth"
+    assert store.latest() == store.storage.path / "epoch_1.pth"
 
 
-def test_what_cannot_be_pickled_is_reported_too(store: Store) -> None:
+def test_what_cannot_be_pickled_is_reported_too(store: CheckpointStore) -> None:
     fill(store, 1)
     store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_2.pth", step=20)
     store.drain()
     assert store.failure is not None
     assert "epoch_2.pth could not be written" in store.failure
-    assert store.latest() == store.folder.path / "epoch_1.pth"
+    assert store.latest() == store.storage.path / "epoch_1.pth"
 
 
-def test_latest_passes_over_what_training_cannot_go_on_from(store: Store) -> None:
+def test_latest_passes_over_what_training_cannot_go_on_from(store: CheckpointStore) -> None:
     fill(store, 1)
     store.save({"state_dict": {}}, "weights.pth", step=20, resumable=False)
     store.drain()
-    assert store.latest() == store.folder.path / "epoch_1.pth"
+    assert store.latest() == store.storage.path / "epoch_1.pth"
 
 
-def test_best(store: Store) -> None:
+def test_best(store: CheckpointStore) -> None:
     for i, score in enumerate((0.2, 0.9, 0.5)):
         store.save(
             {"state_dict": {}},
@@ -214,10 +216,10 @@ def test_best(store: Store) -> None:
             resumable=False,
         )
     store.drain()
-    assert store.best("AP") == store.folder.path / "best_1.pth"
-    assert store.best("AP", greater=False) == store.folder.path / "best_0.pth"
-    truncate(store.folder.path / "best_1.pth")
-    assert store.best("AP") == store.folder.path / "best_2.pth"
+    assert store.best("AP") == store.storage.path / "best_1.pth"
+    assert store.best("AP", greater=False) == store.storage.path / "best_0.pth"
+    truncate(store.storage.path / "best_1.pth")
+    assert store.best("AP") == store.storage.path / "best_2.pth"
     assert store.best("mAP") is None
     assert store.latest() is None  # a best model has no optimizer: no run goes on from it
 
@@ -225,13 +227,13 @@ def test_best(store: Store) -> None:
 def test_mmengines_work_dir_has_a_pointer_only(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "meta": {"epoch": 3}}, tmp_path / "epoch_3.pth")
     (tmp_path / "last_checkpoint").write_text(f"/somewhere/else/{tmp_path.name}/epoch_3.pth")
-    assert Store(tmp_path).latest() == tmp_path / "epoch_3.pth"
+    assert CheckpointStore(tmp_path).latest() == tmp_path / "epoch_3.pth"
     truncate(tmp_path / "epoch_3.pth")
-    assert Store(tmp_path).latest() is None
-    assert Store(tmp_path / "nothing").latest() is None
+    assert CheckpointStore(tmp_path).latest() is None
+    assert CheckpointStore(tmp_path / "nothing").latest() is None
 
 
-def test_milestones_and_a_budget(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_milestones_and_a_budget(store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(1, 8):
         store.save(
             {"state_dict": {"w": torch.zeros(1000)}}, f"e_{i}.pth", step=i, group="e", limit=2, milestone=i % 3 == 0
@@ -248,23 +250,23 @@ def test_milestones_and_a_budget(store: Store, caplog: pytest.LogCaptureFixture)
     assert "must stay" in caplog.text
 
 
-def test_what_a_killed_writer_left_goes_and_other_peoples_files_stay(store: Store) -> None:
+def test_what_a_killed_writer_left_goes_and_other_peoples_files_stay(store: CheckpointStore) -> None:
     fill(store, 1)
-    path = store.folder.path
+    path = store.storage.path
     for name in ("epoch_5.pth", "pretrained.pth", ".epoch_2.pth.tmp"):
         (path / name).write_bytes(b"torn")
     (path / ".epoch_5.pth.begun").write_bytes(b"new")  # ours: renamed, and killed before its manifest
     (path / ".epoch_1.pth.begun").write_bytes(b"")  # killed while it was to be replaced
-    Store(path).sweep()
+    CheckpointStore(path).sweep()
     assert sorted(os.listdir(path)) == ["epoch_1.pth", "epoch_1.pth.json", "last_checkpoint", "pretrained.pth"]
 
 
-def test_a_write_that_fails_leaves_nothing_and_never_touches_a_file_that_was_there(store: Store) -> None:
-    torch.save({"state_dict": {}}, store.folder.path / "epoch_3.pth")  # somebody's, without a manifest
+def test_a_write_that_fails_leaves_nothing_and_never_touches_a_file_that_was_there(store: CheckpointStore) -> None:
+    torch.save({"state_dict": {}}, store.storage.path / "epoch_3.pth")  # somebody's, without a manifest
     store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_3.pth", step=20)
     store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_4.pth", step=20)
     store.drain()
-    assert os.listdir(store.folder.path) == ["epoch_3.pth"]
+    assert os.listdir(store.storage.path) == ["epoch_3.pth"]
     assert list(store.lost) == ["epoch_3.pth", "epoch_4.pth"]
     store.save({"state_dict": {}}, "epoch_4.pth", step=20)
     store.drain()
@@ -273,34 +275,34 @@ def test_a_write_that_fails_leaves_nothing_and_never_touches_a_file_that_was_the
 
 def test_what_lies_in_an_out_dir_is_found_by_the_pointer(tmp_path: Path) -> None:
     home, out = tmp_path / "work", tmp_path / "big" / "work"
-    fill(Store(home, run="r", start="s"), 1, point=True)
-    assert Store(home).latest() == home / "epoch_1.pth"
-    fill(Store(out, run="r", start="s", pointer_dir=home), 2, point=True)
-    assert Store(home).latest() == out / "epoch_2.pth"
-    assert Store(home).latest(start="s") == out / "epoch_2.pth"
-    assert Store(home).savers() == {"r"}
+    fill(CheckpointStore(home, run="r", start="s"), 1, point=True)
+    assert CheckpointStore(home).latest() == home / "epoch_1.pth"
+    fill(CheckpointStore(out, run="r", start="s", pointer_dir=home), 2, point=True)
+    assert CheckpointStore(home).latest() == out / "epoch_2.pth"
+    assert CheckpointStore(home).latest(start="s") == out / "epoch_2.pth"
+    assert CheckpointStore(home).savers() == {"r"}
     for name in ("epoch_1.pth", "epoch_2.pth"):
         truncate(out / name)
-    assert Store(home).latest() == home / "epoch_1.pth"
+    assert CheckpointStore(home).latest() == home / "epoch_1.pth"
 
 
 def test_a_kill_while_an_old_one_is_dropped_leaves_nothing_for_good(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, 2)
     first, second = store.entries()
-    remove = store.folder.remove
+    remove = store.storage.remove
 
     def killed(name: str) -> None:
         if not name.endswith(".json"):
             raise KeyboardInterrupt
         remove(name)
 
-    monkeypatch.setattr(store.folder, "remove", killed)
+    monkeypatch.setattr(store.storage, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
         store.drop(first)
     monkeypatch.undo()
     assert names(store) == [first.name, second.name]
     store.sweep()
-    assert [name for name in store.folder.names() if name.startswith((".", "epoch_1"))] == []
-    assert store.latest() == store.folder.path / second.name
+    assert [name for name in store.storage.names() if name.startswith((".", "epoch_1"))] == []
+    assert store.latest() == store.storage.path / second.name

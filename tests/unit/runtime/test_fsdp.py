@@ -13,9 +13,9 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from raydet3d import dist
-from raydet3d.checkpoint.load import complete, read_head
+from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.sharded import _member
-from raydet3d.checkpoint.store import Store
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
 from raydet3d.runtime import assemble
 from raydet3d.runtime.fsdp import _policy, refuse_hooks, units
@@ -99,7 +99,7 @@ def test_a_sharded_checkpoint_goes_on_on_two_one_and_three_ranks(tmp_path: Path)
         assert (part["weights"][name] == value).all(), name
 
     # What is in it, read by one process that knows of no ranks, is what trains on in one and in three.
-    stored = complete(read_head(folder), folder, {})
+    stored = load_shards(load_metadata(folder), folder, {})
     assert set(stored["state_dict"]) == set(whole["weights"])
     alone = train(str(tmp_path / "one"), {**changes, "train_cfg": {"by_epoch": True, "max_epochs": 1}}, str(folder))
     assert alone["sharded"] is False
@@ -124,10 +124,10 @@ def test_what_three_ranks_read_is_what_two_wrote(tmp_path: Path) -> None:
     changes = {**saves, "model_wrapper_cfg": FSDP, "train_cfg": {"by_epoch": True, "max_epochs": 1}}
     run_ranks(train, 2, str(tmp_path / "two"), changes)
     source = tmp_path / "two" / "iter_6.pth"
-    two = complete(read_head(source), source, {})
+    two = load_shards(load_metadata(source), source, {})
     run_ranks(rewrite, 3, str(tmp_path / "three"), str(source), changes)
     target = tmp_path / "three" / "copy.pth"
-    three = complete(read_head(target), target, {})
+    three = load_shards(load_metadata(target), target, {})
     for name, value in two["state_dict"].items():
         assert torch.equal(value, three["state_dict"][name]), name
     for index, moments in two["optimizer"]["state"].items():
@@ -163,22 +163,22 @@ def damage(folder: str, changes: dict[str, Any]) -> list[str]:
 def test_sharded_checkpoints_have_the_stores_guarantees(tmp_path: Path) -> None:
     lost, _ = run_ranks(damage, 2, str(tmp_path), {"model_wrapper_cfg": FSDP})
     assert lost == ["epoch_4.pth"]
-    store = Store(tmp_path)
+    store = CheckpointStore(tmp_path)
     store.sweep()
-    names = [name for name in store.folder.names() if name.endswith(".pth")]
+    names = [name for name in store.storage.names() if name.endswith(".pth")]
     assert names == ["epoch_2.pth", "epoch_3.pth", "epoch_4.pth"]
     assert store.latest() == tmp_path / "epoch_3.pth"
     assert os.listdir(tmp_path / "epoch_3.pth") == ["4"]  # what was written first under this name is gone
     os.truncate(tmp_path / "epoch_3.pth" / "4" / "__1_0.distcp", 100)
     assert store.latest() == tmp_path / "epoch_2.pth"
     with pytest.raises(InputError, match=r"epoch_3.pth is damaged"):
-        complete(read_head(tmp_path / "epoch_3.pth"), tmp_path / "epoch_3.pth", {})
+        load_shards(load_metadata(tmp_path / "epoch_3.pth"), tmp_path / "epoch_3.pth", {})
     with pytest.raises(InputError, match="is a folder and no checkpoint"):
-        read_head(tmp_path)
+        load_metadata(tmp_path)
     # Torch keeps its metadata as a pickle: nothing in it is run.
     (tmp_path / "epoch_2.pth" / "2" / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     with pytest.raises(InputError, match="metadata holds a pathlib"):
-        complete(read_head(tmp_path / "epoch_2.pth"), tmp_path / "epoch_2.pth", {})
+        load_shards(load_metadata(tmp_path / "epoch_2.pth"), tmp_path / "epoch_2.pth", {})
     assert not (tmp_path / "ran").exists()
 
 
@@ -215,14 +215,14 @@ def fail_to_begin(folder: str, changes: dict[str, Any]) -> list[str]:
     """Rank 0 cannot begin the second of three checkpoints."""
     runner = assemble(toy_cfg(Path(folder), log_level="ERROR", **changes))
     _ = runner.param_schedulers
-    put = runner.store.folder.put
+    put = runner.store.storage.put
 
     def full(name: str, content: bytes) -> None:
         if name.startswith(".epoch_2"):
             raise OSError(28, "No space left on device")
         put(name, content)
 
-    runner.store.folder.put = full  # type: ignore[method-assign]
+    runner.store.storage.put = full  # type: ignore[method-assign]
     for i in (1, 2, 3):
         runner.save_checkpoint(runner.work_dir, f"epoch_{i}.pth", group="epoch")
     runner.store.drain()
@@ -232,7 +232,7 @@ def fail_to_begin(folder: str, changes: dict[str, Any]) -> list[str]:
 def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Path) -> None:
     lost, _ = run_ranks(fail_to_begin, 2, str(tmp_path), {"model_wrapper_cfg": FSDP})
     assert lost == ["epoch_2.pth"]
-    store = Store(tmp_path)
+    store = CheckpointStore(tmp_path)
     assert [entry.name for entry in store.entries()] == ["epoch_1.pth", "epoch_3.pth"]
     assert [store.fault(entry) for entry in store.entries()] == [None, None]
 

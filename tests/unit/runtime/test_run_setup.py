@@ -10,7 +10,7 @@ import torch
 
 from raydet3d.errors import InputError
 from raydet3d.runtime import Runner, assemble
-from raydet3d.runtime.run_setup import Start, resolve_batch_workers
+from raydet3d.runtime.run_setup import ResumeInfo, resolve_batch_workers
 from tests.kit.toy import ToyModel, toy_cfg
 
 ONE = {"train_cfg": {"by_epoch": True, "max_epochs": 1}, "log_level": "ERROR"}
@@ -136,10 +136,10 @@ def test_validation_alone_and_its_score(tmp_path: Path, done: Path) -> None:
     [(2, 3), (6, 1), (4, 3)],  # as when it began; laid out anew by hand; another iteration, by so many workers still
 )
 def test_a_run_stays_laid_out_for_the_workers_it_began_with(batch_size: int, slots: int) -> None:
-    start = Start(state={"sampler": {"batch_size": 6, "slots": 3}, "meta": {"world_size": 2}})
+    start = ResumeInfo(state={"sampler": {"batch_size": 6, "slots": 3}, "meta": {"world_size": 2}})
     assert resolve_batch_workers({"train_dataloader": {"batch_size": batch_size}}, start) == slots
 
 
 def test_an_older_checkpoint_tells_by_its_number_of_processes() -> None:
-    assert resolve_batch_workers({}, Start(state={"meta": {"world_size": 4}})) == 4
-    assert resolve_batch_workers({}, Start()) == 1
+    assert resolve_batch_workers({}, ResumeInfo(state={"meta": {"world_size": 4}})) == 4
+    assert resolve_batch_workers({}, ResumeInfo()) == 1
