@@ -176,10 +176,8 @@ class Registry:
                 message names the nearest).
             UnknownName: No such entry.
         """
+        self._wake()  # the package that fills the table may set how to build from it
         make = self._builder()
-        if make is None and not isinstance(cfg, Mapping):
-            self._wake()  # what fills the table may say how to build from something else
-            make = self._builder()
         if make is None:
             return build_from_cfg(cfg, self, default_args)
         given = {} if default_args is None else {"default_args": default_args}
@@ -267,7 +265,7 @@ def _check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, An
     except (TypeError, ValueError):
         return
     inner = getattr(thing, "func", thing)  # of a partial
-    title = f"{registry.name} {getattr(inner, '__name__', inner)}"
+    title = f"{registry.name} {getattr(thing, '__name__', None) or getattr(inner, '__name__', inner)}"
     parameters = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in args:

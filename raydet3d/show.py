@@ -119,6 +119,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     """
     from torch import nn
 
+    from raydet3d.optim import Schedule
     from raydet3d.runtime.build import build_optim, build_schedulers
     from raydet3d.runtime.validate import refuse_deleted_optimizer
 
@@ -140,14 +141,14 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
         raise InputError("train_cfg has neither max_epochs nor max_iters, so the run has no length")
     schedulers = build_schedulers(cfg, wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters)
     curves = [item for item in schedulers if not getattr(item, "need_val_args", False)]
+    schedule = Schedule(schedulers)
     lr, momentum = [], []
     for i in range(1, total + 1):
         lr.append(float(wrapper.get_lr()["lr"][0]))
         momentum.append(float(wrapper.get_momentum()["momentum"][0]))
-        for item in curves:
-            # In an iteration-based run the epoch-wise ones tick once, after the last iteration.
-            if not item.by_epoch or (by_epoch and i % epoch_length == 0):
-                item.step()
+        schedule.advance(iters=1)
+        if by_epoch and i % epoch_length == 0:  # a run of iterations is one epoch, which ends after the last one
+            schedule.advance(epochs=1)
     beats = {tick * (epoch_length if item.by_epoch else 1) for item in curves for tick in (item.begin, item.end)}
     return Curves(epoch_length, lr, momentum, sorted(int(beat) for beat in beats if beat < total))
 

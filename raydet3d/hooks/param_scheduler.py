@@ -1,8 +1,8 @@
-"""`ParamSchedulerHook`: ticks each schedule at its own beat."""
+"""Advance learning rates, momentum and other scheduled settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raydet3d.hooks.base import Hook
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class ParamSchedulerHook(Hook):
-    """Steps schedules after each iteration or each epoch, and those that wait for a metric after each validation.
+    """Step schedulers after each iteration or epoch, and those that monitor a metric after each validation.
 
     Priority LOW: after the log has said which rate the step used, before `CheckpointHook` saves the next one.
     """
@@ -22,31 +22,13 @@ class ParamSchedulerHook(Hook):
     priority = "LOW"
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Tick those that count iterations."""
-        schedulers = runner.param_schedulers
-        for scheduler in schedulers if type(schedulers) is list else _flat(schedulers):
-            if not scheduler.by_epoch:
-                scheduler.step()
+        """Advance the schedulers that count iterations."""
+        runner.schedule.advance(iters=1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Tick those that count epochs."""
-        for scheduler in _flat(runner.param_schedulers):
-            if scheduler.by_epoch:
-                scheduler.step()
+        """Advance the schedulers that count epochs."""
+        runner.schedule.advance(epochs=1)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
-        """Hand the metrics to those that wait for one."""
-        if "train_loop" not in vars(runner):  # a validation on its own: nothing is trained, nothing scheduled
-            return
-        for scheduler in _flat(runner.param_schedulers):
-            if getattr(scheduler, "need_val_args", False):
-                scheduler.step(metrics)
-
-
-def _flat(schedulers: Any) -> Iterator[Any]:
-    """All schedulers of a list, or of a dict of lists (several optimizers)."""
-    if isinstance(schedulers, list):
-        yield from schedulers
-    else:
-        for some in schedulers.values():
-            yield from some
+        """Pass the metrics to the schedulers that monitor one."""
+        runner.schedule.validated(metrics)

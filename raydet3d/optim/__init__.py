@@ -15,7 +15,7 @@ from raydet3d.optim.plateau import (
     ReduceOnPlateauParamScheduler,
 )
 from raydet3d.optim.resume_schedulers import resume_schedulers
-from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, register_curve
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, Schedule, register_curve
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.optim.zero import ZeroRedundancyOptimizer
 
@@ -34,6 +34,7 @@ __all__ = [
     "ReduceOnPlateauLR",
     "ReduceOnPlateauMomentum",
     "ReduceOnPlateauParamScheduler",
+    "Schedule",
     "ZeroRedundancyOptimizer",
     "build_optim_wrapper",
     "build_param_scheduler",

@@ -9,9 +9,9 @@ from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
-from raydet3d.optim.schedule import CurveScheduler
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler
 from raydet3d.optim.wrapper import OptimWrapper
-from raydet3d.registry import PARAM_SCHEDULERS
+from raydet3d.registry import PARAM_SCHEDULERS, BadArgument, Registry, build_from_cfg
 
 
 def build_param_scheduler(
@@ -88,35 +88,55 @@ def build_list(
             built.append(item)
             continue
         args = dict(item)
-        convert = args.pop("convert_to_iter_based", False)
-        own_length = args.pop("epoch_length", None)
         end = max_epochs if args.get("by_epoch", True) else max_iters
         lasts = end is not None and args.get("end") is None
         if lasts:
             args["end"] = end
         try:
-            if convert:
-                kind = args.get("type")
-                cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
-                if not hasattr(cls, "build_iter_from_epoch"):
-                    raise InputError(f"{kind} cannot be converted to iterations")
-                args["type"] = _converter(cls, own_length or epoch_length)
-            made = PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper})
+            made = PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper, "epoch_length": epoch_length})
         except InputError as error:
             error.args = (f"{key}[{i}]: {error}",)
             raise
         if isinstance(made, CurveScheduler):
-            made.lasts_all_iters = lasts and not made.by_epoch and not convert
+            made.lasts_all_iters = lasts and not made.by_epoch and made.epoch_length is None
         built.append(made)
     return built
 
 
-def _converter(cls: Any, epoch_length: int) -> Any:
-    """A stand-in for a scheduler class that takes the same arguments, measured in epochs."""
+def build_scheduler(
+    cfg: Mapping[str, Any], registry: Registry, default_args: Mapping[str, Any] | None = None
+) -> ParamScheduler:
+    """Build one scheduler; this is what `PARAM_SCHEDULERS.build` calls.
 
-    def build(**arguments: Any) -> Any:
-        return cls.build_iter_from_epoch(epoch_length=epoch_length, **arguments)
+    Args:
+        cfg: `dict(type=..., ...)`; with `convert_to_iter_based`, its durations are epochs and it ticks by iteration.
+        registry: The registry of the type.
+        default_args: `optimizer`, and `epoch_length` for the conversion.
 
-    build.__name__ = cls.__name__
-    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
-    return build
+    Raises:
+        BadArgument: The conversion lacks an `epoch_length`, or the scheduler ticks by iteration already.
+    """
+    if not isinstance(cfg, Mapping):
+        raise BadArgument(f"a param scheduler is built from a dict with a 'type', got {cfg!r}")
+    args = {**(default_args or {}), **cfg}
+    convert, length = args.pop("convert_to_iter_based", False), args.pop("epoch_length", None)
+    if convert:
+        kind = args.get("type")
+        cls = registry.get(kind) if isinstance(kind, str) else kind
+        convert = getattr(cls, "build_iter_from_epoch", None)
+        if cls is None or convert is None:
+            raise InputError(f"{kind} cannot be converted to iterations")
+        if length is None:
+            raise MissingEpochLength("convert_to_iter_based needs epoch_length, the iterations of an epoch")
+        build: Any = partial(convert, epoch_length=length)
+        build.__name__, build.__signature__ = cls.__name__, inspect.signature(cls)
+        args["type"] = build
+    scheduler: ParamScheduler = build_from_cfg(args, registry)
+    return scheduler
+
+
+class MissingEpochLength(InputError, AssertionError):
+    """The number of iterations of an epoch is needed and not given."""
+
+
+PARAM_SCHEDULERS.build_func = build_scheduler

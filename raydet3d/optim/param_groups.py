@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from raydet3d.errors import InputError
 
 Group = dict[str, Any]
+Value = float | Tensor  # a scheduled setting: a number, or a tensor for optimizers that are captured in a graph
 # State that has its parameter's shape, whatever the optimizer.
 FULL_SIZE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
 

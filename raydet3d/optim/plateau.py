@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from raydet3d.errors import InputError
 from raydet3d.optim.curves import FOREVER
-from raydet3d.optim.schedule import Group, ParamScheduler
+from raydet3d.optim.param_groups import Value
+from raydet3d.optim.schedule import ParamScheduler
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS
 
@@ -62,7 +63,6 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         self,
         optimizer: OptimWrapper | Optimizer,
         param_name: str,
-        *,
         monitor: str = "loss",
         rule: str = "less",
         factor: float = 0.1,
@@ -117,9 +117,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             value = metrics[self.monitor]
             if self._judge(float(value.item() if isinstance(value, Tensor) else value)):
                 self.reductions += 1
-                floors = self.floors()
-                groups = self.optimizer.param_groups
-                self._write([self.reduced(g, floor) for g, floor in zip(groups, floors, strict=True)])
+                self._reduce()
 
     def _judge(self, value: float) -> bool:
         """Take note of a value; whether it is time to reduce."""
@@ -141,11 +139,19 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             return sign * value < sign * self.best * (1 - sign * self.threshold)
         return sign * value < sign * self.best - self.threshold
 
-    def reduced(self, group: Group, floor: float) -> Any:
-        """A group's value after one reduction."""
-        value = self.target.read(group)
-        new = max(value * self.factor, floor)
-        return new if value - new > self.eps else value
+    def _reduce(self) -> None:
+        """Write the values after one reduction."""
+        values: list[Value] = []
+        for group, floor in zip(self.optimizer.param_groups, self.floors(), strict=True):
+            value = self.target.read(group)
+            new = max(value * self.factor, floor)
+            values.append(new if value - new > self.eps else value)
+        self._write(values)
+
+    def repeat_reductions(self) -> None:
+        """Make all reductions so far again, from the configured values."""
+        for _ in range(self.reductions):
+            self._reduce()
 
     def floors(self) -> list[float]:
         """The least value of each param group."""
@@ -177,11 +183,13 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         self.reductions = int(state_dict.get("reductions", 0))
 
 
-def _fix(param: str) -> Any:
-    """A constructor that leaves no choice of the field, with a signature that says so."""
+def _constructor(param: str) -> Any:
+    """Return a constructor for a fixed field, whose signature lacks `param_name`."""
 
-    def __init__(self: ReduceOnPlateauParamScheduler, optimizer: OptimWrapper | Optimizer, **kwargs: Any) -> None:
-        ReduceOnPlateauParamScheduler.__init__(self, optimizer, param, **kwargs)
+    def __init__(
+        self: ReduceOnPlateauParamScheduler, optimizer: OptimWrapper | Optimizer, *args: Any, **kwargs: Any
+    ) -> None:
+        ReduceOnPlateauParamScheduler.__init__(self, optimizer, param, *args, **kwargs)
 
     whole = inspect.signature(ReduceOnPlateauParamScheduler.__init__)
     kept = [p for name, p in whole.parameters.items() if name != "param_name"]
@@ -193,11 +201,11 @@ def _fix(param: str) -> Any:
 class ReduceOnPlateauLR(ReduceOnPlateauParamScheduler):
     """`ReduceOnPlateauParamScheduler` for the learning rate."""
 
-    __init__ = _fix("lr")
+    __init__ = _constructor("lr")
 
 
 @PARAM_SCHEDULERS.register_module()
 class ReduceOnPlateauMomentum(ReduceOnPlateauParamScheduler):
     """`ReduceOnPlateauParamScheduler` for momentum, or the first of Adam's betas."""
 
-    __init__ = _fix("momentum")
+    __init__ = _constructor("momentum")

@@ -8,7 +8,7 @@ from typing import Any
 from raydet3d.errors import InputError
 from raydet3d.optim.param_groups import Group
 from raydet3d.optim.plateau import ReduceOnPlateauParamScheduler
-from raydet3d.optim.schedule import CurveScheduler, FirstBeta, ParamScheduler
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, Schedule
 from raydet3d.optim.wrapper import OptimWrapper
 
 REPLAYABLE = (CurveScheduler, ReduceOnPlateauParamScheduler)
@@ -90,7 +90,10 @@ def _follow(
         for group, configured in zip(optim_wrapper.param_groups, optim_wrapper.configured(), strict=True):
             _reset(group, configured, field)
         if acting and strange is None:
-            _take_through(optim_wrapper.param_groups, acting, epoch_length)
+            replay([s for s in acting if isinstance(s, CurveScheduler)], epoch_length)
+            for scheduler in acting:  # what a metric brought about has no place among the ticks: it comes last
+                if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+                    scheduler.repeat_reductions()
 
 
 def _reset(group: Group, configured: Group, field: str) -> None:
@@ -101,49 +104,25 @@ def _reset(group: Group, configured: Group, field: str) -> None:
         group["momentum"] = configured["betas"][0]
 
 
-def _take_through(groups: Sequence[Group], schedulers: Sequence[Any], epoch_length: int) -> None:
-    """All ticks of one field's schedulers, in the order in which training takes them."""
+def replay(schedulers: Sequence[ParamScheduler], epoch_length: int) -> None:
+    """Repeat all ticks of some schedulers up to their counts, in the order in which training makes them.
+
+    Args:
+        schedulers: The schedulers; their fields hold the configured values.
+        epoch_length: Iterations of one epoch.
+    """
     if epoch_length < 1:
         raise InputError(f"an epoch has at least one iteration, got epoch_length={epoch_length}")
-    field = schedulers[0].param_name
-    keys = [field, "betas"] if isinstance(schedulers[0].target, FirstBeta) else [field]
-    curves = [s for s in schedulers if isinstance(s, CurveScheduler)]
-    # Groups that start alike go through it once, together.
-    starts = list(zip(*(s.base_values for s in curves), strict=True)) or [()] * len(groups)
-    alike: dict[str, tuple[Group, Any]] = {}
-    homes = []
-    for group, start in zip(groups, starts, strict=True):
-        part = {key: group[key] for key in keys if key in group}
-        homes.append(alike.setdefault(repr((part, start)), (part, start))[0])
-    parts = [part for part, _ in alike.values()]
-    bases = {id(s): [start[i] for _, start in alike.values()] for i, s in enumerate(curves)}
-
-    def tick(scheduler: CurveScheduler, count: int) -> None:
-        if scheduler.begin <= count < scheduler.end and count <= scheduler._global_step:
-            values = scheduler.apply(parts, bases[id(scheduler)], count - int(scheduler.begin))
-            for part, value in zip(parts, values, strict=True):
-                scheduler.target.write(part, value)
-
-    for scheduler in curves:
-        tick(scheduler, 0)
-    by_iter = [s for s in curves if not s.by_epoch]
-    by_epoch = [s for s in curves if s.by_epoch]
-    epoch = 0
-    for iteration in range(1, max((s._global_step for s in by_iter), default=0) + 1):
-        for scheduler in by_iter:
-            tick(scheduler, iteration)
-        if iteration % epoch_length == 0:
-            epoch += 1
-            for scheduler in by_epoch:
-                tick(scheduler, epoch)
-    for later in range(epoch + 1, max((s._global_step for s in by_epoch), default=0) + 1):
-        for scheduler in by_epoch:
-            tick(scheduler, later)
-    for group, part in zip(groups, homes, strict=True):
-        group.update(part)
-    # What a metric brought about is not a matter of ticks: it comes last.
-    for listener in (s for s in schedulers if isinstance(s, ReduceOnPlateauParamScheduler)):
-        floors = listener.floors()
-        for _ in range(listener.reductions):
-            for group, floor in zip(groups, floors, strict=True):
-                listener.target.write(group, listener.reduced(group, floor))
+    counts = {id(scheduler): scheduler.count for scheduler in schedulers}
+    for scheduler in schedulers:
+        if scheduler.count >= 0:
+            scheduler.set_count(-1)
+            scheduler.step()
+    iteration = 0
+    while behind := [scheduler for scheduler in schedulers if scheduler.count < counts[id(scheduler)]]:
+        schedule = Schedule(behind)
+        if all(scheduler.by_epoch for scheduler in behind):
+            schedule.advance(epochs=1)
+            continue
+        iteration += 1
+        schedule.advance(iters=1, epochs=int(iteration % epoch_length == 0))

@@ -1,41 +1,81 @@
 """Param schedulers: at each tick, a curve's step is applied to one field of every param group.
 
-Values live in the param groups and are saved with the optimizer; a scheduler's own state is its tick count. So a
-value that something else changed carries on, and what a config says about a curve holds after a resume as well.
+Values live in the param groups and are saved with the optimizer; a scheduler's own state is its tick count. So a value
+that something else changed is scheduled from there, and what a config says about a curve holds after a resume as well.
 """
 
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.optim.curves import CURVES, FOREVER, Curve, OneCycle, settings
+from raydet3d.optim import curves
+from raydet3d.optim.curves import FOREVER, Curve, settings
+from raydet3d.optim.param_groups import Group, Value
 from raydet3d.optim.wrapper import OptimWrapper
-from raydet3d.registry import PARAM_SCHEDULERS
+from raydet3d.registry import PARAM_SCHEDULERS, BadArgument
 
-Group = dict[str, Any]
+AnyOptimizer = OptimWrapper | Optimizer
+
+
+class Scheduler(Protocol):
+    """What a run asks of a scheduler, a user's own included."""
+
+    by_epoch: bool
+
+    def step(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Count one iteration or epoch; or take a validation's metrics."""
+
+
+class Schedule:
+    """All schedulers of a run; the one place where ticks are handed out: in training, on resume, and for display.
+
+    Args:
+        schedulers: The schedulers; for several optimizers, a list by each one's name.
+    """
+
+    def __init__(self, schedulers: Sequence[Scheduler] | Mapping[str, Sequence[Scheduler]]) -> None:
+        if isinstance(schedulers, Mapping):
+            schedulers = [scheduler for some in schedulers.values() for scheduler in some]
+        self.schedulers = schedulers
+
+    def advance(self, *, iters: int = 0, epochs: int = 0) -> None:
+        """Step each scheduler by the iterations or the epochs, whichever it counts; iterations come first."""
+        for count, by_epoch in ((iters, False), (epochs, True)):
+            for _ in range(count):
+                for scheduler in self.schedulers:
+                    if scheduler.by_epoch == by_epoch:
+                        scheduler.step()
+
+    def validated(self, metrics: Mapping[str, float] | None) -> None:
+        """Hand a validation's metrics to the schedulers that ask for them."""
+        for scheduler in self.schedulers:
+            if getattr(scheduler, "need_val_args", False):
+                scheduler.step(metrics)
 
 
 class Target(Protocol):
-    """Where a scheduled value lives in a param group."""
+    """The place of a scheduled value in a param group."""
 
-    def read(self, group: Group) -> Any:
-        """The value now."""
+    def read(self, group: Group) -> Value:
+        """Return the current value."""
 
-    def write(self, group: Group, value: Any) -> None:
+    def write(self, group: Group, value: Value) -> None:
         """Set the value."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of its own name.
+    """A field of the given name.
 
     Args:
         name: The field, such as `lr` or `weight_decay`.
@@ -43,38 +83,44 @@ class Field:
 
     name: str
 
-    def read(self, group: Group) -> Any:
-        """The value now."""
+    def read(self, group: Group) -> Value:
+        """Return the current value."""
         try:
-            return group[self.name]
+            value: Value = group[self.name]
         except KeyError:
             known = ", ".join(sorted(group))
-            raise InputError(f"param groups have no {self.name!r} to schedule; they have {known}") from None
+            raise MissingField(f"param groups have no {self.name!r} to schedule; they have {known}") from None
+        return value
 
-    def write(self, group: Group, value: Any) -> None:
-        """Set the value; a tensor is filled, as optimizers that run as a graph need."""
-        there = group[self.name]
-        if isinstance(there, Tensor):
-            there.copy_(value) if isinstance(value, Tensor) else there.fill_(value)
+    def write(self, group: Group, value: Value) -> None:
+        """Set the value; a tensor is filled in place, as optimizers that are captured in a graph need."""
+        current = group[self.name]
+        if isinstance(current, Tensor):
+            current.copy_(value) if isinstance(value, Tensor) else current.fill_(value)
         else:
             group[self.name] = value
 
 
+class MissingField(InputError, KeyError):
+    """Param groups lack a field that is needed."""
+
+
 class FirstBeta:
-    """Adam's momentum: the first of `betas`, shown as `momentum` too, as MMEngine's param groups do."""
+    """Adam's momentum: the first of `betas`, repeated as `momentum` as in MMEngine's param groups."""
 
-    def read(self, group: Group) -> Any:
-        """The value now."""
-        return group["betas"][0]
+    def read(self, group: Group) -> Value:
+        """Return the current value."""
+        value: Value = group["betas"][0]
+        return value
 
-    def write(self, group: Group, value: Any) -> None:
+    def write(self, group: Group, value: Value) -> None:
         """Set the value."""
         group["betas"] = (value, *group["betas"][1:])
         group["momentum"] = value
 
 
-def momentum_target(optimizer: OptimWrapper | Optimizer) -> Target:
-    """Where an optimizer keeps its momentum, told by its defaults."""
+def momentum_target(optimizer: AnyOptimizer) -> Target:
+    """Return where an optimizer keeps its momentum, by its defaults."""
     if "momentum" in optimizer.defaults:
         return Field("momentum")
     if "betas" in optimizer.defaults:
@@ -84,7 +130,7 @@ def momentum_target(optimizer: OptimWrapper | Optimizer) -> Target:
 
 
 def _keys(group: Group) -> list[int]:
-    """What tells a group's parameters from others; groups may be cut anew. The base settings have one stand-in."""
+    """Return ids of a group's parameters: groups may be split and merged. The base settings have one tensor."""
     params = group["params"]
     return [id(params)] if isinstance(params, Tensor) else [id(p) for p in params]
 
@@ -92,15 +138,15 @@ def _keys(group: Group) -> list[int]:
 class ParamScheduler:
     """Counts ticks and, between `begin` and `end`, writes new values into the param groups.
 
-    The first tick happens at construction, before any training. A scheduler of one's own gives `_get_value`, or
-    is a curve (`register_curve`).
+    The first tick happens at construction, before training. A scheduler of your own defines `_get_value`, or is a
+    curve (`register_curve`).
 
     Args:
         optimizer: The optim wrapper, or a plain optimizer.
         param_name: Field of the param groups.
         begin: First tick on which values are written.
-        end: Tick from which on they are written no more.
-        last_step: Local tick to go on from; -1 at the start of a run.
+        end: First tick after the last on which values are written.
+        last_step: Local tick to continue from; -1 at the start of a run.
         by_epoch: Whether a tick is an epoch (else an iteration).
         verbose: Log each new value.
     """
@@ -110,7 +156,7 @@ class ParamScheduler:
 
     def __init__(
         self,
-        optimizer: OptimWrapper | Optimizer,
+        optimizer: AnyOptimizer,
         param_name: str,
         begin: float = 0,
         end: float = FOREVER,
@@ -118,8 +164,10 @@ class ParamScheduler:
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
+        if not isinstance(optimizer, (OptimWrapper, Optimizer)):
+            raise BadArgument(f"optimizer should be an Optimizer or an OptimWrapper, got {type(optimizer).__name__}")
         if not 0 <= begin < end:
-            raise InputError(f"end must lie past begin, and begin not below 0; got begin={begin}, end={end}")
+            raise InputError(f"end should be larger than begin, and begin at least 0; got begin={begin}, end={end}")
         self.optimizer = optimizer
         self.param_name = param_name
         self.begin, self.end, self.by_epoch, self.verbose = begin, end, by_epoch, verbose
@@ -129,11 +177,16 @@ class ParamScheduler:
         # Iterations of an epoch, where the config measures in epochs what is counted in iterations.
         self.epoch_length: int | None = None
         self.config_changes: list[str] = []
-        for group in optimizer.param_groups:
+        first = f"initial_{param_name}"
+        for i, group in enumerate(optimizer.param_groups):
             value = self.target.read(group)
             if isinstance(self.target, FirstBeta):
                 group.setdefault("momentum", value)
-            group.setdefault(f"initial_{param_name}", value.clone() if isinstance(value, Tensor) else value)
+            if last_step != -1 and first not in group:
+                raise MissingField(
+                    f"{first!r} is not specified in param_groups[{i}], and last_step={last_step} needs it"
+                )
+            group.setdefault(first, value.clone() if isinstance(value, Tensor) else value)
         self._keep_bases()
         self._start()
 
@@ -141,53 +194,63 @@ class ParamScheduler:
         self.step()
 
     def _keep_bases(self) -> None:
-        """Note what each parameter's group starts from: a scheduler built later may write another start there."""
+        """Keep each parameter's initial value: a scheduler that is built later may overwrite `initial_...`."""
         first = f"initial_{self.param_name}"
         self._bases = {key: group[first] for group in self.optimizer.param_groups for key in _keys(group)}
 
     @property
-    def base_values(self) -> list[Any]:
-        """What each param group started from."""
+    def base_values(self) -> list[Value]:
+        """Initial value of each param group."""
         return [self._base(group) for group in self.optimizer.param_groups]
 
-    def _base(self, group: Group) -> Any:
+    def _base(self, group: Group) -> Value:
         params = group["params"]
         found = self._bases.get(id(params) if isinstance(params, Tensor) else id(params[0]) if params else 0)
-        return group[f"initial_{self.param_name}"] if found is None else found
+        base: Value = group[f"initial_{self.param_name}"] if found is None else found
+        return base
 
-    def _get_value(self) -> list[Any]:
-        """The new value of each of `self.optimizer.param_groups`, at local tick `self.last_step`."""
+    def _get_value(self) -> Sequence[Value]:
+        """Return the new value of each of `self.optimizer.param_groups` at local tick `self.last_step`."""
         raise NotImplementedError
 
-    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """Go on by one tick."""
+    def step(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Advance by one tick.
+
+        Args:
+            metrics: A validation's; for schedulers with `need_val_args`.
+        """
         self._global_step += 1
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
             self._write(self._get_value())
 
-    def _write(self, values: Sequence[Any]) -> None:
-        for i, (group, value) in enumerate(zip(self.optimizer.param_groups, values, strict=True)):
-            self.target.write(group, value)
-            if self.verbose:
+    def _write(self, values: Sequence[Value]) -> None:
+        write = self.target.write
+        for group, value in zip(self.optimizer.param_groups, values, strict=True):
+            write(group, value)
+        if self.verbose:
+            for i, value in enumerate(values):
                 get_logger().info("Adjusting %s of param group %d to %.4e.", self.param_name, i, float(value))
 
-    def get_last_value(self) -> list[Any]:
-        """The value of each param group now."""
+    def get_last_value(self) -> list[Value]:
+        """Return the current value of each param group."""
         return [self.target.read(group) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The tick count, under MMEngine's two names, and whose it is."""
+        """Return the tick count under MMEngine's two names, and what identifies the scheduler."""
         kind = {"type": type(self).__name__, "param_name": self.param_name, "by_epoch": self.by_epoch}
         if self.epoch_length is not None:
             kind["epoch_length"] = self.epoch_length
         return {"last_step": self.last_step, "_global_step": self._global_step, **kind}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved count; nothing is applied, since values come back with the optimizer.
+        """Continue from a saved count; nothing is applied, since values are restored with the optimizer.
 
         What this run's config says (begin, end, the curve) stays. A count of iterations that stand for epochs is
-        stretched where an epoch has another length now. MMEngine's own states fit.
+        scaled where the length of an epoch has changed. MMEngine's states load too.
+
+        Args:
+            state_dict: The state.
         """
         count, length = int(state_dict["_global_step"]), state_dict.get("epoch_length")
         self.config_changes = []
@@ -198,38 +261,63 @@ class ParamScheduler:
             )
         self.set_count(count)
 
+    @property
+    def count(self) -> int:
+        """Ticks since the start of the run; -1 before the first."""
+        return self._global_step
+
     def set_count(self, count: int) -> None:
-        """Go on from a count of ticks; nothing is applied."""
+        """Continue from a count of ticks; nothing is applied."""
         self._global_step = count
         # The local tick that belongs to it: -1 before the window, its last one after it.
         self.last_step = max(-1, min(count, int(self.end) - 1) - int(self.begin))
 
 
 class CurveScheduler(ParamScheduler):
-    """A curve applied to one field: what all registered names but ReduceOnPlateau's are.
+    """A curve applied to one field: base of all registered schedulers but ReduceOnPlateau.
 
-    The classes are made by `register_curve`; their arguments are the curve's, and `last_step`, `verbose`.
+    A subclass names its curve and its field: `class LinearLR(CurveScheduler, curve=Linear, param="lr")`. Its arguments
+    are MMEngine's, in MMEngine's order: the optimizer, `param_name` where the field is open, the curve's own fields,
+    `begin`, `end`, `last_step`, `by_epoch`, `verbose`.
     """
 
     curve_type: ClassVar[type[Curve]]
     param: ClassVar[str | None] = None
+    arguments: ClassVar[inspect.Signature]
     # Whether the end is the run's, counted in iterations, because the config names none.
     lasts_all_iters: bool = False
 
-    def __init__(self, optimizer: OptimWrapper | Optimizer, *name: str, **arguments: Any) -> None:
-        param_name = str(self.param or (name[0] if name else arguments.pop("param_name")))
-        last_step, verbose = int(arguments.pop("last_step", -1)), bool(arguments.pop("verbose", False))
-        self.curve = self.curve_type(**arguments)
-        curve = self.curve
-        self._has_own_values = type(self)._get_value is not CurveScheduler._get_value  # a user's subclass
+    def __init_subclass__(cls, curve: type[Curve] | None = None, param: str | None = None) -> None:
+        super().__init_subclass__()
+        if curve is not None:
+            cls.curve_type, cls.param = curve, param
+            cls.arguments = cls.__signature__ = _signature(curve, param)  # type: ignore[attr-defined]
+        elif "__init__" in vars(cls):  # a user's subclass: its own constructor says what it takes
+            cls.__signature__ = None  # type: ignore[attr-defined]
+
+    def __init__(self, optimizer: AnyOptimizer, *args: Any, **kwargs: Any) -> None:
+        given = self._bind(optimizer, *args, **kwargs)
+        param_name = str(self.param or given.pop("param_name"))
+        last_step, verbose = int(given.pop("last_step", -1)), bool(given.pop("verbose", False))
+        self.curve = curve = self.curve_type(**given)
         super().__init__(optimizer, param_name, curve.begin, curve.end, last_step, curve.by_epoch, verbose)
 
+    @classmethod
+    def _bind(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a call's arguments by name, without the optimizer."""
+        try:
+            given = cls.arguments.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise BadArgument(f"{cls.__name__}: {error}") from None
+        return {name: value for name, value in given.items() if name != "optimizer"}
+
+    @override
     def _start(self) -> None:
-        if isinstance(self.curve, OneCycle) and self.last_step == -1:
+        if isinstance(self.curve, curves.OneCycle) and self.last_step == -1:
             self._set_peaks(self.curve)
         self.step()
 
-    def _set_peaks(self, curve: OneCycle) -> None:
+    def _set_peaks(self, curve: curves.OneCycle) -> None:
         """Write start, peak and end of the cycle into the groups, under MMEngine's names."""
         groups: Sequence[Group] = self.optimizer.param_groups
         if not isinstance(curve.eta_max, Sequence):
@@ -247,50 +335,23 @@ class CurveScheduler(ParamScheduler):
             group[f"min_{self.param_name}"] = peak / curve.div_factor / curve.final_div_factor
         self._keep_bases()
 
-    def apply(self, groups: Sequence[Group], bases: Sequence[Any], tick: int) -> list[Any]:
-        """The values of some param groups after local tick `tick`.
-
-        Args:
-            groups: The groups.
-            bases: What each started from.
-            tick: The tick, counted from `begin`.
-        """
-        values, steps = [], {}
-        for group, base in zip(groups, bases, strict=True):
-            key = id(base) if isinstance(base, Tensor) else base
-            if key not in steps:
-                steps[key] = self.curve.step(tick, base)
-            a, b = steps[key]
-            values.append(a * self.target.read(group) + b)
-        return values
-
-    def _get_value(self) -> list[Any]:
-        groups = self.optimizer.param_groups
-        return self.apply(groups, [self._base(group) for group in groups], self.last_step)
-
-    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """Go on by one tick; the same as the base's, without its detours, since every iteration comes by here."""
-        if self._has_own_values or self.verbose:
-            super().step(metrics)
-            return
-        count = self._global_step = self._global_step + 1
-        if count < self.begin or count >= self.end:
-            return
-        self.last_step += 1
-        read, write, tick = self.target.read, self.target.write, self.last_step
-        last_base = steps = None
+    @override
+    def _get_value(self) -> list[Value]:
+        read, last_base, step, values = self.target.read, None, None, []
         for group in self.optimizer.param_groups:
             base = self._base(group)
-            if steps is None or base is not last_base:
-                steps, last_base = self.curve.step(tick, base), base
-            write(group, steps[0] * read(group) + steps[1])
+            if step is None or base is not last_base:
+                step, last_base = self.curve.step(self.last_step, base), base  # type: ignore[arg-type]  # a tensor acts like a float
+            values.append(step[0] * read(group) + step[1])
+        return values
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The tick count, and the curve's settings: these only to notice that a config has changed."""
+        # The curve's settings serve only to notice that a config has changed.
         return {**super().state_dict(), "curve": settings(self.curve)}
 
+    @override
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved count; where the saved curve was another one, `config_changes` says so."""
         super().load_state_dict(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
         self.config_changes += [
@@ -305,22 +366,42 @@ class CurveScheduler(ParamScheduler):
         self.end = tick
 
     @classmethod
-    def build_iter_from_epoch(
-        cls, optimizer: OptimWrapper | Optimizer, *name: str, epoch_length: int, **arguments: Any
-    ) -> CurveScheduler:
+    def build_iter_from_epoch(cls, *args: Any, epoch_length: int, **kwargs: Any) -> CurveScheduler:
         """Build from arguments in epochs a scheduler that ticks every iteration.
 
         Args:
-            optimizer: The optim wrapper, or a plain optimizer.
-            name: The field, where the class leaves it open.
+            *args: The constructor's.
             epoch_length: Iterations of one epoch.
-            arguments: The curve's, in epochs.
+            **kwargs: The constructor's.
         """
-        others = {k: arguments.pop(k) for k in ("last_step", "verbose", "param_name") if k in arguments}
-        curve = cls.curve_type(**arguments).in_iterations(epoch_length)
-        made = cls(optimizer, *name, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
+        given = cls._bind(*args, **kwargs)
+        others = {k: given.pop(k) for k in ("last_step", "verbose", "param_name") if k in given}
+        curve = cls.curve_type(**given).in_iterations(epoch_length)
+        optimizer: AnyOptimizer = kwargs["optimizer"] if "optimizer" in kwargs else args[0]
+        made = cls(optimizer, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
         made.epoch_length = epoch_length
         return made
+
+
+# MMEngine's order of arguments where it is not the usual one.
+_COMMON = ("begin", "end", "last_step", "by_epoch", "verbose")
+_ORDER = {
+    "MultiStep": ("milestones", "gamma", "last_step", "begin", "end", "by_epoch", "verbose"),
+    "CosineAnnealing": ("T_max", "eta_min", *_COMMON, "eta_min_ratio"),
+}
+
+
+def _signature(curve: type[Curve], param: str | None) -> inspect.Signature:
+    """Return what a scheduler class takes."""
+    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    defaults = {f.name: empty if f.default is MISSING else f.default for f in fields(curve)}
+    defaults.update(last_step=-1, verbose=False)
+    own = sorted((name for name in defaults if name not in _COMMON), key=lambda name: defaults[name] is not empty)
+    names = _ORDER.get(curve.__name__, (*own, *_COMMON))
+    required = ["optimizer", *(["param_name"] if param is None else [])]
+    return inspect.Signature(
+        [inspect.Parameter(name, kind, default=defaults.get(name, empty)) for name in (*required, *names)]
+    )
 
 
 # What the last part of a name schedules; None: the field that `param_name` names.
@@ -328,7 +409,7 @@ SUFFIXES: dict[str, str | None] = {"LR": "lr", "Momentum": "momentum", "ParamSch
 
 
 def register_curve(name: str, curve: type[Curve]) -> list[type[CurveScheduler]]:
-    """Enter a curve for learning rates, for momentum and for any field.
+    """Register a curve for learning rates, for momentum and for any field.
 
     Args:
         name: First part of the names: `Cosine` gives CosineLR, CosineMomentum, CosineParamScheduler.
@@ -336,36 +417,142 @@ def register_curve(name: str, curve: type[Curve]) -> list[type[CurveScheduler]]:
     """
     made = []
     for suffix, param in SUFFIXES.items():
-        what = {"lr": "The learning rate", "momentum": "Momentum", None: "Any field (`param_name`)"}[param]
-        kind = type(
-            name + suffix,
-            (CurveScheduler,),
-            {
-                "curve_type": curve,
-                "param": param,
-                "__doc__": f"{what} along a curve. {(curve.__doc__ or '').split('>>>')[0].rstrip()}",
-                "__module__": __name__,
-                "__signature__": _signature(curve, param),
-            },
-        )
-        PARAM_SCHEDULERS.register_module(module=kind)
-        made.append(kind)
+        kind = types.new_class(name + suffix, (CurveScheduler,), {"curve": curve, "param": param})
+        kind.__doc__, kind.__module__ = curve.__doc__, curve.__module__
+        made.append(PARAM_SCHEDULERS.register_module(module=kind))
     return made
 
 
-def _signature(curve: type[Curve], param: str | None) -> inspect.Signature:
-    """What a scheduler class takes, so that a misspelt argument is found before it is built."""
-    both, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    taken = [inspect.Parameter("optimizer", both)]
-    if param is None:
-        taken.append(inspect.Parameter("param_name", both))
-    for f in fields(curve):
-        default = f.default if f.default is not MISSING else inspect.Parameter.empty
-        taken.append(inspect.Parameter(f.name, keyword, default=default))
-    taken += [inspect.Parameter("last_step", keyword, default=-1)]
-    taken += [inspect.Parameter("verbose", keyword, default=False)]
-    return inspect.Signature(taken)
+@PARAM_SCHEDULERS.register_module()
+class ConstantLR(CurveScheduler, curve=curves.Constant, param="lr"):
+    """Schedule the learning rate: a constant factor until `end`."""
 
 
-for _name, _curve in CURVES.items():
-    globals().update({kind.__name__: kind for kind in register_curve(_name, _curve)})
+@PARAM_SCHEDULERS.register_module()
+class ConstantMomentum(CurveScheduler, curve=curves.Constant, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: a constant factor until `end`."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class ConstantParamScheduler(CurveScheduler, curve=curves.Constant, param=None):
+    """Schedule the field `param_name`: a constant factor until `end`."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineAnnealingLR(CurveScheduler, curve=curves.CosineAnnealing, param="lr"):
+    """Schedule the learning rate: a half cosine wave."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineAnnealingMomentum(CurveScheduler, curve=curves.CosineAnnealing, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: a half cosine wave."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineAnnealingParamScheduler(CurveScheduler, curve=curves.CosineAnnealing, param=None):
+    """Schedule the field `param_name`: a half cosine wave."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineRestartLR(CurveScheduler, curve=curves.CosineRestart, param="lr"):
+    """Schedule the learning rate: cosine half waves with restarts."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineRestartMomentum(CurveScheduler, curve=curves.CosineRestart, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: cosine half waves with restarts."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineRestartParamScheduler(CurveScheduler, curve=curves.CosineRestart, param=None):
+    """Schedule the field `param_name`: cosine half waves with restarts."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class ExponentialLR(CurveScheduler, curve=curves.Exponential, param="lr"):
+    """Schedule the learning rate: times `gamma` at every tick."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class ExponentialMomentum(CurveScheduler, curve=curves.Exponential, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: times `gamma` at every tick."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class ExponentialParamScheduler(CurveScheduler, curve=curves.Exponential, param=None):
+    """Schedule the field `param_name`: times `gamma` at every tick."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class LinearLR(CurveScheduler, curve=curves.Linear, param="lr"):
+    """Schedule the learning rate: between two factors, in equal steps."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class LinearMomentum(CurveScheduler, curve=curves.Linear, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: between two factors, in equal steps."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class LinearParamScheduler(CurveScheduler, curve=curves.Linear, param=None):
+    """Schedule the field `param_name`: between two factors, in equal steps."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class MultiStepLR(CurveScheduler, curve=curves.MultiStep, param="lr"):
+    """Schedule the learning rate: times `gamma` at each milestone."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class MultiStepMomentum(CurveScheduler, curve=curves.MultiStep, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: times `gamma` at each milestone."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class MultiStepParamScheduler(CurveScheduler, curve=curves.MultiStep, param=None):
+    """Schedule the field `param_name`: times `gamma` at each milestone."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class OneCycleLR(CurveScheduler, curve=curves.OneCycle, param="lr"):
+    """Schedule the learning rate: up to a peak, then down below the start."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class OneCycleMomentum(CurveScheduler, curve=curves.OneCycle, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: up to a peak, then down below the start."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class OneCycleParamScheduler(CurveScheduler, curve=curves.OneCycle, param=None):
+    """Schedule the field `param_name`: up to a peak, then down below the start."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyLR(CurveScheduler, curve=curves.Poly, param="lr"):
+    """Schedule the learning rate: down to `eta_min` along a polynomial."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyMomentum(CurveScheduler, curve=curves.Poly, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: down to `eta_min` along a polynomial."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyParamScheduler(CurveScheduler, curve=curves.Poly, param=None):
+    """Schedule the field `param_name`: down to `eta_min` along a polynomial."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class StepLR(CurveScheduler, curve=curves.Step, param="lr"):
+    """Schedule the learning rate: times `gamma` at every `step_size`-th tick."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class StepMomentum(CurveScheduler, curve=curves.Step, param="momentum"):
+    """Schedule momentum, or the first of Adam's betas: times `gamma` at every `step_size`-th tick."""
+
+
+@PARAM_SCHEDULERS.register_module()
+class StepParamScheduler(CurveScheduler, curve=curves.Step, param=None):
+    """Schedule the field `param_name`: times `gamma` at every `step_size`-th tick."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from raydet3d import dist
+from raydet3d.optim import Schedule
 from raydet3d.runtime.progress import Progress
 
 
@@ -65,6 +66,11 @@ class Parts:
     def param_schedulers(self) -> Any:
         """The schedulers of learning rate and momentum, in the config's order."""
         return self._makers.param_schedulers(self)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Advances the schedulers; without any in a run that only validates or tests."""
+        return Schedule(self.param_schedulers if "train_loop" in vars(self) else [])
 
     # -- what hooks ask -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raydet3d.hooks import DistSamplerSeedHook, Hook, IterTimerHook, ParamSchedulerHook
+from raydet3d.hooks import DistSamplerSeedHook, Hook, IterTimerHook
 from raydet3d.runtime import Runner, assemble
 from raydet3d.runtime.history import History
 from tests.kit.toy import ToyData, toy_cfg
@@ -80,20 +80,6 @@ def test_a_plateau_hears_the_metrics(tmp_path: Path) -> None:
     runner.train()
     # toy/count stays at 9: the second and the third validation are no improvement.
     assert runner.optim_wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
-
-
-def test_schedules_of_several_optimizers_tick_too() -> None:
-    ticks: list[str] = []
-
-    def scheduler(name: str, by_epoch: bool) -> Any:
-        return SimpleNamespace(by_epoch=by_epoch, step=lambda *_: ticks.append(name))
-
-    runner: Any = SimpleNamespace(param_schedulers={"g": [scheduler("g", True)], "d": [scheduler("d", False)]})
-    hook = ParamSchedulerHook()
-    hook.after_train_iter(runner, batch_idx=0)
-    hook.after_train_epoch(runner)
-    hook.after_val_epoch(runner, metrics={})  # nothing trains here, so nothing is scheduled
-    assert ticks == ["d", "g"]
 
 
 def test_the_sampler_hears_of_the_epoch_once() -> None:

@@ -1,6 +1,8 @@
 """Schedulers: what they write where, how they are built, and that loading a state applies nothing twice."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from raydet3d.optim import (
     build_param_scheduler,
     register_curve,
 )
-from raydet3d.optim.schedule import LinearLR, MultiStepLR, OneCycleMomentum
+from raydet3d.optim.schedule import LinearLR, MultiStepLR, OneCycleMomentum, Schedule, StepLR
 from raydet3d.registry import PARAM_SCHEDULERS
 from tests.kit.optim import small_model
 
@@ -328,3 +330,105 @@ class TestOnesOwn:
         scheduler.step()
         assert scheduler.get_last_value() == [0.5]
         assert not isinstance(optimizer, OptimWrapper)
+
+
+class TestSchedule:
+    @staticmethod
+    def schedulers() -> tuple[list[str], Any]:
+        calls: list[str] = []
+
+        def scheduler(name: str, **attributes: bool) -> Any:
+            return SimpleNamespace(step=lambda metrics=None: calls.append(f"{name}{metrics or ''}"), **attributes)
+
+        waiting = scheduler("plateau", by_epoch=True, need_val_args=True)
+        return calls, {"g": [scheduler("epochs", by_epoch=True)], "d": [scheduler("iters", by_epoch=False), waiting]}
+
+    def test_advance_steps_what_counts_iterations_or_epochs(self):
+        calls, schedulers = self.schedulers()
+        Schedule(schedulers).advance(iters=2)
+        assert calls == ["iters", "iters"]
+        calls.clear()
+        Schedule(schedulers).advance(epochs=1)
+        assert calls == ["epochs", "plateau"]
+
+    def test_iterations_come_before_epochs(self):
+        calls, schedulers = self.schedulers()
+        Schedule(schedulers["g"] + schedulers["d"]).advance(iters=1, epochs=1)
+        assert calls == ["iters", "epochs", "plateau"]
+
+    def test_metrics_go_to_schedulers_that_ask_for_them(self):
+        calls, schedulers = self.schedulers()
+        Schedule(schedulers).validated({"loss": 1.0})
+        assert calls == ["plateau{'loss': 1.0}"]
+
+
+class TestMMEngineScripts:
+    """What scripts that were written for MMEngine do with schedulers."""
+
+    @pytest.mark.parametrize(
+        ("name", "positional", "named"),
+        [
+            (
+                "LinearLR",
+                (0.5, 0.9, 1, 5, -1, False),
+                dict(start_factor=0.5, end_factor=0.9, begin=1, end=5, by_epoch=False),
+            ),
+            ("StepLR", (3, 0.5), dict(step_size=3, gamma=0.5)),
+            ("MultiStepLR", ([2], 0.5, -1, 1, 9), dict(milestones=[2], gamma=0.5, begin=1, end=9)),
+            ("CosineAnnealingLR", (7, None, 0, 9, -1, True, False, 0.1), dict(T_max=7, end=9, eta_min_ratio=0.1)),
+            ("OneCycleLR", (0.5, 10), dict(eta_max=0.5, total_steps=10)),
+            ("PolyLR", (0.01, 2.0, 0, 6), dict(eta_min=0.01, power=2.0, end=6)),
+            ("ReduceOnPlateauLR", ("acc", "greater", 0.5), dict(monitor="acc", rule="greater", factor=0.5)),
+        ],
+    )
+    def test_positional_arguments_are_mmengines(self, name, positional, named):
+        optimizers = [wrapper_of().optimizer for _ in range(2)]
+        cls = PARAM_SCHEDULERS.get(name)
+        one, two = cls(optimizers[0], *positional), cls(optimizers[1], **named)
+        assert one.state_dict() == two.state_dict()
+        assert getattr(one, "curve", None) == getattr(two, "curve", None)
+
+    def test_the_field_is_the_second_argument(self):
+        optimizer = wrapper_of().optimizer
+        scheduler = PARAM_SCHEDULERS.get("StepParamScheduler")(optimizer, "weight_decay", 1, 0.5)
+        scheduler.step()
+        assert optimizer.param_groups[0]["weight_decay"] == 0.005
+
+    def test_wrong_arguments_are_type_errors(self):
+        with pytest.raises(TypeError, match="StepLR: missing a required argument: 'step_size'"):
+            StepLR(wrapper_of())
+        with pytest.raises(TypeError, match="StepLR"):
+            StepLR(wrapper_of(), 3, gama=0.1)
+        with pytest.raises(TypeError, match="optimizer should be"):
+            StepLR("optimizer", 3)
+
+    def test_registry_builds_and_converts(self):
+        wrapper = wrapper_of()
+        cfg = {"type": "MultiStepLR", "milestones": [2], "convert_to_iter_based": True}
+        scheduler = PARAM_SCHEDULERS.build(cfg, default_args={"optimizer": wrapper, "epoch_length": 10})
+        assert (scheduler.by_epoch, scheduler.curve.milestones) == (False, [20])
+        plain = PARAM_SCHEDULERS.build({"type": "StepLR", "step_size": 2}, {"optimizer": wrapper, "epoch_length": 10})
+        assert (plain.by_epoch, plain.curve.step_size) == (True, 2)
+
+    def test_conversion_needs_the_length_of_an_epoch(self):
+        cfg = {"type": "StepLR", "step_size": 2, "convert_to_iter_based": True}
+        with pytest.raises(AssertionError, match="epoch_length"):
+            PARAM_SCHEDULERS.build(cfg, {"optimizer": wrapper_of()})
+
+    def test_conversion_finds_misspelt_arguments(self):
+        cfg = {"type": "StepLR", "step_sizes": 2, "convert_to_iter_based": True, "epoch_length": 2}
+        with pytest.raises(TypeError, match="StepLR has no argument 'step_sizes'; did you mean 'step_size'"):
+            PARAM_SCHEDULERS.build(cfg, {"optimizer": wrapper_of()})
+
+    def test_build_iter_from_epoch_takes_positional_arguments(self):
+        scheduler = StepLR.build_iter_from_epoch(wrapper_of(), 3, epoch_length=4)
+        assert scheduler.curve.step_size == 12
+
+    def test_a_subclass_with_arguments_of_its_own(self):
+        class Slow(StepLR):
+            def __init__(self, optimizer, slowness, **kwargs):
+                super().__init__(optimizer, step_size=slowness * 2, **kwargs)
+
+        with PARAM_SCHEDULERS.temporary(Slow=Slow):
+            made = PARAM_SCHEDULERS.build({"type": "Slow", "slowness": 2, "gamma": 0.5}, {"optimizer": wrapper_of()})
+        assert (made.curve.step_size, made.curve.gamma) == (4, 0.5)
