@@ -1,20 +1,17 @@
-"""The base of all hooks, and ``Hooks``: the ordered caller that knows who listens to which stage."""
+"""`Hook`, the base class with the 22 stages, and `Hooks`, which calls a run's hooks by priority."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, Predictions, RunContext
 from raydet3d.hooks.serializable import to_plain
 from raydet3d.registry import HOOKS
 
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
-
-Mode = Literal["train", "val", "test"]
-DATA_BATCH = dict[str, Any] | tuple[Any, ...] | list[Any] | None
-"""A batch as a loader gives it, for annotations."""
+DATA_BATCH = DataBatch
+"""MMEngine's name for the type of a batch."""
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -55,10 +52,10 @@ STAGES = (
 
 
 def get_priority(priority: str | int) -> int:
-    """A priority's number: a name of ``PRIORITIES`` or an integer from 0 (first) to 100 (last).
+    """Convert a priority, a name of `PRIORITIES` or an integer from 0 (first) to 100 (last), to its number.
 
     Raises:
-        InputError: Neither.
+        InputError: It is neither.
     """
     if isinstance(priority, int) and not isinstance(priority, bool):
         if 0 <= priority <= 100:
@@ -69,52 +66,13 @@ def get_priority(priority: str | int) -> int:
     raise InputError(f"unknown hook priority {priority!r}; known: {', '.join(PRIORITIES)} or an integer 0 to 100")
 
 
-def _epoch_stage(when: str, mode: Mode) -> Callable[..., None]:
-    general = f"_{when}_epoch"
-    if when == "after" and mode != "train":
-
-        def stage(self: Hook, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-            getattr(self, general)(runner, mode=mode)
-
-    else:
-
-        def stage(self: Hook, runner: Runner) -> None:  # type: ignore[misc]
-            getattr(self, general)(runner, mode=mode)
-
-    return _named(stage, f"{when}_{mode}_epoch", general)
-
-
-def _iter_stage(when: str, mode: Mode) -> Callable[..., None]:
-    general = f"_{when}_iter"
-    if when == "before":
-
-        def stage(self: Hook, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-            self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode=mode)
-
-    else:
-
-        def stage(  # type: ignore[misc]
-            self: Hook, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-        ) -> None:
-            self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode=mode)
-
-    return _named(stage, f"{when}_{mode}_iter", general)
-
-
-def _named(stage: Callable[..., None], name: str, general: str) -> Callable[..., None]:
-    stage.__name__ = name
-    stage.__qualname__ = f"Hook.{name}"
-    stage.__doc__ = f"The stage of this name; falls through to ``{general}``."
-    return stage
-
-
 class Hook:
-    """Something that is called at fixed places of a run. Override the stages that you need.
+    """Base class of hooks: override the stages that you need.
 
-    What a training run calls, in order::
+    A training run calls, in this order:
 
         before_run
-        after_load_checkpoint(checkpoint)            # where one is loaded
+        after_load_checkpoint(checkpoint)            # if a checkpoint is loaded
         before_train
         for each epoch:
             before_train_epoch
@@ -123,130 +81,193 @@ class Hook:
                 outputs = model.train_step(...)
                 after_train_iter(batch_idx, data_batch, outputs)
             after_train_epoch
-            before_val, before_val_epoch             # where a validation is due
+            before_val, before_val_epoch             # if a validation is due
             (before_val_iter, after_val_iter) ...
             after_val_epoch(metrics), after_val
         after_train
         after_run
 
-    ``before_save_checkpoint(checkpoint)`` comes wherever a hook saves. Testing has the stages of validation, named
-    test. All stages get the runner first; the rest are passed as keywords. In ``before_train_iter`` and
-    ``after_train_iter``, ``runner.iter`` counts the iterations finished before this one; in ``after_train_epoch``
-    the iteration is advanced, the epoch is not yet; in validation both are.
+    `before_save_checkpoint(checkpoint)` is called whenever a hook saves. Testing has the stages of validation, named
+    test. All stages get the run first; other arguments are passed as keywords. In `before_train_iter` and
+    `after_train_iter`, `runner.iter` does not count the current iteration yet; in `after_train_epoch`, `runner.iter`
+    is up to date and `runner.epoch` does not count the current epoch yet; in validation both are up to date.
 
-    The per-mode stages fall through to ``_before_epoch``, ``_after_epoch``, ``_before_iter`` and ``_after_iter``,
-    so that one override serves training, validation and testing.
+    The stages of a mode call `_before_epoch`, `_after_epoch`, `_before_iter` and `_after_iter`, so that one override
+    can serve training, validation and testing.
     """
 
     priority: str | int = "NORMAL"
     stages = STAGES
+    copies_model: ClassVar[bool] = False
+    """Whether the hook copies the model, which a model sharded over the ranks does not allow."""
 
-    # -- state: what must survive a stop and a resume -----------------------------------------------------------
+    @property
+    def headline(self) -> Sequence[str]:
+        """Parts of the names of the metrics that the end of a run shows."""
+        return ()
+
+    @property
+    def required_metrics(self) -> Sequence[tuple[str, str]]:
+        """(setting, metric) pairs: metrics that validation must give for this hook to work."""
+        return ()
+
+    # -- state that checkpoints keep ----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep in checkpoints: containers, numbers, strings and tensors.
+        """Return the state to keep in checkpoints: containers, numbers, strings and tensors.
 
-        numpy's numbers come back as Python's, its arrays as tensors; anything else is refused when it is saved.
+        numpy scalars are restored as Python numbers, arrays as tensors; anything else is refused when it is saved.
         """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what `state_dict` returned."""
 
-    # -- stages of the whole run --------------------------------------------------------------------------------
+    # -- stages of the run --------------------------------------------------------------------------------------
 
-    def before_run(self, runner: Runner) -> None:
-        """Before anything runs: all parts exist, weights are neither initialised nor loaded."""
+    def before_run(self, runner: RunContext) -> None:
+        """Run before everything: all parts exist, weights are neither initialised nor loaded."""
 
-    def after_run(self, runner: Runner) -> None:
-        """After everything."""
+    def after_run(self, runner: RunContext) -> None:
+        """Run after everything."""
 
-    def before_train(self, runner: Runner) -> None:
-        """Before the first epoch, with weights in place."""
+    def before_train(self, runner: RunContext) -> None:
+        """Run before the first epoch, with weights in place."""
 
-    def after_train(self, runner: Runner) -> None:
-        """After the last epoch and its validation."""
+    def after_train(self, runner: RunContext) -> None:
+        """Run after the last epoch and its validation."""
 
-    def before_val(self, runner: Runner) -> None:
-        """Before a validation."""
+    def before_val(self, runner: RunContext) -> None:
+        """Run before a validation."""
 
-    def after_val(self, runner: Runner) -> None:
-        """After a validation."""
+    def after_val(self, runner: RunContext) -> None:
+        """Run after a validation."""
 
-    def before_test(self, runner: Runner) -> None:
-        """Before a test."""
+    def before_test(self, runner: RunContext) -> None:
+        """Run before a test."""
 
-    def after_test(self, runner: Runner) -> None:
-        """After a test."""
+    def after_test(self, runner: RunContext) -> None:
+        """Run after a test."""
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Before a checkpoint is copied and written; may edit it."""
+    def before_save_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+        """Run before a checkpoint is copied and written; may edit it."""
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """After a checkpoint is read, before it is applied; may edit it."""
+    def after_load_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+        """Run after a checkpoint is read and before it is applied; may edit it."""
 
-    # -- stages by mode -----------------------------------------------------------------------------------------
+    # -- stages of an epoch -------------------------------------------------------------------------------------
 
-    before_train_epoch = _epoch_stage("before", "train")
-    before_val_epoch = _epoch_stage("before", "val")
-    before_test_epoch = _epoch_stage("before", "test")
-    after_train_epoch = _epoch_stage("after", "train")
-    after_val_epoch = _epoch_stage("after", "val")
-    after_test_epoch = _epoch_stage("after", "test")
-    before_train_iter = _iter_stage("before", "train")
-    before_val_iter = _iter_stage("before", "val")
-    before_test_iter = _iter_stage("before", "test")
-    after_train_iter = _iter_stage("after", "train")
-    after_val_iter = _iter_stage("after", "val")
-    after_test_iter = _iter_stage("after", "test")
+    def before_train_epoch(self, runner: RunContext) -> None:
+        """Run before a training epoch."""
+        self._before_epoch(runner, mode="train")
 
-    def _before_epoch(self, runner: Runner, mode: Mode = "train") -> None:
-        """Before an epoch of any mode."""
+    def before_val_epoch(self, runner: RunContext) -> None:
+        """Run before the batches of a validation."""
+        self._before_epoch(runner, mode="val")
 
-    def _after_epoch(self, runner: Runner, mode: Mode = "train") -> None:
-        """After an epoch of any mode."""
+    def before_test_epoch(self, runner: RunContext) -> None:
+        """Run before the batches of a test."""
+        self._before_epoch(runner, mode="test")
 
-    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: Mode = "train") -> None:
-        """Before an iteration of any mode."""
+    def after_train_epoch(self, runner: RunContext) -> None:
+        """Run after a training epoch."""
+        self._after_epoch(runner, mode="train")
+
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
+        """Run after the batches of a validation, with its metrics."""
+        self._after_epoch(runner, mode="val")
+
+    def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
+        """Run after the batches of a test, with its metrics."""
+        self._after_epoch(runner, mode="test")
+
+    # -- stages of an iteration ---------------------------------------------------------------------------------
+
+    def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Run before a training step."""
+        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="train")
+
+    def before_val_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Run before a validation step."""
+        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="val")
+
+    def before_test_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Run before a test step."""
+        self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="test")
+
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
+        """Run after a training step, with its losses."""
+        self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="train")
+
+    def after_val_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
+    ) -> None:
+        """Run after a validation step, with its predictions."""
+        self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="val")
+
+    def after_test_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
+    ) -> None:
+        """Run after a test step, with its predictions."""
+        self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="test")
+
+    # -- the same for all modes ---------------------------------------------------------------------------------
+
+    def _before_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
+        """Run before an epoch of any mode."""
+
+    def _after_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
+        """Run after an epoch of any mode."""
+
+    def _before_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, mode: Mode = "train"
+    ) -> None:
+        """Run before a step of any mode."""
 
     def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: Mode = "train"
+        self,
+        runner: RunContext,
+        batch_idx: int,
+        data_batch: DataBatch = None,
+        outputs: Losses | Predictions = None,
+        mode: Mode = "train",
     ) -> None:
-        """After an iteration of any mode."""
+        """Run after a step of any mode."""
 
-    # -- is it time? --------------------------------------------------------------------------------------------
+    # -- intervals ----------------------------------------------------------------------------------------------
 
-    def every_n_epochs(self, runner: Runner, n: int, start: int = 0) -> bool:
-        """Whether the epoch that runs ends a stretch of ``n``, counted from ``start``; never for n <= 0."""
+    def every_n_epochs(self, runner: RunContext, n: int, start: int = 0) -> bool:
+        """Whether the current epoch completes `n` epochs, counted from `start`; never for n <= 0."""
         done = runner.epoch + 1 - start
         return n > 0 and done >= 0 and done % n == 0
 
     def every_n_inner_iters(self, batch_idx: int, n: int) -> bool:
-        """Whether this batch of the epoch ends a stretch of ``n``; never for n <= 0."""
+        """Whether this batch completes `n` batches of the epoch; never for n <= 0."""
         return n > 0 and (batch_idx + 1) % n == 0
 
-    def every_n_train_iters(self, runner: Runner, n: int, start: int = 0) -> bool:
-        """Whether the iteration that runs ends a stretch of ``n``, counted from ``start``; never for n <= 0."""
+    def every_n_train_iters(self, runner: RunContext, n: int, start: int = 0) -> bool:
+        """Whether the current iteration completes `n` iterations, counted from `start`; never for n <= 0."""
         done = runner.iter + 1 - start
         return n > 0 and done >= 0 and done % n == 0
 
-    def end_of_epoch(self, dataloader: Any, batch_idx: int) -> bool:
-        """Whether this batch is the loader's last."""
+    def end_of_epoch(self, dataloader: DataLoader, batch_idx: int) -> bool:
+        """Whether this batch is the data loader's last."""
         return batch_idx + 1 == len(dataloader)
 
-    def is_last_train_epoch(self, runner: Runner) -> bool:
-        """Whether the epoch that runs is the last."""
+    def is_last_train_epoch(self, runner: RunContext) -> bool:
+        """Whether the current epoch is the last."""
         return bool(runner.epoch + 1 == runner.max_epochs)
 
-    def is_last_train_iter(self, runner: Runner) -> bool:
-        """Whether the iteration that runs is the last."""
+    def is_last_train_iter(self, runner: RunContext) -> bool:
+        """Whether the current iteration is the last."""
         return bool(runner.iter + 1 == runner.max_iters)
 
     @classmethod
-    def listens(cls, stage: str) -> bool:
+    def implements(cls, stage: str) -> bool:
         """Whether this class does anything at a stage."""
-        own = getattr(cls, stage, None)
-        base = getattr(Hook, stage, None)
+        own, base = getattr(cls, stage, None), getattr(Hook, stage, None)
         if own is not base:
             return own is not None
         parts = stage.split("_")
@@ -255,11 +276,15 @@ class Hook:
             return getattr(cls, general, None) is not getattr(Hook, general, None)
         return False
 
+    def get_triggered_stages(self) -> list[str]:
+        """Return the stages at which this hook does something, in calling order."""
+        return [stage for stage in STAGES if _implements(self, stage)]
+
 
 class Hooks:
     """The hooks of one run in calling order: by priority, then by registration.
 
-    Who listens to which stage is worked out once, so a stage that nobody overrides costs a dictionary look-up.
+    The hooks of a stage are collected once, so a stage that no hook overrides costs a dictionary look-up.
     """
 
     def __init__(self) -> None:
@@ -273,7 +298,7 @@ class Hooks:
         return len(self._hooks)
 
     def register(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
-        """Put a hook in its place.
+        """Insert a hook after those of the same priority.
 
         Args:
             hook: The hook, or its config, which may have a ``priority``.
@@ -285,7 +310,7 @@ class Hooks:
             priority = given if priority is None else priority
             hook = HOOKS.build(args)
             if not isinstance(hook, Hook):
-                raise InputError(f"{type(hook).__name__} is no Hook")
+                raise InputError(f"{type(hook).__name__} is not a Hook")
         if priority is not None:
             hook.priority = priority
         rank = get_priority(hook.priority)
@@ -295,19 +320,19 @@ class Hooks:
         self._hooks.insert(place, hook)
         self._calls.clear()
 
-    def call(self, runner: Runner, stage: str, **kwargs: Any) -> None:
-        """Call every hook that listens to a stage, in order.
+    def call(self, runner: RunContext, stage: str, **kwargs: Any) -> None:
+        """Call every hook that implements a stage, in order.
 
-        An error keeps its type and trace; a note says which hook, stage and iteration it came from.
+        An error keeps its type and trace; a note names hook, stage and iteration.
 
         Args:
-            runner: Passed first.
-            stage: One of ``STAGES``, or any method name that some hook has.
+            runner: The run, passed first.
+            stage: One of `STAGES`, or the name of a method of the user's hooks.
             **kwargs: The stage's other arguments.
         """
         calls = self._calls.get(stage)
         if calls is None:
-            calls = self._calls[stage] = [(h, getattr(h, stage)) for h in self._hooks if _listens(h, stage)]
+            calls = self._calls[stage] = [(h, getattr(h, stage)) for h in self._hooks if _implements(h, stage)]
         for hook, method in calls:
             try:
                 method(runner, **kwargs)
@@ -318,11 +343,11 @@ class Hooks:
                 raise
 
     def table(self) -> str:
-        """The hooks of each stage as lines of text; stages with the same hooks share a line."""
+        """Return the hooks of each stage as lines of text; stages with the same hooks share a line."""
         lines: dict[str, list[str]] = {}
         for stage in STAGES:
             names = " ".join(
-                f"{type(h).__name__}({get_priority(h.priority)})" for h in self._hooks if _listens(h, stage)
+                f"{type(h).__name__}({get_priority(h.priority)})" for h in self._hooks if _implements(h, stage)
             )
             if names:
                 lines.setdefault(names, []).append(stage)
@@ -331,7 +356,7 @@ class Hooks:
         return "\n".join(f"  {s:<{width}}  {names}" for s, names in zip(stages, lines, strict=True))
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """State of every hook that has some, with its position and name, so that two of a kind stay apart."""
+        """Return the states of the hooks that have some; position and class name tell two of a class apart."""
         entries = []
         for position, hook in enumerate(self._hooks):
             name, state = type(hook).__name__, hook.state_dict()
@@ -340,10 +365,10 @@ class Hooks:
         return entries
 
     def load_state_dict(self, entries: list[dict[str, Any]]) -> list[str]:
-        """Give each hook its state back: the hook at that position, else the next of that name.
+        """Restore each hook's state: that of the hook at the same position, else of the next of that class name.
 
         Returns:
-            Names of saved hooks that this run does not have.
+            Class names of saved hooks that this run does not have.
         """
         free = [hook for hook in self._hooks if type(hook).state_dict is not Hook.state_dict]
         missing = []
@@ -360,6 +385,6 @@ class Hooks:
         return missing
 
 
-def _listens(hook: Hook, stage: str) -> bool:
-    """Whether a hook does anything at a stage, also by a method set on the object."""
-    return stage in vars(hook) or type(hook).listens(stage)
+def _implements(hook: Hook, stage: str) -> bool:
+    """Whether a hook does anything at a stage, by its class or by a method set on the object."""
+    return stage in vars(hook) or type(hook).implements(stage)

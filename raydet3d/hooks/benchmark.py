@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
 
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 WARM_UP = 50
 """Iterations at an epoch's beginning that are not counted: loader workers start, caches fill."""
@@ -35,13 +32,15 @@ class BenchmarkHook(Hook):
         self._total = 0.0
         self._last = time.perf_counter()
 
-    def before_train_epoch(self, runner: Runner) -> None:
+    def before_train_epoch(self, runner: RunContext) -> None:
         """Start to count."""
         by_epoch = getattr(runner.train_loop, "by_epoch", True)
         done = runner.progress.batch if by_epoch else runner.iter
         self._begin((len(runner.train_dataloader) if by_epoch else runner.max_iters or 1) - done)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Count."""
         now = time.perf_counter()
         self._seen += 1
@@ -50,11 +49,11 @@ class BenchmarkHook(Hook):
             self._total += now - self._last
         self._last = now
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: RunContext) -> None:
         """A validation belongs to no iteration."""
         self._last = time.perf_counter()
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """Log the epoch's mean."""
         if self._count:
             speed = self._total / self._count
@@ -64,7 +63,7 @@ class BenchmarkHook(Hook):
                 "training speed of epoch %d: %.4f s/iter over %d iterations", runner.epoch + 1, speed, self._count
             )
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: RunContext) -> None:
         """Log the mean over epochs."""
         if self._speeds:
             mean = sum(self._speeds) / len(self._speeds)

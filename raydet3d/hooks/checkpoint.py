@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.files import parse_bytes
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 from raydet3d.hooks.metric_rules import GREATER_KEYS, LESS_KEYS, given_score, infer_rule, is_better, numbers
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -119,7 +117,7 @@ class CheckpointHook(Hook):
         return [key for key in self.save_best if key != "auto"]
 
     @property
-    def wanted_metrics(self) -> list[tuple[str, str]]:
+    def required_metrics(self) -> list[tuple[str, str]]:
         """Metrics without which this hook has nothing to do."""
         return [("save_best", key) for key in self.save_best]
 
@@ -134,13 +132,13 @@ class CheckpointHook(Hook):
 
     # -- regular checkpoints ------------------------------------------------------------------------------------
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Tell the history what the checkpoint that was resumed from knew."""
         # (Made here: a rollback looks into it, also before the first save.)
         runner.logger.info("Checkpoints will be saved to %s.", runner.store_in(self._folder(runner)).home)
         self._tell(runner)
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """Save, if it is time."""
         if not self.by_epoch:
             return
@@ -150,7 +148,9 @@ class CheckpointHook(Hook):
         elif self._rolls:
             self._save(runner, runner.epoch + 1, limit=1)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Save, if it is time."""
         if self.by_epoch:
             return
@@ -165,7 +165,7 @@ class CheckpointHook(Hook):
         """Whether there is nothing to resume from before the end, unless one checkpoint is kept moving."""
         return self.interval <= 0 and self.save_last
 
-    def _save(self, runner: Runner, number: int, limit: int | None = None) -> None:
+    def _save(self, runner: RunContext, number: int, limit: int | None = None) -> None:
         name = self.filename_tmpl.format(number)
         limit = limit if limit is not None else 1 if self._rolls else self.max_keep_ckpts
         runner.logger.info("Saving checkpoint at %d %s", number, "epochs" if self.by_epoch else "iterations")
@@ -184,7 +184,7 @@ class CheckpointHook(Hook):
             budget=self.keep_bytes,
         )
 
-    def _folder(self, runner: Runner) -> Path | str:
+    def _folder(self, runner: RunContext) -> Path | str:
         if self._given_dir is None:
             return runner.work_dir
         folder = f"{self._given_dir}/{runner.work_dir.name}"
@@ -192,9 +192,9 @@ class CheckpointHook(Hook):
 
     # -- the best -----------------------------------------------------------------------------------------------
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Save the model if a metric has never been better."""
-        if not self.save_best or "train_loop" not in vars(runner):
+        if not self.save_best or not runner.is_training:
             return
         scores = numbers(metrics or {})
         if self.save_best == ["auto"]:
@@ -210,7 +210,7 @@ class CheckpointHook(Hook):
                 self._save_best(runner, key, score, scores)
         self._tell(runner)
 
-    def _save_best(self, runner: Runner, key: str, score: float, scores: Mapping[str, float]) -> None:
+    def _save_best(self, runner: RunContext, key: str, score: float, scores: Mapping[str, float]) -> None:
         name = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
         name = f"best_{key}_{name}".replace("/", "_")
         self._best[key] = {"score": score, "name": name}
@@ -232,7 +232,7 @@ class CheckpointHook(Hook):
         """Whether greater or less of a metric is better, by its name."""
         return infer_rule(key, self._greater, self._less, owner="CheckpointHook", key="save_best")
 
-    def _tell(self, runner: Runner) -> None:
+    def _tell(self, runner: RunContext) -> None:
         """Let the history know: MMEngine's names."""
         place, facts = runner.store_in(self._folder(runner)).storage, {}
         if self._last is not None:
@@ -245,14 +245,14 @@ class CheckpointHook(Hook):
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: RunContext) -> None:
         """Save what an early end has left unsaved; publish."""
         stopped = getattr(runner.train_loop, "stop_training", False)  # a loop of a user's own may do without
         if self.save_last and stopped and self._last_step < runner.iter:
             self._save(runner, runner.epoch if self.by_epoch else runner.iter)
         self._publish(runner)
 
-    def _publish(self, runner: Runner) -> None:
+    def _publish(self, runner: RunContext) -> None:
         """Write the newest and the best checkpoint with the published keys only."""
         if not self.published_keys or runner.rank != 0:
             return
@@ -270,7 +270,7 @@ def _parse_budget(size: int | str) -> int:
         raise InputError(f"CheckpointHook: keep_bytes: {error}") from None
 
 
-def _stride(runner: Runner) -> int:
+def _stride(runner: RunContext) -> int:
     """Iterations from one validation, or one epoch, to the next: ``val_interval`` may count either."""
     by_epoch = getattr(runner.train_loop, "by_epoch", True)
     return len(runner.train_dataloader) if by_epoch else runner.val_interval

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -35,7 +33,7 @@ class DisableAugHook(Hook):
         self.disable_after_epoch = disable_after_epoch
         self.disable_aug_list = list(disable_aug_list)
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Tell the data set."""
         told = list(_told(runner.train_dataloader.dataset))
         for name in self.disable_aug_list:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import Metrics, RunContext
 from raydet3d.hooks.metric_rules import given_score, infer_rule, is_better
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -68,7 +66,7 @@ class EarlyStoppingHook(Hook):
         """Take back what ``state_dict`` gave."""
         self.best_score, self.wait_count = float(state["best_score"]), int(state["wait_count"])
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """A run that has stopped early does not begin again by being resumed."""
         if self.wait_count >= self.patience:
             self._stop(runner, f"{self.monitor} had not improved in {self.wait_count} validations when the run stopped")
@@ -76,9 +74,9 @@ class EarlyStoppingHook(Hook):
         if threshold is not None and is_better(self.best_score, threshold, self.rule):
             self._stop(runner, f"{self.monitor} was {self.best_score:.4f}, better than the threshold {threshold:g}")
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Compare, and stop if it is enough."""
-        if "train_loop" not in vars(runner):  # a validation on its own
+        if not runner.is_training:  # a validation on its own
             return
         found = metrics or {}
         if self.monitor not in found and not self.strict:
@@ -110,6 +108,6 @@ class EarlyStoppingHook(Hook):
         self.best_score, self.wait_count = score, 0
         return None
 
-    def _stop(self, runner: Runner, reason: str) -> None:
+    def _stop(self, runner: RunContext, reason: str) -> None:
         runner.train_loop.stop_training = True
         runner.logger.info("training stops early: %s", reason)

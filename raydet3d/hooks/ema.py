@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from raydet3d.dist import unwrapped
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 from raydet3d.registry import HOOKS, MODELS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 PREFIX = "module."
 
@@ -60,13 +58,13 @@ class EMAHook(Hook):
         self.src_model: Any = None
         self.ema_model: Any = None
 
-    def before_run(self, runner: Runner) -> None:
+    def before_run(self, runner: RunContext) -> None:
         """Make the copy, unless this run has trained with one already and is tested now."""
         model = unwrapped(runner.model)
         if model is not self.src_model:
             self.src_model, self.ema_model = model, MODELS.build(self._cfg, {"model": model})
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Check that the average will ever begin."""
         for name, begin, end in (
             ("begin_epoch", self.begin_epoch, runner.max_epochs),
@@ -75,47 +73,49 @@ class EMAHook(Hook):
             if end is not None and begin > end:
                 raise InputError(f"EMAHook: {name}={begin} lies after the end of training ({end})")
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Take the step's weights into the average."""
         if self._has_begun(runner):
             self.ema_model.update_parameters(self.src_model)
         else:
             self.ema_model.copy_from(self.src_model)
 
-    def _has_begun(self, runner: Runner) -> bool:
+    def _has_begun(self, runner: RunContext) -> bool:
         if self.begin_epoch:
             return runner.epoch + 1 >= self.begin_epoch
         return runner.iter + 1 >= self.begin_iter
 
     # -- the average in the model's place -----------------------------------------------------------------------
 
-    def before_val_epoch(self, runner: Runner) -> None:
+    def before_val_epoch(self, runner: RunContext) -> None:
         """The average in."""
         self.ema_model.swap_with(self.src_model)
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """The training's weights back."""
         self.ema_model.swap_with(self.src_model)
 
-    def before_test_epoch(self, runner: Runner) -> None:
+    def before_test_epoch(self, runner: RunContext) -> None:
         """The average in."""
         self.ema_model.swap_with(self.src_model)
 
-    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """The training's weights back."""
         self.ema_model.swap_with(self.src_model)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
         """The average goes under ``state_dict``, what trains under ``ema_state_dict``."""
         checkpoint["ema_state_dict"] = self.ema_model.state_dict()
         _exchange(checkpoint)
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
         """Put both back where training goes on; else let the average begin at what is loaded."""
         self.before_run(runner)  # a script may load before it runs anything
-        if getattr(runner, "resuming", False):
+        if runner.is_resuming:
             if "ema_state_dict" in checkpoint:
                 checkpoint["state_dict"] = dict(checkpoint["state_dict"])
                 checkpoint["ema_state_dict"] = dict(checkpoint["ema_state_dict"])

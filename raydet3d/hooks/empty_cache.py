@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from raydet3d.hooks.base import Hook, Mode
+from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import Mode, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -33,16 +31,16 @@ class EmptyCacheHook(Hook):
         self._after = after_epoch
         self._each = after_iter
 
-    def _before_epoch(self, runner: Runner, mode: Mode = "train") -> None:
+    def _before_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
         if self._before:
             torch.cuda.empty_cache()
 
-    def _after_epoch(self, runner: Runner, mode: Mode = "train") -> None:
+    def _after_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
         if self._after:
             torch.cuda.empty_cache()
 
     def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: Mode = "train"
+        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: Mode = "train"
     ) -> None:
         if self._each:
             torch.cuda.empty_cache()

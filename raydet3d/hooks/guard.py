@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 POLICIES = ("skip", "stop", "rollback")
 HELD = 16  # batches that are held where a device does not say how their steps went
@@ -74,14 +72,16 @@ class GuardHook(Hook):
         self._held: dict[int, Any] = {}  # batches whose step is not known to be good
         self._suspects: dict[int, Any] = {}  # those of the first bad step since the last look
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Begin."""
         self._on = getattr(runner.optim_wrapper, "verdicts", lambda: None)() is not None
         self._loggers: list[Any] = [hook for hook in runner.hooks if hasattr(hook, "is_log_point")]
         self._looked = self._begun = runner.iter
         self._forget()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Hold the batch until its step is known to be good; look, if it is time."""
         if not self._on:
             return
@@ -95,7 +95,7 @@ class GuardHook(Hook):
         if due:
             self._look(runner, now)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: RunContext) -> None:
         """Look at what is left; a run without one good step has failed."""
         if not self._on or runner.iter == self._begun:
             return
@@ -104,7 +104,7 @@ class GuardHook(Hook):
         if not self._any_good:
             raise self._end(f"none of the {runner.iter} steps was good", self._last_words)
 
-    def _let_go(self, runner: Runner) -> None:
+    def _let_go(self, runner: RunContext) -> None:
         """Drop batches of good steps; of bad ones, keep those of the first."""
         for judged, bad in runner.optim_wrapper.verdicts() or ():
             if not bad and len(self._held) == 1 and judged in self._held:  # as nearly always
@@ -118,7 +118,7 @@ class GuardHook(Hook):
         while len(self._held) > HELD:
             del self._held[next(iter(self._held))]
 
-    def _look(self, runner: Runner, now: int) -> None:
+    def _look(self, runner: RunContext, now: int) -> None:
         """Ask the device; report and decide, if steps were left out."""
         steps = now - self._looked
         wrapper = runner.optim_wrapper
@@ -139,7 +139,7 @@ class GuardHook(Hook):
         self._looked = now
         self._forget()
 
-    def _end_row(self, runner: Runner, row: int, now: int) -> None:
+    def _end_row(self, runner: RunContext, row: int, now: int) -> None:
         """Too many in a row: go back, or end."""
         if self.policy == "rollback" and len(self._used) < self.max_rollbacks:
             # A checkpoint of the step before the row has the very weights that fail.
@@ -169,7 +169,7 @@ class GuardHook(Hook):
 
     _last_words = ""
 
-    def _report(self, runner: Runner, count: int, first: int, steps: int) -> str:
+    def _report(self, runner: RunContext, count: int, first: int, steps: int) -> str:
         """One line on the steps that were left out.
 
         Returns:
@@ -195,7 +195,7 @@ class GuardHook(Hook):
         runner.logger.error("%d of the last %d steps left out, weights untouched: %s", count, steps, words)
         return words
 
-    def _bad_losses(self, runner: Runner, iterations: list[int], steps: int) -> list[str]:
+    def _bad_losses(self, runner: RunContext, iterations: list[int], steps: int) -> list[str]:
         """Names of the losses of some iterations that are not finite; this rank's own."""
         bad = []
         runner.message_hub.flush()

@@ -6,17 +6,15 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Predictions, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -65,11 +63,18 @@ class LoggerHook(Hook):
         self.out_suffix = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
-        self.headline = tuple(headline)
+        self._headline = tuple(headline)
         self.is_log_point = False  # whether the iteration that runs reads the history: the same on every rank
         self._live = _LiveLine()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    @property
+    def headline(self) -> Sequence[str]:
+        """Parts of the names of the metrics that the terminal and the end of a run show."""
+        return self._headline
+
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Every interval: a line and scalars."""
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
@@ -83,13 +88,13 @@ class LoggerHook(Hook):
         elif self._live.on and runner.rank == 0:
             self._live.show(runner, batch_idx)
 
-    def _is_time(self, runner: Runner, batch_idx: int) -> bool:
+    def _is_time(self, runner: RunContext, batch_idx: int) -> bool:
         if (batch_idx + 1) % self.interval == 0:
             return True
         length = len(runner.train_dataloader)
         return batch_idx + 1 == length and (not self.ignore_last or length <= self.interval)
 
-    def _write_train(self, runner: Runner, batch_idx: int) -> None:
+    def _write_train(self, runner: RunContext, batch_idx: int) -> None:
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         self._live.clear()
         runner.logger.info(line)
@@ -97,25 +102,29 @@ class LoggerHook(Hook):
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
         runner.scalar_log.write(tag, mode="train", iteration=step, step=step)
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_val_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
+    ) -> None:
         """Every interval: a line."""
         self._write_eval(runner, batch_idx, "val")
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_test_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
+    ) -> None:
         """Every interval: a line."""
         self._write_eval(runner, batch_idx, "test")
 
-    def _write_eval(self, runner: Runner, batch_idx: int, mode: str) -> None:
+    def _write_eval(self, runner: RunContext, batch_idx: int, mode: str) -> None:
         if runner.rank == 0 and self.every_n_inner_iters(batch_idx, self.interval):
             self._live.clear()
             runner.logger.info(runner.log_processor.get_log_after_iter(runner, batch_idx, mode)[1])
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """A line and the scalars of a validation."""
         if runner.rank != 0:
             return
         tag, line = runner.log_processor.get_log_after_epoch(
-            runner, len(runner.val_dataloader), "val", headline=self.headline
+            runner, _num_batches(runner.val_dataloader), "val", headline=self._headline
         )
         self._live.clear()
         runner.logger.info(line)
@@ -123,18 +132,18 @@ class LoggerHook(Hook):
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
         runner.scalar_log.write(tag, mode="val", iteration=runner.iter, step=step)
 
-    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """A line, and all metrics as one JSON object in the log folder."""
         if runner.rank != 0:
             return
         tag, line = runner.log_processor.get_log_after_epoch(
-            runner, len(runner.test_dataloader), "test", with_non_scalar=True, headline=self.headline
+            runner, _num_batches(runner.test_dataloader), "test", with_non_scalar=True, headline=self._headline
         )
         runner.logger.info(line)
         path = runner.log_dir / self._json_name(runner)
         path.write_text(json.dumps(tag, default=str) + "\n", encoding="utf-8")
 
-    def after_run(self, runner: Runner) -> None:
+    def after_run(self, runner: RunContext) -> None:
         """Close the visualizer; copy the logs, if they are wanted elsewhere."""
         self._live.clear()
         if runner.rank != 0:
@@ -151,8 +160,12 @@ class LoggerHook(Hook):
                 if not self.keep_local:
                     path.unlink()
 
-    def _json_name(self, runner: Runner) -> str:
+    def _json_name(self, runner: RunContext) -> str:
         return f"{runner.timestamp}.json"
+
+
+def _num_batches(loader: DataLoader | None) -> int:
+    return 0 if loader is None else len(loader)
 
 
 class _LiveLine:
@@ -165,7 +178,7 @@ class _LiveLine:
         self._shown = 0
         self._next = 0.0
 
-    def show(self, runner: Runner, batch_idx: int) -> None:
+    def show(self, runner: RunContext, batch_idx: int) -> None:
         """Draw it anew, a few times a second."""
         now = time.monotonic()
         if now < self._next:

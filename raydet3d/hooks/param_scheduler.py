@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -21,14 +16,17 @@ class ParamSchedulerHook(Hook):
 
     priority = "LOW"
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Advance the schedulers that count iterations."""
         runner.schedule.advance(iters=1)
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """Advance the schedulers that count epochs."""
         runner.schedule.advance(epochs=1)
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Pass the metrics to the schedulers that monitor one."""
-        runner.schedule.validated(metrics)
+        if runner.is_training:
+            runner.schedule.validated(metrics)

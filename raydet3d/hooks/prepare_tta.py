@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.dist import is_model_wrapper
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS, MODELS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -29,13 +27,13 @@ class PrepareTTAHook(Hook):
         self.tta_cfg = dict(tta_cfg)
         self._plain: Any = None
 
-    def before_test(self, runner: Runner) -> None:
+    def before_test(self, runner: RunContext) -> None:
         """Wrap."""
         self._plain = runner.model
         # Predictions need no wrapper for several processes, which stands round the training step only.
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         runner.model = MODELS.build({**self.tta_cfg, "module": model})
 
-    def after_test(self, runner: Runner) -> None:
+    def after_test(self, runner: RunContext) -> None:
         """Unwrap."""
         runner.model = self._plain

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import profiler
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -91,7 +89,7 @@ class ProfilerHook(Hook):
         elif on_trace_ready is not None and not callable(on_trace_ready):
             raise InputError(f"ProfilerHook: on_trace_ready must be a dict or a function, got {on_trace_ready!r}")
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Begin."""
         left = (runner.max_iters or 0) - runner.iter
         if not self.by_epoch and left < self.profile_times:
@@ -103,7 +101,9 @@ class ProfilerHook(Hook):
         self._profiler.start()
         runner.logger.info("profiling %s", "an epoch" if self.by_epoch else f"the next {self.profile_times} iterations")
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """Count; end, if it is time."""
         if self._profiler is None:
             return
@@ -113,15 +113,15 @@ class ProfilerHook(Hook):
         if not self.by_epoch and self._seen >= self.profile_times:
             self._end(runner)
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """End."""
         self._end(runner)
 
-    def after_run(self, runner: Runner) -> None:
+    def after_run(self, runner: RunContext) -> None:
         """End, where training ended early."""
         self._end(runner)
 
-    def _end(self, runner: Runner) -> None:
+    def _end(self, runner: RunContext) -> None:
         if self._profiler is None:
             return
         ended, self._profiler = self._profiler, None
@@ -133,7 +133,7 @@ class ProfilerHook(Hook):
             ended.export_chrome_trace(str(path))
             runner.logger.info("trace in Chrome's format: %s", path)
 
-    def _handler(self, runner: Runner) -> Callable[[Any], Any] | None:
+    def _handler(self, runner: RunContext) -> Callable[[Any], Any] | None:
         """What takes a trace that is ready."""
         given = self.on_trace_ready
         if not isinstance(given, Mapping):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from raydet3d import __version__
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -25,7 +23,7 @@ class RuntimeInfoHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def before_run(self, runner: Runner) -> None:
+    def before_run(self, runner: RunContext) -> None:
         """Facts that hold for the whole run."""
         runner.message_hub.update_info_dict(
             {
@@ -37,7 +35,7 @@ class RuntimeInfoHook(Hook):
             resumed=False,
         )
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Where training begins and ends."""
         runner.message_hub.update_info_dict(
             {
@@ -51,45 +49,47 @@ class RuntimeInfoHook(Hook):
             resumed=False,
         )
 
-    def before_train_epoch(self, runner: Runner) -> None:
+    def before_train_epoch(self, runner: RunContext) -> None:
         """The epoch."""
         runner.message_hub.runtime_info["epoch"] = runner.epoch
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
         """The iteration and the learning rates."""
         hub = runner.message_hub
         hub.runtime_info["iter"] = runner.progress.iter
         for name, rates in runner.optim_wrapper.get_lr().items():
             hub.update_scalar("train/" + name, rates[0])
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         """The losses."""
         if outputs:
             update = runner.message_hub.update_scalar
             for name, value in outputs.items():
                 update("train/" + name, value)
 
-    def before_val(self, runner: Runner) -> None:
+    def before_val(self, runner: RunContext) -> None:
         """A validation begins."""
         runner.message_hub.runtime_info["loop_stage"] = "val"
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """The metrics."""
         self._keep(runner, "val", metrics)
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: RunContext) -> None:
         """Training goes on."""
         runner.message_hub.runtime_info["loop_stage"] = "train"
 
-    def before_test(self, runner: Runner) -> None:
+    def before_test(self, runner: RunContext) -> None:
         """A test begins."""
         runner.message_hub.update_info("loop_stage", "test", resumed=False)
 
-    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """The metrics."""
         self._keep(runner, "test", metrics)
 
-    def _keep(self, runner: Runner, mode: str, metrics: Mapping[str, Any] | None) -> None:
+    def _keep(self, runner: RunContext, mode: str, metrics: Mapping[str, Any] | None) -> None:
         hub = runner.message_hub
         found = {key: _number(value) for key, value in (metrics or {}).items()}
         hub.update_info(f"{mode}_metrics", found)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -19,7 +17,7 @@ class DistSamplerSeedHook(Hook):
     Priority NORMAL.
     """
 
-    def before_train_epoch(self, runner: Runner) -> None:
+    def before_train_epoch(self, runner: RunContext) -> None:
         """Pass the epoch on."""
         loader = runner.train_dataloader
         samplers: list[Any] = [getattr(loader, "sampler", None), getattr(loader.batch_sampler, "sampler", None)]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from raydet3d.dist import all_reduce, unwrapped
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import DataBatch, RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -25,21 +21,21 @@ class SyncBuffersHook(Hook):
     def __init__(self) -> None:
         self._is_done = False
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """Average."""
         self._average(runner)
         self._is_done = True
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
         """From here on they differ again."""
         self._is_done = False
 
-    def before_val_epoch(self, runner: Runner) -> None:
+    def before_val_epoch(self, runner: RunContext) -> None:
         """Average, unless nothing was trained since."""
         if not self._is_done:
             self._average(runner)
 
-    def _average(self, runner: Runner) -> None:
+    def _average(self, runner: RunContext) -> None:
         if not runner.distributed:
             return
         for buffer in unwrapped(runner.model).buffers():

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 @HOOKS.register_module()
@@ -72,12 +70,12 @@ class Det3DVisualizationHook(Hook):
         self.max_frames = max_frames
         self._num_drawn = 0
 
-    def before_val_epoch(self, runner: Runner) -> None:
+    def before_val_epoch(self, runner: RunContext) -> None:
         """Begin to count pictures."""
         self._num_drawn = 0
 
     def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
         """Draw the batch's samples, if it is this batch's turn.
 
@@ -96,7 +94,7 @@ class Det3DVisualizationHook(Hook):
             self._draw(runner, f"val_{_frame_name(output, batch_idx, index)}", data_batch, outputs, index)
 
     def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
         """Draw all samples of the batch.
 
@@ -119,7 +117,7 @@ class Det3DVisualizationHook(Hook):
 
     def _draw(
         self,
-        runner: Runner,
+        runner: RunContext,
         name: str,
         data_batch: Any,
         outputs: Any,

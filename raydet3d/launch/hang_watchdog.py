@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from raydet3d.hooks.base import Hook
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 FOLDER = "stacks"
 EXIT = 71  # an exit code of our own: the driver looks for the stacks then
@@ -45,7 +45,7 @@ class HangWatchdogHook(Hook):
         self._path: Path | None = None
         self._over = threading.Event()
 
-    def before_run(self, runner: Runner) -> None:
+    def before_run(self, runner: RunContext) -> None:
         """Begin to watch."""
         self._path = runner.log_dir / FOLDER / f"rank{runner.rank}.txt"
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,26 +84,26 @@ class HangWatchdogHook(Hook):
                 with suppress(OSError):  # another rank's is in it still, or was the last and has done it
                     self._path.parent.rmdir()
 
-    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+    def _before_epoch(self, runner: RunContext, mode: str = "train") -> None:
         self._touch()
 
-    def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
+    def _after_epoch(self, runner: RunContext, mode: str = "train") -> None:
         self._touch()
 
     def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
         self._touch()
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: RunContext) -> None:
         """Metrics are worked out."""
         self._touch()
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Any = None) -> None:
+    def before_save_checkpoint(self, runner: RunContext, checkpoint: Any = None) -> None:
         """A checkpoint is collected."""
         self._touch()
 
-    def after_run(self, runner: Runner) -> None:
+    def after_run(self, runner: RunContext) -> None:
         """The end may wait for the last checkpoint to be written."""
         self._touch()
 

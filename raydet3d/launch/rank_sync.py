@@ -19,7 +19,7 @@ from raydet3d.hooks.base import Hook
 from raydet3d.launch.signals import REASONS, Stopped
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 GROUP = "stop"
 ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
@@ -38,17 +38,17 @@ class StepTimer(Hook):
         self.busy = 0.0
         self._began = self._computed = 0.0
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Notice the end of every forward pass."""
         module = getattr(runner.model, "module", runner.model)
         module.register_forward_hook(self._note_forward)
         self._began = time.perf_counter()
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: RunContext) -> None:
         """A validation is no part of an iteration."""
         self._began = time.perf_counter()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """An iteration ends, the next one begins."""
         self.busy += max(self._computed - self._began, 0.0)
         self._began = time.perf_counter()
@@ -94,11 +94,11 @@ class RankSyncHook(Hook):
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Begin to count."""
         self._reset()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Count, and look when it is time."""
         self._iterations += 1
         self._samples += _num_samples(data_batch)
@@ -113,7 +113,7 @@ class RankSyncHook(Hook):
         if reason := _reason_in(rows):
             self._save(runner, reason, runner.iter + 1)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: RunContext) -> None:
         """Say how it went, and drop what was saved for a stop: the run's own checkpoints go further."""
         if runner.rank == 0:
             parts = [part for part in (self._total, self._window) if part is not None]
@@ -133,9 +133,9 @@ class RankSyncHook(Hook):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def before_val(self, runner: Runner) -> None:
+    def before_val(self, runner: RunContext) -> None:
         """The last moment before a validation, which may be long: save and stop here, if that is wanted."""
-        if "train_loop" not in vars(runner):
+        if not runner.is_training:
             return
         if reason := _reason_in(self._look(runner)):
             self._save(runner, reason, runner.iter)
@@ -143,9 +143,9 @@ class RankSyncHook(Hook):
         self._left = 1
         self._reset()
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_val_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Within a validation there is nothing to save; leave it where the run can go on from this very point."""
-        if "train_loop" not in vars(runner) or batch_idx >= self._evaluation_looks:
+        if not runner.is_training or batch_idx >= self._evaluation_looks:
             return
         self._iterations += 1
         self._left -= 1
@@ -160,7 +160,7 @@ class RankSyncHook(Hook):
             if saved is not None:
                 raise Stopped(reason, runner.iter, saved)
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: RunContext) -> None:
         """Training goes on."""
         self._left = 1
         self._reset()
@@ -172,7 +172,7 @@ class RankSyncHook(Hook):
         self._pace.busy = 0.0
         self._since = time.perf_counter()
 
-    def _look(self, runner: Runner) -> torch.Tensor:
+    def _look(self, runner: RunContext) -> torch.Tensor:
         """Every rank's row: (world, 5), the same on all."""
         reason = self._asked()
         rows = torch.zeros(runner.world_size, 5, dtype=torch.float64)
@@ -184,7 +184,7 @@ class RankSyncHook(Hook):
         dist.all_reduce(rows)
         return rows
 
-    def _save(self, runner: Runner, reason: str, iteration: int) -> None:
+    def _save(self, runner: RunContext, reason: str, iteration: int) -> None:
         """Save this very point, and leave."""
         runner.logger.info("asked to stop (%s): saving iteration %d", reason, iteration)
         name = f"stop_iter_{iteration}.pth"
@@ -201,7 +201,7 @@ class RankSyncHook(Hook):
 
     # -- comparing ----------------------------------------------------------------------------------------------
 
-    def _add(self, runner: Runner, rows: torch.Tensor, iteration: int) -> None:
+    def _add(self, runner: RunContext, rows: torch.Tensor, iteration: int) -> None:
         if runner.rank != 0:
             return
         self._window = rows if self._window is None else self._window + rows
@@ -214,7 +214,7 @@ class RankSyncHook(Hook):
             self._report(runner, iteration)
             self._total = None
 
-    def _compare(self, runner: Runner, rows: torch.Tensor) -> None:
+    def _compare(self, runner: RunContext, rows: torch.Tensor) -> None:
         """Name the ranks that the others wait for, once until they have caught up."""
         if runner.world_size == 1:
             return
@@ -236,7 +236,7 @@ class RankSyncHook(Hook):
                 runner.visualizer.add_scalars({"workers/straggler": seconds / max(usual, 1e-9)}, step=runner.iter + 1)
             self._named = self._named | {rank} if slow else self._named - {rank}
 
-    def _report(self, runner: Runner, iteration: int) -> None:
+    def _report(self, runner: RunContext, iteration: int) -> None:
         """Each rank's throughput as a line and as scalars."""
         assert self._total is not None
         rates = (self._total[:, SAMPLES] / self._total[:, SECONDS]).tolist()
@@ -282,7 +282,7 @@ def _shortest(loader: Any) -> int:
     return int(shared)
 
 
-def _saved_at(runner: Runner) -> str | None:
+def _saved_at(runner: RunContext) -> str | None:
     """The checkpoint of the very iteration where the run stands, if there is one."""
     runner.store.drain()
     found = [e for e in runner.store.entries() if e.resumable and e.run == runner.run_name and e.step == runner.iter]

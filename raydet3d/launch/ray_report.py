@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from raydet3d.hooks.base import Hook
 from raydet3d.launch.signal_channel import FIRST_STEP, NODES, SignalChannel
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 
 LEAST_FREE = 1 << 20
@@ -37,17 +38,17 @@ class RayReportHook(Hook):
         self._channel = channel
         self._is_first = True
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Say where this rank works."""
         self._channel.put(f"{NODES}{runner.rank}", ray.get_runtime_context().get_node_id())
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Say when the first step was done."""
         if self._is_first and runner.rank == 0:
             self._channel.put(FIRST_STEP, str(time.time()))
         self._is_first = False
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, Any] | None = None) -> None:
         """Report the validation's metrics with the iteration they belong to."""
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
         report: dict[str, Any] = {"epoch": runner.epoch, "iter": runner.iter, **scalars}

@@ -12,7 +12,7 @@ from raydet3d.hooks.base import Hook
 from raydet3d.launch.restart_file import FILE, REACHED, read_reached, read_starts
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 
 class RestartLogHook(Hook):
@@ -28,7 +28,7 @@ class RestartLogHook(Hook):
         self._why = why
         self._reached = -1
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: RunContext) -> None:
         """Compare where the run stands with how far it had come."""
         if runner.rank != 0:
             return
@@ -53,7 +53,7 @@ class RestartLogHook(Hook):
         self._reached = os.open(folder / REACHED, os.O_WRONLY | os.O_CREAT, 0o644)
         self._write(here)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note how far the run has come."""
         if self._reached >= 0:
             self._write(runner.iter + 1)
@@ -61,7 +61,7 @@ class RestartLogHook(Hook):
     def _write(self, iteration: int) -> None:
         os.pwrite(self._reached, b"%012d\n" % iteration, 0)
 
-    def finish(self, runner: Runner, result: dict[str, Any]) -> None:
+    def finish(self, runner: RunContext, result: dict[str, Any]) -> None:
         """Note that the run is done, with its result."""
         if runner.rank == 0:
             _append(runner.work_dir, runner, {"finished": True, "iter": runner.iter, "result": result})
@@ -74,7 +74,7 @@ class RestartLogHook(Hook):
             self._reached = -1
 
 
-def _append(folder: Path, runner: Runner, entry: dict[str, Any]) -> None:
+def _append(folder: Path, runner: RunContext, entry: dict[str, Any]) -> None:
     line = {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
     with (folder / FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, default=str) + "\n")

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from raydet3d.hooks.context import RunContext
 from raydet3d.runtime.loaders import build_dataloader
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
-
-    from raydet3d.runtime.runner import Runner
 
 
 class BaseLoop(ABC):
@@ -22,14 +21,14 @@ class BaseLoop(ABC):
         dataloader: A loader, or its config.
     """
 
-    def __init__(self, runner: Runner, dataloader: DataLoader[Any] | Mapping[str, Any]) -> None:
+    def __init__(self, runner: RunContext, dataloader: DataLoader[Any] | Mapping[str, Any]) -> None:
         self._runner = runner
         self.dataloader: DataLoader[Any] = (
             build_dataloader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
         )
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> RunContext:
         """The run."""
         return self._runner
 

@@ -7,16 +7,14 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import RunContext
 from raydet3d.registry import LOG_PROCESSORS
 from raydet3d.runtime.history import STATISTICS, Series
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 SMOOTHED = r".*(loss|time|data_time|grad_norm).*"
 _CUSTOM_KEYS = {"data_src", "method_name", "window_size", "log_name"}
@@ -64,7 +62,7 @@ class LogProcessor:
         self._smoothed: dict[str, bool] = {}
         self._check_custom()
 
-    def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
+    def get_log_after_iter(self, runner: RunContext, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
         """The tag and the line of an iteration.
 
         Args:
@@ -95,7 +93,7 @@ class LogProcessor:
 
     def get_log_after_epoch(
         self,
-        runner: Runner,
+        runner: RunContext,
         batch_idx: int,
         mode: str,
         with_non_scalar: bool = False,
@@ -130,7 +128,7 @@ class LogProcessor:
             head = f"{'Epoch' if self.by_epoch else 'Iter'}({mode}) [{total}/{total}]"
         return tag, f"{head}    " + "  ".join(f"{key}: {self._digits(value)}" for key, value in shown.items())
 
-    def _head_of_iter(self, runner: Runner, batch_idx: int, mode: str) -> str:
+    def _head_of_iter(self, runner: RunContext, batch_idx: int, mode: str) -> str:
         if mode == "train" and not self.by_epoch:
             done, total = runner.iter + 1, runner.max_iters
         else:
@@ -144,7 +142,7 @@ class LogProcessor:
         epoch = runner.epoch + 1 if mode == "train" else runner.epoch
         return f"Epoch({mode}) {f'[{epoch}]':>{len(str(runner.max_epochs or 1)) + 2}}{count}"
 
-    def _collect(self, runner: Runner, batch_idx: int, mode: str) -> dict[str, float]:
+    def _collect(self, runner: RunContext, batch_idx: int, mode: str) -> dict[str, float]:
         """This mode's scalars, smoothed as they should be, by their short names."""
         hub = runner.message_hub
         hub.flush()
@@ -172,7 +170,7 @@ class LogProcessor:
             found = self._smoothed[key] = self.mean_pattern.match(key) is not None
         return found
 
-    def _statistic(self, item: Mapping[str, Any], series: Series, runner: Runner, batch_idx: int) -> float:
+    def _statistic(self, item: Mapping[str, Any], series: Series, runner: RunContext, batch_idx: int) -> float:
         window: int | str | None = item.get("window_size", self.window_size)
         if window == "global":
             window = None

@@ -5,22 +5,20 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 
 from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import RunContext, StepModel
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders
 from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 
 def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
@@ -63,7 +61,7 @@ class _TrainLoop:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: RunContext,
         dataloader: DataLoader[Any],
         limit: int,
         name: str,
@@ -144,8 +142,7 @@ class _TrainLoop:
         shares = getattr(self.dataloader.batch_sampler, "shares", None)
         weights = [1.0] if shares is None else shares(runner.progress.batch)
         if weights == [1.0]:
-            outputs: dict[str, Any] = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
-            return outputs
+            return cast("StepModel", runner.model).train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         return train_in_parts(runner.model, data_batch, runner.optim_wrapper, weights)
 
 
@@ -167,7 +164,7 @@ class EpochBasedTrainLoop(_TrainLoop):
 
     def __init__(
         self,
-        runner: Runner,
+        runner: RunContext,
         dataloader: DataLoader[Any],
         max_epochs: int,
         val_begin: int = 1,
@@ -229,7 +226,7 @@ class IterBasedTrainLoop(_TrainLoop):
 
     def __init__(
         self,
-        runner: Runner,
+        runner: RunContext,
         dataloader: DataLoader[Any],
         max_iters: int,
         val_begin: int = 1,
@@ -283,7 +280,7 @@ class _EvalLoop:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: RunContext,
         dataloader: DataLoader[Any] | Loaders,
         evaluator: Evaluator | Sequence[Evaluator],
         fp16: bool = False,
@@ -330,7 +327,7 @@ class _EvalLoop:
         """
         runner, mode = self.runner, self.mode
         with rng.preserve_rng_state(runner.device) as before, torch.no_grad():
-            runner.fence = before
+            runner.training_rng = before
             try:
                 runner.call_hook(f"before_{mode}")
                 runner.call_hook(f"before_{mode}_epoch")
@@ -345,7 +342,7 @@ class _EvalLoop:
                 runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
                 runner.call_hook(f"after_{mode}")
             finally:
-                runner.fence = None
+                runner.training_rng = None
         return metrics
 
     def _evaluate(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, Any]:

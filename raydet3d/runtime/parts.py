@@ -69,8 +69,8 @@ class Parts:
 
     @property
     def schedule(self) -> Schedule:
-        """Advances the schedulers; without any in a run that only validates or tests."""
-        return Schedule(self.param_schedulers if "train_loop" in vars(self) else [])
+        """All schedulers of the run, advanced together."""
+        return Schedule(self.param_schedulers)
 
     # -- what hooks ask -----------------------------------------------------------------------------------------
 
@@ -108,6 +108,11 @@ class Parts:
     def max_iters(self) -> int | None:
         """Iterations to train; None where nothing trains, or the loop does not say."""
         return getattr(vars(self).get("train_loop"), "max_iters", None)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this run trains; false for a validation or a test on its own."""
+        return "train_loop" in vars(self)
 
     @property
     def val_interval(self) -> int:

@@ -36,11 +36,11 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
     model = unwrapped(runner.model)
     state = load_shards(load_metadata(path), path, dict(model.named_parameters()))
     name = str(path).rpartition("/")[2]
-    runner.resuming = True  # hooks put back what they keep beside the model: an average of weights
+    runner.is_resuming = True  # hooks put back what they keep beside the model: an average of weights
     try:
         runner.call_hook("after_load_checkpoint", checkpoint=state)
     finally:
-        runner.resuming = False
+        runner.is_resuming = False
     load_weights(model, state["state_dict"], strict=True, title=name)
     wrapper = runner.optim_wrapper
     settings = [_settings(group) for group in _groups(wrapper)]

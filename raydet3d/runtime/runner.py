@@ -108,8 +108,8 @@ class Runner(Parts):
         if isinstance(self.store.storage, ObjectStorage) and self.rank == 0:
             self._log_uploader = LogUploader(work_dir, self.store.storage, logger)
             self.store.after_write = self._log_uploader.push
-        self.fence: dict[str, Any] | None = None  # training's random state, while a validation runs
-        self.resuming = False  # whether the checkpoint that hooks are shown is one to go on from
+        self.training_rng: dict[str, Any] | None = None  # training's random state, while a validation runs
+        self.is_resuming = False  # whether the checkpoint that hooks are shown is one to go on from
         self.run_name = run
         self._start: ResumeInfo | None = start  # what training has yet to begin with
         self._has_first_weights = False  # initialised, or put in place by the user
@@ -375,11 +375,11 @@ class Runner(Parts):
         self._start = None
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
-        self.resuming = True
+        self.is_resuming = True
         try:
             self.call_hook("after_load_checkpoint", checkpoint=state)
         finally:
-            self.resuming = False
+            self.is_resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
             raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")

@@ -52,7 +52,7 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
         "history": runner.message_hub.state_dict(),
         "hooks": runner.hook_states(),
         # While a validation runs, the generators are fenced: training goes on with what they were before.
-        "rng": dist.all_gather_object(runner.fence or rng.capture(runner.device)),
+        "rng": dist.all_gather_object(runner.training_rng or rng.capture(runner.device)),
         "sampler": {
             "seed": runner.seed,
             "batch_size": global_batch_size(runner.train_dataloader),

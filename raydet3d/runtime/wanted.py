@@ -16,7 +16,7 @@ def check_wanted(hooks: Iterable[Hook], given: Sequence[str] | None, *, validate
     """Refuse a hook that waits for what will never come.
 
     Args:
-        hooks: The hooks; those that wait for metrics say so by ``wanted_metrics``: pairs of a setting and its value.
+        hooks: The hooks; those that wait for metrics say so by ``required_metrics``: pairs of a setting and its value.
         given: Names that validation gives; None where they are not known before the first one.
         validates: Whether there is a validation.
 
@@ -24,7 +24,7 @@ def check_wanted(hooks: Iterable[Hook], given: Sequence[str] | None, *, validate
         InputError: A hook waits for a metric that validation does not give, or for any where there is none.
     """
     for hook in hooks:
-        for setting, name in getattr(hook, "wanted_metrics", ()):
+        for setting, name in hook.required_metrics:
             where = f"{type(hook).__name__}: {setting}={name!r}"
             if not validates:
                 missing = "val_dataloader, val_cfg and val_evaluator"

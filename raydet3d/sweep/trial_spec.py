@@ -20,7 +20,7 @@ from raydet3d.sweep.trial_retention import Keeper
 from raydet3d.sweep.trial_store import TrialStore, append_report, read_json, write_json
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 END = "end.json"
 
@@ -113,9 +113,9 @@ class TrialHook(Hook):
         self.keeper = task.keeper()
         self._since = time.monotonic()
         self._steps = 0
-        self._runner: Runner | None = None
+        self._runner: RunContext | None = None
 
-    def before_run(self, runner: Runner) -> None:
+    def before_run(self, runner: RunContext) -> None:
         """Start the clock."""
         self._runner = runner
         self._since = time.monotonic()
@@ -126,11 +126,11 @@ class TrialHook(Hook):
             self._runner.close()
             self._runner = None
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Count."""
         self._steps += 1
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: RunContext) -> None:
         """Save where no validation is to follow."""
         loop = runner.train_loop
         if not loop.by_epoch:
@@ -140,7 +140,7 @@ class TrialHook(Hook):
         if not due:
             self._save(runner, done, {})
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+    def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, Any] | None = None) -> None:
         """Report and save."""
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
         score = scalars.setdefault(self.task.metric, self._value_of(self.task.metric, scalars))
@@ -180,7 +180,7 @@ class TrialHook(Hook):
             raise InputError(f"validation gave no {metric}; it gave {', '.join(scalars) or 'nothing'}")
         return ending[0]
 
-    def _refuse_nonsense(self, runner: Runner, score: float, at: float) -> None:
+    def _refuse_nonsense(self, runner: RunContext, score: float, at: float) -> None:
         """End a trial whose metric is NaN, or that has not made one good step since the last report.
 
         Raises:
@@ -196,7 +196,7 @@ class TrialHook(Hook):
                 raise BadValue(f"the loss of every step up to {self.task.counter} {at:g} is not finite")
         self._steps = 0
 
-    def _save(self, runner: Runner, at: float, scores: Mapping[str, float]) -> Path:
+    def _save(self, runner: RunContext, at: float, scores: Mapping[str, float]) -> Path:
         name = f"{self.task.counter}_{at:g}.pth"
         with self.keeper.writing() if runner.rank == 0 else nullcontext():
             path = runner.save_checkpoint(

@@ -5,6 +5,7 @@ Names may come; none of these may go without a word in the change log.
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from raydet3d import registry
 from raydet3d.hooks import STAGES, Hook
 from raydet3d.hooks.base import PRIORITIES
+from raydet3d.hooks.context import RunContext
 from raydet3d.runtime import Runner, assemble
 from tests.kit.toy import toy_cfg
 
@@ -56,6 +58,8 @@ RUNNER = [
     "resume",
     "scale_lr",
     "from_cfg",
+    "is_training",
+    "is_resuming",
 ]
 
 TWENTY_TWO = [
@@ -160,6 +164,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 @pytest.mark.parametrize("name", RUNNER)
 def test_the_runners_face(trained: Runner, name: str) -> None:
     assert hasattr(trained, name)
+
+
+def members_of(protocol: type) -> set[str]:
+    """Names that a Protocol declares."""
+    return {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+
+
+def context_of(runner: Runner) -> RunContext:
+    """The type checker holds Runner against the Protocol here."""
+    return runner
+
+
+def test_runner_satisfies_run_context(trained: Runner) -> None:
+    context = context_of(trained)
+    missing = [name for name in members_of(RunContext) if not hasattr(context, name)]
+    assert missing == []
+
+
+def test_stages_are_methods_with_the_arguments_of_mmengine() -> None:
+    extra = {
+        "before_save_checkpoint": ["checkpoint"],
+        "after_load_checkpoint": ["checkpoint"],
+        **{f"before_{mode}_iter": ["batch_idx", "data_batch"] for mode in ("train", "val", "test")},
+        **{f"after_{mode}_iter": ["batch_idx", "data_batch", "outputs"] for mode in ("train", "val", "test")},
+        **{f"after_{mode}_epoch": ["metrics"] for mode in ("val", "test")},
+    }
+    for stage in STAGES:
+        assert stage in vars(Hook)
+        assert list(signature(getattr(Hook, stage)).parameters) == ["self", "runner", *extra.get(stage, [])]
 
 
 def test_stages_helpers_and_priorities() -> None:

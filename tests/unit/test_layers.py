@@ -49,12 +49,20 @@ def layer_of(module: str) -> tuple[int, str]:
     return LAYERS[parts[1]], parts[1]
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports, also inside functions, but not what only a type checker sees."""
+def imports(tree: ast.AST, *, for_types: bool = False) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, also inside functions.
+
+    Args:
+        tree: The file.
+        for_types: Return the imports that only a type checker sees, instead of the others.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield from imports(other)
+            for other in node.body if for_types else node.orelse:
+                yield from imports(ast.Module([other], []))
+            continue
+        if for_types:
+            yield from imports(node, for_types=True)
             continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -77,10 +85,30 @@ def in_house(path: Path) -> list[tuple[str, int]]:
     return [(name, line) for name, line in imports(parsed(path)) if name.split(".")[0] == "raydet3d"]
 
 
+@cache
+def is_protocol_module(module: str) -> bool:
+    """Whether a module declares Protocols (and TypedDicts) and nothing else that runs."""
+    if module not in NAMES:
+        return False
+    body = parsed(NAMES[module]).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    kinds = [{ast.unparse(base).split("[")[0] for base in node.bases} for node in classes]
+    plain = all(kind & {"Protocol", "TypedDict"} for kind in kinds)
+    return bool(classes) and plain and not any(isinstance(node, ast.FunctionDef) for node in body)
+
+
+def type_imports(path: Path) -> list[tuple[str, int]]:
+    """Imports for a type checker alone, but for those of and by modules of Protocols."""
+    if is_protocol_module(name_of(path)):
+        return []
+    found = imports(parsed(path), for_types=True)
+    return [(name, line) for name, line in found if name.startswith("raydet3d.") and not is_protocol_module(name)]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
     layer, folder = layer_of(name_of(path))
-    for name, line in in_house(path):
+    for name, line in [*in_house(path), *type_imports(path)]:
         if name == "raydet3d":
             continue  # the version
         below, other = layer_of(name)
@@ -90,7 +118,10 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_no_rings() -> None:
-    graph = {name: {other for other, _ in in_house(path)} - {"raydet3d"} for name, path in NAMES.items()}
+    graph = {
+        name: {other for other, _ in [*in_house(path), *type_imports(path)]} - {"raydet3d"}
+        for name, path in NAMES.items()
+    }
     done: set[str] = set()
 
     def walk(name: str, trail: tuple[str, ...]) -> None:

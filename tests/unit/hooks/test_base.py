@@ -78,8 +78,8 @@ def test_who_listens_is_worked_out_once_and_tells_the_table() -> None:
     plain = Hook()
     plain.after_run = lambda runner: None  # type: ignore[method-assign]
     hooks.register(plain, 5)
-    assert Spy.listens("after_val_iter")
-    assert not Spy.listens("before_val_iter")
+    assert Spy.implements("after_val_iter")
+    assert not Spy.implements("before_val_iter")
     stages = ["before_run", "before_train_epoch", "before_val_epoch", "before_test_epoch"]
     stages += ["after_train_iter", "after_val_iter", "after_test_iter"]
     listed = {line.strip().rsplit("  ", 1)[1]: line.strip().rsplit("  ", 1)[0] for line in hooks.table().splitlines()}
