@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raydet3d.checkpoint.storage import Location
-    from raydet3d.checkpoint.store import Store
+    from raydet3d.checkpoint.store import CheckpointStore
     from raydet3d.config import Config
     from raydet3d.hooks.base import Hook
     from raydet3d.optim import OptimWrapper, ParamScheduler, Schedule
@@ -122,6 +122,8 @@ class RunContext(Protocol):
     """The model, on its device and in its wrapper. Hooks may replace it."""
     training_rng: dict[str, Any] | None
     """State of the random generators before the evaluation that is running; None while training."""
+    is_resuming: bool
+    """Whether the checkpoint that `after_load_checkpoint` shows is one to go on from."""
 
     # -- identity -----------------------------------------------------------------------------------------------
 
@@ -207,10 +209,6 @@ class RunContext(Protocol):
     def is_training(self) -> bool:
         """Whether this run trains; false for a validation or a test on its own."""
 
-    @property
-    def is_resuming(self) -> bool:
-        """Whether the checkpoint that `after_load_checkpoint` shows is one to go on from."""
-
     # -- parts --------------------------------------------------------------------------------------------------
 
     @property
@@ -286,11 +284,11 @@ class RunContext(Protocol):
         """Where the run's checkpoints are kept: the work dir, or a URI."""
 
     @property
-    def store(self) -> Store:
+    def store(self) -> CheckpointStore:
         """The checkpoint store of the work dir."""
 
     @property
-    def stores(self) -> list[Store]:
+    def stores(self) -> list[CheckpointStore]:
         """The checkpoint stores that this run has saved to, the work dir's first."""
 
     # -- actions ------------------------------------------------------------------------------------------------
@@ -301,7 +299,7 @@ class RunContext(Protocol):
     def register_hook(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
         """Add a hook."""
 
-    def store_in(self, folder: Location) -> Store:
+    def store_in(self, folder: Location) -> CheckpointStore:
         """Return the checkpoint store of a folder."""
 
     def save_checkpoint(

@@ -12,10 +12,10 @@ from raydet3d.checkpoint.storage import Location
 from raydet3d.runtime.ddp import unwrapped
 
 if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
+    from raydet3d.hooks.context import RunContext
 
 
-def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
+def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
     """Take weights, moments and averages from this run's newest checkpoint that is older than an iteration.
 
     Counts, schedules and the place in the data stay where they are: the batches between the checkpoint and now are
@@ -51,7 +51,7 @@ def roll_back(runner: Runner, *, before: int, passed_over: Sequence[str] = ()) -
     return name
 
 
-def _find(runner: Runner, before: int, passed_over: set[str]) -> Location | None:
+def _find(runner: RunContext, before: int, passed_over: set[str]) -> Location | None:
     """The newest whole checkpoint that will do."""
     for store in runner.stores:
         store.drain()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydet3d import dist
 from raydet3d.checkpoint.load import exists, locate
-
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
 FEW = 12  # metrics that are all shown; where there are more, hooks say which
 
@@ -30,7 +27,7 @@ def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, flo
     return dict(zip(short if unique else found, found.values(), strict=True))
 
 
-def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
+def summarize(runner: Any, *, seconds: float) -> dict[str, Any]:
     """What ``Runner.train`` returns; every rank calls it, once all that was saved is written."""
     info = runner.message_hub.get_info
     metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
@@ -51,7 +48,7 @@ def summarize(runner: Runner, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def _in_place(runner: Runner) -> tuple[str | None, str | None]:
+def _in_place(runner: Any) -> tuple[str | None, str | None]:
     """The best and the last checkpoint, as far as they are there: writing one may have failed."""
     best, last = (runner.message_hub.get_info(key) for key in ("best_ckpt", "last_ckpt"))
     if last is not None and not exists(locate(last)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,11 +17,8 @@ from raydet3d.runtime.fsdp import is_sharded_model
 from raydet3d.runtime.history import is_plain
 from raydet3d.runtime.loaders import global_batch_size, num_batch_workers
 
-if TYPE_CHECKING:
-    from raydet3d.runtime.runner import Runner
 
-
-def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, Any]:
+def collect(runner: Any, *, optimizer: bool, schedulers: bool) -> dict[str, Any]:
     """Everything a run needs to go on as if it had not stopped. Every rank calls it.
 
     Args:
@@ -70,7 +67,7 @@ def collect(runner: Runner, *, optimizer: bool, schedulers: bool) -> dict[str, A
     return state
 
 
-def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedulers: bool) -> None:
+def apply(runner: Any, state: Mapping[str, Any], *, optimizer: bool, schedulers: bool) -> None:
     """Set a run to what ``collect`` saw, but for the weights.
 
     A checkpoint of MMEngine's, which lacks our entries, gives counts, optimizer and schedulers.
@@ -118,18 +115,18 @@ def apply(runner: Runner, state: Mapping[str, Any], *, optimizer: bool, schedule
         )
 
 
-def _gather_pending(runner: Runner) -> list[dict[str, Any]]:
+def _gather_pending(runner: Any) -> list[dict[str, Any]]:
     """Gradients of an accumulation that has not made its step: each rank has its own. Empty where there are none."""
     ranks = dist.all_gather_object({name: gradient.cpu() for name, gradient in _pending(runner).items()})
     return ranks if any(ranks) else []
 
 
-def _pending(runner: Runner) -> dict[str, Any]:
+def _pending(runner: Any) -> dict[str, Any]:
     pending: dict[str, Any] = getattr(runner.optim_wrapper, "pending_gradients", dict)()
     return pending
 
 
-def _restore_rng(runner: Runner, states: list[dict[str, Any]]) -> None:
+def _restore_rng(runner: Any, states: list[dict[str, Any]]) -> None:
     if len(states) == runner.world_size:
         rng.restore(states[runner.rank], runner.device)
     elif states:
@@ -141,7 +138,7 @@ def _restore_rng(runner: Runner, states: list[dict[str, Any]]) -> None:
         rng.set_seed(runner.seed + runner.iter, rank=runner.rank, diff_rank_seed=True)
 
 
-def _foreign_progress(runner: Runner, meta: Mapping[str, Any]) -> dict[str, int]:
+def _foreign_progress(runner: Any, meta: Mapping[str, Any]) -> dict[str, int]:
     """Counts for a checkpoint of MMEngine's, which knows epoch and iteration only."""
     iteration, length = int(meta.get("iter", 0)), len(runner.train_dataloader)
     by_epoch = getattr(runner.train_loop, "by_epoch", True)
@@ -151,7 +148,7 @@ def _foreign_progress(runner: Runner, meta: Mapping[str, Any]) -> dict[str, int]
     return {"epoch": epoch, "iter": iteration, "round": done, "batch": batch, "validated": iteration}
 
 
-def _move_position(runner: Runner, batch_size: int | None) -> None:
+def _move_position(runner: Any, batch_size: int | None) -> None:
     """Keep the place in the data when the global batch has another size than in the checkpoint."""
     here = global_batch_size(runner.train_dataloader)
     if batch_size and here and batch_size != here:
@@ -165,7 +162,7 @@ def _move_position(runner: Runner, batch_size: int | None) -> None:
         )
 
 
-def _set_end(runner: Runner) -> None:
+def _set_end(runner: Any) -> None:
     """Count the iterations of an epoch-based run from where it stands: earlier epochs may have had another length."""
     loop, progress = runner.train_loop, runner.progress
     if getattr(loop, "by_epoch", False) and runner.max_epochs is not None:  # a loop of a user's own may do without
@@ -174,7 +171,7 @@ def _set_end(runner: Runner) -> None:
         loop.max_iters = progress.iter + max(left, 0)
 
 
-def _dataset_meta(runner: Runner) -> dict[str, Any]:
+def _dataset_meta(runner: Any) -> dict[str, Any]:
     meta = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
     return {str(key): value for key, value in dict(meta).items() if is_plain(value)}
 
@@ -186,7 +183,7 @@ def _each(parts: Any, function: Callable[[Any], Any]) -> Any:
     return [function(part) for part in parts]
 
 
-def _load_schedulers(runner: Runner, states: Any) -> None:
+def _load_schedulers(runner: Any, states: Any) -> None:
     """Schedules go on from their counts; what the config says now holds, and the log says what has changed."""
     parts = runner.param_schedulers
     if isinstance(parts, Mapping) != isinstance(states, Mapping):
