@@ -17,8 +17,10 @@ from raydet3d.models.middle_encoders.pillar_scatter import PointPillarsScatter
 from raydet3d.models.module import BaseModule, ModuleDict, ModuleList, Sequential, build_model_from_cfg
 from raydet3d.models.necks.second_fpn import SECONDFPN
 from raydet3d.models.task_modules.anchor_generators import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
-from raydet3d.models.task_modules.assigners import BboxOverlapsNearest3D, Max3DIoUAssigner, PseudoSampler
+from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
 from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
+from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D
+from raydet3d.models.task_modules.samplers import PseudoSampler
 from raydet3d.models.tta import BaseTTAModel
 from raydet3d.models.voxel_encoders.pillar_encoder import PillarFeatureNet
 

@@ -8,7 +8,7 @@ from raydet3d.ops.iou import (
     rotated_iou_3d,
     rotated_iou_bev,
 )
-from raydet3d.ops.nms import nms_aligned, nms_circle, nms_rotated
+from raydet3d.ops.nms import multiclass_nms, nms_aligned, nms_circle, nms_rotated
 from raydet3d.ops.pillar_max import pillar_max
 from raydet3d.ops.points import bev_corners, box_corners, limit_period, points_in_boxes, rotate_z
 from raydet3d.ops.pointwise_conv import map_to_rows, pointwise_conv, pointwise_conv_and_gather
@@ -25,6 +25,7 @@ __all__ = [
     "grid_size",
     "limit_period",
     "map_to_rows",
+    "multiclass_nms",
     "nearest_bev",
     "nms_aligned",
     "nms_circle",

@@ -68,6 +68,43 @@ def nms_circle(
     return order[suppress(square <= threshold)][:post_max]
 
 
+def multiclass_nms(
+    boxes: Tensor, scores: Tensor, *, score_thr: float, iou_thr: float, max_num: int, rotated: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Suppress boxes class by class and keep the best of all classes.
+
+    Args:
+        boxes: (N, 5) centre x, y, dx, dy, yaw (counter-clockwise).
+        scores: (N, C) of each class.
+        score_thr: Scores up to this one are dropped.
+        iou_thr: IoU above which a box is suppressed by a better one of its class.
+        max_num: Maximum number of results.
+        rotated: Use the rotated IoU; False uses the IoU of the boxes without their yaws.
+
+    Returns:
+        Indices, scores and classes of the results: class by class, or by score where more than `max_num` were left.
+    """
+    half = boxes[:, 2:4] / 2
+    rectangles = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), 1)
+    index, labels = [scores.new_empty(0, dtype=torch.long)], [scores.new_empty(0, dtype=torch.long)]
+    for label in range(scores.shape[1]):
+        own = (scores[:, label] > score_thr).nonzero().squeeze(1)
+        if not len(own):
+            continue
+        if rotated:
+            kept = own[nms_rotated(boxes[own], scores[own, label], iou_thr)]
+        else:
+            kept = own[nms_aligned(rectangles[own], scores[own, label], iou_thr)]
+        index.append(kept)
+        labels.append(torch.full_like(kept, label))
+    chosen, classes = torch.cat(index), torch.cat(labels)
+    best = scores[chosen, classes]
+    if len(chosen) > max_num:
+        top = best.argsort(descending=True, stable=True)[:max_num]
+        chosen, classes, best = chosen[top], classes[top], best[top]
+    return chosen, best, classes
+
+
 def suppress(conflict: Tensor) -> Tensor:
     """Say who survives when each kept box removes those after it that it is in conflict with.
 

@@ -122,7 +122,7 @@ def one_step(
         ("middle_encoder", lambda x: model.middle_encoder(x, voxels["coors"], len(data["data_samples"]))),
         ("backbone", model.backbone),
         ("neck", model.neck),
-        ("head", lambda maps: sum(head.loss(maps, ready["data_samples"]).values())),
+        ("head", lambda maps: sum(loss for (loss,) in head.loss(maps, ready["data_samples"]).values())),
     ]
     given: Any = None
     links: list[tuple[str, Any, Any]] = []
@@ -141,7 +141,7 @@ def one_step(
         optimizer.zero_grad()
     maps = listed(links[-1][1])
     with clock(times, "targets (in head forward)"):
-        head.targets.make(tuple(maps[0].shape[2:]), ready["data_samples"], maps[0].device)
+        head.sparse_targets(tuple(maps[0].shape[2:]), ready["data_samples"], maps[0].device)
     return times
 
 

@@ -70,7 +70,7 @@ def test_frozen_and_channels_last_do_not_show_in_checkpoints():
 
 def test_anchor_values():
     generator = TASK_UTILS.build(published()["bbox_head"]["anchor_generator"])
-    grid = generator.grid((248, 216))
+    grid = generator.single_level_grid_anchors((248, 216), 1, device="cpu")
     assert grid.shape == (1, 248, 216, 3, 2, 7)
     # First and last cell: half a cell of 0.32 m inside of the range.
     first = [0.16, -39.52, -0.6, 0.8, 0.6, 1.73, 0.0]

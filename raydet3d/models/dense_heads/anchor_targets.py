@@ -1,206 +1,232 @@
-"""Targets of an anchor head: which anchors are to find which object, and what they are to say of it.
+"""Targets of an anchor head as dense tensors, by MMDetection3D's methods: what plug-ins override and call.
 
-Legend: B batch · H, W bird's-eye grid · S sizes · R rotations · A = S * R anchors of a cell · K objects · D numbers of
-a box · N anchors with an object. An anchor's number in a batch is ((b * H + y) * W + x) * A + s * R + r.
+Shapes: B frames, H and W size of the map, S sizes, R rotations, n anchors of a frame (or of one assigner), C numbers of
+a box, P positive anchors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raydet3d.errors import InputError
-from raydet3d.models.task_modules.anchor_generators import Anchor3DRangeGenerator
-from raydet3d.models.task_modules.assigners import Assigned, Max3DIoUAssigner
+from raydet3d.models.dense_heads.base import HeadCfg
+from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
 from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
-from raydet3d.ops import AnchorGrid, limit_period
-from raydet3d.registry import TASK_UTILS
-from raydet3d.structures import Det3DDataSample
+from raydet3d.models.task_modules.samplers import PseudoSampler
+from raydet3d.ops import limit_period
+from raydet3d.structures import InstanceData
+
+SingleTargets = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Labels, label weights, box targets, box weights, direction targets, direction weights, positives, negatives."""
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What the anchors of a batch are to say; those in neither list are background.
+class AnchorTrainMixin:
+    """Targets of an anchor head."""
 
-    Attributes:
-        positive: (N,) anchors with an object.
-        labels: (N,) their classes.
-        deltas: (N, D) their objects, encoded.
-        bins: (N,) the halves of the circle their headings lie in.
-        ignored: (M,) anchors that do not count.
-        total: How many anchors have an object, a frame without any counting as one.
-    """
+    num_classes: int
+    box_code_size: int
+    assign_per_class: bool
+    dir_offset: float
+    dir_limit_offset: float
+    bbox_assigner: Max3DIoUAssigner | list[Max3DIoUAssigner]
+    bbox_sampler: PseudoSampler
+    bbox_coder: DeltaXYZWLHRBBoxCoder
 
-    positive: Tensor
-    labels: Tensor
-    deltas: Tensor
-    bins: Tensor
-    ignored: Tensor
-    total: Tensor
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """The anchors that one assigner looks at.
-
-    Attributes:
-        anchors: (H, W, n, D).
-        grid: The same as a grid, where they form one.
-        first: Their place among a cell's A.
-        label: The class they find; None for all.
-    """
-
-    anchors: Tensor
-    grid: AnchorGrid | None
-    first: int
-    label: int | None
-
-
-class TargetMaker:
-    """Makes the targets of a batch; keeps the anchors of each size of map.
-
-    Args:
-        generator: Where anchors stand.
-        coder: How boxes are told relative to anchors.
-        assigner: One per size of anchor, one for all, or None where nothing is to be learnt.
-        num_classes: Objects of other classes are not looked at.
-        per_class: Anchors of the i-th size find objects of the i-th class only.
-        dir_offset: Heading at which the first half of the circle begins; radians.
-        dir_limit_offset: Where headings are cut, as a share of the period below `dir_offset`.
-    """
-
-    def __init__(
+    def anchor_target_3d(
         self,
-        generator: Anchor3DRangeGenerator,
-        coder: DeltaXYZWLHRBBoxCoder,
-        assigner: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
-        *,
-        num_classes: int,
-        per_class: bool,
-        dir_offset: float,
-        dir_limit_offset: float,
-    ) -> None:
-        self.generator = generator
-        self.coder = coder
-        self.num_classes = num_classes
-        self.per_class = per_class
-        self.dir_offset = dir_offset
-        self.dir_limit_offset = dir_limit_offset
-        self.one_per_size = assigner is not None and not isinstance(assigner, Mapping)
-        listed = [assigner] if isinstance(assigner, Mapping) else assigner or []
-        self.assigners: list[Max3DIoUAssigner] = [TASK_UTILS.build(one) for one in listed]
-        sizes = len(generator.sizes)
-        if self.one_per_size and len(self.assigners) != sizes:
-            raise InputError(
-                f"train_cfg.assigner: a list has one per size of anchor ({sizes}), got {len(self.assigners)}"
-            )
-        if per_class and self.one_per_size and sizes != num_classes:
-            raise InputError(
-                f"Anchor3DHead: assign_per_class=True wants a size of anchor and an assigner for each of the "
-                f"{num_classes} classes, got {sizes} sizes and {len(self.assigners)} assigners"
-            )
-        self._rows: dict[tuple[int, int, torch.device], Tensor] = {}
-        self._kinds: dict[tuple[int, int, torch.device], list[_Kind]] = {}
-
-    def anchors(self, size: tuple[int, int], device: torch.device) -> Tensor:
-        """Give the (H * W * A, D) anchors of a map of (H, W) cells; made once per size."""
-        key = (*size, device)
-        if key not in self._rows:
-            grid = self.generator.grid(size, device=device)[0]  # (H, W, S, R, D)
-            rotations = grid.shape[3]
-            if self.one_per_size:
-                kinds = [(grid[:, :, s], s * rotations, s if self.per_class else None) for s in range(grid.shape[2])]
-            else:
-                kinds = [(grid.flatten(2, 3), 0, None)]
-            self._rows[key] = grid.flatten(0, 3)
-            self._kinds[key] = [
-                _Kind(anchors, AnchorGrid.from_anchors(anchors), first, label) for anchors, first, label in kinds
-            ]
-        return self._rows[key]
-
-    @torch.no_grad()
-    def make(self, size: tuple[int, int], data_samples: Sequence[Det3DDataSample], device: torch.device) -> Targets:
-        """Decide what the anchors of a batch are to say.
+        anchor_list: Sequence[Sequence[Tensor]],
+        batch_gt_instances_3d: Sequence[InstanceData],
+        batch_input_metas: Sequence[dict[str, Any]],
+        batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
+        label_channels: int = 1,
+        num_classes: int = 1,
+        sampling: bool = True,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], int, int]:
+        """Compute the targets of a batch.
 
         Args:
-            size: (H, W) of the map.
-            data_samples: B samples with `gt_instances_3d`.
-            device: Where the anchors are.
+            anchor_list: For each frame the anchors of each level.
+            batch_gt_instances_3d: `bboxes_3d` and `labels_3d` of each frame.
+            batch_input_metas: Meta information of each frame.
+            batch_gt_instances_ignore: Ignored instances of each frame.
+            label_channels: Passed on.
+            num_classes: Label of the background.
+            sampling: Passed on.
+
+        Returns:
+            Labels (B, n), label weights (B, n), box targets (B, n, C), box weights (B, n, C), direction targets (B, n)
+            and direction weights (B, n) of each level; numbers of positive and negative anchors, at least 1 a frame.
         """
-        if not self.assigners:
-            raise InputError("Anchor3DHead: training needs a train_cfg with an assigner, and there is none")
-        anchors = self.anchors(size, device)
-        boxes, labels, frames = self._objects(data_samples, device)
-        parts = [
-            self._assign(assigner, kind, boxes, labels, frames)
-            for assigner, kind in zip(self.assigners, self._kinds[(*size, device)], strict=True)
-        ]
-        positive = torch.cat([part.positive for part in parts])
-        objects = torch.cat([part.objects for part in parts])
-        mine = anchors.index_select(0, positive % len(anchors))  # (N, D)
-        deltas = self.coder.encode(mine, boxes.index_select(0, objects))
-        # Not the object's own heading, but what decoding would give: so the published checkpoints were trained.
-        heading = limit_period(deltas[:, 6] + mine[:, 6] - self.dir_offset, self.dir_limit_offset, 2 * math.pi)
-        counts = torch.bincount(positive // len(anchors), minlength=len(data_samples))
-        return Targets(
-            positive=positive,
-            labels=labels.index_select(0, objects),
-            deltas=deltas,
-            bins=torch.floor(heading / math.pi).long().clamp(0, 1),
-            ignored=torch.cat([part.ignored for part in parts]),
-            total=counts.clamp(min=1).sum(),
-        )
-
-    def _objects(self, data_samples: Sequence[Det3DDataSample], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (K, D), labels (K,) and frames (K,) of all objects of known classes in the batch."""
-        boxes, labels, frames = [], [], []
-        for frame, sample in enumerate(data_samples):
-            truth = sample.gt_instances_3d
-            rows = truth.bboxes_3d.tensor.to(device)
-            if len(rows) and rows.shape[1] != self.coder.code_size:
-                raise InputError(
-                    f"Anchor3DHead: boxes have {rows.shape[1]} numbers, but bbox_coder.code_size is "
-                    f"{self.coder.code_size}"
+        ignored = batch_gt_instances_ignore or [None] * len(batch_input_metas)
+        code = self.box_code_size
+        sizes = [anchors.numel() // code for anchors in anchor_list[0]]
+        targets = []
+        for levels, truth, ignore, meta in zip(
+            anchor_list, batch_gt_instances_3d, ignored, batch_input_metas, strict=True
+        ):
+            anchors = levels[0] if len(levels) == 1 else torch.cat([level.reshape(-1, code) for level in levels])
+            targets.append(
+                self.anchor_target_3d_single(
+                    anchors,
+                    truth,
+                    ignore,
+                    meta,
+                    label_channels=label_channels,
+                    num_classes=num_classes,
+                    sampling=sampling,
                 )
-            boxes.append(rows.reshape(-1, self.coder.code_size))
-            labels.append(torch.as_tensor(truth.labels_3d, device=device).long())
-            frames.append(torch.full((len(rows),), frame, device=device))
-        box, label, frame_of = torch.cat(boxes), torch.cat(labels), torch.cat(frames)
-        known = ((label >= 0) & (label < self.num_classes)).nonzero().squeeze(1)
-        return box[known], label[known], frame_of[known]
+            )
+        *dense, positive, negative = zip(*targets, strict=True)
+        per_level = [list(torch.stack(column).split(sizes, dim=1)) for column in dense]
+        num_pos = sum(max(len(one), 1) for one in positive)
+        num_neg = sum(max(len(one), 1) for one in negative)
+        return (*per_level, num_pos, num_neg)  # type: ignore[return-value]
 
-    def _assign(
-        self, assigner: Max3DIoUAssigner, kind: _Kind, boxes: Tensor, labels: Tensor, frames: Tensor
-    ) -> Assigned:
-        """Let one assigner decide on its anchors; the result counts anchors and objects of the whole batch."""
-        chosen = torch.arange(len(boxes), device=boxes.device)
-        if kind.label is not None:
-            chosen = (labels == kind.label).nonzero().squeeze(1)
-        if kind.grid is not None and assigner.can_use_grid:
-            found = [assigner.assign_grid(kind.grid, boxes[chosen], frames[chosen])]
-            begins, owners = [0], [chosen]
-        else:
-            rows = kind.anchors.flatten(0, 2)
-            present = frames[chosen].unique().tolist()
-            owners = [chosen[frames[chosen] == frame] for frame in present]
-            begins = [frame * len(rows) for frame in present]
-            found = [assigner.assign(rows, boxes[own]) for own in owners]
-        if not found:
-            return Assigned(chosen, chosen, chosen)  # no objects: all three are empty
-        each = kind.anchors.shape[2]
+    def anchor_target_3d_single(
+        self,
+        anchors: Tensor,
+        gt_instance_3d: InstanceData,
+        gt_instance_ignore: InstanceData | None,
+        input_meta: dict[str, Any],
+        label_channels: int = 1,
+        num_classes: int = 1,
+        sampling: bool = True,
+    ) -> SingleTargets:
+        """Compute the targets of one frame.
 
-        def of_batch(parts: list[Tensor]) -> Tensor:
-            index = torch.cat([part + begin for part, begin in zip(parts, begins, strict=True)])
-            cell = index // each
-            return cell * self.generator.num_base_anchors + kind.first + (index - cell * each)
+        Args:
+            anchors: (..., S, R, C) for one assigner per size, else (..., C).
+            gt_instance_3d: `bboxes_3d` and `labels_3d`.
+            gt_instance_ignore: Ignored instances.
+            input_meta: Meta information.
+            label_channels: Not used.
+            num_classes: Label of the background.
+            sampling: Passed on.
 
-        return Assigned(
-            positive=of_batch([part.positive for part in found]),
-            objects=torch.cat([own[part.objects] for own, part in zip(owners, found, strict=True)]),
-            ignored=of_batch([part.ignored for part in found]),
-        )
+        Returns:
+            See `SingleTargets`; all (n,) or (n, C) in the order of the anchors.
+        """
+        if not isinstance(self.bbox_assigner, list):
+            return self.anchor_target_single_assigner(
+                self.bbox_assigner, anchors, gt_instance_3d, gt_instance_ignore, input_meta, num_classes, sampling
+            )
+        if anchors.ndim < 4:
+            raise InputError("train_cfg.assigner: a list of assigners needs anchor_generator.reshape_out=False")
+        *_, sizes, rotations, code = anchors.shape
+        cells = anchors.numel() // (sizes * rotations * code)
+        targets = []
+        for i, assigner in enumerate(self.bbox_assigner):
+            truth = gt_instance_3d
+            if self.assign_per_class:
+                own = torch.as_tensor(truth.labels_3d) == i
+                truth = InstanceData(bboxes_3d=truth.bboxes_3d[own], labels_3d=torch.as_tensor(truth.labels_3d)[own])
+            targets.append(
+                self.anchor_target_single_assigner(
+                    assigner,
+                    anchors[..., i, :, :].reshape(-1, code),
+                    truth,
+                    gt_instance_ignore,
+                    input_meta,
+                    num_classes,
+                    sampling,
+                )
+            )
+        *dense, positive, negative = zip(*targets, strict=True)
+        merged = []
+        for column in dense:  # of each size (cells * R, ...); in the order of the anchors (cells * S * R, ...)
+            shaped = [one.reshape(cells, rotations, *one.shape[1:]) for one in column]
+            merged.append(torch.stack(shaped, dim=1).flatten(0, 2))
+        return (*merged, torch.cat(positive), torch.cat(negative))  # type: ignore[return-value]
+
+    def anchor_target_single_assigner(
+        self,
+        bbox_assigner: Max3DIoUAssigner,
+        anchors: Tensor,
+        gt_instance_3d: InstanceData,
+        gt_instance_ignore: InstanceData | None,
+        input_meta: dict[str, Any],
+        num_classes: int = 1,
+        sampling: bool = True,
+    ) -> SingleTargets:
+        """Assign the anchors of one assigner and encode the positive ones.
+
+        Args:
+            bbox_assigner: The assigner.
+            anchors: (..., C).
+            gt_instance_3d: `bboxes_3d` and `labels_3d`.
+            gt_instance_ignore: Ignored instances.
+            input_meta: Not used.
+            num_classes: Label of the background.
+            sampling: Not used; `bbox_sampler` decides.
+
+        Returns:
+            See `SingleTargets`.
+        """
+        anchors = anchors.reshape(-1, anchors.shape[-1])
+        count, device = len(anchors), anchors.device
+        labels = torch.full((count,), num_classes, dtype=torch.long, device=device)
+        label_weights = anchors.new_zeros(count)
+        bbox_targets, bbox_weights = torch.zeros_like(anchors), torch.zeros_like(anchors)
+        dir_targets = torch.zeros(count, dtype=torch.long, device=device)
+        dir_weights = anchors.new_zeros(count)
+        boxes = gt_instance_3d.bboxes_3d
+        boxes = (boxes if isinstance(boxes, Tensor) else boxes.tensor).to(device)
+        box_labels = torch.as_tensor(gt_instance_3d.labels_3d, device=device).long()
+        known = (box_labels >= 0) & (box_labels < num_classes)
+        if not known.any():
+            label_weights.fill_(1)
+            return (labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights,
+                    labels[:0], torch.arange(count, device=device))  # fmt: skip
+        truth = InstanceData(bboxes_3d=boxes[known], labels_3d=box_labels[known])
+        priors = InstanceData(priors=anchors)
+        assigned = bbox_assigner.assign(priors, truth, gt_instance_ignore)
+        sampled = self.bbox_sampler.sample(assigned, priors, truth)
+        positive, negative = sampled.pos_inds, sampled.neg_inds
+        if len(positive):
+            bbox_targets[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
+            bbox_weights[positive] = 1
+            dir_targets[positive] = get_direction_target(
+                sampled.pos_priors, bbox_targets[positive], self.dir_offset, self.dir_limit_offset, one_hot=False
+            )
+            dir_weights[positive] = 1
+            labels[positive] = truth.labels_3d[sampled.pos_assigned_gt_inds]
+            pos_weight = self._train_setting("pos_weight", -1)
+            label_weights[positive] = pos_weight if pos_weight > 0 else 1.0
+        label_weights[negative] = 1
+        return labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights, positive, negative
+
+    def _train_setting(self, key: str, default: Any = None) -> Any:
+        """Return a setting of `train_cfg`, or the default."""
+        train_cfg: HeadCfg | None = getattr(self, "train_cfg", None)
+        return default if train_cfg is None else train_cfg.get(key, default)
+
+
+def get_direction_target(
+    anchors: Tensor,
+    reg_targets: Tensor,
+    dir_offset: float = 0,
+    dir_limit_offset: float = 0,
+    num_bins: int = 2,
+    one_hot: bool = True,
+) -> Tensor:
+    """Compute the direction bins of boxes.
+
+    Args:
+        anchors: (P, C).
+        reg_targets: (P, C) encoded boxes; the yaw is that of the decoded box, as in the published checkpoints.
+        dir_offset: Yaw at which the first bin begins; radians.
+        dir_limit_offset: Offset of the period, as a share of it.
+        num_bins: Number of bins of the circle.
+        one_hot: Return one-hot vectors.
+
+    Returns:
+        (P,) bins, or (P, num_bins) with `one_hot`.
+    """
+    yaw = limit_period(reg_targets[..., 6] + anchors[..., 6] - dir_offset, dir_limit_offset, 2 * math.pi)
+    bins = torch.floor(yaw / (2 * math.pi / num_bins)).long().clamp(0, num_bins - 1)
+    return torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype) if one_hot else bins

@@ -117,6 +117,7 @@ class Base3DDetector(BaseModel):
         inputs: Mapping[str, Any],
         data_samples: Sequence[Det3DDataSample] | None = None,
         mode: str = "tensor",
+        **kwargs: Any,
     ) -> Any:
         """Run the model.
 
@@ -124,31 +125,37 @@ class Base3DDetector(BaseModel):
             inputs: Output of the data preprocessor.
             data_samples: Samples of the batch.
             mode: "loss" returns a dict of losses, "predict" the samples with predictions, "tensor" the head's maps.
+            **kwargs: Passed to the method of the mode.
         """
         if mode == "loss":
-            return self.loss(inputs, data_samples or [])
+            return self.loss(inputs, data_samples or [], **kwargs)
         if mode == "predict":
-            return self.predict(inputs, data_samples or [])
+            return self.predict(inputs, data_samples or [], **kwargs)
         if mode == "tensor":
-            return self._forward(inputs, data_samples)
+            return self._forward(inputs, data_samples, **kwargs)
         raise ValueError(f"mode is 'loss', 'predict' or 'tensor', got {mode!r}")
 
     def extract_feat(self, batch_inputs_dict: Mapping[str, Any]) -> Any:
         """Compute the feature maps of a batch."""
         raise NotImplementedError
 
-    def loss(self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]) -> Losses:
+    def loss(
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+    ) -> Losses:
         """Compute the losses of a batch."""
         raise NotImplementedError
 
     def predict(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> list[Det3DDataSample]:
         """Return the samples of a batch with `pred_instances_3d`."""
         raise NotImplementedError
 
     def _forward(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample] | None = None
+        self,
+        batch_inputs_dict: Mapping[str, Any],
+        data_samples: Sequence[Det3DDataSample] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Return the raw outputs of the head."""
         raise NotImplementedError

@@ -69,19 +69,24 @@ class VoxelNet(Base3DDetector):
         return self.neck(maps) if self.neck is not None else maps
 
     @override
-    def loss(self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]) -> Losses:
-        losses: Losses = self.bbox_head.loss(self.extract_feat(batch_inputs_dict), batch_data_samples)
+    def loss(
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+    ) -> Losses:
+        losses: Losses = self.bbox_head.loss(self.extract_feat(batch_inputs_dict), batch_data_samples, **kwargs)
         return losses
 
     @override
     def predict(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample]
+        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> list[Det3DDataSample]:
-        predictions = self.bbox_head.predict(self.extract_feat(batch_inputs_dict), batch_data_samples)
+        predictions = self.bbox_head.predict(self.extract_feat(batch_inputs_dict), batch_data_samples, **kwargs)
         return self.add_pred_to_datasample(batch_data_samples, predictions)
 
     @override
     def _forward(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample] | None = None
+        self,
+        batch_inputs_dict: Mapping[str, Any],
+        data_samples: Sequence[Det3DDataSample] | None = None,
+        **kwargs: Any,
     ) -> Any:
         return self.bbox_head(self.extract_feat(batch_inputs_dict))

@@ -1,6 +1,7 @@
-"""Anchor generators: boxes of a few sizes and headings at every cell of the bird's-eye grid.
+"""Anchor generators: boxes of a few sizes and rotations at every cell of the bird's-eye-view map.
 
-Legend: H, W bird's-eye grid · S sizes · R rotations · C numbers of an anchor (x, y, z bottom, dx, dy, dz, yaw, ...).
+Shapes: D, H, W size of the map along z, y, x (D is 1), S sizes, R rotations, C numbers of an anchor (x, y, z of the
+bottom centre, dx, dy, dz, yaw, custom values); LiDAR frame, metres and radians.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.registry import TASK_UTILS
 
+Device = torch.device | str
+
 
 @TASK_UTILS.register_module()
 class Anchor3DRangeGenerator:
-    """Anchors spread evenly over a range, its two ends included (SECOND).
+    """Anchors spread evenly over a range, both ends included (SECOND).
 
     Args:
         ranges: One (x0, y0, z0, x1, y1, z1) per size, or one for all; metres.
-        sizes: One (dx, dy, dz) per kind of anchor; metres.
+        sizes: (dx, dy, dz) of each size; metres.
         scales: Factor on the sizes, per feature map.
-        rotations: Headings; radians. Published configs say 1.57, not pi / 2, and mean it.
-        custom_values: Numbers that every anchor ends with (velocity).
-        reshape_out: Accepted as published configs carry it; our shape is always (1, H, W, S, R, C).
+        rotations: Yaws; radians. Published configs use 1.57, not pi / 2.
+        custom_values: Further numbers of every anchor (velocity).
+        reshape_out: Return (D * H * W * S * R, C) anchors instead of (D, H, W, S, R, C).
         size_per_range: Each size has its own range; False combines the first range with all sizes.
     """
 
@@ -58,55 +62,84 @@ class Anchor3DRangeGenerator:
 
     @property
     def num_levels(self) -> int:
-        """Feature maps that anchors are made for."""
+        """Number of feature maps."""
         return len(self.scales)
 
     @property
     def num_base_anchors(self) -> int:
-        """Anchors per cell."""
+        """Anchors per cell, S * R."""
         return len(self.sizes) * len(self.rotations)
 
     @property
     def box_code_size(self) -> int:
-        """Numbers of an anchor."""
+        """C."""
         return 7 + len(self.custom_values)
 
-    def grid(self, size: tuple[int, int], *, level: int = 0, device: torch.device | str = "cpu") -> Tensor:
-        """Make the anchors of one feature map.
+    def grid_anchors(self, featmap_sizes: Sequence[Sequence[int]], device: Device = "cuda") -> list[Tensor]:
+        """Make the anchors of all feature maps.
 
         Args:
-            size: Its (H, W).
-            level: Which one, where there are several.
-            device: Where to put them.
+            featmap_sizes: (H, W) or (D, H, W) of each.
+            device: Where the anchors are made.
 
         Returns:
-            (1, H, W, S, R, C).
+            For each map (D, H, W, S, R, C), or (D * H * W * S * R, C) with `reshape_out`.
         """
-        kinds = [
-            self._one_kind(size, span, tuple(self.scales[level] * side for side in sides), device)
-            for span, sides in zip(self.ranges, self.sizes, strict=True)
+        anchors = [
+            self.single_level_grid_anchors(size, scale, device=device)
+            for size, scale in zip(featmap_sizes, self.scales, strict=True)
         ]
-        return torch.stack(kinds, dim=2)[None]
+        return [one.reshape(-1, one.shape[-1]) for one in anchors] if self.reshape_out else anchors
 
-    def _one_kind(
-        self, size: tuple[int, int], span: Sequence[float], sides: Sequence[float], device: torch.device | str
+    def single_level_grid_anchors(self, featmap_size: Sequence[int], scale: float, device: Device = "cuda") -> Tensor:
+        """Make the (D, H, W, S, R, C) anchors of one feature map of (H, W) or (D, H, W) cells."""
+        return torch.cat(
+            [
+                self.anchors_single_range(featmap_size, span, scale, [size], self.rotations, device=device)
+                for span, size in zip(self.ranges, self.sizes, strict=True)
+            ],
+            dim=-3,
+        )
+
+    def anchors_single_range(
+        self,
+        feature_size: Sequence[int],
+        anchor_range: Sequence[float],
+        scale: float = 1,
+        sizes: Sequence[Sequence[float]] = ((3.9, 1.6, 1.56),),
+        rotations: Sequence[float] = (0, 1.5707963),
+        device: Device = "cuda",
     ) -> Tensor:
-        height, width = size
-        x = self._places(span[0], span[3], width, device)
-        y = self._places(span[1], span[4], height, device)
-        z = self._places(span[2], span[5], 1, device)
-        out = torch.empty(height, width, len(self.rotations), self.box_code_size, device=device)
-        out[..., 0] = x[None, :, None]
-        out[..., 1] = y[:, None, None]
-        out[..., 2] = z
-        out[..., 3:6] = torch.tensor(sides, device=device)
-        out[..., 6] = torch.tensor(self.rotations, device=device)
-        if self.custom_values:
-            out[..., 7:] = torch.tensor(self.custom_values, device=device)
-        return out
+        """Make the anchors of one range.
 
-    def _places(self, low: float, high: float, count: int, device: torch.device | str) -> Tensor:
-        """Where anchors stand along one axis."""
+        Args:
+            feature_size: (H, W) or (D, H, W).
+            anchor_range: (x0, y0, z0, x1, y1, z1).
+            scale: Factor on the sizes.
+            sizes: S times (dx, dy, dz).
+            rotations: R yaws.
+            device: Where the anchors are made.
+
+        Returns:
+            (D, H, W, S, R, C).
+        """
+        depth, height, width = (1, *feature_size)[-3:]
+        x = self._positions(anchor_range[0], anchor_range[3], width, device)
+        y = self._positions(anchor_range[1], anchor_range[4], height, device)
+        z = self._positions(anchor_range[2], anchor_range[5], depth, device)
+        shape = (depth, height, width, len(sizes), len(rotations), self.box_code_size)
+        anchors = torch.empty(shape, device=device)
+        anchors[..., 0] = x[:, None, None]
+        anchors[..., 1] = y[:, None, None, None]
+        anchors[..., 2] = z[:, None, None, None, None]
+        anchors[..., 3:6] = torch.tensor([[scale * side for side in size] for size in sizes], device=device)[:, None]
+        anchors[..., 6] = torch.tensor(rotations, device=device)
+        if self.custom_values:
+            anchors[..., 7:] = torch.tensor(self.custom_values, device=device)
+        return anchors
+
+    def _positions(self, low: float, high: float, count: int, device: Device) -> Tensor:
+        """Return the positions of the anchors along one axis."""
         return torch.linspace(low, high, count, device=device)
 
 
@@ -115,14 +148,14 @@ class AlignedAnchor3DRangeGenerator(Anchor3DRangeGenerator):
     """Anchors at the centres of the grid's cells (PointPillars).
 
     Args:
-        ranges: See `Anchor3DRangeGenerator`.
-        sizes: See there.
-        scales: See there.
-        rotations: See there.
-        custom_values: See there.
-        reshape_out: See there.
-        size_per_range: See there.
-        align_corner: Put them at the cells' lower corners instead.
+        ranges: As for `Anchor3DRangeGenerator`, like the next six.
+        sizes: (dx, dy, dz) of each size.
+        scales: Factor on the sizes, per feature map.
+        rotations: Yaws.
+        custom_values: Further numbers of every anchor.
+        reshape_out: Return flat anchors.
+        size_per_range: Each size has its own range.
+        align_corner: Put the anchors at the lower corners of the cells instead.
     """
 
     def __init__(
@@ -139,7 +172,8 @@ class AlignedAnchor3DRangeGenerator(Anchor3DRangeGenerator):
         super().__init__(ranges, sizes, scales, rotations, custom_values, reshape_out, size_per_range)
         self.align_corner = align_corner
 
-    def _places(self, low: float, high: float, count: int, device: torch.device | str) -> Tensor:
+    @override
+    def _positions(self, low: float, high: float, count: int, device: Device) -> Tensor:
         borders = torch.linspace(low, high, count + 1, device=device)
         if not self.align_corner:
             borders = borders + (borders[1] - borders[0]) / 2

@@ -1,96 +1,79 @@
-"""Assignment: which anchors are to find which object, which are background, and which do not count.
+"""Assigners: which anchors are positive (and for which ground-truth box), negative, and ignored.
 
-Anchors of one kind stand on a regular grid, so the overlap of an upright rectangle with all of them is a product of
-overlaps along x and along y, and only a window of cells around each object can overlap it at all. That is what makes
-this take a fraction of a millisecond where a table of all anchors against all objects takes tens of them; the numbers
-are the same to the last bit.
-
-Legend: K objects · H, W bird's-eye grid · R rotations · A anchors · P pairs of an object and an anchor.
+Shapes: K ground-truth boxes, A anchors, P pairs of a box and an anchor, C numbers of a box.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raydet3d.errors import InputError
-from raydet3d.ops import AnchorGrid, aligned_iou, nearest_bev
+from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D, IoUCalculator
+from raydet3d.ops import AnchorGrid, nearest_bev
 from raydet3d.registry import TASK_UTILS
+from raydet3d.structures import InstanceData
 
 
-class IoUCalculator(Protocol):
-    """Overlap of every box with every other."""
+@dataclass
+class AssignResult:
+    """Assignment of every anchor, by MMDetection's names.
 
-    def __call__(self, boxes1: Tensor, boxes2: Tensor, /) -> Tensor:
-        """(N, 7+) and (M, 7+) boxes to (N, M) overlaps."""
-
-
-@TASK_UTILS.register_module()
-class BboxOverlapsNearest3D:
-    """Bird's-eye-view IoU of boxes after each was turned to the nearest axis.
-
-    Args:
-        coordinate: Frame of the boxes; only "lidar" and "depth" (z up) exist.
+    Attributes:
+        num_gts: K.
+        gt_inds: (A,) 0 for a negative, -1 for an ignored anchor, else 1 + the index of the ground-truth box.
+        max_overlaps: (A,) best overlap of each anchor; None if it was not computed.
+        labels: (A,) class of the assigned box, -1 where there is none; None without labels.
     """
 
-    def __init__(self, coordinate: str = "lidar") -> None:
-        if coordinate not in ("lidar", "depth"):
-            raise InputError(f"BboxOverlapsNearest3D: coordinate is 'lidar' or 'depth', got {coordinate!r}")
-        self.coordinate = coordinate
-
-    def __call__(self, boxes1: Tensor, boxes2: Tensor, mode: str = "iou") -> Tensor:
-        """(N, 7+) and (M, 7+) boxes to (N, M) overlaps."""
-        return aligned_iou(nearest_bev(boxes1), nearest_bev(boxes2), mode=mode)
-
-
-@TASK_UTILS.register_module()
-class PseudoSampler:
-    """Takes every anchor that was assigned. Named by configs; there is nothing to choose with a focal loss.
-
-    Args:
-        context: Accepted as published configs may carry it.
-    """
-
-    def __init__(self, context: Any = None) -> None:
-        self.context = context
+    num_gts: int
+    gt_inds: Tensor
+    max_overlaps: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """What an assigner decided; anchors that are in neither list are background.
+class SparseAssignResult:
+    """Assignment as lists; anchors in neither list are negative.
 
     Attributes:
-        positive: (N,) indices of the anchors that are to find an object, in rising order.
-        objects: (N,) which object each is to find.
-        ignored: (M,) indices of the anchors that do not count.
+        positive: (N,) indices of the positive anchors, ascending.
+        gt_inds: (N,) index of the ground-truth box of each.
+        ignored: (M,) indices of the ignored anchors.
     """
 
     positive: Tensor
-    objects: Tensor
+    gt_inds: Tensor
     ignored: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> SparseAssignResult:
+        """Return the result for no ground-truth boxes."""
+        none = torch.empty(0, dtype=torch.long, device=device)
+        return cls(none, none, none)
 
 
 @TASK_UTILS.register_module()
 class Max3DIoUAssigner:
-    """Assigns by overlap.
+    """Assigns anchors by IoU.
 
-    An anchor whose best overlap is below `neg_iou_thr` is background, one whose best is at least `pos_iou_thr` finds
-    the object it overlaps best (the first, where several tie); between them it does not count. After that each object
-    whose best overlap is at least `min_pos_iou` takes **every** anchor that overlaps it that much, whatever was said
-    of the anchor before; of several such objects the last one wins.
+    An anchor whose best IoU is below `neg_iou_thr` is negative; one whose best is at least `pos_iou_thr` is positive
+    for the box it overlaps most (the first of several that tie); between them it is ignored. Then each box whose best
+    IoU is at least `min_pos_iou` takes every anchor that has this IoU with it, whatever was assigned before; of several
+    such boxes the last one wins.
 
     Args:
         pos_iou_thr: See above.
         neg_iou_thr: See above.
         min_pos_iou: See above.
-        gt_max_assign_all: Only True exists: all anchors that tie for an object's best overlap are taken.
-        ignore_iof_thr: Only -1 exists (no regions to ignore).
+        gt_max_assign_all: Only True is supported: a box takes all anchors that tie.
+        ignore_iof_thr: Only -1 is supported (no regions to ignore).
         match_low_quality: False leaves out the last step.
-        iou_calculator: What overlap is.
+        iou_calculator: Overlap of boxes and anchors.
     """
 
     def __init__(
@@ -105,12 +88,12 @@ class Max3DIoUAssigner:
     ) -> None:
         name = type(self).__name__
         if not gt_max_assign_all:
-            raise InputError(f"{name}: gt_max_assign_all=False does not exist; leave it out")
+            raise InputError(f"{name}: gt_max_assign_all=False is not supported; leave it out")
         if ignore_iof_thr > 0:
-            raise InputError(f"{name}: ignore_iof_thr={ignore_iof_thr} does not exist for 3D boxes; -1 does")
+            raise InputError(f"{name}: ignore_iof_thr={ignore_iof_thr} is not supported for 3D boxes; use -1")
         if not 0 < neg_iou_thr <= pos_iou_thr:
             raise InputError(
-                f"{name}: 0 < neg_iou_thr <= pos_iou_thr is wanted, got neg_iou_thr={neg_iou_thr} and "
+                f"{name}: 0 < neg_iou_thr <= pos_iou_thr is required, got neg_iou_thr={neg_iou_thr} and "
                 f"pos_iou_thr={pos_iou_thr}"
             )
         self.pos_iou_thr = pos_iou_thr
@@ -119,67 +102,84 @@ class Max3DIoUAssigner:
         self.match_low_quality = match_low_quality
         self.iou_calculator: IoUCalculator = TASK_UTILS.build(iou_calculator)
 
-    @property
-    def can_use_grid(self) -> bool:
-        """Whether `assign_grid` gives the same as `assign`."""
-        takes_all = self.match_low_quality and self.min_pos_iou <= 0  # then anchors without overlap can be positive
-        return type(self.iou_calculator) is BboxOverlapsNearest3D and not takes_all
-
-    def assign(self, anchors: Tensor, boxes: Tensor) -> Assigned:
-        """Assign any anchors of one frame, by comparing all with all.
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+        **kwargs: Any,
+    ) -> AssignResult:
+        """Assign the anchors of one frame.
 
         Args:
-            anchors: (A, 7+).
-            boxes: (K, 7+) the frame's objects.
+            pred_instances: `priors`, the (A, C) anchors.
+            gt_instances: `bboxes_3d`, (K, C) boxes or their tensor, and `labels_3d`.
+            gt_instances_ignore: Not used.
+            **kwargs: Not used.
         """
+        anchors = pred_instances.priors
+        boxes = gt_instances.bboxes_3d
+        boxes = boxes if isinstance(boxes, Tensor) else boxes.tensor.to(anchors)
+        labels = torch.as_tensor(gt_instances.labels_3d, device=anchors.device)
+        result = self.assign_sparse(anchors, boxes)
+        gt_inds = torch.zeros(len(anchors), dtype=torch.long, device=anchors.device)
+        gt_inds[result.positive] = result.gt_inds + 1
+        gt_inds[result.ignored] = -1
+        assigned_labels = torch.full_like(gt_inds, -1)
+        assigned_labels[result.positive] = labels[result.gt_inds].long()
+        return AssignResult(len(boxes), gt_inds, labels=assigned_labels)
+
+    def assign_sparse(self, anchors: Tensor, boxes: Tensor) -> SparseAssignResult:
+        """Assign the (A, C) anchors of one frame with (K, C) boxes, by comparing all with all."""
         if not len(boxes) or not len(anchors):
-            return _nothing(boxes.device)
+            return SparseAssignResult.empty(boxes.device)
         iou = self.iou_calculator(boxes, anchors)  # (K, A)
         best = iou.amax(dim=1)
-        box, anchor = (iou >= self._lowest).nonzero().unbind(1)
-        return self._decide(box, anchor, iou[box, anchor], best)
+        box, anchor = (iou >= self._min_iou).nonzero().unbind(1)
+        return self._assign_pairs(box, anchor, iou[box, anchor], best)
 
-    def assign_grid(self, grid: AnchorGrid, boxes: Tensor, frames: Tensor) -> Assigned:
-        """Assign the anchors of a grid, for several frames at once.
+    @property
+    def supports_grid(self) -> bool:
+        """Whether `assign_grid` gives the result of `assign_sparse`."""
+        takes_all = self.match_low_quality and self.min_pos_iou <= 0  # anchors without overlap may be positive
+        return type(self.iou_calculator) is BboxOverlapsNearest3D and not takes_all
+
+    def assign_grid(self, grid: AnchorGrid, boxes: Tensor, frames: Tensor) -> SparseAssignResult:
+        """Assign the anchors of a grid in all frames of a batch, with the bits of `assign_sparse`.
 
         Args:
             grid: The anchors, the same in every frame.
-            boxes: (K, 7+) objects of all frames.
-            frames: (K,) which frame each is in.
+            boxes: (K, C) boxes of all frames.
+            frames: (K,) frame of each.
 
         Returns:
-            The decision; an anchor's index is frame * H * W * R + (y * W + x) * R + r.
+            The assignment; an anchor's index is frame * H * W * R + (y * W + x) * R + r.
         """
         if not len(boxes):
-            return _nothing(boxes.device)
+            return SparseAssignResult.empty(boxes.device)
         iou, anchor = grid.iou(nearest_bev(boxes))  # (K, window)
         best = iou.amax(dim=1)
-        box, place = (iou >= self._lowest).nonzero().unbind(1)
-        return self._decide(box, anchor[box, place] + frames[box] * grid.num_anchors, iou[box, place], best)
+        box, column = (iou >= self._min_iou).nonzero().unbind(1)
+        return self._assign_pairs(box, anchor[box, column] + frames[box] * grid.num_anchors, iou[box, column], best)
 
     @property
-    def _lowest(self) -> float:
-        """Overlap below which a pair of an object and an anchor decides nothing."""
+    def _min_iou(self) -> float:
+        """IoU below which a pair of a box and an anchor has no influence."""
         return min(self.neg_iou_thr, self.min_pos_iou) if self.match_low_quality else self.neg_iou_thr
 
-    def _decide(self, box: Tensor, anchor: Tensor, iou: Tensor, best_of_box: Tensor) -> Assigned:
-        """Decide from the (P,) pairs that overlap enough to matter, and each object's best overlap (K,)."""
+    def _assign_pairs(self, box: Tensor, anchor: Tensor, iou: Tensor, best_of_box: Tensor) -> SparseAssignResult:
+        """Assign from the (P,) pairs whose IoU has influence, and the best IoU (K,) of each box."""
         anchors, slot = torch.unique(anchor, return_inverse=True)
         best = iou.new_zeros(len(anchors)).scatter_reduce_(0, slot, iou, "amax")
         none = len(best_of_box)
-        # The first object among those that an anchor overlaps best.
+        # The first box among those that an anchor overlaps most.
         first = torch.where(iou == best[slot], box, none)
-        objects = box.new_full((len(anchors),), none).scatter_reduce_(0, slot, first, "amin")
+        assigned = box.new_full((len(anchors),), none).scatter_reduce_(0, slot, first, "amin")
         positive = best >= self.pos_iou_thr
         if self.match_low_quality:
-            claims = (iou == best_of_box[box]) & (iou >= self.min_pos_iou)
-            last = box.new_full((len(anchors),), -1).scatter_reduce_(0, slot, torch.where(claims, box, -1), "amax")
-            objects = torch.where(last >= 0, last, objects)
+            taken = (iou == best_of_box[box]) & (iou >= self.min_pos_iou)
+            last = box.new_full((len(anchors),), -1).scatter_reduce_(0, slot, torch.where(taken, box, -1), "amax")
+            assigned = torch.where(last >= 0, last, assigned)
             positive |= last >= 0
         ignored = ~positive & (best >= self.neg_iou_thr)
-        return Assigned(anchors[positive], objects[positive], anchors[ignored])
-
-
-def _nothing(device: torch.device) -> Assigned:
-    empty = torch.empty(0, dtype=torch.long, device=device)
-    return Assigned(empty, empty, empty)
+        return SparseAssignResult(anchors[positive], assigned[positive], anchors[ignored])

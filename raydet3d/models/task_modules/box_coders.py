@@ -1,6 +1,6 @@
-"""Box coders: from a box and its anchor to the numbers that the network learns, and back.
+"""Box coders: regression targets of boxes relative to anchors, and back.
 
-Legend: N boxes · C numbers of a box. Boxes are (x, y, z of the bottom centre, dx, dy, dz, yaw, ...).
+Shapes: N boxes, C numbers of a box (x, y, z of the bottom centre, dx, dy, dz, yaw, ...).
 """
 
 from __future__ import annotations
@@ -13,54 +13,56 @@ from raydet3d.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class DeltaXYZWLHRBBoxCoder:
-    """Differences to an anchor: positions in units of its diagonal and height, log ratios of sizes, angle difference.
+    """Offsets to an anchor: positions in units of its diagonal and height, log ratios of sizes, difference of yaws.
 
-    Further numbers (velocity) are plain differences. Source: VoxelNet (Zhou & Tuzel 2018), section 3.1, with z taken
-    at the middle of the box.
+    Further numbers (velocity) are plain differences. z is taken at the centre of the box.
+    Source: VoxelNet (Zhou & Tuzel 2018), section 3.1.
 
     Args:
-        code_size: Numbers per box.
+        code_size: C.
     """
 
     def __init__(self, code_size: int = 7) -> None:
         self.code_size = code_size
 
     @staticmethod
-    def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
-        """Tell how boxes differ from their anchors.
+    def encode(src_boxes: Tensor, dst_boxes: Tensor) -> Tensor:
+        """Encode boxes relative to anchors.
 
         Args:
-            anchors: (N, 7+).
-            boxes: (N, 7+), as many numbers as the anchors have.
+            src_boxes: (..., C) anchors.
+            dst_boxes: (..., C) boxes.
 
         Returns:
-            (N, 7+) deltas.
+            (..., C) deltas.
         """
-        size, size_a = boxes[..., 3:6], anchors[..., 3:6]
-        diagonal = torch.sqrt(size_a[..., 0] ** 2 + size_a[..., 1] ** 2)
-        shift = boxes[..., :3] - anchors[..., :3]
-        middle, middle_a = boxes[..., 2] + size[..., 2] / 2, anchors[..., 2] + size_a[..., 2] / 2
-        head = torch.stack(
-            (shift[..., 0] / diagonal, shift[..., 1] / diagonal, (middle - middle_a) / size_a[..., 2]), dim=-1
+        size, anchor_size = dst_boxes[..., 3:6], src_boxes[..., 3:6]
+        diagonal = torch.sqrt(anchor_size[..., 0] ** 2 + anchor_size[..., 1] ** 2)
+        offset = dst_boxes[..., :3] - src_boxes[..., :3]
+        center_z = dst_boxes[..., 2] + size[..., 2] / 2
+        anchor_center_z = src_boxes[..., 2] + anchor_size[..., 2] / 2
+        position = torch.stack(
+            (offset[..., 0] / diagonal, offset[..., 1] / diagonal, (center_z - anchor_center_z) / anchor_size[..., 2]),
+            dim=-1,
         )
-        return torch.cat((head, torch.log(size / size_a), boxes[..., 6:] - anchors[..., 6:]), dim=-1)
+        return torch.cat((position, torch.log(size / anchor_size), dst_boxes[..., 6:] - src_boxes[..., 6:]), dim=-1)
 
     @staticmethod
     def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
-        """Turn deltas back into boxes.
+        """Decode boxes relative to anchors.
 
         Args:
-            anchors: (N, 7+).
-            deltas: (N, 7+), as many numbers as the anchors have.
+            anchors: (..., C).
+            deltas: (..., C).
 
         Returns:
-            (N, 7+) boxes.
+            (..., C) boxes.
         """
-        size_a = anchors[..., 3:6]
-        diagonal = torch.sqrt(size_a[..., 0] ** 2 + size_a[..., 1] ** 2)
-        size = torch.exp(deltas[..., 3:6]) * size_a
+        anchor_size = anchors[..., 3:6]
+        diagonal = torch.sqrt(anchor_size[..., 0] ** 2 + anchor_size[..., 1] ** 2)
+        size = torch.exp(deltas[..., 3:6]) * anchor_size
         x = deltas[..., 0] * diagonal + anchors[..., 0]
         y = deltas[..., 1] * diagonal + anchors[..., 1]
-        middle = deltas[..., 2] * size_a[..., 2] + anchors[..., 2] + size_a[..., 2] / 2
-        head = torch.stack((x, y, middle - size[..., 2] / 2), dim=-1)
-        return torch.cat((head, size, deltas[..., 6:] + anchors[..., 6:]), dim=-1)
+        center_z = deltas[..., 2] * anchor_size[..., 2] + anchors[..., 2] + anchor_size[..., 2] / 2
+        position = torch.stack((x, y, center_z - size[..., 2] / 2), dim=-1)
+        return torch.cat((position, size, deltas[..., 6:] + anchors[..., 6:]), dim=-1)

@@ -58,49 +58,49 @@ DEVICE = torch.device("cpu")
 class TestTargets:
     def test_an_object_on_its_anchor(self):
         head = make()
-        targets = head.targets.make((CELLS, CELLS), [a_sample([car(4, 5)], [2])], DEVICE)
+        targets = head.sparse_targets((CELLS, CELLS), [a_sample([car(4, 5)], [2])], DEVICE)
         index = targets.positive.tolist().index(at(4, 5, size=2, rotation=0))
         assert targets.labels[index] == 2
-        assert targets.deltas[index].tolist() == pytest.approx([0] * 7, abs=1e-6)
+        assert targets.bbox_targets[index].tolist() == pytest.approx([0] * 7, abs=1e-6)
         # Only anchors of the car's size, all near it.
         assert ((targets.positive % 6) // 2).unique().tolist() == [2]
-        assert targets.total == len(targets.positive)
+        assert targets.avg_factor == len(targets.positive)
 
     def test_headings_and_directions(self):
         """A car at 2.0 is nearest to the 1.57 anchor; halves begin at -pi/2: 2.0 + pi/2 > pi, so the second one."""
         head = make()
         for yaw, rotation, half in ((2.0, 1, 1), (-1.2, 1, 0), (0.1, 0, 0), (3.0, 0, 1), (-3.0, 0, 1), (1.5, 1, 0)):
-            targets = head.targets.make((CELLS, CELLS), [a_sample([car(4, 5, yaw=yaw)], [2])], DEVICE)
+            targets = head.sparse_targets((CELLS, CELLS), [a_sample([car(4, 5, yaw=yaw)], [2])], DEVICE)
             index = targets.positive.tolist().index(at(4, 5, 2, rotation))
-            assert targets.deltas[index, 6].item() == pytest.approx(yaw - 1.57 * rotation, abs=1e-5)
-            assert targets.bins[index] == half, yaw
+            assert targets.bbox_targets[index, 6].item() == pytest.approx(yaw - 1.57 * rotation, abs=1e-5)
+            assert targets.dir_targets[index] == half, yaw
 
     def test_frames_are_kept_apart_and_counted(self):
         head = make()
-        whole = head.targets.make((CELLS, CELLS), SAMPLES, DEVICE)
+        whole = head.sparse_targets((CELLS, CELLS), SAMPLES, DEVICE)
         frame = whole.positive // (CELLS * CELLS * 6)
         assert sorted(set(frame.tolist())) == [0, 2]
         counts = [int((frame == i).sum()) for i in range(3)]
-        assert whole.total == counts[0] + 1 + counts[2]  # the empty frame counts as one
+        assert whole.avg_factor == counts[0] + 1 + counts[2]  # the empty frame counts as one
         for i, sample in enumerate(SAMPLES):
-            alone = head.targets.make((CELLS, CELLS), [sample], DEVICE)
+            alone = head.sparse_targets((CELLS, CELLS), [sample], DEVICE)
             mine = frame == i
             assert (whole.positive[mine] - i * CELLS * CELLS * 6).tolist() == alone.positive.tolist()
-            torch.testing.assert_close(whole.deltas[mine], alone.deltas)
+            torch.testing.assert_close(whole.bbox_targets[mine], alone.bbox_targets)
 
     def test_anchors_of_a_class_see_their_own_objects_only(self):
         """A car labelled as a pedestrian: car anchors stay background; SECOND's way takes the label as it is."""
         wrong = [a_sample([car(4, 5)], [0])]
-        targets = make().targets.make((CELLS, CELLS), wrong, DEVICE)
+        targets = make().sparse_targets((CELLS, CELLS), wrong, DEVICE)
         assert 2 not in (targets.positive % 6 // 2).tolist()
-        every = make(assign_per_class=False).targets.make((CELLS, CELLS), wrong, DEVICE)
+        every = make(assign_per_class=False).sparse_targets((CELLS, CELLS), wrong, DEVICE)
         assert at(4, 5, 2, 0) in every.positive.tolist()
         assert every.labels.unique().tolist() == [0]
 
     def test_one_assigner_for_all_sizes(self):
         assigner = {"type": "Max3DIoUAssigner", "pos_iou_thr": 0.6, "neg_iou_thr": 0.3, "min_pos_iou": 0.3}
         head = make(assign_per_class=False, train={"assigner": assigner})
-        targets = head.targets.make((CELLS, CELLS), SAMPLES[:1], DEVICE)
+        targets = head.sparse_targets((CELLS, CELLS), SAMPLES[:1], DEVICE)
         assert at(4, 5, 2, 0) in targets.positive.tolist()
         assert sorted(targets.labels.unique().tolist()) == [0, 2]
         # The car's best anchor is its own size's; no other size overlaps it enough.
@@ -109,32 +109,32 @@ class TestTargets:
 
     def test_a_calculator_of_the_users_goes_the_long_way(self):
         """Assigning by comparing all with all (as other overlaps need) gives the same."""
-        from raydet3d.models.task_modules.assigners import BboxOverlapsNearest3D
+        from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D
         from raydet3d.registry import TASK_UTILS
 
         class Mine(BboxOverlapsNearest3D):
             pass
 
-        wanted = make().targets.make((CELLS, CELLS), SAMPLES, DEVICE)
+        wanted = make().sparse_targets((CELLS, CELLS), SAMPLES, DEVICE)
         with TASK_UTILS.temporary(Mine=Mine):
             assigners = [{**one, "iou_calculator": {"type": "Mine"}} for one in head_config()["train_cfg"]["assigner"]]
             head = make(train={"assigner": assigners})
-        assert not head.targets.assigners[0].can_use_grid
-        found = head.targets.make((CELLS, CELLS), SAMPLES, DEVICE)
-        for name in ("positive", "labels", "deltas", "bins", "ignored", "total"):
+        assert not head.bbox_assigner[0].supports_grid
+        found = head.sparse_targets((CELLS, CELLS), SAMPLES, DEVICE)
+        for name in ("positive", "labels", "bbox_targets", "dir_targets", "ignored", "avg_factor"):
             assert torch.equal(getattr(found, name), getattr(wanted, name)), name
 
     def test_objects_of_no_class_and_numpy_labels(self):
         sample = a_sample([car(4, 5), car(8, 9)], [2, -1])
         sample.gt_instances_3d = InstanceData(bboxes_3d=sample.gt_instances_3d.bboxes_3d, labels_3d=np.array([2, -1]))
-        targets = make(assign_per_class=False).targets.make((CELLS, CELLS), [sample], DEVICE)
+        targets = make(assign_per_class=False).sparse_targets((CELLS, CELLS), [sample], DEVICE)
         assert targets.labels.unique().tolist() == [2]
 
 
 def dense_losses(head, feats, samples, beta=1 / 9):
     """The published formulas over whole maps, one-hot targets and all."""
-    cls, reg, direction = head([feats])
-    targets = head.targets.make((CELLS, CELLS), samples, DEVICE)
+    (cls,), (reg,), (direction,) = head([feats])
+    targets = head.sparse_targets((CELLS, CELLS), samples, DEVICE)
     count = len(samples) * CELLS * CELLS * 6
     cls = cls.permute(0, 2, 3, 1).reshape(count, 3)
     reg = reg.permute(0, 2, 3, 1).reshape(count, 7)[targets.positive]
@@ -146,12 +146,12 @@ def dense_losses(head, feats, samples, beta=1 / 9):
     p = cls.sigmoid()
     focal = F.binary_cross_entropy(p, one_hot, reduction="none")
     focal = focal * (one_hot * 0.25 * (1 - p) ** 2 + (1 - one_hot) * 0.75 * p**2)
-    total = float(targets.total) + torch.finfo(torch.float32).eps
-    wanted = targets.deltas.to(reg)
+    total = float(targets.avg_factor) + torch.finfo(torch.float32).eps
+    wanted = targets.bbox_targets.to(reg)
     error = reg[:, :6] - wanted[:, :6]
     error = torch.cat((error, torch.sin(reg[:, 6:] - wanted[:, 6:])), 1).abs()
     smooth = torch.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
-    log_p = direction.log_softmax(1)[torch.arange(len(direction)), targets.bins]
+    log_p = direction.log_softmax(1)[torch.arange(len(direction)), targets.dir_targets]
     return {
         "loss_cls": (focal * weight).sum() / total,
         "loss_bbox": 2 * smooth.sum() / total,
@@ -169,8 +169,8 @@ def test_losses_equal_the_formulas_over_whole_maps(samples):
     wanted = dense_losses(head, feats, samples)
     assert list(losses) == list(wanted)
     for name, value in wanted.items():
-        assert losses[name].item() == pytest.approx(value.item(), rel=1e-6), name  # anchors are float32
-    mine = torch.autograd.grad(sum(losses.values()), parameters)
+        assert losses[name][0].item() == pytest.approx(value.item(), rel=1e-6), name  # anchors are float32
+    mine = torch.autograd.grad(sum(loss for (loss,) in losses.values()), parameters)
     theirs = torch.autograd.grad(sum(wanted.values()), parameters, allow_unused=True)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-5, atol=1e-9)
@@ -178,7 +178,8 @@ def test_losses_equal_the_formulas_over_whole_maps(samples):
 
 def test_every_parameter_has_a_gradient_without_objects():
     head = make()
-    sum(head.loss([torch.randn(2, CHANNELS, CELLS, CELLS)], [SAMPLES[1]] * 2).values()).backward()
+    losses = head.loss([torch.randn(2, CHANNELS, CELLS, CELLS)], [SAMPLES[1]] * 2)
+    sum(loss for (loss,) in losses.values()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
     assert head.conv_reg.weight.grad.abs().max() == 0
 
@@ -187,12 +188,12 @@ def test_code_weight_and_pos_weight():
     feats = [torch.randn(3, CHANNELS, CELLS, CELLS)]
     plain = make().loss(feats, SAMPLES)
     heavy = make(train={"code_weight": [2.0] * 7}).loss(feats, SAMPLES)
-    assert heavy["loss_bbox"].item() == pytest.approx(2 * plain["loss_bbox"].item(), rel=1e-5)
+    assert heavy["loss_bbox"][0].item() == pytest.approx(2 * plain["loss_bbox"][0].item(), rel=1e-5)
     # The dense way, taken where positives are weighted, agrees with the sparse one at a weight of one.
     same = make(train={"pos_weight": 1.0}).loss(feats, SAMPLES)
-    assert same["loss_cls"].item() == pytest.approx(plain["loss_cls"].item(), rel=1e-5)
+    assert same["loss_cls"][0].item() == pytest.approx(plain["loss_cls"][0].item(), rel=1e-5)
     more = make(train={"pos_weight": 3.0}).loss(feats, SAMPLES)
-    assert more["loss_cls"] > same["loss_cls"]
+    assert more["loss_cls"][0] > same["loss_cls"][0]
 
 
 def test_losses_are_float32_under_autocast():
@@ -201,9 +202,9 @@ def test_losses_are_float32_under_autocast():
     wanted = head.loss([feats], SAMPLES)
     with torch.autocast("cpu", torch.bfloat16):
         losses = head.loss([feats.bfloat16()], SAMPLES)
-    for name, value in losses.items():
+    for name, (value,) in losses.items():
         assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(wanted[name].item(), rel=0.03)
+        assert value.item() == pytest.approx(wanted[name][0].item(), rel=0.03)
 
 
 class Rigged(torch.nn.Module):
@@ -256,9 +257,11 @@ class TestPredict:
         for yaw in np.linspace(-3.1, 3.1, 12):
             head = make()
             sample = a_sample([car(6, 6, yaw=float(yaw), shift=(0.14, -0.2))], [2])
-            targets = head.targets.make((CELLS, CELLS), [sample], DEVICE)
+            targets = head.sparse_targets((CELLS, CELLS), [sample], DEVICE)
             rigged = Rigged(head)
-            rigged.say(0, int(targets.positive[0]), 2, 0.9, targets.deltas[0].tolist(), int(targets.bins[0]))
+            rigged.say(
+                0, int(targets.positive[0]), 2, 0.9, targets.bbox_targets[0].tolist(), int(targets.dir_targets[0])
+            )
             found = rigged.predict()[0].bboxes_3d.tensor[0]
             wanted = sample.gt_instances_3d.bboxes_3d.tensor[0]
             torch.testing.assert_close(found[:6], wanted[:6], atol=1e-4, rtol=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from raydet3d.errors import InputError
+from raydet3d.models import VoxelNet
 from raydet3d.registry import MODELS
 from tests.kit.pointpillars import a_frame, a_sample, reduced
 
@@ -119,7 +120,7 @@ def test_an_empty_neighbour_changes_nothing():
 def test_modes():
     model = make()
     ready = model.data_preprocessor(batch_of(frame(0)), False)
-    cls, reg, direction = model(**ready, mode="tensor")
+    (cls,), (reg,), (direction,) = model(**ready, mode="tensor")
     assert [tuple(m.shape[1:]) for m in (cls, reg, direction)] == [(18, 16, 16), (42, 16, 16), (12, 16, 16)]
     with pytest.raises(ValueError, match="mode"):
         model(**ready, mode="train")
@@ -131,9 +132,9 @@ def test_bfloat16_autocast_trains():
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(**model.data_preprocessor(batch, True), mode="loss")
     wanted = model(**model.data_preprocessor(batch, True), mode="loss")
-    for name, value in losses.items():
+    for name, (value,) in losses.items():
         assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(wanted[name].item(), rel=0.05)
+        assert value.item() == pytest.approx(wanted[name][0].item(), rel=0.05)
     model.parse_losses(losses)[0].backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in model.parameters())
 
@@ -154,3 +155,44 @@ def test_needs_a_head():
     del cfg["bbox_head"]
     with pytest.raises(InputError, match="bbox_head"):
         MODELS.build(cfg)
+
+
+def test_methods_overridden_by_a_plug_in_are_used():
+    calls = []
+
+    class Plugin(VoxelNet):
+        def extract_feat(self, batch_inputs_dict):
+            calls.append("extract_feat")
+            return super().extract_feat(batch_inputs_dict)
+
+        def loss(self, batch_inputs_dict, batch_data_samples, **kwargs):
+            calls.append("loss")
+            return {**super().loss(batch_inputs_dict, batch_data_samples, **kwargs), "loss_extra": torch.ones(())}
+
+        def predict(self, batch_inputs_dict, batch_data_samples, **kwargs):
+            calls.append("predict")
+            return super().predict(batch_inputs_dict, batch_data_samples, **kwargs)
+
+        def _forward(self, batch_inputs_dict, data_samples=None, **kwargs):
+            calls.append("_forward")
+            return super()._forward(batch_inputs_dict, data_samples, **kwargs)
+
+        def add_pred_to_datasample(self, data_samples, data_instances_3d=None, data_instances_2d=None):
+            calls.append("add_pred_to_datasample")
+            return super().add_pred_to_datasample(data_samples, data_instances_3d, data_instances_2d)
+
+        def parse_losses(self, losses):
+            calls.append("parse_losses")
+            return super().parse_losses(losses)
+
+    with MODELS.temporary(Plugin=Plugin):
+        model = MODELS.build({**reduced(cells=16, voxel=0.64, channels=8), "type": "Plugin"})
+    log = model.train_step(batch_of(frame(0)), PlainOptim(model, lr=1e-3))
+    assert log["loss_extra"].item() == 1
+    assert calls == ["loss", "extract_feat", "parse_losses"]
+    calls.clear()
+    model.val_step(batch_of(frame(0)))
+    assert calls == ["predict", "extract_feat", "add_pred_to_datasample"]
+    calls.clear()
+    model(**model.data_preprocessor(batch_of(frame(0)), False), mode="tensor")
+    assert calls == ["_forward", "extract_feat"]

@@ -22,7 +22,7 @@ def grid_of(size, height=24, width=30, cell=0.32):
             "sizes": [size],
             "rotations": [0, 1.57],
         }
-    ).grid((height, width))[0, :, :, 0]
+    ).single_level_grid_anchors((height, width), 1, device="cpu")[0, :, :, 0]
 
 
 def random_boxes(count, size, generator, span=(9.6, 7.7)):
@@ -76,7 +76,7 @@ def by_loops(anchors, boxes, pos, neg, min_pos, tie=1e-5):
 def as_states(found, count):
     states = torch.full((count,), -2)
     states[found.ignored] = -1
-    states[found.positive] = found.objects
+    states[found.positive] = found.gt_inds
     return states.tolist()
 
 
@@ -90,7 +90,7 @@ def test_equals_the_double_loop(size, pos, neg, min_pos):
     boxes = random_boxes(5, SIZES[size], generator, span=(5.1, 3.8))
     assigner = Max3DIoUAssigner(pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=min_pos)
     wanted = by_loops(rows.double().tolist(), boxes.double().tolist(), pos, neg, min_pos)
-    found = as_states(assigner.assign(rows, boxes), len(rows))
+    found = as_states(assigner.assign_sparse(rows, boxes), len(rows))
     sure = [i for i, state in enumerate(wanted) if state is not None]
     assert len(sure) > 0.8 * len(rows)
     assert [found[i] for i in sure] == [wanted[i] for i in sure]
@@ -119,10 +119,10 @@ def test_windows_equal_comparing_all_with_all(size, seed):
     rows = anchors.flatten(0, 2)
     for frame in range(3):
         own = (frames == frame).nonzero().squeeze(1)
-        dense = assigner.assign(rows, boxes[own])
+        dense = assigner.assign_sparse(rows, boxes[own])
         mine = found.positive // len(rows) == frame
         assert (found.positive[mine] - frame * len(rows)).tolist() == dense.positive.tolist()
-        assert found.objects[mine].tolist() == own[dense.objects].tolist()
+        assert found.gt_inds[mine].tolist() == own[dense.gt_inds].tolist()
         ignored = found.ignored[found.ignored // len(rows) == frame] - frame * len(rows)
         assert ignored.tolist() == dense.ignored.tolist()
     assert len(found.positive) > 10
@@ -133,12 +133,12 @@ def test_an_object_takes_all_anchors_that_tie_and_the_last_object_wins():
     anchors = torch.tensor([[0.0, 0, 0, 2, 2, 1, 0], [1.0, 0, 0, 2, 2, 1, 0], [9.0, 0, 0, 2, 2, 1, 0]])
     middle = torch.tensor([[0.5, 0.0, 0, 2, 2, 1, 0]])  # IoU 1.5 * 2 / (8 - 3) = 0.6 with both
     assigner = Max3DIoUAssigner(pos_iou_thr=0.9, neg_iou_thr=0.3, min_pos_iou=0.3)
-    found = assigner.assign(anchors, middle)
+    found = assigner.assign_sparse(anchors, middle)
     assert found.positive.tolist() == [0, 1]
-    found = assigner.assign(anchors, middle.repeat(2, 1))
-    assert (found.positive.tolist(), found.objects.tolist()) == ([0, 1], [1, 1])
+    found = assigner.assign_sparse(anchors, middle.repeat(2, 1))
+    assert (found.positive.tolist(), found.gt_inds.tolist()) == ([0, 1], [1, 1])
     for stricter in ({"min_pos_iou": 0.7}, {"min_pos_iou": 0.3, "match_low_quality": False}):
-        found = Max3DIoUAssigner(pos_iou_thr=0.9, neg_iou_thr=0.3, **stricter).assign(anchors, middle)
+        found = Max3DIoUAssigner(pos_iou_thr=0.9, neg_iou_thr=0.3, **stricter).assign_sparse(anchors, middle)
         assert (found.positive.tolist(), found.ignored.tolist()) == ([], [0, 1])
 
 
@@ -147,7 +147,7 @@ def test_without_objects_all_is_background():
     assigner = Max3DIoUAssigner(pos_iou_thr=0.6, neg_iou_thr=0.45, min_pos_iou=0.45)
     nothing = torch.zeros(0, 7)
     for found in (
-        assigner.assign(anchors.flatten(0, 2), nothing),
+        assigner.assign_sparse(anchors.flatten(0, 2), nothing),
         assigner.assign_grid(AnchorGrid.from_anchors(anchors), nothing, torch.zeros(0, dtype=torch.long)),
     ):
         assert not len(found.positive)
