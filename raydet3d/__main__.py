@@ -1,4 +1,4 @@
-"""``python -m raydet3d``: the version, and which doors there are."""
+"""`python -m raydet3d`: the version and the list of commands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 
 from raydet3d.cli import run_command, version
 
-COMMANDS = """doors:
+COMMANDS = """commands:
   python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)
   python -m raydet3d.evaluate CONFIG CHECKPOINT      score a checkpoint
+  python -m raydet3d.tune CONFIG SWEEP.yaml          search over settings of a config
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
   python -m raydet3d.data.prepare kitti ROOT         turn a raw data set into what the loaders read
 
@@ -16,7 +17,7 @@ each of them explains itself with --help"""
 
 
 def main() -> int:
-    """Print the version or the list of doors."""
+    """Print the version or the list of commands."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d",
         description="Train 3D object detectors from a config, on one machine or on a Ray cluster.",

@@ -1,33 +1,36 @@
-"""What all doors share: how a command ends, and what its mistakes look like."""
+"""Shared by all commands: flags, exit codes, error printing."""
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import io
 import os
 import platform
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 import raydet3d
 from raydet3d.config import Config, find_config, parse_options
 from raydet3d.errors import InputError
-from raydet3d.launch.signals import Stopped
+from raydet3d.launch.signals import Stopped, StopRequest, stop_signals
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add what a door takes that works on a config: the config and its overrides."""
+    """Add the config argument and the overrides of its keys."""
     parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")
     add_cfg_options(parser)
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add the overrides of a config."""
+    """Add `--cfg-options`."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -39,7 +42,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ray(parser: argparse.ArgumentParser) -> None:
-    """Add what the doors that train on Ray take: the config's ``ray`` dict as flags."""
+    """Add the flags of commands that train on Ray: the config's `ray` dict."""
     parser.add_argument(
         "--workers",
         metavar="N",
@@ -57,7 +60,7 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config that the flags name, with its overrides.
+    """Read the config that the flags name, with its overrides.
 
     Raises:
         InputError: The config or a flag is wrong.
@@ -67,80 +70,119 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def add_launcher_flags(parser: argparse.ArgumentParser) -> None:
-    """Accept what launch scripts of MMDetection3D pass on; torchrun is recognised by its environment."""
-    parser.add_argument("--launcher", choices=["none", "pytorch"], default="none", help="accepted for old habits")
+    """Accept the launcher flags of MMDetection3D's scripts; torchrun is recognised by its environment."""
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch"],
+        default="none",
+        help="accepted for scripts of MMDetection3D; torchrun is detected",
+    )
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    An ``InputError`` is printed as one line (once, where it is that of all ranks), its detail below it, and ends with
-    2, a run that was stopped before it trained ends with 75, Ctrl-C with 130, anything else that is raised with its
-    trace and 1.
+    An `InputError` is printed as one line (by one rank only where all ranks raise it) followed by its detail and exits
+    with 2, a stop request with 75, Ctrl-C with 130, any other exception with its traceback and 1.
 
     Args:
-        main: The command; it reads ``sys.argv`` and returns the exit code.
+        main: The command; it reads `sys.argv` and returns the exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may be ASCII; names of files and classes are not
     _print_warnings_as_lines()
-    try:
-        code = main()
-        sys.stdout.flush()
-    except InputError as error:
-        if not _is_said_elsewhere(error):
-            print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
-            if error.detail:
-                print(error.detail.rstrip(), file=sys.stderr)
-        code = BAD_INPUT
-    except Stopped as stopped:
-        print(f"raydet3d: {stopped}; the same command goes on", file=sys.stderr)
-        code = RESUMABLE
-    except KeyboardInterrupt:
-        print("raydet3d: interrupted", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has left. Nothing more can be said to it; python would still try when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
-    except Exception:  # noqa: BLE001 - the end of the line: whatever it is, show it and fail
-        traceback.print_exc()
-        code = FAILED
+    with stop_signals() as request:
+        code = _run(main, request)
+    atexit.register(_ignore_stop_signals)  # the work is done: a signal during the cleanup does not change the exit code
     sys.exit(code)
 
 
+def _run(main: Callable[[], int], request: StopRequest) -> int | str | None:
+    """Call the command, report how it ended, and return the exit code."""
+    try:
+        code: int | str | None = main()
+        sys.stdout.flush()
+        request.is_over = True
+        return code
+    except BaseException as error:  # noqa: BLE001 - the last handler of the process
+        request.is_over = True
+        return _report(error, request)
+
+
+def _report(error: BaseException, request: StopRequest) -> int | str | None:
+    match error:
+        case SystemExit():
+            return error.code
+        case Stopped():
+            print(f"raydet3d: {error}; the same command goes on", file=sys.stderr)
+            return INTERRUPTED if error.reason == "SIGINT" else RESUMABLE
+        case KeyboardInterrupt():
+            print("raydet3d: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        case InputError():
+            if not _is_printed_elsewhere(error):
+                print(f"raydet3d: error: {' '.join(str(error).split())}", file=sys.stderr)
+                if error.detail:
+                    print(error.detail.rstrip(), file=sys.stderr)
+            return BAD_INPUT
+        case BrokenPipeError():
+            # The reader (`| head`) has gone; the interpreter would write to it again when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+    if request.reason is not None and not request.trains:
+        # Another rank left first, or the user's code replaced the exception.
+        print(f"raydet3d: stopped ({request.reason}); the same command goes on", file=sys.stderr)
+        return RESUMABLE
+    traceback.print_exception(error)
+    return FAILED
+
+
+def _ignore_stop_signals() -> None:
+    for kind in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(kind, signal.SIG_IGN)
+
+
 def _print_warnings_as_lines() -> None:
-    """Print this package's warnings as lines, deprecated configs too; other packages' stay as they are."""
+    """Print this package's warnings, those about deprecated configs included, as single lines."""
     show = warnings.showwarning
     package = os.path.dirname(raydet3d.__file__) + os.sep
 
-    def say(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any) -> None:
+    def print_line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if filename.startswith(package):
             print(f"raydet3d: warning: {message}", file=sys.stderr)
         else:
-            show(message, category, filename, lineno, *rest, **more)
+            show(message, category, filename, lineno, file, line)
 
-    warnings.showwarning = say
+    warnings.showwarning = print_line
     warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
 
 
-def _is_said_elsewhere(error: InputError) -> bool:
-    """Whether another rank of torchrun's prints the same sentence.
+def _is_printed_elsewhere(error: InputError) -> bool:
+    """Whether another torchrun rank prints the same error.
 
-    What rank 0 alone did (``dist.on_rank0``), rank 0 says. Before the ranks have met, those of a machine meet the same
-    files: its first one says it. After that, what a rank finds (a damaged file among its samples) may be known to
-    nobody else.
+    Rank 0 prints what only rank 0 did (`dist.on_rank0`). Before the process group exists, all ranks of a machine read
+    the same files, and local rank 0 prints. Later, an error such as a damaged sample may be known to this rank only.
     """
     if os.environ.get("RANK", "0") == "0":
         return False
     if getattr(error, "reported_by_rank0", False):
         return True
-    dist = sys.modules.get("raydet3d.dist")  # not imported here: doors are quick to refuse
+    dist = sys.modules.get("raydet3d.dist")  # not imported here: a command refuses bad input before torch is loaded
     met = dist is not None and dist.is_distributed()
     return not met and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def version() -> str:
-    """This package's version, and those of what its numbers depend on."""
+    """Return the versions of this package and of the packages that its numbers depend on."""
     others = [f"python {platform.python_version()}"]
     for name in ("torch", "ray", "numpy"):
         try:

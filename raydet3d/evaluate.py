@@ -19,7 +19,8 @@ EXAMPLES = """examples:
   python -m raydet3d.evaluate CONFIG CHECKPOINT --show-dir pictures/    # bird's-eye pictures of every frame
   torchrun --nproc-per-node 8 -m raydet3d.evaluate CONFIG CHECKPOINT    # the frames dealt out to 8 processes
 
-exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first"""
+exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
+75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same command scores anew"""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Resources of this machine."""
+"""What this machine has."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def num_processors() -> int:
-    """Return the number of processors that this process may use."""
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import RESUMABLE, add_config, add_launcher_flags, add_ray, read_config, run_command, version
+from raydet3d.cli import (
+    INTERRUPTED,
+    RESUMABLE,
+    add_config,
+    add_launcher_flags,
+    add_ray,
+    read_config,
+    run_command,
+    version,
+)
 from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.files import locked
@@ -36,7 +45,7 @@ EXAMPLES = """examples:
   ray job submit --working-dir . -- python -m raydet3d.train CONFIG
 
 exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
-75 stopped (SIGTERM, SIGUSR1, time limit) and saved: the same command goes on"""
+75 stopped (SIGTERM, SIGUSR1, time limit) and saved: the same command goes on; 130 stopped by Ctrl-C and saved"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -161,7 +170,7 @@ def _run(
             way = "without --fresh, " if args.fresh else "with a plain --resume, " if isinstance(resume, str) else ""
             print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: {way}the same command goes on.")
             print(f"Saved: {result['checkpoint'] or 'nothing; what was saved before is untouched'}")
-        return RESUMABLE
+        return INTERRUPTED if result["stopped"] == "SIGINT" else RESUMABLE
     if result.get("is_main", True):
         print_result(result, seconds=time.monotonic() - started)
     return 0

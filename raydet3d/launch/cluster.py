@@ -19,6 +19,7 @@ from raydet3d.errors import InputError
 from raydet3d.launch import preflight
 from raydet3d.launch.capacity import read_nodes, workers_on
 from raydet3d.launch.ray_options import RayOptions
+from raydet3d.launch.signals import detached_children
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _connect(options: RayOptions) -> tuple[str, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if not address:
-            with known_address():
+            with known_address(), detached_children():
                 ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
             return "this machine", True
         preflight.check_token()

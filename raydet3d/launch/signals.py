@@ -1,25 +1,31 @@
-"""Stopping a run so that it can go on: who asks, and what the run says when it has saved and leaves."""
+"""Stop requests: which signals stop a command, and how it says that it has saved and can be resumed."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# In the order of their numbers on the wire; what the sender of a request may say.
-REASONS = ("SIGTERM", "SIGUSR1", "time limit", "drain", "resize")
+# Ranks exchange a reason as its position here.
+REASONS = ("SIGTERM", "SIGUSR1", "time limit", "drain", "resize", "SIGINT")
+INSIST_S = 1.0  # `timeout -s INT` sends a signal twice within microseconds; a user presses Ctrl-C again later
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and has saved: every rank leaves with this, at the same iteration.
+class Stopped(BaseException):
+    """The command was asked to stop and can be resumed; of a run, every rank raises it at the same iteration.
+
+    Not an `Exception`: it may be raised by a signal handler inside any code, such as a module of the user's that is
+    being imported, and no `except Exception` on the way may take it for a failure.
 
     Args:
-        reason: One of ``REASONS``; of the launcher, also another one.
-        iteration: Iterations finished; None where no training has said so.
-        checkpoint: File that the run goes on from, as text.
+        reason: One of `REASONS`, or another one of the launcher's.
+        iteration: Number of finished iterations; None before training.
+        checkpoint: Path of the checkpoint to resume from.
     """
 
     def __init__(self, reason: str, iteration: int | None = None, checkpoint: str | None = None) -> None:
@@ -36,50 +42,96 @@ class StopRequest:
     """Whether this process was asked to stop, and why.
 
     Attributes:
-        reason: One of ``REASONS``, or None.
-        trains: Whether there is a training that looks at it; where there is none, a signal ends the process at once.
+        reason: One of `REASONS`, or None.
+        trains: Whether something looks at `reason` (a training, a sweep). Else a signal raises `Stopped` at once
+            (Ctrl-C: `KeyboardInterrupt`).
+        is_over: Whether the command has ended; signals are ignored from then on.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.trains = False
+        self.is_over = False
         self._process = os.getpid()
+        self._asked_at = 0.0
 
     def listen(self) -> dict[signal.Signals, Any]:
-        """Take SIGTERM and SIGUSR1 as requests to stop. Call it again where something else may have taken them.
+        """Take SIGTERM, SIGUSR1 and SIGINT as requests to stop.
 
-        (Ray's C++ core does when it starts: it would end the process three seconds after the signal.) Further signals
-        change nothing: the first one's checkpoint is on its way.
+        Call it again after `ray.init`: Ray's core takes SIGTERM, and ends the process three seconds after it.
 
         Returns:
-            The handlers that were there before.
+            The previous handlers.
         """
-        return {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGUSR1)}
+        kinds = [signal.SIGTERM, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it for background jobs
+            kinds.append(signal.SIGINT)
+        return {kind: signal.signal(kind, self._handle) for kind in kinds}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a fork of it, which has the handler but not the run: it just ends
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a fork of the user's own: the default action
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        signal.alarm(0)  # the one that Ray's core has set, where it came first
-        if self.reason is not None:
+        signal.alarm(0)  # set by Ray's core where its handler came first
+        if self.is_over:
             return
-        self.reason = signal.Signals(number).name
+        is_first = self.reason is None
+        if number == signal.SIGINT and (
+            not self.trains or (not is_first and time.monotonic() > self._asked_at + INSIST_S)
+        ):
+            raise KeyboardInterrupt
+        if not is_first:
+            return  # the checkpoint of the first request is being written
+        self.reason, self._asked_at = signal.Signals(number).name, time.monotonic()
         if not self.trains:
             raise Stopped(self.reason)
 
 
+_request: StopRequest | None = None
+
+
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Take signals as requests to stop, for as long as the ``with`` block.
+    """Take signals as requests to stop within the `with` block; a nested block shares the outer one's request.
 
     Yields:
-        The request; set ``trains`` once something looks at it.
+        The request. Set `trains` once something looks at it.
     """
-    request = StopRequest()
-    before = request.listen()
+    global _request
+    if _request is not None:
+        yield _request
+        return
+    _request = StopRequest()
+    before = _request.listen()
     try:
-        yield request
+        yield _request
     finally:
+        _request = None
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+_detaching_thread: int | None = None
+
+
+@contextmanager
+def detached_children() -> Iterator[None]:
+    """Start every child process of this thread in a session of its own, out of reach of signals to this one's group.
+
+    For `ray.init`: Ray's daemons have no option for it. Their workers inherit the session.
+    """
+    global _detaching_thread
+    _detaching_thread = threading.get_ident()
+    try:
+        yield
+    finally:
+        _detaching_thread = None
+
+
+def _detach() -> None:
+    if _detaching_thread == threading.get_ident():
+        os.setsid()
+
+
+os.register_at_fork(after_in_child=_detach)

@@ -1,25 +1,27 @@
-"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index paired with its epoch."""
+"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index stamped with its epoch."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
+from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
-from raydet3d.data.dataset import check_dataset
-from raydet3d.data.elastic_sampler import ElasticBatchSampler
-from raydet3d.data.seeded import EpochBatchSampler, SeededDataset
+from raydet3d.data.dataset import ready
+from raydet3d.data.elastic_sampler import SlotBatches
+from raydet3d.data.seeded import Stamped, StampedBatches
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
+from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 _OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
@@ -63,8 +65,8 @@ def build_dataloader(
         options.pop("prefetch_factor", None)
     elif mp_start_method is not None:
         options["multiprocessing_context"] = mp_start_method
-    return DataLoader(
-        SeededDataset(dataset, seed),
+    return RunLoader(
+        Stamped(dataset, seed),
         batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
         collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
@@ -72,6 +74,18 @@ def build_dataloader(
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
+
+
+class RunLoader(DataLoader[Any]):
+    """A DataLoader whose worker processes survive a stop signal to the process group."""
+
+    @override
+    def __iter__(self) -> Any:
+        if self.num_workers == 0:
+            return super().__iter__()
+        context = self.multiprocessing_context
+        with stop_signals_blocked(context.get_start_method() if context is not None else None):
+            return super().__iter__()
 
 
 class Loaders:
@@ -113,14 +127,14 @@ def check_data(cfg: Mapping[str, Any]) -> None:
         for loader in given if isinstance(given, list | tuple) else [given]:
             if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
                 with config_context(f"{mode}_dataloader.dataset"):
-                    check_dataset(loader["dataset"])
+                    ready(loader["dataset"])
         for metric in _metrics_in(cfg.get(f"{mode}_evaluator")):
             kind = metric.get("type")
             if kind is not None:
                 with config_context(f"{mode}_evaluator"):
                     made = METRICS.get(kind) if isinstance(kind, str) else kind
-                    if hasattr(made, "check_data"):
-                        made.check_data(metric)
+                    if hasattr(made, "ready"):
+                        made.ready(metric)
 
 
 def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
@@ -206,7 +220,7 @@ def global_batch_size(loader: DataLoader[Any]) -> int:
 
 def num_batch_workers(loader: DataLoader[Any]) -> int:
     """Number of ranks that a loader's iterations are laid out for."""
-    return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))
+    return int(getattr(loader.batch_sampler, "slots", get_world_size()))
 
 
 def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: str) -> int:
@@ -233,20 +247,20 @@ def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: st
 
 
 def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_workers: int, key: str) -> Any:
-    """Batches of (epoch, index) for this rank, or its share of those of all logical ranks."""
+    """The stamped batches of this rank, or its share of those of the batch_workers."""
     rank, here = get_rank(), get_world_size()
     if batch_workers == here:
         return _build_stream(args, given, key)
     streams = [
         _build_stream(args, {**given, "rank": slot, "world_size": batch_workers}, key) for slot in range(batch_workers)
     ]
-    return ElasticBatchSampler(streams, rank=rank, world_size=here)
+    return SlotBatches(streams, rank=rank, world_size=here)
 
 
-def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> EpochBatchSampler:
+def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> StampedBatches:
     with config_context(f"{key}.sampler"):
         sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
-    return EpochBatchSampler(_group(args, sampler, key), sampler)
+    return StampedBatches(_group(args, sampler, key), sampler)
 
 
 def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
@@ -277,9 +291,15 @@ def _function(cfg: Any, key: str) -> Any:
     return partial(found, **args) if args else found
 
 
-def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Any:
-    """What a worker process runs first; samples are seeded one by one, so by default nothing is needed."""
-    if cfg is None:
-        return None
-    found = _function(cfg, f"{key}.worker_init_fn")
-    return partial(found, num_workers=workers, rank=get_rank(), seed=seed)
+def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Callable[[int], None]:
+    """The function that a worker process calls first: ours, then the config's. Samples are seeded one by one."""
+    own = None
+    if cfg is not None:
+        own = partial(_function(cfg, f"{key}.worker_init_fn"), num_workers=workers, rank=get_rank(), seed=seed)
+    return partial(_init_worker, own)
+
+
+def _init_worker(own: Callable[[int], None] | None, worker_id: int) -> None:
+    init_worker_process()
+    if own is not None:
+        own(worker_id)

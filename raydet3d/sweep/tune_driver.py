@@ -15,6 +15,7 @@ from typing import Any
 
 import raydet3d.launch.driver  # noqa: F401 - first: it settles what Ray reads when it is imported
 from raydet3d.launch.cluster import known_address
+from raydet3d.launch.signals import detached_children
 from raydet3d.sweep.pbt import exploit
 from raydet3d.sweep.trial_failures import reason_of
 from raydet3d.sweep.trial_queue import TrialQueue
@@ -70,7 +71,7 @@ def cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[s
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         slots = {SLOT: float(concurrency)}
-        with known_address():
+        with known_address(), detached_children():
             ray.init(
                 address="local", include_dashboard=False, num_cpus=max(math.ceil(cpus), 1), resources=slots, **quiet
             )

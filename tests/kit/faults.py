@@ -29,6 +29,9 @@ class Slow(Hook):
         if self.rank in (None, runner.rank) and runner.iter >= self.begin:
             time.sleep(self.seconds)
 
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        time.sleep(self.seconds)
+
 
 class Hang(Hook):
     """A rank never comes to the gradient exchange of an iteration, the first time.

@@ -16,7 +16,11 @@ PACKAGE = ROOT / "raydet3d"
 PARTS = {"optim", "data", "models", "metrics", "visual", "hooks", "checkpoint"}
 LAYERS = {
     **dict.fromkeys(
-        ["errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"], 0
+        [
+            *("errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"),
+            "worker_process",
+        ],
+        0,
     ),
     "ops": 1,
     "structures": 2,
@@ -27,7 +31,10 @@ LAYERS = {
     "cli": 7,
     **dict.fromkeys(["train", "tune", "evaluate", "show"], 8),
 }
-WITHOUT_TORCH = {"errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file"}
+WITHOUT_TORCH = {
+    *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file"),
+    "worker_process",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

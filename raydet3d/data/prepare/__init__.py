@@ -1,7 +1,6 @@
-"""Prepare data sets: from the downloaded layout to info files, reduced clouds and the ground-truth database."""
+"""From a data set as it is downloaded to what training reads: info files, reduced clouds, the object database."""
 
 from raydet3d.data.prepare.kitti import prepare_kitti
-from raydet3d.data.prepare.preparers import PREPARERS
-from raydet3d.data.prepare.progress_bar import ProgressBar
+from raydet3d.data.prepare.progress_bar import Bar
 
-__all__ = ["PREPARERS", "ProgressBar", "prepare_kitti"]
+__all__ = ["Bar", "prepare_kitti"]

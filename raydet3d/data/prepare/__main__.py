@@ -1,43 +1,50 @@
-"""`python -m raydet3d.data.prepare DATASET ROOT [--workers N]`: make what training reads from a downloaded data set."""
+"""`python -m raydet3d.data.prepare kitti ROOT [--workers N]`."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
 import sys
-import textwrap
 from collections.abc import Sequence
 
-from raydet3d.data.prepare import PREPARERS
+from raydet3d.cli import run_command, version
+from raydet3d.data.prepare.kitti import prepare_kitti
 from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 
+EXAMPLES = """The raw layout that is wanted, and what comes beside it:
 
-def describe_preparers() -> str:
-    """Return the help text of the known data sets, from the docstrings of their functions."""
-    texts = []
-    for name in PREPARERS:
-        text = inspect.getdoc(PREPARERS.get(name)) or ""
-        texts.append(f"{name}\n{textwrap.indent(text.partition('Args:')[0].strip(), '  ')}")
-    return "data sets:\n\n" + "\n\n".join(texts)
+  ROOT/ImageSets/{train,val,trainval,test}.txt   those that are there
+  ROOT/training/{velodyne,label_2,calib,image_2} and planes, where you have them
+  ROOT/testing/{velodyne,calib,image_2}          for test.txt
+  -> ROOT/kitti_infos_*.pkl  ROOT/training/velodyne_reduced/  ROOT/kitti_dbinfos_train.pkl  ROOT/kitti_gt_database*
+
+example:
+  python -m raydet3d.data.prepare kitti data/kitti --workers 8
+
+exit codes: 0 done; 1 failed; 2 something in the raw data or the flags has to be mended first;
+75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same command goes on where it was"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when done, 2 for missing or damaged raw data, 130 when interrupted."""
+    """Prepare the data set that the command line names.
+
+    Raises:
+        InputError: The raw data or a flag is wrong.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.data.prepare",
-        description="Make the info files and point clouds that training reads from a downloaded data set. "
-        "After an interruption, the same command continues.",
-        epilog=f"{describe_preparers()}\n\nexample:\n  python -m raydet3d.data.prepare kitti data/kitti --workers 8\n",
+        description="Turn a data set as it is downloaded into what training reads.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(PREPARERS)}")
-    parser.add_argument("root", metavar="ROOT", help="folder of the data set")
+    parser.add_argument("dataset", choices=["kitti"], help="layout of the data set")
+    parser.add_argument("root", metavar="ROOT", help="its folder")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: only this one)"
+        "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: none but this)"
     )
+    parser.add_argument("--version", action="version", version=version())
     options = parser.parse_args(arguments)
     console = logging.StreamHandler(sys.stdout)
     level = get_logger().level
@@ -47,15 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if workers < 0:
             raise InputError(f"--workers must be 0 or more, got {workers}")
-        if "\0" in options.root:
-            raise InputError(f"ROOT {options.root!r} holds a NUL character")
-        PREPARERS.get(options.dataset)(options.root, workers=workers)
-    except InputError as error:
-        print(f"raydet3d: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("raydet3d: interrupted; the same command continues where it was", file=sys.stderr)
-        return 130
+        prepare_kitti(options.root, workers=workers)
     finally:
         get_logger().removeHandler(console)
         get_logger().setLevel(level)
@@ -63,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -24,6 +24,7 @@ from raydet3d.data.synthetic.lidar import Scan, scan
 from raydet3d.data.synthetic.ray_casting import Solids
 from raydet3d.data.synthetic.scene import Scene, make_scene
 from raydet3d.data.synthetic.town_settings import TownSettings
+from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 SPLITS = ("train", "val")
 FOLDERS = ("velodyne", "label_2", "calib", "image_2", "planes")
@@ -101,7 +102,8 @@ def _pool(workers: int) -> Iterator[Pool]:
     with warnings.catch_warnings():
         # Python warns of forking when other threads run; ours compute with numpy alone and take none of their locks.
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        pool = multiprocessing.get_context(method).Pool(workers)
+        with stop_signals_blocked(method):
+            pool = multiprocessing.get_context(method).Pool(workers, init_worker_process)
     with pool:
         yield pool
         pool.close()

@@ -98,13 +98,12 @@ LATE = """
 import sys
 from torch.utils.data import DataLoader
 from raydet3d import compat
-from raydet3d.data.seeded import SeededDataset
+from raydet3d.data.seeded import Stamped
 
 if __name__ == "__main__":
     compat.import_plugin("plug_in")
     import plug_in
-    dataset = SeededDataset(plug_in.Data(), 0)
-    loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=sys.argv[1],
+    loader = DataLoader(Stamped(plug_in.Data(), 0), batch_size=2, num_workers=1, multiprocessing_context=sys.argv[1],
                         collate_fn=plug_in.together)
     print([batch for batch in loader])
 """
