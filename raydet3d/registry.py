@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from raydet3d import compat
+from raydet3d.config.schema import check_arguments
 from raydet3d.errors import InputError
 
 T = TypeVar("T")
@@ -275,8 +276,9 @@ def _check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, An
                 raise BadArgument(f"{title} has no argument {key!r}; {hint}")
     try:
         signature.bind(**args)
-    except TypeError as error:
-        raise BadArgument(f"{title}: {error}") from None
+        check_arguments(thing, args, title)
+    except (TypeError, InputError) as error:
+        raise BadArgument(str(error) if isinstance(error, InputError) else f"{title}: {error}") from None
 
 
 def tables() -> dict[str, Registry]:

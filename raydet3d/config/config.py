@@ -19,10 +19,10 @@ from raydet3d.config.config_file import Source
 from raydet3d.config.dump import redact, to_text, write_text
 from raydet3d.config.inheritance import Chain, read_chain
 from raydet3d.config.interpolation import put_written, take_written
-from raydet3d.config.known_keys import KNOWN_KEYS, is_slip, misspelt
 from raydet3d.config.locate import find_config
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
+from raydet3d.config.sections import KNOWN_KEYS, is_slip, misspelt
 from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError, nearest
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE, merge
-from raydet3d.config.known_keys import is_slip
+from raydet3d.config.sections import is_slip
 from raydet3d.errors import InputError, nearest
 
 _OPEN = {"[": "]", "(": ")", "{": "}"}

@@ -8,7 +8,6 @@ the first check and not with this module: its import takes about 0.2 s.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import sys
 import types
@@ -59,7 +58,6 @@ _SCALARS: dict[Any, tuple[str, str]] = {
     type(None): ("None", "None"),
 }
 _BOUNDS = ((Ge, "ge", "of at least"), (Gt, "gt", "above"), (Le, "le", "of at most"), (Lt, "lt", "below"))
-_EMPTY = inspect.Parameter.empty
 
 
 def unknown_key(where: str, name: object, known: Iterable[str]) -> InputError:
@@ -103,13 +101,12 @@ def read_section(schema: type[T], given: object, where: str) -> T:
     for name, annotation in annotations.items():
         if name not in given:
             continue
-        inner = _section_in(annotation)
-        value = given[name]
-        if inner is None or (not isinstance(value, Mapping) and fits(annotation, value)):
-            check_value(annotation, value, f"{where}.{name}")
+        inner, value, key = _section_in(annotation), given[name], f"{where}.{name}" if where else name
+        if inner is None or (not isinstance(value, Mapping) and get_args(annotation)):
+            check_value(annotation, value, key)
             values[name] = value
         elif value is not None:
-            values[name] = read_section(inner, value, f"{where}.{name}")
+            values[name] = read_section(inner, value, key)
     return schema(**values)
 
 
@@ -155,9 +152,8 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
     """
     signatures = _own_annotations(getattr(function, "func", function))
     for name, value in arguments.items():
-        annotation = next((known[name] for known in signatures if name in known), _EMPTY)
-        if annotation is not _EMPTY:
-            check_value(annotation, value, f"{where}: {name}")
+        annotation = next((known[name] for known in signatures if name in known), Any)
+        check_value(annotation, value, f"{where}: {name}")
 
 
 @cache
@@ -169,11 +165,12 @@ def _own_annotations(function: Callable[..., object]) -> list[dict[str, Any]]:
     found = []
     for maker in makers:
         module = sys.modules.get(getattr(maker, "__module__", None) or "")
-        if module is None or module.__name__.partition(".")[0] != __name__.partition(".")[0]:
-            break
-        annotations = getattr(maker, "__annotations__", {})
-        space = {**vars(typing), **vars(module)}
-        found.append({name: _evaluated(text, space) for name, text in annotations.items() if name != "return"})
+        is_own = module is not None and module.__name__.partition(".")[0] == __name__.partition(".")[0]
+        space = {**vars(typing), **vars(module)} if is_own else {}
+        code = getattr(maker, "__code__", None)
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+        annotations = getattr(maker, "__annotations__", {}) if is_own else {}
+        found.append({name: _evaluated(annotations.get(name, Any), space) for name in names})
     return found
 
 
@@ -212,6 +209,8 @@ def _checkable(annotation: Any) -> Any:
         return Sequence[_checkable(args[0])]  # type: ignore[misc]
     if kind in (dict, Mapping):
         return Mapping[_checkable(args[0]), _checkable(args[1])]  # type: ignore[misc]
+    if _section_in(annotation):
+        return Mapping
     return {list: list, tuple: tuple, dict: Mapping, Mapping: Mapping, Sequence: Sequence}.get(annotation, Any)
 
 
@@ -249,7 +248,7 @@ def describe(annotation: Any, *, plural: bool = False) -> str:
     if kind is Annotated:
         return _described(args[0], args[1:], plural=plural)
     if kind in (Union, types.UnionType):
-        words = list(dict.fromkeys(describe(arg, plural=plural) for arg in args))
+        words = list(dict.fromkeys(describe(arg, plural=plural) for arg in args if arg is not type(None)))
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     if kind is Literal:
         return f"one of {', '.join(map(str, args))}"

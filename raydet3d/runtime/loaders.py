@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
+from raydet3d.config.sections import read_loader
 from raydet3d.data.dataset import ready
 from raydet3d.data.elastic_sampler import SlotBatches
 from raydet3d.data.seeded import Stamped, StampedBatches
@@ -23,7 +23,6 @@ from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
 from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
-_OURS = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn", "worker_init_fn")
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
 
 
@@ -49,16 +48,14 @@ def build_dataloader(
         return cfg
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key} must be a dict, got {cfg!r}")
+    read_loader(cfg, key)
     args = dict(cfg)
-    _check_keys(args, key)
     batch_workers = _possible_batch_workers(args, batch_workers or get_world_size(), key)
     dataset = _build_dataset(args["dataset"], key)
     limit = args.pop("num_batch_per_epoch", None)
     if limit is not None:
         dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * batch_workers)
     workers = args.get("num_workers", 0)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise InputError(f"{key}.num_workers must be an integer of at least 0, got {workers!r}")
     options: dict[str, Any] = {name: args[name] for name in _TORCHS if args.get(name) is not None}
     if workers == 0:  # both are refused by torch then, and mean nothing
         options.pop("persistent_workers", None)
@@ -189,18 +186,6 @@ class Slice(Dataset[Any]):
             setattr(self.dataset, name, value)
 
 
-def _check_keys(args: Mapping[str, Any], key: str) -> None:
-    if "dataset" not in args:
-        raise InputError(f"{key} has no dataset")
-    if args.get("sampler") is None and args.get("batch_sampler") is None:
-        raise InputError(f"{key} has no sampler, such as dict(type='DefaultSampler', shuffle=True)")
-    known = (*_OURS, *_TORCHS, "num_batch_per_epoch")
-    for name in args:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-            raise InputError(f"{key} has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
 def _build_dataset(cfg: Any, key: str) -> Any:
     with config_context(f"{key}.dataset"):
         dataset = _build(DATASETS, cfg, {})
@@ -266,8 +251,6 @@ def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -
 def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
     """Batches of what a sampler gives."""
     size = args.get("batch_size", 1)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"{key}.batch_size must be an integer above 0, got {size!r}")
     if args.get("batch_sampler") is None:
         return BatchSampler(sampler, size, bool(args.get("drop_last", False)))
     with config_context(f"{key}.batch_sampler"):

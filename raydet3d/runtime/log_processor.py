@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from raydet3d.config.schema import NonNegativeInt, PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import RunContext
 from raydet3d.registry import LOG_PROCESSORS
@@ -46,10 +47,10 @@ class LogProcessor:
 
     def __init__(
         self,
-        window_size: int = 10,
+        window_size: PositiveInt = 10,
         by_epoch: bool = True,
         custom_cfg: Sequence[Mapping[str, Any]] | None = None,
-        num_digits: int = 4,
+        num_digits: NonNegativeInt = 4,
         log_with_hierarchy: bool = False,
         mean_pattern: str = SMOOTHED,
     ) -> None:

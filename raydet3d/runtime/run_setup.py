@@ -18,6 +18,8 @@ from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.config import default_work_dir, work_dir_of
 from raydet3d.config.provenance import config_context
+from raydet3d.config.schema import read_section
+from raydet3d.config.sections import Randomness
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 
@@ -116,19 +118,13 @@ def _latest(work_dir: Location, start: str | None = None) -> Location | None:
 
 def resolve_seed(cfg: Any, start: ResumeInfo) -> int:
     """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
-    given = dict(cfg.get("randomness") or {})
-    seed = given.pop("seed", None)
-    diff_rank_seed = bool(given.pop("diff_rank_seed", False))
-    deterministic = bool(given.pop("deterministic", False))
-    if given:
-        raise InputError(f"randomness has no {min(given)!r}; it takes seed, diff_rank_seed, deterministic")
+    given = read_section(Randomness, cfg.get("randomness"), "randomness")
+    seed = given.seed
     if seed is None and start.state is not None:
         seed = start.state.get("meta", {}).get("seed")
     if seed is None:
         seed = rng.draw_seed()
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"randomness.seed must be an integer of at least 0, got {seed!r}")
-    rng.set_seed(seed, rank=dist.get_rank(), diff_rank_seed=diff_rank_seed, deterministic=deterministic)
+    rng.set_seed(seed, rank=dist.get_rank(), diff_rank_seed=given.diff_rank_seed, deterministic=given.deterministic)
     return seed
 
 

@@ -1,15 +1,15 @@
-"""The config's sections before anything is built: is what belongs together there, and does each key exist?"""
+"""Check a config's sections against each other and against the loops before anything is built."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE
 from raydet3d.config.provenance import config_context
-from raydet3d.errors import InputError, nearest
+from raydet3d.config.sections import RunConfig, read_run_config
+from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 
 TRIPLES = {
@@ -26,26 +26,19 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "checkpoint": {"type": "CheckpointHook", "interval": 1},
 }
-# Sections that are read here and there and built by nobody, so that no constructor refuses a key.
-_PLAIN = {
-    "auto_scale_lr": ("enable", "base_batch_size"),
-    "env_cfg": ("cudnn_benchmark", "dist_cfg", "mp_cfg", "resource_limit"),
-    "env_cfg.dist_cfg": ("backend", "timeout", "init_backend", "port"),
-    "env_cfg.mp_cfg": ("mp_start_method", "opencv_num_threads"),
-    "compile": ("fullgraph", "dynamic", "backend", "mode", "options", "disable"),
-}
 _GIVEN = ("runner", "dataloader", "evaluator")
 
 
-def check_sections(cfg: Mapping[str, Any]) -> None:
-    """Check what can be checked without building anything.
+def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
+    """Check what can be checked without building anything, and return the typed view of the config.
 
     Raises:
-        InputError: Parts of training, validation or testing are missing, a loop or a plain section has a key that does
-            not exist, or there is no such log level.
+        InputError: Parts of training, validation or testing are missing, or a section has an unknown key or a value of
+            the wrong type or range.
     """
     if not isinstance(cfg.get("model"), Mapping):
         raise InputError("the config has no model=dict(type=...)")
+    run = read_run_config(cfg)
     for mode, names in TRIPLES.items():
         there = [name for name in names if cfg.get(name) is not None]
         if there and len(there) < 3:
@@ -56,27 +49,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
             with config_context(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
     refuse_deleted_optimizer(cfg)
-    for section, known in _PLAIN.items():
-        outer, _, inner = section.partition(".")
-        given = (cfg.get(outer) or {}).get(inner) if inner else cfg.get(outer)
-        for key in given if isinstance(given, Mapping) else ():
-            if key not in known:
-                raise InputError(f"{section} has no {key!r}{nearest(key, known) or '; it takes ' + ', '.join(known)}")
-    _check_env(cfg)
-    level = cfg.get("log_level", "INFO")
-    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
-        raise InputError(f"log_level must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}")
-
-
-def _check_env(cfg: Mapping[str, Any]) -> None:
-    """Values of plain sections that nothing else would look at before training."""
-    env = cfg.get("env_cfg") or {}
-    timeout = (env.get("dist_cfg") or {}).get("timeout")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0):
-        raise InputError(f"env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}")
-    names = cfg.get("activation_checkpointing")
-    if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
-        raise InputError(f"activation_checkpointing must be a list of names of the model's parts, got {names!r}")
+    return run
 
 
 def refuse_deleted_optimizer(cfg: Any) -> None:
@@ -123,8 +96,6 @@ def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
         default_hooks: Of the config.
         custom_hooks: Of the config.
     """
-    if default_hooks is not None and not isinstance(default_hooks, Mapping):
-        raise InputError(f"default_hooks must be a dict of hooks by name, got {default_hooks!r}")
     given = dict(default_hooks or {})
     out: list[tuple[str, Any]] = []
     for name, ours in DEFAULT_HOOKS.items():
@@ -135,8 +106,6 @@ def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
         if mine is None:
             raise InputError(f"default_hooks.{name}: there is no such default hook to switch off")
         out.append((f"default_hooks.{name}", mine))
-    if custom_hooks is not None and not isinstance(custom_hooks, (list, tuple)):
-        raise InputError(f"custom_hooks must be a list, got {custom_hooks!r}")
     out.extend((f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ()))
     return out
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config, parse_options, parse_value
 from raydet3d.config.config_dict import merge
 from raydet3d.config.dump import to_text
-from raydet3d.config.known_keys import distance, is_slip, misspelt
 from raydet3d.config.overrides import set_key, split_key
+from raydet3d.config.sections import distance, is_slip, misspelt
 from raydet3d.errors import InputError
 
 Write = Callable[..., Path]

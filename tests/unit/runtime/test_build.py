@@ -78,11 +78,14 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ({"optim_wrapper": {"clip_grad": {"max_norm": 1}}}, "optim_wrapper: has no optimizer; give it"),
         ({"optim_wrapper__type": "OptimWraper"}, "optim_wrapper: unknown optim wrapper type 'OptimWraper'"),
         ({"param_scheduler": [{"type": "StepLr", "step_size": 1}]}, r"param_scheduler\[0\]: .*StepLr.*StepLR"),
-        ({"train_dataloader__batchsize": 3}, "train_dataloader has no argument 'batchsize'; did you mean 'batch_size'"),
+        ({"train_dataloader__batchsize": 3}, "train_dataloader has no 'batchsize'; did you mean 'batch_size'"),
         ({"train_dataloader__sampler": {"type": "Defaultsampler"}}, "train_dataloader.sampler: unknown sampler type"),
         ({"train_dataloader__dataset": {"type": "KitiDataset"}}, "train_dataloader.dataset: unknown dataset type"),
         ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
-        ({"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}}, "mp_start_method must be fork, spawn or forkserver"),
+        (
+            {"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}},
+            "mp_start_method must be one of fork, spawn, forkserver",
+        ),
         (
             {"auto_scale_lr": {"enable": True}},
             "auto_scale_lr.base_batch_size must be an integer of at least 1",
@@ -92,9 +95,8 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
 def test_what_is_wrong_in_training_is_said_by_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: Any, words: str
 ) -> None:
-    runner = assemble(quiet(tmp_path / "run", **{"log_level": "INFO", **changes}))
     with pytest.raises(InputError, match=words):
-        runner.train()
+        assemble(quiet(tmp_path / "run", **{"log_level": "INFO", **changes})).train()
     assert capsys.readouterr().out == ""  # before the first line
     assert not (tmp_path / "run").exists()  # and no empty log folder stays
 

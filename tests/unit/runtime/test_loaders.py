@@ -116,11 +116,15 @@ def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dataset": None, "sampler": None}, "has no sampler"),
-        ({"batch_size": 0}, "d.batch_size must be an integer above 0, got 0"),
+        ({"sampler": None}, "has no sampler"),
+        ({"dataset": None}, "has no dataset"),
+        ({"timeout": 5}, "d.timeout=5 needs num_workers"),
+        ({"timeout": -1, "num_workers": 1}, "d.timeout must be a number of at least 0"),
+        ({"drop_last": 1}, "d.drop_last must be True or False"),
+        ({"batch_size": 0}, "d.batch_size must be an integer of at least 1, got 0"),
         ({"num_workers": -1}, "d.num_workers must be an integer of at least 0, got -1"),
         ({"batch_size": "4"}, "got '4'"),
-        ({"shuffle": True}, "d has no argument 'shuffle'"),
+        ({"shuffle": True}, "d has no 'shuffle'"),
         ({"collate_fn": {"type": "default_colate"}}, "d.collate_fn: unknown function type"),
         ({"collate_fn": {}, "worker_init_fn": {"seed": 1}}, "d.worker_init_fn: needs a type"),
     ],
