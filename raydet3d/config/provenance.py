@@ -13,6 +13,7 @@ from raydet3d.errors import InputError
 
 _KEY = re.compile(r"^(?:config option )?(?P<key>[A-Za-z_][\w]*(?:\.\w+|\[\d+\])*)(?=[:\s])")
 _QUOTED = re.compile(r"'([^'\s]+)'")
+_ARGUMENT = re.compile(r": (\w+) must be ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Origin:
         key = re.sub(r"\[(\d+)\]", r".\1", found["key"])
         if key not in self.lines and key.partition(".")[0] not in self.lines:
             return ""
-        names = [*_QUOTED.findall(message), *(["type"] if " type " in message else [])]
+        names = [*_ARGUMENT.findall(message), *_QUOTED.findall(message), *(["type"] if " type " in message else [])]
         for name in names:
             if f"{key}.{name}" in self.lines:
                 return self.lines[f"{key}.{name}"]

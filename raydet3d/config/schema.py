@@ -139,8 +139,9 @@ def fits(annotation: Any, value: object) -> bool:
 def check_arguments(function: Callable[..., object], arguments: Mapping[str, object], where: str) -> None:
     """Check the arguments of a call against the annotations of this package's own functions and constructors.
 
-    An argument that a constructor passes on by `**kwargs` is checked against the base class that takes it. Functions
-    of other packages are not checked: their annotations were not written for this purpose.
+    A float that is a whole number counts as an integer. An argument that a constructor passes on by `**kwargs` is
+    checked against the base class that takes it. Functions of other packages are not checked: their annotations were
+    not written for this purpose.
 
     Args:
         function: What will be called with the arguments.
@@ -153,7 +154,8 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
     signatures = _own_annotations(getattr(function, "func", function))
     for name, value in arguments.items():
         annotation = next((known[name] for known in signatures if name in known), Any)
-        check_value(annotation, value, f"{where}: {name}")
+        if not fits(annotation, _with_integers(value)):
+            raise InputError(f"{where}: {name} must be {describe(annotation)}, got {value!r}")
 
 
 @cache
@@ -231,6 +233,13 @@ def _without_numpy(value: object) -> object:
         return {key: _without_numpy(item) for key, item in value.items()}
     numpy = sys.modules.get("numpy")
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def _with_integers(value: object) -> object:
+    """The value with integers in place of floats that are whole numbers."""
+    if isinstance(value, list | tuple):
+        return [_with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _section_in(annotation: Any) -> type | None:

@@ -12,9 +12,10 @@ import logging
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from raydet3d.config.schema import (
+    Described,
     NonNegativeFloat,
     NonNegativeInt,
     Part,
@@ -144,8 +145,8 @@ class RunConfig:
     train_cfg: Part | None = None
     val_cfg: Part | None = None
     test_cfg: Part | None = None
-    val_evaluator: Parts | None = None
-    test_evaluator: Parts | None = None
+    val_evaluator: Part | Sequence[Parts] | None = None
+    test_evaluator: Part | Sequence[Parts] | None = None
     optim_wrapper: Part | None = None
     param_scheduler: Parts | Mapping[str, Parts] | None = None
     default_hooks: Mapping[str, Part | None] | None = None
@@ -161,7 +162,7 @@ class RunConfig:
     compile: bool | CompileCfg = False
     sync_bn: Literal["torch", "mmcv", False] | None = None
     find_unused_parameters: bool = False
-    activation_checkpointing: Sequence[str] | None = None
+    activation_checkpointing: Annotated[Sequence[str], Described("a list of names of the model's parts")] | None = None
     ray: Mapping[str, Any] | None = None
     custom_imports: Mapping[str, Any] | None = None
     default_scope: str | None = None
@@ -199,6 +200,8 @@ def _shapes(annotation: Any) -> tuple[type, ...]:
     if annotation == Part:
         return (dict,)
     kind, args = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return _shapes(args[0])
     if kind in (Union, types.UnionType):
         shapes = [shape for arg in args for shape in _shapes(arg)]
         return tuple(shape for shape in shapes if shape is not type(None) or str in shapes)

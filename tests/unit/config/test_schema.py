@@ -114,7 +114,7 @@ def test_what_a_section_refuses(given: Any, words: str) -> None:
         ({"randomness": {"seed": -1}}, "randomness.seed must be an integer of at least 0, got -1"),
         ({"custom_hooks": "EMAHook"}, "custom_hooks must be a list of dicts with a type, got 'EMAHook'"),
         ({"default_hooks": {"logger": 10}}, "default_hooks must be a dict of dicts with a type"),
-        ({"activation_checkpointing": "backbone"}, "activation_checkpointing must be a list of strings"),
+        ({"activation_checkpointing": "backbone"}, "activation_checkpointing must be a list of names"),
         ({"sync_bn": "apex"}, "sync_bn must be one of torch, mmcv"),
         ({"log_level": "LOUD"}, "log_level must be DEBUG, INFO"),
         ({"param_scheduler": 3}, "param_scheduler must be"),

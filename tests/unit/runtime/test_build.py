@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, change
         ({"val_evaluator": {"type": "KitiMetric"}}, "val_evaluator: unknown metric type 'KitiMetric'; .*'KittiMetric'"),
         (
             {"env_cfg": {"mp_cfg": {"mp_start_method": "frok"}}},
-            "mp_start_method must be one of fork, spawn, forkserver",
+            "mp_start_method must be one of fork, spawn",
         ),
         (
             {"auto_scale_lr": {"enable": True}},
