@@ -26,6 +26,10 @@ class UnknownName(InputError, KeyError):
     """A name that no table entry has. The message lists the nearest names."""
 
 
+class UnfitType(InputError, TypeError):
+    """An import path that names nothing that a table may build."""
+
+
 class BadArgument(InputError, TypeError):
     """Arguments that a constructor does not take, or lacks."""
 
@@ -46,6 +50,7 @@ class Registry:
         scope: The project's name; that of the calling package, by default.
         locations: Modules whose import fills the table; imported on the first miss.
         home: The same, for the tables of this package. The only upward pointer of the house.
+        methods: A class named by its import path without being registered must have one of these methods.
 
     Raises:
         ValueError: The parent has a table of that scope already.
@@ -60,8 +65,10 @@ class Registry:
         locations: Iterable[str] = (),
         *,
         home: str | None = None,
+        methods: Iterable[str] = (),
     ) -> None:
         self.name = name
+        self.methods = tuple(methods)
         self.home = home
         self.build_func = build_func
         self.parent = parent
@@ -232,8 +239,33 @@ class Registry:
             known = next((found for table in family if (found := table._known(short)) is not None), None)
         if not scope or (known is not None and (whose in SCOPES or whose in self.children)):
             return known
-        found = compat.find_object(key)
-        return found if callable(found) else known
+        imported: Buildable | None = compat.find_object(key)
+        if imported is None or not callable(imported):
+            return known
+        if not any(imported is entry for table in family for entry in table._table.values()):
+            self._check_importable(key, imported)
+        return imported
+
+    def _check_importable(self, key: str, found: Buildable) -> None:
+        """Refuse what an import path names unless it is a class for this table: building calls it with arguments.
+
+        Raises:
+            UnfitType: It is a function, part of Python itself, or a class without the methods that it needs.
+        """
+        methods = next((table.methods for table in self._family() if table.methods), ())
+        parts = {name for kind in getattr(found, "__mro__", ()) for name in vars(kind)}
+        module = str(getattr(found, "__module__", None) or "")
+        is_class = isinstance(found, type)
+        is_standard = module.partition(".")[0] in sys.stdlib_module_names
+        if is_standard and (not is_class or any(table.home for table in self._family())):
+            why = "is part of Python's standard library"
+        elif self is not FUNCTIONS and not is_class:
+            why = "is a function that is not registered"
+        elif methods and not parts.intersection(methods):
+            why = f"is a class without {' or '.join(methods)}"
+        else:
+            return
+        raise UnfitType(f"{self.name} type {key!r} {why}; name a registered {self.name} or the import path of a class")
 
     def _known(self, name: str) -> Buildable | None:
         """The entry of this table alone, which wakes on a miss."""
@@ -295,26 +327,26 @@ def _fetched(value: Any) -> Any:
     return value
 
 
-RUNNERS = Registry("runner", home="raydet3d.runtime")
+RUNNERS = Registry("runner", home="raydet3d.runtime", methods=["train"])
 RUNNER_CONSTRUCTORS = Registry("runner constructor", home="raydet3d.runtime")
-LOOPS = Registry("loop", home="raydet3d.runtime")
+LOOPS = Registry("loop", home="raydet3d.runtime", methods=["run"])
 STRATEGIES = Registry("strategy", home="raydet3d.runtime")
-LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime")
-MODEL_WRAPPERS = Registry("model wrapper", home="raydet3d.runtime")
-EVALUATOR = Registry("evaluator", home="raydet3d.runtime")
+LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime", methods=["get_log_after_iter"])
+MODEL_WRAPPERS = Registry("model wrapper", home="raydet3d.runtime", methods=["forward"])
+EVALUATOR = Registry("evaluator", home="raydet3d.runtime", methods=["evaluate"])
 INFERENCERS = Registry("inferencer", home="raydet3d.runtime")
-HOOKS = Registry("hook", home="raydet3d.hooks")
-DATASETS = Registry("dataset", home="raydet3d.data")
-DATA_SAMPLERS = Registry("sampler", home="raydet3d.data")
-TRANSFORMS = Registry("transform", home="raydet3d.data")
+HOOKS = Registry("hook", home="raydet3d.hooks", methods=["after_train_iter"])
+DATASETS = Registry("dataset", home="raydet3d.data", methods=["__getitem__"])
+DATA_SAMPLERS = Registry("sampler", home="raydet3d.data", methods=["__iter__"])
+TRANSFORMS = Registry("transform", home="raydet3d.data", methods=["transform", "__call__"])
 FUNCTIONS = Registry("function", home="raydet3d.data")
-MODELS = Registry("model", home="raydet3d.models")
-WEIGHT_INITIALIZERS = Registry("weight initializer", home="raydet3d.models")
+MODELS = Registry("model", home="raydet3d.models", methods=["forward"])
+WEIGHT_INITIALIZERS = Registry("weight initializer", home="raydet3d.models", methods=["__call__"])
 TASK_UTILS = Registry("task part", home="raydet3d.models")
-OPTIMIZERS = Registry("optimizer", home="raydet3d.optim")
-OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim")
-OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim")
-PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim")
-METRICS = Registry("metric", home="raydet3d.metrics")
-VISUALIZERS = Registry("visualizer", home="raydet3d.visual")
-VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual")
+OPTIMIZERS = Registry("optimizer", home="raydet3d.optim", methods=["step"])
+OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim", methods=["update_params"])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim", methods=["__call__"])
+PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim", methods=["step"])
+METRICS = Registry("metric", home="raydet3d.metrics", methods=["process"])
+VISUALIZERS = Registry("visualizer", home="raydet3d.visual", methods=["add_datasample"])
+VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual", methods=["add_scalar", "add_scalars"])

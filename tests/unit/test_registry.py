@@ -289,3 +289,31 @@ def test_the_tables_are_apart() -> None:
         *("OPTIM_WRAPPER_CONSTRUCTORS", "PARAM_SCHEDULERS", "METRICS", "EVALUATOR", "TASK_UTILS", "VISUALIZERS"),
         *("VISBACKENDS", "LOG_PROCESSORS", "INFERENCERS", "FUNCTIONS"),
     }
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "why"),
+    [
+        (registry.HOOKS, "os.system", "Python's standard library"),
+        (registry.MODELS, "subprocess.Popen", "Python's standard library"),
+        (registry.TASK_UTILS, "subprocess.Popen", "Python's standard library"),
+        (registry.FUNCTIONS, "os.system", "Python's standard library"),
+        (registry.MODELS, "builtins.exec", "Python's standard library"),
+        (registry.MODELS, "torch.load", "a function that is not registered"),
+        (registry.HOOKS, "torch.nn.Linear", "a class without after_train_iter"),
+        (registry.DATASETS, "torch.nn.Linear", "a class without __getitem__"),
+    ],
+)
+def test_import_paths_that_fit_no_table_are_refused_before_a_call(table: Registry, path: str, why: str) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        table.build({"type": path})
+    assert repr(path) in str(caught.value)
+
+
+def test_import_paths_that_fit(table: Registry) -> None:
+    assert registry.MODELS.get("torch.nn.Linear").__name__ == "Linear"
+    assert registry.HOOKS.get("raydet3d.hooks.EMAHook").__name__ == "EMAHook"
+    assert registry.FUNCTIONS.get("torch.utils.data.default_collate").__name__ == "default_collate"
+    function = registry.MODELS.get("torch.nn.Linear").forward
+    table.register_module(name="step", module=function)
+    assert table.get("torch.nn.Linear.forward") is function  # registered
