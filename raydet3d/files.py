@@ -1,11 +1,13 @@
-"""Files that several processes share: atomic writes, locks, JSON lines, and sizes given as text."""
+"""Atomic writes, locks, JSON lines, damaged files set aside, and sizes given as text."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,69 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False)
 def write_pickle(path: Path, content: Any) -> None:
     """Write an info file: pickle protocol 4, atomic and durable."""
     write_atomic(path, pickle.dumps(content, protocol=4), durable=True)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file or folder to `NAME.damaged` (`NAME.damaged-2`, ... where that is taken).
+
+    Returns:
+        Its new path; None where it cannot be renamed, or is gone.
+    """
+    for number in itertools.count(1):
+        target = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not os.path.lexists(target):
+            break
+    try:
+        path.rename(target)
+    except OSError:
+        return None
+    return target
+
+
+def read_json_lines(
+    path: Path, is_valid: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Read the objects of a JSON lines file; what cannot be read is set aside.
+
+    A damaged file is renamed to `NAME.damaged` and replaced by its readable lines, so that the damage is reported once
+    and lines can be appended. A last line without its end, as a killed process leaves it, is no damage.
+
+    Args:
+        path: The file.
+        is_valid: Whether an object has the keys and types that it must have.
+
+    Returns:
+        The objects, and a sentence about damage (None where there is none).
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        return [], _describe_damage(path, f"cannot be read ({error.strerror})", set_aside(path))
+    found: list[dict[str, Any]] = []
+    kept: list[bytes] = []
+    bad = 0
+    lines = data.splitlines(keepends=True)
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not is_valid(entry):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            bad += bool(line.strip()) and line.endswith(b"\n")
+        else:
+            found.append(entry)
+            kept.append(line.rstrip(b"\r\n") + b"\n")
+    moved = set_aside(path) if bad else None
+    if b"".join(kept) != data and (moved is not None or not bad):
+        with suppress(OSError):
+            write_atomic(path, b"".join(kept))
+    return found, _describe_damage(path, f"has {bad} damaged of {len(lines)} lines", moved) if bad else None
+
+
+def _describe_damage(path: Path, what: str, moved: Path | None) -> str:
+    return f"{path} {what}" + (f"; it is kept as {moved.name}" if moved is not None else "")
 
 
 @contextmanager

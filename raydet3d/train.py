@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raydet3d.checkpoint.store import EARLIER
 from raydet3d.cli import (
+    FAILED,
     INTERRUPTED,
     RESUMABLE,
     add_config,
@@ -27,7 +30,7 @@ from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, ch
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import StopRequest, stop_signals
-from raydet3d.launch.work_dir_state import PreviousRun, inspect_work_dir
+from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, join_torchrun, run_worker
 
 BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
@@ -156,13 +159,17 @@ def _run(
     *,
     started: float,
 ) -> int:
-    """What the door does once the work dir is its own."""
-    if not (resume or args.fresh or cfg.get("resume")) and (standing := inspect_work_dir(work_dir, cfg)) is not None:
-        resume = resolve_previous_run(standing, cfg["work_dir"])
-        if resume and standing.finished:
-            print_result({"workers": None, **standing.result}, seconds=0)
-            return 0
-    plan = make_plan(cfg, options, resume)
+    """Train, once the work dir is locked."""
+    wanted = resume or cfg.get("resume") or False
+    run = ""
+    if not args.fresh and not isinstance(wanted, str):
+        chosen = choose_run(inspect_work_dir(work_dir, cfg), cfg["work_dir"], resume=bool(wanted))
+        if chosen is not None:
+            if chosen.finished and not wanted:
+                print_result({"workers": None, **chosen.result}, seconds=0)
+                return 0
+            resume, run = True, chosen.run
+    plan = make_plan(cfg, options, resume, run)
     asked = reason_to_stop(request, options.time_limit_s, started)
     result = train_here(cfg, plan, request, asked) if is_torchrun() else train_there(cfg, plan, options, request, asked)
     if result.get("stopped"):
@@ -173,6 +180,9 @@ def _run(
         return INTERRUPTED if result["stopped"] == "SIGINT" else RESUMABLE
     if result.get("is_main", True):
         print_result(result, seconds=time.monotonic() - started)
+        if not result.get("last_is_kept", True):
+            print("Not finished: the last checkpoint could not be written; the same command goes on from the newest.")
+            return FAILED
     return 0
 
 
@@ -192,25 +202,50 @@ def reason_to_stop(request: StopRequest, limit_s: float, started: float) -> Call
     return asked
 
 
-def resolve_previous_run(standing: PreviousRun, work_dir: str) -> bool:
-    """Say what stands in the work dir, and whether this command goes on with it."""
-    state = f"finished after iteration {standing.reached}" if standing.finished else f"at iteration {standing.reached}"
-    holds = f"{work_dir} holds run {standing.run}, {state}"
-    if standing.is_same and standing.saved:
-        what = "nothing to do" if standing.finished else "going on with it"
-        print(f"{holds}: {what}. Begin anew with --fresh.")
-        return True
-    if not standing.is_same:
-        print(
-            f"{holds}, {standing.describe()}: beginning a new run beside it. Go on with it by --resume, or choose "
-            "another --work-dir."
+def choose_run(state: WorkDirState, work_dir: str, *, resume: bool) -> PreviousRun | None:
+    """Choose the run of the work dir to go on with, and say so.
+
+    Args:
+        state: The runs of the work dir.
+        work_dir: Its name, for messages.
+        resume: Whether to go on though the config has changed since.
+
+    Returns:
+        The run; None to begin a new one.
+
+    Raises:
+        InputError: The work dir has checkpoints of a run with another config.
+    """
+    run = state.with_same_config()
+    if run is None and resume:
+        return state.active if state.active is not None and state.active.saved else None
+    if run is not None:
+        what = "nothing to do" if run.finished and not resume else "going on with it"
+        print_once(f"{_describe(run, work_dir)}: {what}. Begin anew with --fresh.")
+        return run
+    active = state.active
+    if active is not None and not active.is_same and active.saved:
+        raise InputError(
+            f"{_describe(active, work_dir)}, {active.describe()}: go on with it by --resume, begin anew with --fresh "
+            f"(its checkpoints are kept in {EARLIER}/), or choose another --work-dir"
         )
-    elif standing.reached:
-        print(f"{holds}, which has no checkpoint: beginning anew.")
-    return False
+    if active is not None and active.reached and not active.saved:
+        print_once(f"{_describe(active, work_dir)}, which has no checkpoint: beginning anew.")
+    return None
 
 
-def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> RunSpec:
+def _describe(run: PreviousRun, work_dir: str) -> str:
+    state = f"finished after iteration {run.reached}" if run.finished else f"at iteration {run.reached}"
+    return f"{work_dir} holds run {run.run}, {state}"
+
+
+def print_once(line: str) -> None:
+    """Print a line, on the first of torchrun's ranks only."""
+    if not is_torchrun() or os.environ["RANK"] == "0":
+        print(line)
+
+
+def make_plan(cfg: Config, options: RayOptions, resume: bool | str, run: str = "") -> RunSpec:
     """The run as plain data."""
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
@@ -220,14 +255,22 @@ def make_plan(cfg: Config, options: RayOptions, resume: bool | str) -> RunSpec:
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
         origin=cfg.origin.to_dict(),
-        run_id=time.strftime("%Y%m%d_%H%M%S"),
+        run_id=new_run_id(default_work_dir(cfg, cfg.filename)),
         resume=resume,
+        run=run,
         threads=options.threads_per_worker if is_torchrun() else None,
         cwd=str(Path.cwd()),
         slots=options.batch_workers,
         hang_timeout_s=options.hang_timeout_s if is_torchrun() else 0,
         straggler_ratio=options.straggler_ratio,
     )
+
+
+def new_run_id(work_dir: Path) -> str:
+    """A name for this start that no other start in the work dir has: runs are told apart by it."""
+    now = time.strftime("%Y%m%d_%H%M%S")
+    names = (f"{now}-{number}" if number else now for number in itertools.count())
+    return next(name for name in names if not (work_dir / name).exists())
 
 
 def check_parts(cfg: Config) -> None:

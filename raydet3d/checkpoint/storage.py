@@ -74,6 +74,9 @@ class Storage(Protocol):
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it, if it is there."""
 
+    def move(self, name: str, target: str) -> None:
+        """Give a file or folder another name, in place of what has that name."""
+
     def leftovers(self) -> list[str]:
         """Names of files that writers prepared and did not live to commit; may be those of a live one."""
 
@@ -210,6 +213,14 @@ class LocalStorage:
         else:
             path.unlink(missing_ok=True)
 
+    def move(self, name: str, target: str) -> None:
+        """Rename a file or folder, in place of what has the new name."""
+        path = self.path / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        (self.path / name).replace(path)
+
     def leftovers(self) -> list[str]:
         """Temporary files of writers that did not come to their end."""
         return [name for name in self.names() if name.startswith(".") and name.endswith(".tmp")]
@@ -325,6 +336,17 @@ class ObjectStorage:
             self.files.delete_dir(self._at(name))
         elif info.type != self._arrow.FileType.NotFound:
             self.files.delete_file(self._at(name))
+
+    def move(self, name: str, target: str) -> None:
+        """Copy an object, or a folder's objects, to another name, and delete it."""
+        (info,) = self.files.get_file_info([self._at(name)])
+        if info.type == self._arrow.FileType.Directory:
+            for inner in self.names(name):
+                self.move(f"{name}/{inner}", f"{target}/{inner}")
+        else:
+            with self.open(name) as file, self._writer(target) as out:
+                shutil.copyfileobj(file, out, CHUNK)
+        self.remove(name)
 
     def leftovers(self) -> list[str]:
         """Nothing: what was prepared lies on the machine that did, in files without a name."""

@@ -1,64 +1,69 @@
-"""The store: where a run's checkpoints live, and the few questions asked of it.
+"""`CheckpointStore`: saves, finds and deletes the checkpoints of a run; everything that asks what is on disk asks it.
 
-    save(state, name, step=, ...)   copy to the host, then write behind the training's back
-    latest() / best(metric)         newest / best checkpoint that is whole; broken ones are named and passed over
-
-A checkpoint is a file and its manifest, ``epoch_3.pth`` and ``epoch_3.pth.json``. The file is written beside its place,
-synced and renamed; the manifest comes last, so what has none does not exist. Only then is an older one dropped.
-A state whose tensors are sharded over the ranks becomes a folder, ``epoch_3.pth/``, under the same rules: what its
+A checkpoint is a file and its manifest, `epoch_3.pth` and `epoch_3.pth.json`. The file is written beside its place,
+synced and renamed; the manifest comes last, so a file without one does not exist. Only then is an older one deleted.
+A state whose tensors are sharded over the ranks becomes a folder, `epoch_3.pth/`, under the same rules: what its
 manifest does not list is not in it.
+
+Checkpoints of another run in the same folder are never overwritten or deleted. Before a run writes its first checkpoint
+there, those of other runs move to `earlier_runs/RUN/`, from where `bring_back` takes them when that run goes on.
+
+Torch is imported only by what reads or writes tensors: a command can inspect a work dir without it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
+import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
-
-import torch
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from raydet3d import __version__
-from raydet3d.checkpoint.load import load_metadata, load_shards
-from raydet3d.checkpoint.manifest import Manifest, surplus
-from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.checkpoint.staging import HostStaging, is_sharded, num_bytes
+from raydet3d.checkpoint.manifest import SUFFIX, Manifest
+from raydet3d.checkpoint.retention import surplus
 from raydet3d.checkpoint.storage import LocalStorage, Location, ObjectStorage, Storage, digest_of, open_storage, read
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
+from raydet3d.log import get_logger
+
+if TYPE_CHECKING:
+    from raydet3d.checkpoint.sharded import Ranks
+    from raydet3d.checkpoint.staging import HostStaging
 
 POINTER = "last_checkpoint"
+EARLIER = "earlier_runs"
 BEGUN, NEW = ".begun", b"new"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Order:
-    """One save: the manifest as far as it is known, and what happens round it."""
+class _SaveRequest:
+    """One save: the manifest as far as it is known, and the options."""
 
-    entry: Manifest
+    manifest: Manifest
     limit: int
     budget: int | None
     point: bool
 
 
 class CheckpointStore:
-    """A run's checkpoints in a folder or behind a URI. Only rank 0's writes, unless the state is sharded.
+    """The checkpoints in a folder or behind a URI. Only rank 0's store writes, unless the state is sharded.
 
     Args:
-        path: The folder, or a URI of one.
+        path: The folder, or its URI.
         run: Name of the run, for the manifests.
         start: Timestamp of this start.
         seed: The run's seed.
-        logger: Where broken checkpoints and failed writes are named.
-        pointer_dir: Folder of the ``last_checkpoint`` file; ``path`` by default.
+        logger: Logger for broken checkpoints and failed writes.
+        pointer_dir: Folder of the `last_checkpoint` file; `path` by default.
     """
 
     def __init__(
@@ -76,14 +81,18 @@ class CheckpointStore:
         self.run = run
         self.start = start
         self.seed = seed
-        self.logger = logger or logging.getLogger("raydet3d")
-        self._pointer_storage = self.storage if pointer_dir is None else open_storage(pointer_dir)
-        self._copies = HostStaging()
-        self._ranks: Any = None  # of a sharded model, once it is saved
+        self.logger = logger or get_logger()
+        self._pointer_storage = self.storage if pointer_dir in (None, path) else open_storage(pointer_dir)
+        self._staging: HostStaging | None = None
+        self._ranks: Ranks | None = None  # of a sharded model, once it is saved
         self._thread: threading.Thread | None = None
+        self._has_set_aside = False
+        self._foreign: str | None = None  # a file without a manifest in the place of the checkpoint being written
+        self.keep_other_runs = True  # whether checkpoints of other runs are moved aside before the first save
         self.failure: str | None = None  # of the last save
         self.after_write: Callable[[], None] | None = None  # called when a checkpoint is in place
         self.lost: dict[str, str] = {}  # why each checkpoint that could not be written is missing
+        self._lost_steps: dict[str, int] = {}  # their steps, of regular checkpoints
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -101,29 +110,33 @@ class CheckpointStore:
         point: bool = True,
         resumable: bool = True,
     ) -> Location:
-        """Save a checkpoint: returns when its copy on the host is made; a thread writes it.
+        """Save a checkpoint: copy it to host memory and return; a thread writes it.
 
         Every rank calls it for a sharded state, rank 0 alone otherwise.
 
         Args:
             state: What to save.
             name: File name.
-            step: Iterations finished.
-            group: Group that ``limit`` counts.
+            step: Finished iterations.
+            group: Group that `limit` counts.
             scores: Metrics to note in the manifest.
-            limit: How many of the group to keep; the older ones of this run are dropped once this one is safe.
-            budget: Bytes that this run's checkpoints may have here together (see ``surplus``).
-            milestone: Whether it stays whatever ``limit`` says.
-            point: Whether ``last_checkpoint`` names it then.
+            limit: How many of the group to keep; the older ones of this run are deleted once this one is safe.
+            budget: Bytes that this run's checkpoints may have here together (see `surplus`).
+            milestone: Whether it stays whatever `limit` says.
+            point: Whether `last_checkpoint` names it then.
             resumable: Whether training can go on from it.
         """
+        import torch
+
+        from raydet3d.checkpoint.staging import HostStaging, is_sharded
+
         self.drain()  # one in flight at a time
         sharded = is_sharded(state)
         if sharded and self._ranks is None:
-            from raydet3d.checkpoint.sharded import Ranks  # half of torch.distributed: for those who use it
+            from raydet3d.checkpoint.sharded import Ranks  # imports half of torch.distributed
 
             self._ranks = Ranks()
-        entry = Manifest(
+        manifest = Manifest(
             name=name,
             sha256=[],
             size=0,
@@ -136,102 +149,136 @@ class CheckpointStore:
             scores={k: float(v) for k, v in (scores or {}).items()},
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             versions={"raydet3d": __version__, "torch": str(torch.__version__)},
-            config=hashlib.sha256(str(state.get("meta", {}).get("cfg", "")).encode()).hexdigest(),
+            config=text_digest(str(state.get("meta", {}).get("cfg", ""))),
             resumable=resumable,
             milestone=milestone,
         )
-        order = _Order(entry=entry, limit=limit, budget=budget, point=point)
-        copy = self._copies.take(state)
+        request = _SaveRequest(manifest=manifest, limit=limit, budget=budget, point=point)
+        if self._staging is None:
+            self._staging = HostStaging()
+        copy = self._staging.take(state)
         target = self._write_shards if sharded else self._write
-        self._thread = threading.Thread(target=target, args=(copy, order), name="checkpoint-writer")
+        self._thread = threading.Thread(target=target, args=(copy, request), name="checkpoint-writer")
         self._thread.start()
         return self.storage.location(name)
 
     def drain(self) -> None:
-        """Wait until what was saved is written."""
+        """Wait until the last save is written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _write(self, state: dict[str, Any], order: _Order) -> None:
-        name = order.entry.name
+    def _write(self, state: dict[str, Any], request: _SaveRequest) -> None:
+        import torch
+
+        assert self._staging is not None
+        name = request.manifest.name
         try:
-            self._copies.wait()
-            entries = self.entries()
-            self._announce(name, entries, sharded=False)
+            self._staging.wait()
+            manifests = self._begin(name, is_sharded=False)
             digest, size = self.storage.prepare(name, lambda file: torch.save(state, cast("IO[bytes]", file)))
-            before = [e for e in entries if e.name == name]
+            before = [m for m in manifests if m.name == name]
             if before:  # replaced by one of its name: at no moment may there be neither
                 self._put_manifest(replace(before[0], sha256=[*before[0].sha256, digest]))
+            self._set_aside_foreign()
             self.storage.commit(name)
-            entry = replace(order.entry, sha256=[digest], size=size, serial=_next(entries))
-            self._finish(entry, entries, order)
+            manifest = replace(request.manifest, sha256=[digest], size=size, serial=_next_serial(manifests))
+            self._finish(manifest, manifests, request)
         except Exception as error:  # noqa: BLE001 - the thread ends here: what is not told to the run is lost
-            self._fail(error, state, name)
+            self._fail(error, state, request.manifest)
 
-    def _write_shards(self, state: dict[str, Any], order: _Order) -> None:
+    def _write_shards(self, state: dict[str, Any], request: _SaveRequest) -> None:
         """Write this rank's shards; rank 0 collects what the others say and commits."""
-        name, first = order.entry.name, self._ranks.rank == 0
-        entries: list[Manifest] = []
+        assert self._ranks is not None
+        assert self._staging is not None
+        name, is_first = request.manifest.name, self._ranks.rank == 0
+        manifests: list[Manifest] = []
         try:
-            self._copies.wait()
+            self._staging.wait()
             failure: Exception | None = None
-            if first:
+            if is_first:
                 try:
-                    entries = self.entries()
-                    self._announce(name, entries, sharded=True)
+                    manifests = self._begin(name, is_sharded=True)
                 except Exception as error:  # noqa: BLE001 - the others wait to hear of it
                     failure = error
-            serial = self._ranks.agree(None if failure else _next(entries))
+            serial = self._ranks.agree(None if failure else _next_serial(manifests))
             if serial is None:
                 raise failure or OSError("rank 0 could not begin it")
             files = self._ranks.write(state, self.storage, name, str(serial))
-            if first:
+            if is_first:
                 size = sum(size for _, size in files.values())
                 world = self._ranks.world_size
-                entry = replace(order.entry, size=size, serial=serial, files=files, world_size=world)
-                self._finish(entry, entries, order)
+                listed = {path: (str(digest), int(count)) for path, (digest, count) in files.items()}
+                manifest = replace(request.manifest, size=size, serial=serial, files=listed, world_size=world)
+                self._finish(manifest, manifests, request)
         except Exception as error:  # noqa: BLE001 - as above
-            if first:
-                self._fail(error, state, name)
+            if is_first:
+                self._fail(error, state, request.manifest)
 
-    def _announce(self, name: str, entries: list[Manifest], *, sharded: bool) -> None:
-        """Say what is about to be written, so that what a kill leaves of it can be told from other people's files."""
-        for old in entries:
-            if old.name == name and bool(old.files) != sharded:  # a file cannot take a folder's place
-                self.drop(old)
-        self.storage.put(f".{name}{BEGUN}", b"" if self.storage.exists(name) else NEW)
+    def _begin(self, name: str, *, is_sharded: bool) -> list[Manifest]:
+        """Make room for a checkpoint's name, and mark what is about to be written as this run's.
 
-    def _finish(self, entry: Manifest, entries: list[Manifest], order: _Order) -> None:
-        """Commit by the manifest, point, and drop what is in excess now."""
-        self._put_manifest(entry)
-        self._clear(entry.name)
-        if order.point:
-            target = self.storage.location(entry.name)
-            if isinstance(target, Path) and isinstance(self._pointer_storage, LocalStorage):
-                target = os.path.relpath(target, self._pointer_storage.path)
-            elif self._pointer_storage is self.storage:
-                target = entry.name
-            self._pointer_storage.put(POINTER, str(target).encode())
+        Returns:
+            The manifests that are there.
+        """
+        self.set_aside_other_runs()
+        manifests = self.manifests()
+        same = [m for m in manifests if m.name == name]
+        for old in same:
+            if bool(old.files) != is_sharded:  # a file cannot take a folder's place
+                self.delete(old)
+        begun = f".{name}{BEGUN}"
+        is_foreign = not same and self.storage.exists(name) and not self.storage.exists(begun)
+        self._foreign = name if is_foreign and self.keep_other_runs else None
+        if is_sharded:
+            self._set_aside_foreign()
+        self.storage.put(begun, b"" if self.storage.exists(name) else NEW)
+        return manifests
+
+    def _set_aside_foreign(self) -> None:
+        """Move a file that is in the way and has no manifest: it is not ours to overwrite."""
+        if self._foreign is not None:
+            self.logger.warning("%s has no manifest: it is kept in %s/unknown", self._foreign, EARLIER)
+            self.storage.move(self._foreign, f"{EARLIER}/unknown/{self._foreign}")
+            self._foreign = None
+
+    def _finish(self, manifest: Manifest, manifests: list[Manifest], request: _SaveRequest) -> None:
+        """Commit by the manifest, point to it, and delete what is too much now."""
+        self._put_manifest(manifest)
+        self._clear(manifest.name)
+        if request.point:
+            self._point(manifest.name)
         self.failure = None
-        self.lost.pop(entry.name, None)
+        self.lost.pop(manifest.name, None)
+        self._lost_steps.pop(manifest.name, None)
         if self.after_write is not None:
             self.after_write()
-        mine = [e for e in entries if e.name != entry.name and e.run == self.run] + [entry]
-        excess = surplus(mine, order.limit, group=entry.group, budget=order.budget)
+        own = [m for m in manifests if m.name != manifest.name and m.run == self.run] + [manifest]
+        excess = surplus(own, request.limit, group=manifest.group, budget=request.budget)
         for old in excess:
-            self.drop(old)
-        left = sum(e.size for e in mine) - sum(e.size for e in excess)
-        if order.budget is not None and left > order.budget:
+            self.delete(old)
+        left = sum(m.size for m in own) - sum(m.size for m in excess)
+        if request.budget is not None and left > request.budget:
             self.logger.warning(
-                "the checkpoints that must stay have %.1f MB, the budget is %.1f MB", left / 1e6, order.budget / 1e6
+                "the checkpoints that must stay have %.1f MB, the budget is %.1f MB", left / 1e6, request.budget / 1e6
             )
 
-    def _put_manifest(self, entry: Manifest) -> None:
-        self.storage.put(f"{entry.name}.json", json.dumps(asdict(entry), indent=1).encode())
+    def _put_manifest(self, manifest: Manifest) -> None:
+        self.storage.put(manifest.name + SUFFIX, manifest.to_json())
 
-    def _fail(self, error: Exception, state: Mapping[str, Any], name: str) -> None:
-        reason = _reason(error)
+    def _point(self, name: str) -> None:
+        """Let `last_checkpoint` name a checkpoint of this folder."""
+        target = self.storage.location(name)
+        if isinstance(target, Path) and isinstance(self._pointer_storage, LocalStorage):
+            target = os.path.relpath(target, self._pointer_storage.path)
+        elif self._pointer_storage is self.storage:
+            target = name
+        self._pointer_storage.put(POINTER, str(target).encode())
+
+    def _fail(self, error: Exception, state: Mapping[str, Any], manifest: Manifest) -> None:
+        from raydet3d.checkpoint.staging import num_bytes
+
+        name, reason = manifest.name, _reason(error)
         self.storage.discard(name)
         free = self.storage.free()
         if free is not None:
@@ -239,27 +286,33 @@ class CheckpointStore:
         with suppress(Exception):
             self._clear(name)
         self.lost[name] = reason
+        if not manifest.is_best:
+            self._lost_steps[name] = manifest.step
         self.failure = f"checkpoint {name} could not be written: {reason}"
         self.logger.error("%s; training goes on, earlier checkpoints are untouched", self.failure)
 
-    def drop(self, entry: Manifest) -> None:
-        """Delete a checkpoint: the manifest first. One that cannot be deleted is named, and does no more harm.
+    def has_lost(self, step: int) -> bool:
+        """Whether a regular checkpoint of this step, or of a later one, could not be written."""
+        return any(lost >= step for lost in self._lost_steps.values())
 
-        What is without its manifest is marked as ours before, so that a kill in between leaves nothing for good.
+    def delete(self, manifest: Manifest) -> None:
+        """Delete a checkpoint, its manifest first. A failure is logged and does no more harm.
+
+        A file without its manifest is marked as this run's before, so that a kill in between leaves nothing for good.
         """
-        begun = f".{entry.name}{BEGUN}"
+        name, begun = manifest.name, f".{manifest.name}{BEGUN}"
         try:
             self.storage.put(begun, NEW)
-            self.storage.remove(f"{entry.name}.json")
-            self.storage.remove(entry.name)
+            self.storage.remove(name + SUFFIX)
+            self.storage.remove(name)
             self.storage.remove(begun)
         except OSError as error:
-            self.logger.warning("old checkpoint %s could not be deleted: %s", entry.name, _reason(error))
+            self.logger.warning("old checkpoint %s could not be deleted: %s", name, _reason(error))
 
-    def sweep(self) -> None:
-        """Delete what writers have left that did not come to their end."""
+    def clean_up(self) -> None:
+        """Delete what interrupted writers have left."""
         for name in self.storage.leftovers():
-            with suppress(OSError):  # a remnant takes room and does no more harm
+            with suppress(OSError):  # it takes room and does no more harm
                 self.storage.remove(name)
         for name in self.storage.names():
             if name.startswith(".") and name.endswith(BEGUN):
@@ -267,14 +320,16 @@ class CheckpointStore:
                     self._clear(name[1 : -len(BEGUN)])
 
     def _clear(self, name: str) -> None:
-        """Delete what is there under a checkpoint's name and is not in its manifest, and forget that it was begun."""
+        """Delete what lies under a checkpoint's name and is not in its manifest, and the mark that it was begun."""
         begun = f".{name}{BEGUN}"
-        entry = self._entry(f"{name}.json") if self.storage.exists(f"{name}.json") else None
-        if entry is None:
+        manifest: Manifest | None = None
+        with suppress(OSError, ValueError):
+            manifest = self._read_manifest(name)
+        if manifest is None:
             if self.storage.exists(begun) and read(self.storage, begun) == NEW:
                 self.storage.remove(name)
-        elif entry.files:
-            wanted = {file.partition("/")[0] for file in entry.files}
+        elif manifest.files:
+            wanted = {file.partition("/")[0] for file in manifest.files}
             for inner in self.storage.names(name):
                 if inner not in wanted:
                     self.storage.remove(f"{name}/{inner}")
@@ -284,8 +339,12 @@ class CheckpointStore:
         """Write a checkpoint's wanted keys only, under a name that ends in a digest.
 
         Returns:
-            Where it lies; None where there is no such checkpoint.
+            Its location; None where there is no such checkpoint.
         """
+        import torch
+
+        from raydet3d.checkpoint.load import load_metadata, load_shards
+
         self.drain()
         if not self.storage.exists(name):
             return None
@@ -298,38 +357,165 @@ class CheckpointStore:
         self.storage.put(published, buffer.getvalue())
         return self.storage.location(published)
 
+    # -- other runs ---------------------------------------------------------------------------------------------
+
+    def set_aside_other_runs(self) -> None:
+        """Move the checkpoints of other runs to `earlier_runs/RUN/`; once a store.
+
+        The file goes first and its manifest last: after a kill in between, the same call (or `bring_back`) completes
+        the move.
+        """
+        if self._has_set_aside or not self.keep_other_runs:
+            return
+        pointed = self._pointer_text().rpartition("/")[2]
+        moved: dict[str, list[str]] = {}
+        for manifest in self.manifests():
+            if manifest.run == self.run:
+                continue
+            folder = f"{EARLIER}/{folder_of(manifest.run)}"
+            for name in (manifest.name, manifest.name + SUFFIX):
+                if self.storage.exists(name):
+                    self.storage.move(name, f"{folder}/{name}")
+            moved.setdefault(folder, []).append(manifest.name)
+        for folder, names in moved.items():
+            if pointed in names:
+                CheckpointStore(self.storage.location(folder), pointer_dir=self._earlier_pointer_dir(folder))._point(
+                    pointed
+                )
+                self._pointer_storage.remove(POINTER)
+            self.logger.info(
+                "checkpoints of run %s are kept in %s", folder.rpartition("/")[2], self.storage.location(folder)
+            )
+        self._has_set_aside = True
+
+    def _earlier_pointer_dir(self, folder: str) -> Location:
+        return self._pointer_storage.location(folder)
+
+    def earlier_runs(self) -> list[CheckpointStore]:
+        """The stores of runs whose checkpoints were moved aside."""
+        return [self._beside(self.storage.location(f"{EARLIER}/{name}")) for name in self.storage.names(EARLIER)]
+
+    def bring_back(self, run: str) -> None:
+        """Move a run's checkpoints back from `earlier_runs/`, and those of other runs there; nothing if there are none.
+
+        Args:
+            run: Name of the run.
+        """
+        folder = f"{EARLIER}/{folder_of(run)}"
+        if not self.storage.exists(folder):
+            return
+        elsewhere = self._beside(self.storage.location(folder))._elsewhere()
+        pointer = self.storage.exists(f"{folder}/{POINTER}")
+        if elsewhere is not None:  # CheckpointHook(out_dir=...)
+            root = _grandparent(elsewhere.home)
+            self._sibling(root, run)._restore(folder)
+        store = self._sibling(self.home, run)
+        store._restore(folder)
+        if pointer:
+            target = store if elsewhere is None else self._sibling(_grandparent(elsewhere.home), run)
+            own = [m for m in target.manifests() if m.run == run and m.resumable]
+            if own:
+                target._point(own[-1].name)
+
+    def _sibling(self, folder: Location, run: str) -> CheckpointStore:
+        return CheckpointStore(folder, run=run, logger=self.logger, pointer_dir=self.home)
+
+    def _restore(self, folder: str) -> None:
+        self.set_aside_other_runs()
+        for name in self.storage.names(folder):  # sorted: a file comes before its manifest
+            if name != POINTER:
+                self.storage.move(f"{folder}/{name}", name)
+        self.storage.remove(folder)
+        if not self.storage.names(EARLIER):
+            self.storage.remove(EARLIER)
+
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def entries(self) -> list[Manifest]:
-        """The manifests that can be read, oldest save first."""
-        names = [name for name in self.storage.names() if name.endswith(".pth.json") and not name.startswith(".")]
-        return sorted(filter(None, map(self._entry, names)), key=lambda entry: entry.serial)
+    def location(self, manifest: Manifest) -> Location:
+        """Where a checkpoint lies."""
+        return self.storage.location(manifest.name)
 
-    def _entry(self, manifest: str) -> Manifest | None:
+    def manifests(self) -> list[Manifest]:
+        """The manifests in this folder, oldest save first.
+
+        A damaged one is named and set aside; where its checkpoint is whole, a new one is made from that.
+        """
+        found: list[Manifest] = []
+        damaged: list[tuple[str, str]] = []
+        for file in self.storage.names():
+            if not file.endswith(".pth" + SUFFIX) or file.startswith("."):
+                continue
+            name = file.removesuffix(SUFFIX)
+            try:
+                found.append(self._read_manifest(name))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError) as error:
+                damaged.append((name, _reason(error)))
+        for name, reason in damaged:
+            with suppress(OSError):
+                self.storage.move(name + SUFFIX, f"{name}{SUFFIX}.damaged")
+            recovered = self._make_manifest(name, found)
+            if recovered is not None:
+                found.append(recovered)
+                with suppress(OSError):
+                    self._put_manifest(recovered)
+            self.logger.warning(
+                "manifest %s%s is damaged (%s): it is kept as %s%s.damaged, and %s",
+                name,
+                SUFFIX,
+                reason,
+                name,
+                SUFFIX,
+                "its checkpoint is not used" if recovered is None else "a new one was made from its checkpoint",
+            )
+        return sorted(found, key=lambda manifest: (manifest.serial, manifest.step))
+
+    def _read_manifest(self, name: str) -> Manifest:
+        return Manifest.from_json(read(self.storage, name + SUFFIX), name)
+
+    def _make_manifest(self, name: str, others: Sequence[Manifest]) -> Manifest | None:
+        """Make a manifest from what a checkpoint says of itself; None where it is not whole, or no file of a run's."""
+        from raydet3d.checkpoint.load import load_metadata
+
+        location = self.storage.location(name)
         try:
-            return Manifest.from_dict(json.loads(read(self.storage, manifest)))
-        except (OSError, ValueError, TypeError, AttributeError):
-            self.logger.warning("manifest %s cannot be read: its checkpoint is passed over", manifest)
+            with self.storage.open(name) as file, zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    return None
+            state = load_metadata(location)
+            digest, size = digest_of(self.storage, name)
+            meta = state["meta"]
+            step = int(meta["iter"])
+            kind = name.partition("_")[0]
+            return Manifest(
+                name=name,
+                sha256=[digest],
+                size=size,
+                step=step,
+                serial=max((m.serial for m in others if m.step <= step), default=0),
+                group="best_" if kind == "best" else kind,
+                run=str(meta.get("run", "")),
+                seed=meta.get("seed"),
+                config=text_digest(str(meta.get("cfg", ""))),
+                resumable="optimizer" in state,
+            )
+        except (OSError, ValueError, KeyError, TypeError, InputError, zipfile.BadZipFile):
             return None
 
     def newest_own(self) -> Location | None:
-        """This run's newest regular checkpoint (no ``best_...``) that is in place."""
-        own = [e for e in self.entries() if e.run == self.run and not e.is_best]
-        return self.storage.location(own[-1].name) if own else None
-
-    def savers(self) -> set[str]:
-        """The runs that have left something to go on from, here or where ``last_checkpoint`` leads."""
-        stores = [store for store in (self, self._elsewhere()) if store is not None]
-        return {entry.run for store in stores for entry in store.entries() if entry.resumable}
+        """This run's newest regular checkpoint (no `best_...`)."""
+        own = [m for m in self.manifests() if m.run == self.run and not m.is_best]
+        return self.location(own[-1]) if own else None
 
     def has_own(self) -> bool:
         """Whether this run has a checkpoint here."""
-        return any(entry.run == self.run for entry in self.entries())
+        return any(m.run == self.run for m in self.manifests())
 
-    def fault(self, entry: Manifest) -> str | None:
+    def verify(self, manifest: Manifest) -> str | None:
         """What is wrong with a checkpoint; None if it is whole."""
-        files = {f"{entry.name}/{file}": ([sha], size) for file, (sha, size) in entry.files.items()}
-        for name, (digests, size) in (files or {entry.name: (entry.sha256, entry.size)}).items():
+        files = {f"{manifest.name}/{file}": ([sha], size) for file, (sha, size) in manifest.files.items()}
+        for name, (digests, size) in (files or {manifest.name: (manifest.sha256, manifest.size)}).items():
             try:
                 digest, found = digest_of(self.storage, name)
             except OSError as error:
@@ -340,75 +526,88 @@ class CheckpointStore:
                 return f"{name} is damaged: its SHA-256 differs from its manifest's"
         return None
 
-    def latest(self, *, start: str | None = None) -> Location | None:
-        """The newest whole checkpoint that training can go on from, of the run that saved last.
+    def find(self, is_wanted: Callable[[Manifest], bool]) -> Manifest | None:
+        """The newest whole checkpoint in this folder that is wanted; broken ones are named and passed over."""
+        for manifest in reversed(self.manifests()):
+            if not is_wanted(manifest):
+                continue
+            wrong = self.verify(manifest)
+            if wrong is None:
+                return manifest
+            self.logger.warning("checkpoint %s; trying the one before", wrong)
+        return None
 
-        Where ``last_checkpoint`` names one in another folder (``CheckpointHook(out_dir=...)``), that folder is looked
-        through first.
+    def latest(self, *, run: str | None = None, start: str | None = None) -> Location | None:
+        """The newest whole checkpoint that training can go on from.
+
+        Where `last_checkpoint` names one in another folder (`CheckpointHook(out_dir=...)`), that folder is searched
+        first.
 
         Args:
+            run: Only those of this run; of the run that saved last, by default.
             start: Only those that this start (timestamp) of the run wrote.
         """
+        for store in self.with_elsewhere():
+            resumable = [m for m in store.manifests() if m.resumable and (start is None or m.start == start)]
+            wanted = run if run is not None else resumable[-1].run if resumable else None
+            names = {m.name for m in resumable if m.run == wanted}
+            found = store.find(lambda m, names=names: m.name in names)  # type: ignore[misc]
+            if found is not None:
+                return store.location(found)
+        return self._pointed() if start is None and run is None else None
+
+    def with_elsewhere(self) -> list[CheckpointStore]:
+        """This store, and before it the one that `last_checkpoint` leads to, where that is another one."""
         elsewhere = self._elsewhere()
-        for store in (self,) if elsewhere is None else (elsewhere, self):
-            if (found := store._newest(start)) is not None:
-                return found
-        return None if start is not None else self._pointed()
+        return [self] if elsewhere is None else [elsewhere, self]
+
+    def best(self, metric: str, *, greater: bool = True) -> Location | None:
+        """The whole checkpoint with the best score of a metric."""
+        scored = [m for m in self.manifests() if metric in m.scores]
+        for manifest in sorted(scored, key=lambda m: m.scores[metric], reverse=greater):
+            wrong = self.verify(manifest)
+            if wrong is None:
+                return self.location(manifest)
+            self.logger.warning("checkpoint %s; trying the next best", wrong)
+        return None
+
+    def _pointer_text(self) -> str:
+        try:
+            return read(self._pointer_storage, POINTER).decode().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     def _elsewhere(self) -> CheckpointStore | None:
-        """The store that ``last_checkpoint`` leads to, where it is another one."""
-        try:
-            text = read(self._pointer_storage, POINTER).decode().strip()
-        except (OSError, UnicodeDecodeError):
+        """The store that `last_checkpoint` leads to, where it is another one."""
+        text = self._pointer_text()
+        if not text or "\0" in text:
             return None
         if is_uri(text):
             folder: Location = text.rpartition("/")[0]
-            return (
-                None if isinstance(self.storage, ObjectStorage) and folder == self.storage.uri else self._beside(folder)
-            )
+            is_here = isinstance(self.storage, ObjectStorage) and folder == self.storage.uri
+            with suppress(InputError):  # damaged
+                return None if is_here else self._beside(folder)
+            return None
         if not isinstance(self._pointer_storage, LocalStorage):
             return None
         folder = Path(os.path.normpath(self._pointer_storage.path / text)).parent
         is_here = isinstance(self.storage, LocalStorage) and folder == Path(os.path.normpath(self.storage.path))
-        return None if is_here or not folder.is_dir() else self._beside(folder)
+        return None if is_here or not os.path.isdir(folder) else self._beside(folder)
 
     def _beside(self, folder: Location) -> CheckpointStore:
         return CheckpointStore(folder, run=self.run, start=self.start, seed=self.seed, logger=self.logger)
 
-    def _newest(self, start: str | None) -> Location | None:
-        """The newest whole checkpoint of this very folder that training can go on from."""
-        entries = [e for e in self.entries() if e.resumable]
-        if start is not None:
-            entries = [e for e in entries if e.start == start]
-        for entry in reversed(entries):
-            if entry.run != entries[-1].run:
-                continue
-            wrong = self.fault(entry)
-            if wrong is None:
-                return self.storage.location(entry.name)
-            self.logger.warning("checkpoint %s; trying the one before", wrong)
-        return None
-
-    def best(self, metric: str, *, greater: bool = True) -> Location | None:
-        """The whole checkpoint with the best score of a metric."""
-        scored = [e for e in self.entries() if metric in e.scores]
-        for entry in sorted(scored, key=lambda e: e.scores[metric], reverse=greater):
-            wrong = self.fault(entry)
-            if wrong is None:
-                return self.storage.location(entry.name)
-            self.logger.warning("checkpoint %s; trying the next best", wrong)
-        return None
-
     def _pointed(self) -> Location | None:
-        """The checkpoint that ``last_checkpoint`` names: MMEngine's work dirs have no manifests."""
-        try:
-            text = read(self._pointer_storage, POINTER).decode().strip()
-        except (OSError, UnicodeDecodeError):
-            return None
+        """The checkpoint that `last_checkpoint` names: MMEngine's work dirs have no manifests."""
+        from raydet3d.checkpoint.safe_load import read_checkpoint
+
+        text = self._pointer_text()
         base = text.replace("\\", "/").rpartition("/")[2]
         for name in dict.fromkeys((text, base)):
+            if not name or "\0" in name:
+                continue
             path = self._pointer_storage.location(name)
-            if isinstance(path, Path) and path.is_file() and not path.with_name(f"{path.name}.json").exists():
+            if isinstance(path, Path) and os.path.isfile(path) and not os.path.exists(f"{path}{SUFFIX}"):
                 try:
                     read_checkpoint(path)
                 except InputError as error:
@@ -418,8 +617,22 @@ class CheckpointStore:
         return None
 
 
-def _next(entries: list[Manifest]) -> int:
-    return max((entry.serial for entry in entries), default=0) + 1
+def text_digest(text: str) -> str:
+    """SHA-256 of a config's text, as manifests have it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_of(run: str) -> str:
+    """Name of a run's folder in `earlier_runs/`."""
+    return re.sub(r"[^\w.-]", "_", run) or "unnamed"
+
+
+def _grandparent(folder: Location) -> Location:
+    return folder.parent.parent if isinstance(folder, Path) else folder.rsplit("/", 2)[0]
+
+
+def _next_serial(manifests: Sequence[Manifest]) -> int:
+    return max((m.serial for m in manifests), default=0) + 1
 
 
 def _reason(error: BaseException) -> str:

@@ -123,13 +123,9 @@ class RankSyncHook(Hook):
             store = runner.store
             store.drain()
             newest = store.newest_own()
-            for entry in store.entries():
-                if (
-                    entry.group == GROUP
-                    and entry.run == runner.run_name
-                    and newest != store.storage.location(entry.name)
-                ):
-                    store.drop(entry)
+            for entry in store.manifests():
+                if entry.group == GROUP and entry.run == runner.run_name and newest != store.location(entry):
+                    store.delete(entry)
 
     # -- validation ---------------------------------------------------------------------------------------------
 
@@ -285,5 +281,6 @@ def _shortest(loader: Any) -> int:
 def _saved_at(runner: RunContext) -> str | None:
     """The checkpoint of the very iteration where the run stands, if there is one."""
     runner.store.drain()
-    found = [e for e in runner.store.entries() if e.resumable and e.run == runner.run_name and e.step == runner.iter]
-    return str(runner.store.storage.location(found[-1].name)) if found else None
+    store, run, step = runner.store, runner.run_name, runner.iter
+    found = store.find(lambda manifest: manifest.resumable and manifest.run == run and manifest.step == step)
+    return None if found is None else str(store.location(found))

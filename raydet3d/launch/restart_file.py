@@ -1,38 +1,54 @@
-"""The journal of a run's starts, one JSON object a line in ``work_dir/starts.jsonl``, and how far the last one came.
+"""The log of a run's starts, and how far the last one came.
 
-A kill leaves no time to write, so how far training came is kept in a file of a few bytes that every iteration updates
-(2 microseconds); the next start compares.
+`work_dir/starts.jsonl` has one JSON object a line. A kill leaves no time to write, so the number of finished iterations
+is kept in a file of a few bytes that every iteration updates (2 microseconds); the next start compares.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from raydet3d.files import read_json_lines, set_aside
+from raydet3d.log import get_logger
 
 FILE, REACHED = "starts.jsonl", ".reached"
 
 
 def read_starts(work_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a work dir's starts, oldest first; what a kill has torn is left out."""
-    out = []
-    try:
-        lines = (work_dir / FILE).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            out.append(entry)
-    return out
+    """The entries of a work dir's log of starts, oldest first. Damaged lines are named and set aside."""
+    entries, damage = read_json_lines(work_dir / FILE, _is_entry)
+    if damage is not None:
+        get_logger().warning("%s", damage)
+    return entries
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether a line has what its readers need: it is a start's, or an end's."""
+    if not isinstance(entry.get("run"), str):
+        return False
+    if "from" in entry:
+        return all(isinstance(entry.get(key), int) for key in ("from", "redone"))
+    return isinstance(entry.get("iter"), int) and isinstance(entry.get("result", {}), dict)
+
+
+def append_start(work_dir: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line, on the disk before this returns."""
+    with (work_dir / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_reached(work_dir: Path) -> int | None:
-    """Iterations that the last start had finished, when it ended or was killed."""
+    """Iterations that the last start had finished when it ended or was killed."""
     try:
-        return int((work_dir / REACHED).read_text())
+        return max(int((work_dir / REACHED).read_bytes()), 0)
+    except IsADirectoryError:
+        set_aside(work_dir / REACHED)
+        return None
     except (OSError, ValueError):
         return None

@@ -1,22 +1,21 @@
-"""The hook that keeps the journal of a run's starts: who began where, and what was done twice."""
+"""`RestartLogHook`: logs each start and end of a run, and how many iterations a restart repeats."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydet3d import dist
 from raydet3d.hooks.base import Hook
-from raydet3d.launch.restart_file import FILE, REACHED, read_reached, read_starts
+from raydet3d.launch.restart_file import REACHED, append_start, read_reached, read_starts
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import RunContext
 
 
 class RestartLogHook(Hook):
-    """Notes each start and end of a run, and says how many iterations a start does again.
+    """Log each start and end of a run, and say how many iterations a start repeats.
 
     Args:
         why: Why this start was made, where it was not the user.
@@ -39,7 +38,7 @@ class RestartLogHook(Hook):
         restarts = len(starts)
         total = redone + sum(entry["redone"] for entry in starts)
         entry = {"from": here, "redone": redone, "workers": runner.world_size, "why": self._why}
-        _append(folder, runner, entry)
+        _append(runner, entry)
         if restarts:
             runner.logger.info(
                 "restart %d of this run%s: it goes on after iteration %d; %s. In all, %d iterations were done twice.",
@@ -62,9 +61,14 @@ class RestartLogHook(Hook):
         os.pwrite(self._reached, b"%012d\n" % iteration, 0)
 
     def finish(self, runner: RunContext, result: dict[str, Any]) -> None:
-        """Note that the run is done, with its result."""
+        """Note that the run came to its end, with its result; it is finished if the last weights are kept."""
+        is_lost = any(store.has_lost(runner.iter) for store in runner.stores)
+        result["last_is_kept"] = dist.broadcast_object(not is_lost)
         if runner.rank == 0:
-            _append(runner.work_dir, runner, {"finished": True, "iter": runner.iter, "result": result})
+            own = [m for store in runner.stores for m in store.manifests() if m.run == runner.run_name]
+            saved = max((m.step for m in own if not m.is_best), default=None)
+            end = {"finished": not is_lost, "iter": runner.iter, "saved": saved, "result": result}
+            _append(runner, end)
             runner.push_logs()
 
     def close(self) -> None:
@@ -74,7 +78,6 @@ class RestartLogHook(Hook):
             self._reached = -1
 
 
-def _append(folder: Path, runner: RunContext, entry: dict[str, Any]) -> None:
+def _append(runner: RunContext, entry: dict[str, Any]) -> None:
     line = {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, default=str) + "\n")
+    append_start(runner.work_dir, line)

@@ -16,6 +16,7 @@ class RunSpec:
         filename: The config's file, for names and records.
         run_id: Name of this start of the run; the same for all its processes and retries.
         resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
+        run: With `resume=True`, name of the run in the work dir to go on with; empty: the one that saved last.
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads a process; None leaves torch's default.
         cwd: Where relative paths of the config start.
@@ -32,6 +33,7 @@ class RunSpec:
     filename: str | None
     run_id: str
     resume: bool | str = False
+    run: str = ""
     retry: bool = False
     threads: int | None = None
     cwd: str = "."

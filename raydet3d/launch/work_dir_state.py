@@ -1,14 +1,19 @@
-"""What stands in a work dir before a run begins there: nothing, the same run, one that is finished, another one."""
+"""Inspect a work dir before training: empty, resumable, finished, or used by another run.
+
+What is on disk is asked of the checkpoint store; the log of starts adds whether a run came to its end.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raydet3d.checkpoint.manifest import Manifest
+from raydet3d.checkpoint.storage import ObjectStorage
+from raydet3d.checkpoint.store import CheckpointStore, text_digest
 from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.launch.restart_file import read_reached, read_starts
@@ -20,23 +25,23 @@ _MANY = 6  # differences that a message lists
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousRun:
-    """An earlier run's traces in the work dir.
+    """A run that has left something in the work dir.
 
     Args:
         run: Its name.
         reached: Iterations that it had finished.
-        finished: Whether it came to its end.
+        finished: Whether it came to its end and its last weights are kept.
         result: Its result, if it did.
         differences: What the config says now and did not say then, a line each; None where that is not known.
-        saved: Whether it has a checkpoint to go on from. (Another run's, from before, is none.)
+        saved: Whether it has a checkpoint to go on from.
     """
 
     run: str
     reached: int
     finished: bool
-    result: dict[str, Any]
-    differences: list[str] | None
-    saved: bool
+    result: dict[str, Any] = field(default_factory=dict)
+    differences: list[str] | None = None
+    saved: bool = True
 
     @property
     def is_same(self) -> bool:
@@ -46,84 +51,136 @@ class PreviousRun:
     def describe(self) -> str:
         """The differences in a few words."""
         if not self.differences:
-            return "its config is not known" if self.differences is None else "with the same config"
+            return "whose config is not known" if self.differences is None else "with the same config"
         more = f" and {len(self.differences) - _MANY} more" if len(self.differences) > _MANY else ""
         return f"whose config differs ({'; '.join(self.differences[:_MANY])}{more})"
 
 
-def inspect_work_dir(work_dir: Path, cfg: Config) -> PreviousRun | None:
-    """What stands in the work dir.
+@dataclass(frozen=True, kw_only=True)
+class WorkDirState:
+    """The runs of a work dir.
 
     Args:
-        work_dir: The folder; where ``cfg.work_dir`` is a URI, the one that stands for it on this machine: what other
+        active: The run whose checkpoints lie in the work dir itself; where there are none, the last that began there.
+        earlier: Runs whose checkpoints were moved aside, newest first.
+    """
+
+    active: PreviousRun | None = None
+    earlier: list[PreviousRun] = field(default_factory=list)
+
+    def with_same_config(self) -> PreviousRun | None:
+        """The newest run with a checkpoint and this very config."""
+        runs = [run for run in (self.active, *self.earlier) if run is not None]
+        return next((run for run in runs if run.is_same and run.saved), None)
+
+
+def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
+    """Find the runs of a work dir.
+
+    Args:
+        work_dir: The folder; where `cfg.work_dir` is a URI, the one that stands for it on this machine: what other
             machines have left there is brought first.
         cfg: The config that is to run, before a seed was drawn for it.
-
-    Returns:
-        The traces of the run that was there last; None where there are none that can be read.
     """
     home = str(cfg.get("work_dir"))
-    savers = _bring(home, work_dir, _config_name(cfg)) if is_uri(home) else _savers(work_dir)
+    if is_uri(home):
+        _bring(home, work_dir, _config_name(cfg))
+    store = CheckpointStore(home if is_uri(home) else work_dir)
     starts = read_starts(work_dir)
-    if not starts:
+    active = _newest_run(store, work_dir, cfg, starts)
+    if active is None and starts:
+        active = PreviousRun(
+            run=starts[-1]["run"],
+            reached=read_reached(work_dir) or 0,
+            finished=False,
+            differences=_differences(_read_config(work_dir / _config_name(cfg)), cfg),
+            saved=False,
+        )
+    earlier = [
+        (found, manifest.time)
+        for one in store.earlier_runs()
+        if (found := _newest_run(one, work_dir, cfg, starts)) is not None
+        for manifest in _manifests(one)[-1:]
+    ]
+    return WorkDirState(active=active, earlier=[run for run, _ in sorted(earlier, key=lambda pair: pair[1])[::-1]])
+
+
+def _manifests(store: CheckpointStore) -> list[Manifest]:
+    """A work dir's manifests; those in the folder that `last_checkpoint` leads to come last."""
+    return [manifest for one in reversed(store.with_elsewhere()) for manifest in one.manifests()]
+
+
+def _newest_run(
+    store: CheckpointStore, work_dir: Path, cfg: Config, starts: list[dict[str, Any]]
+) -> PreviousRun | None:
+    """The run that saved last in a store; None where there is no checkpoint."""
+    manifests = _manifests(store)
+    if not manifests:
         return None
-    last = starts[-1]
-    finished = bool(last.get("finished"))
-    run = str(last.get("run", ""))
+    newest = manifests[-1]
+    own = [manifest for manifest in manifests if manifest.run == newest.run]
+    regular = [manifest.step for manifest in own if not manifest.is_best]
+    last: dict[str, Any] = next((entry for entry in reversed(starts) if entry["run"] == newest.run), {})
+    saved = last.get("saved")
+    is_kept = not isinstance(saved, int) or max(regular, default=0) >= saved
+    finished = last.get("finished") is True and is_kept
+    reached = read_reached(work_dir) if starts and starts[-1]["run"] == newest.run else None
     return PreviousRun(
-        run=run,
-        reached=int(last["iter"]) if finished else read_reached(work_dir) or 0,
+        run=newest.run,
+        reached=last["iter"] if finished else max(reached or 0, *regular, 0),
         finished=finished,
         result=dict(last.get("result") or {}),
-        differences=_differences(work_dir, cfg),
-        saved=run in savers,
+        differences=_differences(_config_of(store, newest, work_dir, cfg), cfg),
+        saved=any(manifest.resumable for manifest in own),
     )
 
 
-def _savers(work_dir: Path) -> set[str]:
-    """The runs that have left something to go on from, in a folder or where its ``last_checkpoint`` leads."""
-    folders = {work_dir}
-    with suppress(OSError, UnicodeDecodeError):
-        folders.add((work_dir / (work_dir / "last_checkpoint").read_text(encoding="utf-8").strip()).parent)
-    runs = set()
-    for path in (path for folder in folders for path in folder.glob("*.pth.json") if not path.name.startswith(".")):
-        with suppress(OSError, ValueError, AttributeError):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            if entry.get("resumable", True):
-                runs.add(str(entry.get("run", "")))
-    return runs
-
-
-def _bring(uri: str, work_dir: Path, config: str) -> set[str]:
-    """Bring what other machines have left of a run behind a URI; the runs that have left something to go on from."""
+def _bring(uri: str, work_dir: Path, config: str) -> None:
+    """Bring what other machines have logged of a run behind a URI."""
     from raydet3d.checkpoint.log_upload import LogUploader
-    from raydet3d.checkpoint.storage import ObjectStorage
-    from raydet3d.checkpoint.store import CheckpointStore
-    from raydet3d.log import get_logger  # here: they import torch, and a door is to name what is wrong before
+    from raydet3d.log import get_logger
 
-    bucket = ObjectStorage.at(uri)
-    LogUploader(work_dir, bucket, get_logger()).pull(config)
-    return CheckpointStore(uri).savers()
+    LogUploader(work_dir, ObjectStorage.at(uri), get_logger()).pull(config)
 
 
 def _config_name(cfg: Config) -> str:
     return Path(cfg.filename).name if cfg.filename else "config.py"
 
 
-def _differences(work_dir: Path, cfg: Config) -> list[str] | None:
-    """What the config that the earlier run has left there says otherwise."""
-    try:
-        before = Config.fromfile(work_dir / _config_name(cfg)).to_dict()
-    except (InputError, OSError):
+def _read_config(path: Path) -> Config | None:
+    with suppress(InputError, OSError, ValueError):
+        return Config.fromfile(path)
+    return None
+
+
+def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: Config) -> Config | None:
+    """The config that a checkpoint was written with: a copy in the work dir, else the text in the checkpoint."""
+    for path in (work_dir / _config_name(cfg), work_dir / manifest.start / "vis_data" / "config.py"):
+        with suppress(OSError, ValueError):
+            if text_digest(path.read_text(encoding="utf-8")) == manifest.config:
+                return _read_config(path)
+    from raydet3d.checkpoint.load import load_metadata  # imports torch: a command names what is wrong before
+
+    for one in store.with_elsewhere():
+        with suppress(InputError, OSError, ValueError, KeyError, TypeError):
+            text = load_metadata(one.location(manifest))["meta"]["cfg"]
+            if text_digest(text) == manifest.config:
+                return Config.fromstring(text, ".py")
+    return None
+
+
+def _differences(before: Config | None, cfg: Config) -> list[str] | None:
+    """What the config of the earlier run says otherwise."""
+    if before is None:
         return None
-    now = cfg.to_dict()
-    for one in (before, now):
+    then, now = before.to_dict(), cfg.to_dict()
+    for one in (then, now):
         for key in _ABOUT:
             one.pop(key, None)
     if (now.get("randomness") or {}).get("seed") is None:  # then one was drawn
-        for one in (before, now):
+        for one in (then, now):
             one["randomness"] = {k: v for k, v in (one.get("randomness") or {}).items() if k != "seed"}
-    return [f"{key}: {old} -> {new}" for key, old, new in _compare(_plain(before), _plain(now))]
+    return [f"{key}: {old} -> {new}" for key, old, new in _compare(_plain(then), _plain(now))]
 
 
 def _compare(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:

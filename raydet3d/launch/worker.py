@@ -63,6 +63,7 @@ def run_worker(
         extra_hooks=[*hooks, starts, pace, watch, *([hang] if hang else [])],
         timestamp=plan.run_id,
         resume=plan.resume,
+        run=plan.run,
         retry=plan.retry,
         batch_workers=plan.slots,
     )

@@ -78,6 +78,7 @@ def assemble(
     extra_hooks: Sequence[Hook] = (),
     timestamp: str | None = None,
     resume: bool | str = False,
+    run: str = "",
     retry: bool = False,
     batch_workers: int | None = None,
 ) -> Runner:
@@ -92,6 +93,7 @@ def assemble(
         timestamp: Name of this start; the time, by default.
         resume: True goes on from the newest checkpoint of the work dir, and begins afresh (with ``load_from``, if
             given) where there is none; a path goes on from that file. Else the config says.
+        run: With `resume=True`, name of the run in the work dir to go on with; by default the one that saved last.
         retry: Go on from the newest checkpoint that this start (timestamp) has written; where there is none, as
             ``resume`` says.
         batch_workers: Number of ranks whose batches make one iteration, whatever the number of live ranks. By default
@@ -102,7 +104,7 @@ def assemble(
     work_dir, name = work_dir_and_name(cfg)
     timestamp = make_log_dir(work_dir, timestamp)
     try:
-        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, retry, batch_workers)
+        return _put_together(cfg, device, extra_hooks, work_dir, name, timestamp, resume, run, retry, batch_workers)
     except BaseException:
         remove_empty_dirs(work_dir, timestamp)
         raise
@@ -116,11 +118,12 @@ def _put_together(
     name: str,
     timestamp: str,
     resume: bool | str,
+    run: str,
     retry: bool,
     batch_workers: int | None,
 ) -> Runner:
     home = checkpoint_root(cfg)
-    start = resolve_resume(cfg, resume, home, timestamp, retry=retry)
+    start = resolve_resume(cfg, resume, home, timestamp, retry=retry, run=run)
     seed = resolve_seed(cfg, start)
     apply_env(cfg)
 

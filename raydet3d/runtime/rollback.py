@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raydet3d import dist
 from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.load_weights import load_weights
+from raydet3d.checkpoint.manifest import Manifest
 from raydet3d.checkpoint.storage import Location
 from raydet3d.runtime.ddp import unwrapped
 
@@ -53,16 +54,15 @@ def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = (
 
 def _find(runner: RunContext, before: int, passed_over: set[str]) -> Location | None:
     """The newest whole checkpoint that will do."""
+
+    def is_wanted(manifest: Manifest) -> bool:
+        is_own = manifest.run == runner.run_name and manifest.resumable
+        return is_own and manifest.step < before and manifest.name not in passed_over
+
     for store in runner.stores:
         store.drain()
-        for entry in reversed(store.entries()):
-            own = entry.run == runner.run_name and entry.resumable
-            if not own or entry.step >= before or entry.name in passed_over:
-                continue
-            wrong = store.fault(entry)
-            if wrong is None:
-                return store.storage.location(entry.name)
-            runner.logger.warning("checkpoint %s; trying the one before", wrong)
+        if (found := store.find(is_wanted)) is not None:
+            return store.location(found)
     return None
 
 

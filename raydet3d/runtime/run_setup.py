@@ -87,19 +87,26 @@ def remove_empty_dirs(work_dir: Path, timestamp: str) -> None:
 
 
 def resolve_resume(
-    cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False
+    cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False, run: str = ""
 ) -> ResumeInfo:
-    """How a run begins: what is to be resumed from comes first, then ``load_from``, then nothing.
+    """Resolve how a run begins: what is to be resumed from comes first, then `load_from`, then nothing.
 
-    A retry of a start goes on from what that start has saved; where that is nothing yet, it begins as the start did.
+    Args:
+        cfg: The config.
+        resume: True, False or a checkpoint.
+        work_dir: Where the run's checkpoints live.
+        timestamp: Name of this start.
+        retry: Whether this start was tried before: it goes on from what it has saved; where that is nothing yet, it
+            begins as it did.
+        run: With `resume=True`, the run of the work dir to go on with; by default the one that saved last.
     """
     load_from = cfg.get("load_from")
-    path = _latest(work_dir, timestamp) if retry else None
+    path = _latest(work_dir, start=timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
         path = locate(fetch(wanted))
     elif wanted:
-        path = _latest(work_dir)
+        path = _latest(work_dir, run=run)
         if path is None and resume is not True and load_from is not None:
             path = locate(fetch(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
     if path is None:
@@ -111,9 +118,16 @@ def resolve_resume(
     return ResumeInfo(resume_from=path, state=load_metadata(path))
 
 
-def _latest(work_dir: Location, start: str | None = None) -> Location | None:
+def _latest(work_dir: Location, *, start: str | None = None, run: str = "") -> Location | None:
     """The newest checkpoint: rank 0 looks and tells the others."""
-    return dist.on_rank0(lambda: CheckpointStore(work_dir).latest(start=start))
+
+    def look() -> Location | None:
+        store = CheckpointStore(work_dir)
+        if run:
+            store.bring_back(run)
+        return store.latest(start=start, run=run or None)
+
+    return dist.on_rank0(look)
 
 
 def resolve_seed(cfg: Any, start: ResumeInfo) -> int:

@@ -191,7 +191,7 @@ class Runner(Parts):
             self._makers.finish_model(self)
         wrapper.initialize_count_status(self.model, self.iter, -1 if self.max_iters is None else self.max_iters)
         if self.rank == 0:
-            self.store.sweep()
+            self.store.clean_up()
             if self._log_uploader is not None:
                 self._log_uploader.pull()
             due = self.progress.validated < self.iter

@@ -118,6 +118,7 @@ class TrialHook(Hook):
     def before_run(self, runner: RunContext) -> None:
         """Start the clock."""
         self._runner = runner
+        runner.store.keep_other_runs = False  # a trial that is given another one's weights leaves its own behind
         self._since = time.monotonic()
 
     def close(self) -> None:

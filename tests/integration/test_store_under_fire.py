@@ -38,7 +38,7 @@ KILLS = 50
 def save_for_ever(where: str, first: int, done: Connection, sharded: bool) -> None:
     """Save one checkpoint after the other, and tell of each that is in place."""
     store = CheckpointStore(where, run="r")
-    store.sweep()
+    store.clean_up()
     mesh = lonely_mesh(Path(where, f"rendezvous-{os.getpid()}")) if sharded else None
     for step in range(first, 10**9):
         weights = torch.full((300_000,), float(step))
@@ -103,7 +103,7 @@ def test_kill_dash_nine_while_checkpoints_are_written(kind: str, tmp_path: Path)
     assert committed >= kills
     if kind != "bucket":
         assert torn > 5, "the kills came between the writes, so this test has shown nothing"
-    CheckpointStore(where).sweep()
+    CheckpointStore(where).clean_up()
     left = sorted(name for name in os.listdir(tmp_path) if not name.startswith("rendezvous"))
     files = [name for name in left if name.endswith(".pth")]
     assert left == sorted([*files, *(f"{name}.json" for name in files), "last_checkpoint"])

@@ -6,5 +6,7 @@ from tests.kit import faults, toy, trace
 MODELS.register_module(module=toy.ToyModel)
 DATASETS.register_module(module=toy.ToyData)
 METRICS.register_module(module=toy.ToyMetric)
-for hook in (trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt, faults.Touch):
+for hook in (
+    trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt, faults.CallAt, faults.Touch
+):  # fmt: skip
     HOOKS.register_module(module=hook)

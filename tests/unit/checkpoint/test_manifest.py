@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydet3d.checkpoint.manifest import Manifest, surplus
+from raydet3d.checkpoint.manifest import Manifest
+from raydet3d.checkpoint.retention import surplus
 
 
 def entry(serial: int, **facts: object) -> Manifest:
@@ -59,4 +64,30 @@ def test_a_budget_holds_unless_what_must_stay_is_more(facts: list[tuple[int, boo
 
 def test_a_manifest_of_a_later_version_is_read() -> None:
     content = {"name": "a", "sha256": ["0"], "size": 1, "step": 2, "serial": 3, "colour": "red"}
-    assert Manifest.from_dict(content).step == 2
+    assert Manifest.from_json(json.dumps(content)).step == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": "1"}, "its 'size' is '1'"),
+        ({"sha256": "0"}, "its 'sha256' is '0'"),
+        ({"step": -1}, "its 'step' is -1"),
+        ({"scores": [1]}, "its 'scores'"),
+        ({"files": {"a": ["0"]}}, "its 'files'"),
+        ({"resumable": 1}, "its 'resumable' is 1"),
+        ({"name": "../a"}, "its 'name'"),
+        ({"name": "b"}, "it names 'b'"),
+        ({"step": None}, "its 'step' is None"),
+    ],
+)
+def test_wrong_types_are_named(change: dict[str, Any], words: str) -> None:
+    content = {"name": "a", "sha256": ["0"], "size": 1, "step": 2, "serial": 3, **change}
+    with pytest.raises(ValueError, match=words):
+        Manifest.from_json(json.dumps(content), "a")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"name": "a"}'])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|no object|has no|property name"):
+        Manifest.from_json(text)

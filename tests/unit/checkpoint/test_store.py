@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.checkpoint.storage import LocalStorage
 from raydet3d.checkpoint.store import CheckpointStore
 
 
@@ -94,7 +95,7 @@ def test_killed_while_writing(store: CheckpointStore) -> None:
     # name, the new file under a manifest that names both.
     store.storage.prepare("epoch_4.pth", lambda file: [None, file.write(b"half")][0])
     assert store.latest() == store.storage.path / "epoch_3.pth"
-    store.sweep()
+    store.clean_up()
     assert ".epoch_4.pth.tmp" not in store.storage.names()
     shutil.copy(store.storage.path / "epoch_1.pth", store.storage.path / "epoch_4.pth")
     assert store.latest() == store.storage.path / "epoch_3.pth"
@@ -133,6 +134,7 @@ def test_keep_limits_count_a_group_of_this_run(store: CheckpointStore) -> None:
     # F6
     fill(store, 2)
     other = CheckpointStore(store.storage.path, run="another")
+    store.keep_other_runs = other.keep_other_runs = False
     other.save({"state_dict": {}}, "best_AP_epoch_1.pth", step=1, group="best_AP", limit=1, point=False)
     other.save({"state_dict": {}}, "epoch_9.pth", step=90, group="epoch", limit=1)
     other.drain()
@@ -145,6 +147,7 @@ def test_keep_limits_count_a_group_of_this_run(store: CheckpointStore) -> None:
 def test_latest_is_of_the_run_that_saved_last_and_of_one_start_if_asked(store: CheckpointStore) -> None:
     fill(store)
     fresh = CheckpointStore(store.storage.path, run="fresh", start="t2")
+    fresh.keep_other_runs = False
     fresh.save({"state_dict": {}}, "epoch_1.pth", step=10, group="epoch")
     fresh.drain()
     assert fresh.latest() == store.storage.path / "epoch_1.pth"
@@ -240,7 +243,7 @@ def test_milestones_and_a_budget(store: CheckpointStore, caplog: pytest.LogCaptu
         )
     store.drain()
     assert names(store) == ["e_3.pth", "e_5.pth", "e_6.pth", "e_7.pth"]
-    size = store.entries()[0].size
+    size = store.manifests()[0].size
     store.save({"state_dict": {"w": torch.zeros(1000)}}, "e_8.pth", step=8, group="e", budget=3 * size)
     store.drain()
     assert names(store) == ["e_3.pth", "e_6.pth", "e_8.pth"]
@@ -257,7 +260,7 @@ def test_what_a_killed_writer_left_goes_and_other_peoples_files_stay(store: Chec
         (path / name).write_bytes(b"torn")
     (path / ".epoch_5.pth.begun").write_bytes(b"new")  # ours: renamed, and killed before its manifest
     (path / ".epoch_1.pth.begun").write_bytes(b"")  # killed while it was to be replaced
-    CheckpointStore(path).sweep()
+    CheckpointStore(path).clean_up()
     assert sorted(os.listdir(path)) == ["epoch_1.pth", "epoch_1.pth.json", "last_checkpoint", "pretrained.pth"]
 
 
@@ -280,7 +283,6 @@ def test_what_lies_in_an_out_dir_is_found_by_the_pointer(tmp_path: Path) -> None
     fill(CheckpointStore(out, run="r", start="s", pointer_dir=home), 2, point=True)
     assert CheckpointStore(home).latest() == out / "epoch_2.pth"
     assert CheckpointStore(home).latest(start="s") == out / "epoch_2.pth"
-    assert CheckpointStore(home).savers() == {"r"}
     for name in ("epoch_1.pth", "epoch_2.pth"):
         truncate(out / name)
     assert CheckpointStore(home).latest() == home / "epoch_1.pth"
@@ -290,7 +292,7 @@ def test_a_kill_while_an_old_one_is_dropped_leaves_nothing_for_good(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, 2)
-    first, second = store.entries()
+    first, second = store.manifests()
     remove = store.storage.remove
 
     def killed(name: str) -> None:
@@ -300,9 +302,122 @@ def test_a_kill_while_an_old_one_is_dropped_leaves_nothing_for_good(
 
     monkeypatch.setattr(store.storage, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.drop(first)
+        store.delete(first)
     monkeypatch.undo()
     assert names(store) == [first.name, second.name]
-    store.sweep()
+    store.clean_up()
     assert [name for name in store.storage.names() if name.startswith((".", "epoch_1"))] == []
     assert store.latest() == store.storage.path / second.name
+
+
+# -- other runs in the same folder ------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, float]:
+    """The first weight of each checkpoint below a folder, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): float(read_checkpoint(path)["state_dict"]["w"].flatten()[0])
+        for path in sorted(folder.rglob("*.pth"))
+    }
+
+
+def of_run(folder: Path, run: str, weight: float, names: tuple[str, ...], **kwargs: Any) -> CheckpointStore:
+    store = CheckpointStore(folder, run=run, **kwargs)
+    for step, name in enumerate(names, 1):
+        state = {"state_dict": {"w": torch.tensor([weight])}, "meta": {"iter": step, "run": run}, "optimizer": {}}
+        store.save(state, name, step=step, group="epoch", limit=1)
+        store.drain()
+        assert store.failure is None
+    return store
+
+
+def test_a_new_run_moves_the_checkpoints_of_another_one_aside(tmp_path: Path) -> None:
+    of_run(tmp_path, "a", 1.0, ("epoch_1.pth", "epoch_2.pth"))
+    store = of_run(tmp_path, "b", 2.0, ("epoch_1.pth",))
+    assert contents(tmp_path) == {"earlier_runs/a/epoch_2.pth": 1.0, "epoch_1.pth": 2.0}
+    assert store.latest() == tmp_path / "epoch_1.pth"
+    (earlier,) = store.earlier_runs()
+    assert earlier.latest() == tmp_path / "earlier_runs" / "a" / "epoch_2.pth"
+    assert (tmp_path / "earlier_runs" / "a" / "last_checkpoint").read_text() == "epoch_2.pth"
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_run_is_brought_back_and_the_other_one_moved_aside(tmp_path: Path, kind: str) -> None:
+    where: Any = tmp_path if kind == "folder" else f"local://{tmp_path}"
+    of_run(where, "a", 1.0, ("epoch_2.pth",))
+    of_run(where, "b", 2.0, ("epoch_1.pth",))
+    CheckpointStore(where).bring_back("a")
+    assert contents(tmp_path) == {"earlier_runs/b/epoch_1.pth": 2.0, "epoch_2.pth": 1.0}
+    assert (tmp_path / "last_checkpoint").read_text() == "epoch_2.pth"
+    assert str(CheckpointStore(where).latest()).endswith("/epoch_2.pth")
+    CheckpointStore(where).bring_back("b")
+    assert contents(tmp_path) == {"earlier_runs/a/epoch_2.pth": 1.0, "epoch_1.pth": 2.0}
+    CheckpointStore(where).bring_back("b")  # nothing to do
+    assert str(CheckpointStore(where).latest(run="b")).endswith("/epoch_1.pth")
+
+
+def test_other_runs_in_an_out_dir_move_aside_there(tmp_path: Path) -> None:
+    home, out = tmp_path / "work", tmp_path / "big" / "work"
+    of_run(out, "a", 1.0, ("epoch_1.pth",), pointer_dir=home)
+    of_run(out, "b", 2.0, ("epoch_1.pth",), pointer_dir=home)
+    assert contents(out) == {"earlier_runs/a/epoch_1.pth": 1.0, "epoch_1.pth": 2.0}
+    (earlier,) = CheckpointStore(home).earlier_runs()
+    assert earlier.latest() == out / "earlier_runs" / "a" / "epoch_1.pth"
+    CheckpointStore(home).bring_back("a")
+    assert contents(out) == {"earlier_runs/b/epoch_1.pth": 2.0, "epoch_1.pth": 1.0}
+    assert CheckpointStore(home).latest() == out / "epoch_1.pth"
+    CheckpointStore(home).bring_back("b")
+    assert contents(out) == {"earlier_runs/a/epoch_1.pth": 1.0, "epoch_1.pth": 2.0}
+
+
+@pytest.mark.parametrize("moves", range(1, 5))
+def test_a_kill_while_checkpoints_move_loses_none(tmp_path: Path, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_run(tmp_path, "a", 1.0, ("epoch_1.pth",))
+    of_run(tmp_path, "b", 2.0, ("epoch_1.pth",))
+    move, count = LocalStorage.move, []
+
+    def killed(self: LocalStorage, name: str, target: str) -> None:
+        count.append(name)
+        if len(count) > moves - 1:
+            raise KeyboardInterrupt
+        move(self, name, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            CheckpointStore(tmp_path).bring_back("a")
+    for run, weight in (("a", 1.0), ("b", 2.0), ("a", 1.0)):
+        CheckpointStore(tmp_path).bring_back(run)
+        latest = CheckpointStore(tmp_path).latest(run=run)
+        assert latest == tmp_path / "epoch_1.pth"
+        assert contents(tmp_path)["epoch_1.pth"] == weight
+
+
+def test_a_file_without_a_manifest_is_kept(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.tensor([7.0])}}, tmp_path / "epoch_1.pth")
+    of_run(tmp_path, "a", 1.0, ("epoch_1.pth",))
+    assert contents(tmp_path) == {"earlier_runs/unknown/epoch_1.pth": 7.0, "epoch_1.pth": 1.0}
+
+
+# -- damaged manifests ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", b'{"name": 3}', b'{"name": "epoch_2.pth"}'])
+def test_a_damaged_manifest_is_made_anew_from_its_checkpoint(
+    tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_run(tmp_path, "a", 1.0, ("epoch_2.pth",))
+    (tmp_path / "epoch_2.pth.json").write_bytes(text)
+    store = CheckpointStore(tmp_path)
+    assert store.latest() == tmp_path / "epoch_2.pth"
+    (manifest,) = store.manifests()
+    assert (manifest.run, manifest.step, manifest.group) == ("a", 1, "epoch")
+    assert [record.message.count("is damaged") for record in caplog.records] == [1]
+    assert (tmp_path / "epoch_2.pth.json.damaged").read_bytes() == text
+
+
+def test_a_damaged_manifest_of_a_damaged_checkpoint_makes_it_unusable(tmp_path: Path) -> None:
+    of_run(tmp_path, "a", 1.0, ("epoch_2.pth",))
+    (tmp_path / "epoch_2.pth.json").write_bytes(b"")
+    flip_a_bit(tmp_path / "epoch_2.pth")
+    assert CheckpointStore(tmp_path).latest() is None

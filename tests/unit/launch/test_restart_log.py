@@ -10,7 +10,7 @@ from raydet3d.config import Config
 from raydet3d.launch.restart_file import FILE, read_reached, read_starts
 from raydet3d.launch.restart_log import RestartLogHook
 from raydet3d.launch.run_spec import RunSpec
-from raydet3d.launch.work_dir_state import inspect_work_dir
+from raydet3d.launch.work_dir_state import WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import run_worker
 from tests.kit.runs import write_config
 
@@ -29,13 +29,13 @@ def train(cfg: Config, **more) -> dict:
 
 
 def test_nothing_stands_in_a_new_folder(tmp_path: Path, cfg: Config) -> None:
-    assert inspect_work_dir(tmp_path / "work", cfg) is None
+    assert inspect_work_dir(tmp_path / "work", cfg) == WorkDirState()
     assert read_reached(tmp_path / "work") is None
 
 
 def test_a_finished_run_is_known_with_its_result(tmp_path: Path, cfg: Config) -> None:
     result = train(cfg)
-    standing = inspect_work_dir(tmp_path / "work", cfg)
+    standing = inspect_work_dir(tmp_path / "work", cfg).active
     assert standing is not None
     assert (standing.finished, standing.reached, standing.saved, standing.is_same) == (True, 24, True, True)
     assert standing.result["last_checkpoint"] == result["last_checkpoint"]
@@ -45,10 +45,10 @@ def test_a_finished_run_is_known_with_its_result(tmp_path: Path, cfg: Config) ->
 def test_what_differs_is_said_and_what_is_about_the_cluster_does_not_count(tmp_path: Path, cfg: Config) -> None:
     train(cfg)
     cfg["ray"] = {"num_workers": 7}
-    assert inspect_work_dir(tmp_path / "work", cfg).is_same
+    assert inspect_work_dir(tmp_path / "work", cfg).active.is_same
     cfg["optim_wrapper"]["optimizer"]["lr"] = 0.02
     cfg["find_unused_parameters"] = True
-    standing = inspect_work_dir(tmp_path / "work", cfg)
+    standing = inspect_work_dir(tmp_path / "work", cfg).active
     assert standing.differences == [
         "find_unused_parameters: absent -> True",
         "optim_wrapper.optimizer.lr: 0.01 -> 0.02",
@@ -60,7 +60,7 @@ def test_a_seed_that_was_drawn_is_no_difference(tmp_path: Path, cfg: Config) -> 
     drawn = Config({**cfg.to_dict(), "randomness": {"seed": 11}}, filename=cfg.filename)
     train(drawn)
     cfg["randomness"] = {}
-    assert inspect_work_dir(tmp_path / "work", cfg).is_same
+    assert inspect_work_dir(tmp_path / "work", cfg).active.is_same
 
 
 def test_a_torn_line_and_a_torn_count_are_passed_over(tmp_path: Path, cfg: Config) -> None:
@@ -99,11 +99,11 @@ def test_the_hook_costs_microseconds(tmp_path: Path) -> None:
     hook.close()
 
 
-def test_anothers_checkpoint_is_none_to_go_on_from(tmp_path: Path, cfg: Config) -> None:
-    """A new run begun beside an old one, and killed before its first checkpoint, must not go on with the old one."""
+def test_the_run_on_disk_counts_and_not_the_last_line_of_the_log(tmp_path: Path, cfg: Config) -> None:
+    """A new run was killed before its first checkpoint: the checkpoints in the work dir are the old one's."""
     train(cfg)
     with (tmp_path / "work" / FILE).open("a") as file:
         file.write('{"run": "toy_other", "from": 0, "redone": 0}\n')
-    standing = inspect_work_dir(tmp_path / "work", cfg)
+    standing = inspect_work_dir(tmp_path / "work", cfg).active
     assert standing is not None
-    assert (standing.run, standing.finished, standing.saved) == ("toy_other", False, False)
+    assert (standing.run, standing.finished, standing.saved) == ("toy_start", True, True)

@@ -164,7 +164,7 @@ def test_sharded_checkpoints_have_the_stores_guarantees(tmp_path: Path) -> None:
     lost, _ = run_ranks(damage, 2, str(tmp_path), {"model_wrapper_cfg": FSDP})
     assert lost == ["epoch_4.pth"]
     store = CheckpointStore(tmp_path)
-    store.sweep()
+    store.clean_up()
     names = [name for name in store.storage.names() if name.endswith(".pth")]
     assert names == ["epoch_2.pth", "epoch_3.pth", "epoch_4.pth"]
     assert store.latest() == tmp_path / "epoch_3.pth"
@@ -233,8 +233,8 @@ def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Pa
     lost, _ = run_ranks(fail_to_begin, 2, str(tmp_path), {"model_wrapper_cfg": FSDP})
     assert lost == ["epoch_2.pth"]
     store = CheckpointStore(tmp_path)
-    assert [entry.name for entry in store.entries()] == ["epoch_1.pth", "epoch_3.pth"]
-    assert [store.fault(entry) for entry in store.entries()] == [None, None]
+    assert [entry.name for entry in store.manifests()] == ["epoch_1.pth", "epoch_3.pth"]
+    assert [store.verify(entry) for entry in store.manifests()] == [None, None]
 
 
 def test_of_an_enum_its_members_and_nothing_else() -> None:
