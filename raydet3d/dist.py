@@ -12,6 +12,7 @@ from functools import wraps
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -217,6 +218,11 @@ def get_backend() -> str | None:
 def get_local_rank() -> int:
     """This process's place among those of its machine; 0 when alone."""
     return int(os.environ.get("LOCAL_RANK", 0)) if is_distributed() else 0
+
+
+def get_device() -> str:
+    """Return `cuda` where torch has a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def all_reduce(data: Tensor, op: str = "sum") -> None:

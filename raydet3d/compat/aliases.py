@@ -43,6 +43,16 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "torch.utils.data": "default_collate",
         },
     ),
+    "mmengine.device": (
+        "utils",
+        {
+            "torch.cuda": "is_cuda_available=is_available",
+            "raydet3d.dist": "get_device",
+            "raydet3d.compat.mmengine_utils": " ".join(
+                f"is_{kind}_available=is_unsupported_device" for kind in ("dipu", "mlu", "mps", "musa", "npu")
+            ),
+        },
+    ),
     "mmengine.dist": (
         "dist utils",
         {
@@ -123,10 +133,11 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {"raydet3d.structures": "BaseDataElement=DataElement InstanceData"},
     ),
     "mmengine.utils": (
-        "misc path version_utils",
+        "dl_utils misc package_utils path version_utils",
         {
-            "raydet3d.compat.mmengine_utils": "digit_version is_list_of is_seq_of is_str is_tuple_of mkdir_or_exist "
-            "to_2tuple to_3tuple"
+            "torch": "TORCH_VERSION=__version__",
+            "raydet3d.compat.mmengine_utils": "digit_version is_installed is_list_of is_seq_of is_str is_tuple_of "
+            "mkdir_or_exist to_2tuple to_3tuple",
         },
     ),
     "mmengine.visualization": (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,22 @@ def digit_version(version: str) -> tuple[int, ...]:
     numbers = [int(part) for part in found[1].split(".")][:4]
     rank = {None: 0, "rc": -1, "b": -2, "beta": -2, "a": -3, "alpha": -3, "dev": -4}[found[2]]
     return (*numbers, *[0] * (4 - len(numbers)), rank, int(found[3] or 0))
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported, or a distribution of this name is installed."""
+    if find_spec(package.replace("-", "_")) is not None:
+        return True
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def is_unsupported_device() -> bool:
+    """Return False: kinds of devices that MMEngine knows and raydet3d does not support."""
+    return False
 
 
 def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:

@@ -1,4 +1,4 @@
-"""`GuardHook`: how a run goes on when a loss or gradient is not finite. Clean weights are the wrapper's doing."""
+"""Report steps that were left out because they were not finite, and decide how the run goes on."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, RunContext
+from raydet3d.hooks.logger import LoggerHook
 from raydet3d.registry import HOOKS
 
 POLICIES = ("skip", "stop", "rollback")
-HELD = 16  # batches that are held where a device does not say how their steps went
+MAX_KEPT = 16  # batches that are kept where a device does not tell how their steps went
 
 
 @HOOKS.register_module()
 class GuardHook(Hook):
-    """Says which steps were left out because a loss or gradient was not finite, and decides how the run goes on.
+    """Report steps that were left out because a loss or gradient was not finite, and decide how the run goes on.
 
     The optim wrapper leaves such a step out on the device: no weight, moment or BatchNorm statistic changes. This hook
-    looks at the log points, where training waits for the device anyway. It names the first such step's iteration, rank,
-    samples and losses, and, by trying the batch again, what was not finite first: the batch, a module's output, or a
-    gradient. Batches are held only until the device has said, without being waited for, that their step was good.
+    asks at the log points, where training waits for the device anyway. It names the first such step's iteration, rank,
+    samples and losses, and, by repeating the batch, what was not finite first: the batch, a module's output, or a
+    gradient. Batches are kept only until the device has reported, without being waited for, that their step was good.
 
-    A run that ends here ends with one sentence and exit code 2: to start it again as it is would end it again. It ends
-    as well if not one of its steps was good.
+    A run that ends here ends with one sentence and exit code 2, since the same run would end in the same way. It also
+    ends where none of its steps was good.
 
-    Priority 65: after `LoggerHook` (60), before schedules move on (70) and checkpoints are saved (90). On by default
-    as `default_hooks.guard`; `guard=None` leaves the reports out, `optim_wrapper.guard=False` the whole guard.
+    Priority 65: after `LoggerHook` (60), before schedules advance (70) and checkpoints are saved (90). On by default
+    as `default_hooks.guard`; `guard=None` disables the reports, `optim_wrapper.guard=False` the whole guard.
 
     Args:
-        policy: `'skip'` goes on until `max_bad_steps` in a row are bad. `'stop'` ends the run at the first. With
-            `'rollback'`, `max_bad_steps` in a row lead back: weights and moments become those of the newest
-            checkpoint from before the row, and the run goes on with the batches to come, at the learning rate of now;
-            what lies between is not trained on again, since an exact run would come to the same end.
-        max_bad_steps: Bad steps in a row that are borne.
-        max_rollbacks: Ways back that are taken, each to an older checkpoint or a newer one than the last; then the run
-            ends.
-        interval: Iterations after which the device is asked, where no log line does it before.
+        policy: `'skip'` continues until `max_bad_steps` in a row are bad. `'stop'` ends the run at the first. With
+            `'rollback'`, `max_bad_steps` in a row restore weights and moments from the newest checkpoint from before
+            the row; the run continues with the next batches, at the current learning rate. The batches between are
+            not repeated, since an exact run would fail on them again.
+        max_bad_steps: Bad steps in a row that end the run or cause a rollback.
+        max_rollbacks: Number of rollbacks, each to a checkpoint that was not used before; then the run ends.
+        interval: Iterations after which the device is asked, where no log point comes before.
     """
 
     priority = 65
@@ -56,47 +56,47 @@ class GuardHook(Hook):
         self.max_bad_steps = max_bad_steps
         self.max_rollbacks = max_rollbacks
         self.interval = interval
-        self._used: list[str] = []  # checkpoints that a way led back to
+        self._used: list[str] = []  # names of checkpoints that were rolled back to
         self._any_good = False
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """The checkpoints that the run went back to, and whether any step was good."""
+        """Return the checkpoints that were rolled back to, and whether any step was good."""
         return {"used": self._used, "any_good": self._any_good}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._used, self._any_good = list(state["used"]), bool(state["any_good"])
 
     def _forget(self) -> None:
-        self._held: dict[int, Any] = {}  # batches whose step is not known to be good
+        self._kept: dict[int, Any] = {}  # batches whose step is not known to be good
         self._suspects: dict[int, Any] = {}  # those of the first bad step since the last look
+        self._num_bad = 0
+        self._first_bad: int | None = None
 
     def before_train(self, runner: RunContext) -> None:
-        """Begin."""
-        self._on = getattr(runner.optim_wrapper, "verdicts", lambda: None)() is not None
-        self._loggers: list[Any] = [hook for hook in runner.hooks if hasattr(hook, "is_log_point")]
+        """Find out whether the optim wrapper guards its steps."""
+        self._on = bool(getattr(runner.optim_wrapper, "is_guarded", False))
+        self._loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._looked = self._begun = runner.iter
+        self._rows: dict[str, int] = {}  # bad steps in a row, by optimizer
         self._forget()
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Hold the batch until its step is known to be good; look, if it is time."""
+        """Keep the batch until its step is known to be good; ask the device at log points."""
         if not self._on:
             return
         now = runner.iter + 1
-        self._held[now] = data_batch
-        self._let_go(runner)
-        # Asked of the logger, and not whether anybody has just read the history: all ranks have to look together.
-        due = now - self._looked >= self.interval
-        for logger in self._loggers:
-            due = due or logger.is_log_point
-        if due:
+        self._kept[now] = data_batch
+        self._read(runner, wait=False)
+        # All ranks have to ask together, so what decides is the logger's interval.
+        if now - self._looked >= self.interval or any(logger.is_log_point for logger in self._loggers):
             self._look(runner, now)
 
     def after_train(self, runner: RunContext) -> None:
-        """Look at what is left; a run without one good step has failed."""
+        """Report the last bad steps; a run without one good step has failed."""
         if not self._on or runner.iter == self._begun:
             return
         if self._looked < runner.iter:
@@ -104,43 +104,43 @@ class GuardHook(Hook):
         if not self._any_good:
             raise self._end(f"none of the {runner.iter} steps was good", self._last_words)
 
-    def _let_go(self, runner: RunContext) -> None:
-        """Drop batches of good steps; of bad ones, keep those of the first."""
-        for judged, bad in runner.optim_wrapper.verdicts() or ():
-            if not bad and len(self._held) == 1 and judged in self._held:  # as nearly always
-                self._held.clear()
-                self._any_good = True
-                continue
-            part = {i: self._held.pop(i) for i in list(self._held) if i <= judged}
-            if bad and not self._suspects:
-                self._suspects = part
-            self._any_good |= not bad
-        while len(self._held) > HELD:
-            del self._held[next(iter(self._held))]
+    def _read(self, runner: RunContext, *, wait: bool) -> None:
+        """Take note of the steps that are known to be good or bad; of their batches, keep the first bad one's."""
+        for iteration, is_bad, optimizer in runner.optim_wrapper.verdicts(wait=wait):
+            done = {i: self._kept.pop(i) for i in list(self._kept) if i <= iteration}
+            self._rows[optimizer] = self._rows.get(optimizer, 0) + 1 if is_bad else 0
+            self._any_good |= not is_bad
+            if is_bad:
+                self._num_bad += 1
+                if self._first_bad is None:
+                    self._first_bad, self._suspects = iteration, done
+        while len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
 
     def _look(self, runner: RunContext, now: int) -> None:
-        """Ask the device; report and decide, if steps were left out."""
+        """Wait for the device; report bad steps, and decide how the run goes on."""
         steps = now - self._looked
-        wrapper = runner.optim_wrapper
-        found = wrapper.read_guard()
-        self._let_go(runner)
-        self._any_good |= not found[0]  # not every device, and not every training step, says how each step went
-        # A rank may judge by its own loss alone (float16 does): what one found, all have to know.
-        ranks: list[tuple[int, int, int, bool]] = dist.all_gather_object((*found, self._any_good))
-        self._any_good = all(rank[3] for rank in ranks)
-        count, row = max(rank[0] for rank in ranks), max(rank[2] for rank in ranks)
-        if count:
-            first = min(rank[1] for rank in ranks if rank[0])
-            self._last_words = self._report(runner, count, first, steps)
+        self._read(runner, wait=True)
+        self._any_good |= not self._num_bad  # a model's own training step may give no verdicts
+        row = max(self._rows.values(), default=0)
+        # A rank may judge by its own loss alone (float16 does): all ranks have to know what one found.
+        ranks: list[tuple[int, int | None, int, bool]] = dist.all_gather_object(
+            (self._num_bad, self._first_bad, row, self._any_good)
+        )
+        counts, firsts, rows, goods = zip(*ranks, strict=True)
+        self._any_good = all(goods)
+        if max(counts):
+            first = min(first for first in firsts if first is not None)
+            self._last_words = self._report(runner, max(counts), first, steps)
             if self.policy == "stop":
                 raise self._end(f"training stopped at iteration {first}", self._last_words)
-            if row >= self.max_bad_steps:
-                self._end_row(runner, row, now)
+            if max(rows) >= self.max_bad_steps:
+                self._end_row(runner, max(rows), now)
         self._looked = now
         self._forget()
 
     def _end_row(self, runner: RunContext, row: int, now: int) -> None:
-        """Too many in a row: go back, or end."""
+        """Roll back, or end the run: too many steps in a row were bad."""
         if self.policy == "rollback" and len(self._used) < self.max_rollbacks:
             # A checkpoint of the step before the row has the very weights that fail.
             name = runner.roll_back(before=now - row, passed_over=self._used)
@@ -163,21 +163,21 @@ class GuardHook(Hook):
 
     def _end(self, what: str, why: str) -> InputError:
         return InputError(
-            f"{what}; {why}. Mend the data, or lower the learning rate or clip_grad; default_hooks.guard=dict("
+            f"{what}; {why}. Fix the data, or lower the learning rate or clip_grad; default_hooks.guard=dict("
             f"type='GuardHook', policy={self.policy!r}, max_bad_steps={self.max_bad_steps}) is what ended it"
         )
 
     _last_words = ""
 
     def _report(self, runner: RunContext, count: int, first: int, steps: int) -> str:
-        """One line on the steps that were left out.
+        """Log one line on the steps that were left out.
 
         Returns:
-            Who was at fault in the first of them, in words.
+            What was not finite in the first of them.
         """
-        suspects = self._suspects or {i: batch for i, batch in self._held.items() if i <= first}
+        suspects = self._suspects or {i: batch for i, batch in self._kept.items() if i <= first}
         fault = ""
-        # As many on each rank: a forward pass may ask the other ranks.
+        # Equally many on each rank: a forward pass may communicate.
         tries = min(dist.all_gather_object(len(suspects)))
         for batch in [*suspects.values()][:tries]:
             found = runner.diagnose_nonfinite(batch)
@@ -196,7 +196,7 @@ class GuardHook(Hook):
         return words
 
     def _bad_losses(self, runner: RunContext, iterations: list[int], steps: int) -> list[str]:
-        """Names of the losses of some iterations that are not finite; this rank's own."""
+        """Return the names of this rank's losses that are not finite at some iterations."""
         bad = []
         runner.message_hub.flush()
         for key, series in runner.message_hub.log_scalars.items():
@@ -212,7 +212,7 @@ class GuardHook(Hook):
 
 
 def _ids_of(data_batch: Any) -> list[Any]:
-    """The ids of a batch's samples, as far as they have some."""
+    """Return the ids of a batch's samples that have one."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
     ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
     return [number for number in ids if number is not None]

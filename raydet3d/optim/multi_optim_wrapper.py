@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from raydet3d.errors import InputError
+from raydet3d.optim.nonfinite import Verdict
 from raydet3d.optim.wrapper import OptimWrapper
 
 
@@ -28,6 +29,7 @@ class OptimWrapperDict(OptimWrapper):
     Args:
         optim_wrappers: The wrappers.
 
+    >>> import torch
     >>> one, two = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     >>> both = OptimWrapperDict(
     ...     one=OptimWrapper(torch.optim.SGD(one.parameters(), lr=0.1)),
@@ -156,26 +158,20 @@ class OptimWrapperDict(OptimWrapper):
         self._refuse("inner_count")
 
     @property
-    def bad_steps(self) -> Tensor:
-        """Number of steps left out so far by all of them together."""
-        return torch.stack([wrapper.bad_steps for wrapper in self.values()]).sum()
+    @override
+    def is_guarded(self) -> bool:
+        return any(wrapper.is_guarded for wrapper in self.values())
 
-    def read_bad_steps(self) -> tuple[int, int]:
-        """Steps left out since the last call, and the earliest count at one of them (-1: none)."""
-        counts, firsts = zip(*(wrapper.read_bad_steps() for wrapper in self.values()), strict=True)
-        return sum(counts), min((first for first in firsts if first >= 0), default=-1)
+    @property
+    @override
+    def bad_steps(self) -> int:
+        return sum(wrapper.bad_steps for wrapper in self.values())
 
-    def read_guard(self) -> tuple[int, int, int]:
-        """What `read_bad_steps` gives, and the most steps in a row that one of them has left out up to now."""
-        counts, firsts, rows = zip(*(wrapper.read_guard() for wrapper in self.values()), strict=True)
-        return sum(counts), min((first for first in firsts if first >= 0), default=-1), max(rows)
-
-    def verdicts(self) -> list[tuple[int, bool]] | None:
-        """Steps judged since the last call, of all of them; None where none is guarded."""
-        told = [wrapper.verdicts() for wrapper in self.values()]
-        if all(one is None for one in told):
-            return None
-        return sorted(verdict for one in told for verdict in one or ())
+    @override
+    def verdicts(self, *, wait: bool = False) -> list[Verdict]:
+        return sorted(
+            verdict._replace(optimizer=name) for name, one in self.items() for verdict in one.verdicts(wait=wait)
+        )
 
     @property
     def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from raydet3d.dist import get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.optim.nonfinite import FiniteGuard, whole
+from raydet3d.optim.nonfinite import FiniteGuard, Verdict, whole
 from raydet3d.optim.param_groups import Group, Groups, reconcile, settings_of
 from raydet3d.registry import OPTIM_WRAPPERS
 
@@ -177,7 +177,7 @@ class OptimWrapper:
             kwargs: For `loss.backward`.
         """
         if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
-            kwargs["gradient"] = self._guard.seed(loss)
+            kwargs["gradient"] = self._guard.loss_gradient(loss)
         loss.backward(**kwargs)  # type: ignore[no-untyped-call]
         self._inner_count += self._micro_batch[1]
         self._has_pending = True
@@ -203,10 +203,10 @@ class OptimWrapper:
             assert norm is not None
             self._guard.judge(whole(norm), self._inner_count)
         else:
-            self._guard.look([p.grad for p in active if p.grad is not None], self._inner_count)
+            self._guard.judge_gradients([p.grad for p in active if p.grad is not None], self._inner_count)
             self._clip(active)
         self._guard.step(self.optimizer, active, **kwargs)
-        self._guard.put_back()
+        self._guard.restore_buffers()
 
     def _clip(self, active: Sequence[Tensor]) -> Tensor | None:
         """Clip the gradients of some parameters, all together; their norm before, where it is taken."""
@@ -219,7 +219,7 @@ class OptimWrapper:
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
-        if self._guarded and not (self._has_pending and self._guard.keeps_buffers):
+        if self._guarded and not (self._has_pending and self._guard.has_kept_buffers):
             self._guard.keep_buffers(model)
         may_wait = self._accumulative_counts > 1 or not self._micro_batch[1]
         no_sync: Any = getattr(model, "no_sync", None) if may_wait else None
@@ -286,34 +286,26 @@ class OptimWrapper:
         """Iterations counted."""
         return self._inner_count
 
-    # ---- what is not finite
+    # ---- non-finite steps
 
     @property
-    def bad_steps(self) -> Tensor:
-        """Number of steps left out so far, on the device; read it together with other things."""
-        return self._guard.bad_steps
+    def is_guarded(self) -> bool:
+        """Whether steps that are not finite are left out."""
+        return self._guarded
 
-    def read_bad_steps(self) -> tuple[int, int]:
-        """Steps left out since the last call, and the iterations done at the first of them (-1: none).
+    @property
+    def bad_steps(self) -> int:
+        """Number of steps left out so far. Waits for the device."""
+        self._guard.settle(self.optimizer)
+        return self._guard.num_bad
 
-        Waits for the device; for log points.
+    def verdicts(self, *, wait: bool = False) -> list[Verdict]:
+        """Return which steps since the last call were left out.
+
+        Args:
+            wait: Wait for the device, so that all are known; for log points.
         """
-        return self._guard.read(self.optimizer)
-
-    def read_guard(self) -> tuple[int, int, int]:
-        """What `read_bad_steps` gives, and how many steps in a row were left out, the newest among them.
-
-        Waits for the device; for log points.
-        """
-        count, first = self._guard.read(self.optimizer)
-        return count, first, int(self._guard.row) if count else 0
-
-    def verdicts(self) -> list[tuple[int, bool]] | None:
-        """Steps judged since the last call: iterations counted then, and whether the step was bad.
-
-        Never waits; what the device has not said yet comes later. None where steps are not guarded.
-        """
-        return self._guard.verdicts() if self._guarded else None
+        return self._guard.verdicts(self.optimizer, wait=wait)
 
     # ---- param groups
 

@@ -101,9 +101,9 @@ class TestParts:
         x, y = batches(1)[0]
         train(first, both["one"], [(x, y), (x, y * math.nan)])
         train(second, both["two"], [(x, y * math.nan)])
-        assert both.bad_steps.item() == 2
-        assert both.read_bad_steps() == (2, 11)
-        assert both.read_bad_steps() == (0, -1)
+        assert both.bad_steps == 2
+        assert both.verdicts() == [(11, False, "one"), (11, True, "two"), (12, True, "one")]
+        assert both.verdicts() == []
 
     def test_mixed_precision_is_each_ones_own(self) -> None:
         one, other = small_model(), small_model(1)
