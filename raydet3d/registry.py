@@ -287,11 +287,17 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
     if not callable(thing):
         raise BadArgument(f"a {registry.name}'s type is a name, a class or a function, got {kind!r}")
     args = {key: _fetched(value) for key, value in args.items()}
-    _check_arguments(registry, thing, args)
-    return thing(**args)
+    check_arguments(registry, thing, args)
+    try:
+        return thing(**args)
+    except TypeError as error:
+        refusal = _unexpected_argument(registry, thing, args, error)
+        if refusal is None:
+            raise
+        raise refusal from None
 
 
-def _check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
+def check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
     """Refuse an argument that the constructor does not take, with the nearest one that it does."""
     try:
         signature = inspect.signature(thing)
@@ -311,6 +317,26 @@ def _check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, An
         check_arguments(thing, args, title)
     except (TypeError, InputError) as error:
         raise BadArgument(str(error) if isinstance(error, InputError) else f"{title}: {error}") from None
+
+
+def _unexpected_argument(
+    registry: Registry, thing: Buildable, args: Mapping[str, Any], error: TypeError
+) -> BadArgument | None:
+    """Return the error of an argument that `**kwargs` passed on to a base class that does not take it, or None."""
+    found = re.fullmatch(r"(?:.*\.)?(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
+    bases = {kind.__name__: kind for kind in getattr(thing, "__mro__", ())[:-1]}
+    if found is None or found[1] not in bases or found[2] not in args:
+        return None
+    known = {
+        name
+        for kind in bases.values()
+        if "__init__" in vars(kind)
+        for name, parameter in inspect.signature(vars(kind)["__init__"]).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    } - {"self"}
+    near = difflib.get_close_matches(found[2], known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}"
+    return BadArgument(f"{registry.name} {getattr(thing, '__name__', thing)} has no argument {found[2]!r}; {hint}")
 
 
 def tables() -> dict[str, Registry]:

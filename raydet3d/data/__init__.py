@@ -1,11 +1,11 @@
 """Data: from files to batches. Importing the package fills the tables of data sets, samplers and transforms."""
 
-from raydet3d.data.dataset import Det3DDataset, ready
+from raydet3d.data.dataset import Det3DDataset, check_dataset
 from raydet3d.data.dataset_wrappers import ConcatDataset, RepeatDataset
 from raydet3d.data.datasets.kitti import KittiDataset
 from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
-from raydet3d.data.seeded import Stamped, StampedBatches, current_epoch
+from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, current_epoch
 from raydet3d.data.synthetic import TownDataset
 from raydet3d.data.transforms.augmentation import (
     GlobalRotScaleTrans,
@@ -26,6 +26,7 @@ __all__ = [
     "DataBaseSampler",
     "DefaultSampler",
     "Det3DDataset",
+    "EpochBatchSampler",
     "GlobalRotScaleTrans",
     "InfiniteSampler",
     "KittiDataset",
@@ -41,11 +42,10 @@ __all__ = [
     "PointsRangeFilter",
     "RandomFlip3D",
     "RepeatDataset",
-    "Stamped",
-    "StampedBatches",
+    "SeededDataset",
     "TownDataset",
     "Transform",
+    "check_dataset",
     "current_epoch",
     "pseudo_collate",
-    "ready",
 ]

@@ -1,9 +1,8 @@
-"""From an info file to samples: the base of the data sets."""
+"""Base class of the data sets: from an info file to samples."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,10 +16,10 @@ from raydet3d.data.pipeline import Compose, Sample
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend, read_infos, to_v2
 from raydet3d.log import get_logger
-from raydet3d.registry import DATASETS, BadArgument
+from raydet3d.registry import DATASETS, check_arguments
 from raydet3d.structures import get_box_type
 
-# Names in an info file -> names in the annotation of a sample, and their dtypes. The rest is taken over by its name.
+# Key in an info file -> key in a sample's annotation, and dtype. Other keys keep their name.
 _ANNOTATION = {
     "bbox_3d": ("gt_bboxes_3d", np.float32),
     "bbox_label_3d": ("gt_labels_3d", np.int64),
@@ -33,11 +32,11 @@ _ANNOTATION = {
 }
 
 
-class Packed:
-    """A list of picklable things in one buffer: forked workers share it without touching reference counts.
+class SerializedList:
+    """A list in one buffer of pickles, which forked loader workers share without touching reference counts.
 
     Args:
-        items: The things; each access gives a fresh copy.
+        items: Picklable items; each access returns a new copy.
     """
 
     def __init__(self, items: Sequence[Any]) -> None:
@@ -62,18 +61,18 @@ class Det3DDataset(Dataset[Any]):
     """A 3D detection data set described by an info file in the v2 layout.
 
     A training sample without objects, before or after the pipeline, is replaced by another one, drawn from the
-    sample's own generator. `parse_data_info` and `parse_ann_info` may be overridden, as in MMDetection3D; with
-    instances' boxes in the LiDAR frame (bottom centre) the base class suffices.
+    generators seeded for the sample. `parse_data_info` and `parse_ann_info` may be overridden, as in MMDetection3D;
+    instances whose boxes are in the LiDAR frame (bottom centre) need no subclass.
 
     Args:
         ann_file: Info file, relative to `data_root`.
-        data_root: Folder of the data set; what the info file names has to lie in it.
+        data_root: Folder of the data set; files named in the info file must be inside of it.
         metainfo: `classes` to train on, in the order of their labels (`CLASSES`, as configs before MMDetection3D 1.1
             spell it, is the same); the class's own by default.
         data_prefix: Folders of the clouds (`pts`) and images (`img`), relative to `data_root`.
         pipeline: Configs of the transforms.
         modality: `use_lidar`, `use_camera`: which sensors the pipeline may ask for.
-        default_cam_key: Camera whose calibration is given with each sample.
+        default_cam_key: Camera whose calibration each sample holds; the class's `DEFAULT_CAM_KEY` by default.
         box_type_3d: Frame of the boxes: LiDAR, Camera or Depth.
         filter_empty_gt: Replace training samples without objects.
         test_mode: Annotations go to `eval_ann_info`, nothing is replaced.
@@ -87,12 +86,12 @@ class Det3DDataset(Dataset[Any]):
         pcd_limit_range: Accepted; the metric has its own.
         show_ins_var: Accepted; objects are not counted while samples are made.
         filter_cfg: Accepted when it is empty: `filter_empty_gt` is the one filter.
-        **unknown: Refused, with the nearest argument of the class or of those that it derives from.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}
+    DEFAULT_CAM_KEY: ClassVar[str | None] = None
     HINT: ClassVar[str] = "check data_root and ann_file of the config"
-    """What to do about data that is not there."""
+    """What to do when data is missing; `{root}` is the data root."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class Det3DDataset(Dataset[Any]):
         data_prefix: Mapping[str, str] | None = None,
         pipeline: Sequence[Mapping[str, Any] | Callable[[Any], Any]] = (),
         modality: Mapping[str, bool] | None = None,
-        default_cam_key: str = "CAM2",
+        default_cam_key: str | None = None,
         box_type_3d: str = "LiDAR",
         filter_empty_gt: bool = True,
         test_mode: bool = False,
@@ -116,9 +115,7 @@ class Det3DDataset(Dataset[Any]):
         pcd_limit_range: Sequence[float] | None = None,
         show_ins_var: bool = False,
         filter_cfg: Mapping[str, Any] | None = None,
-        **unknown: Any,
     ) -> None:
-        self._refuse(unknown)
         check_backend(backend_args)
         if filter_cfg:
             raise InputError(f"{type(self).__name__}: filter_cfg={dict(filter_cfg)!r}: set filter_empty_gt instead")
@@ -132,7 +129,7 @@ class Det3DDataset(Dataset[Any]):
         for key in self.modality:
             if not key.startswith("use_"):
                 raise InputError(f"{type(self).__name__}: modality has no {key!r}; known: use_lidar, use_camera")
-        self.default_cam_key = default_cam_key
+        self.default_cam_key = default_cam_key or self.DEFAULT_CAM_KEY
         self.box_type_3d, self.box_mode_3d = get_box_type(box_type_3d)
         self.filter_empty_gt = filter_empty_gt
         self.test_mode = test_mode
@@ -145,24 +142,23 @@ class Det3DDataset(Dataset[Any]):
             if key in self._metainfo:
                 self._metainfo[key] = tuple(self._metainfo[key])
         self._label_of: dict[int, int] = {}
-        self._data: Packed | None = None
+        self._data: SerializedList | None = None
         self.pipeline = Compose(pipeline)
         if not lazy_init:
             self.full_init()
 
-    # ------------------------------------------------------------------ what is known
-
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
-        """Check before a run that what a config names is there.
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+        """Check before a run that the files and folders of a config exist.
 
         Args:
             cfg: The data set's config.
 
         Raises:
-            InputError: Root or info file are not there; the message says how to make them. Or an argument is unknown.
+            InputError: Root, info file or a folder does not exist (the message says how to make it), or an argument is
+                unknown.
         """
-        cls._refuse({key: value for key, value in cfg.items() if key not in ("type", "_scope_")})
+        check_arguments(DATASETS, cls, {key: value for key, value in cfg.items() if key not in ("type", "_scope_")})
         root = cfg.get("data_root") or ""
         hint = cls.HINT.format(root=root or ".")
         if root:
@@ -173,41 +169,25 @@ class Det3DDataset(Dataset[Any]):
             if folder:
                 require(join(root, folder), what=f"{cls.__name__}: data_prefix[{kind!r}]", hint=hint)
 
-    @classmethod
-    def _refuse(cls, given: Mapping[str, Any]) -> None:
-        """Refuse arguments that no constructor on the way up takes."""
-        makers = [vars(kind)["__init__"] for kind in cls.__mro__ if "__init__" in vars(kind) and kind is not object]
-        known = {
-            name
-            for maker in makers
-            for name, parameter in inspect.signature(maker).parameters.items()
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        } - {"self"}
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}"
-                raise BadArgument(f"dataset {cls.__name__} has no argument {name!r}; {hint}")
-
     @property
     def metainfo(self) -> dict[str, Any]:
-        """`classes` and whatever else is known about the data set; a copy."""
+        """Return a copy of the meta information: `classes`, and what class, config and info file add."""
         return dict(self._metainfo)
 
     def __len__(self) -> int:
         return len(self._loaded())
 
     def full_init(self) -> None:
-        """Read the info file and let the pipeline load what it shares; once."""
+        """Read the info file and let the pipeline load what loader workers share; only the first call does anything."""
         if self._data is None:
-            self._data = Packed(self._subset(self.load_data_list()))
+            self._data = SerializedList(self._subset(self.load_data_list()))
             self.pipeline.warm_up(self.get_data_info(0) if len(self._data) else None)
 
-    def turn_off(self, type_name: str, from_epoch: int) -> int:
-        """Skip the transforms of a name from an epoch on (counted from 0); gives how many there are."""
-        return self.pipeline.turn_off(type_name, from_epoch)
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
+        """Skip the transforms of a type from an epoch on (counted from 0); return how many there are."""
+        return self.pipeline.disable_transform(type_name, from_epoch)
 
-    def _loaded(self) -> Packed:
+    def _loaded(self) -> SerializedList:
         self.full_init()
         assert self._data is not None
         return self._data
@@ -219,11 +199,9 @@ class Det3DDataset(Dataset[Any]):
             return items[: self.indices] if self.indices >= 0 else items[self.indices :]
         return [items[index] for index in self.indices]
 
-    # ------------------------------------------------------------------ the info file
-
     def load_data_list(self) -> list[Sample]:
         """Read the info file and parse each frame."""
-        content = to_v2(read_infos(self.ann_file), self.ann_file)
+        content = to_v2(read_infos(self.ann_file, hint=self._hint), self.ann_file)
         found = content.get("metainfo") or {}
         for key, value in found.items():
             self._metainfo.setdefault(key, value)
@@ -241,7 +219,7 @@ class Det3DDataset(Dataset[Any]):
         return frames
 
     def _match_labels(self, categories: Mapping[str, int] | Sequence[str] | None) -> dict[int, int]:
-        """The info file's numbers -> ours; what is not listed becomes -1 and is left out."""
+        """Map the info file's category numbers to labels; categories that are not mapped are left out."""
         if categories is None:
             categories = self.METAINFO.get("classes", self._metainfo.get("classes", ()))
         if not isinstance(categories, Mapping):
@@ -256,15 +234,16 @@ class Det3DDataset(Dataset[Any]):
         return {categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0}
 
     def parse_data_info(self, info: Mapping[str, Any]) -> Sample | list[Sample]:
-        """Turn a frame of the info file into what the pipeline begins with."""
+        """Turn a frame of the info file into the pipeline's first sample."""
         sample: Sample = dict(info)
-        sample.pop("instances", None)
+        for key in ("instances", "cam_instances"):
+            sample.pop(key, None)
         if self.modality["use_lidar"]:
             points = dict(info["lidar_points"])
             path = inside(self._folder("pts"), str(points["lidar_path"]), source=self.ann_file)
             points["lidar_path"] = path
             sample |= {"lidar_points": points, "lidar_path": path, "num_pts_feats": points.get("num_pts_feats")}
-        camera = (info.get("images") or {}).get(self.default_cam_key)
+        camera = (info.get("images") or {}).get(str(self.default_cam_key))
         if isinstance(camera, Mapping):
             for key in ("lidar2cam", "cam2img", "lidar2img"):
                 if key in camera:
@@ -280,7 +259,7 @@ class Det3DDataset(Dataset[Any]):
         return sample
 
     def parse_ann_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn a frame's instances into arrays, without those of classes that are not trained on."""
+        """Turn a frame's instances into arrays, without those of classes that are not trained."""
         instances = info.get("instances") or []
         annotation: dict[str, Any] = {
             "gt_bboxes_3d": np.zeros((0, 7), np.float32),
@@ -295,25 +274,28 @@ class Det3DDataset(Dataset[Any]):
                 column = np.array([self._label_of.get(int(label), -1) for label in column], dtype=np.int64)
             annotation[name] = column
         keep = annotation["gt_labels_3d"] >= 0
-        # A box without a size has no logarithm of it to learn: one would make every loss of its frame infinite.
-        flat = keep & ~(annotation["gt_bboxes_3d"][:, 3:6] > 0).all(1)
-        if flat.any():
+        # One such box would make every loss of its frame infinite or NaN.
+        boxes = annotation["gt_bboxes_3d"]
+        bad = keep & ~((boxes[:, 3:6] > 0).all(1) & np.isfinite(boxes).all(1))
+        if bad.any():
             get_logger().warning(
-                "%s: frame %s has %d boxes without a size; they are left out",
+                "%s: frame %s has %d boxes whose size is not above 0 or that are not finite; they are left out",
                 self.ann_file,
                 info.get("sample_idx"),
-                flat.sum(),
+                bad.sum(),
             )
-            keep &= ~flat
+            keep &= ~bad
         return {name: column[keep] for name, column in annotation.items() if len(column) == len(keep)}
+
+    @property
+    def _hint(self) -> str:
+        return self.HINT.format(root=self.data_root or ".")
 
     def _folder(self, kind: str) -> str:
         return self.data_prefix.get(kind, self.data_root)
 
-    # ------------------------------------------------------------------ samples
-
     def get_data_info(self, index: int) -> Sample:
-        """Give a fresh copy of what the pipeline begins with; boxes are in their class."""
+        """Return a new copy of the pipeline's first sample, boxes as an object of `box_type_3d`."""
         sample: Sample = self._loaded()[int(index)]
         for key in ("ann_info", "eval_ann_info"):
             annotation = sample.get(key)
@@ -325,7 +307,7 @@ class Det3DDataset(Dataset[Any]):
         return sample
 
     def prepare_data(self, index: int) -> Any:
-        """Run a sample through the pipeline; None where a training sample has no object left."""
+        """Run a sample through the pipeline; None if it is a training sample without objects."""
         sample = self.get_data_info(index)
         if self.test_mode or not self.filter_empty_gt:
             return self.pipeline(sample)
@@ -335,38 +317,38 @@ class Det3DDataset(Dataset[Any]):
         return None if made is None or _is_empty(made) else made
 
     def __getitem__(self, index: int) -> Any:
-        """Make a sample."""
+        """Return a sample; a training sample without objects is replaced."""
         made = self.prepare_data(index)
         if made is not None:
             return made
         if self.test_mode:
-            raise InputError(f"{type(self).__name__}: the test pipeline dropped sample {index}")
+            raise InputError(f"{type(self).__name__}: the test pipeline returned no sample for index {index}")
         for _ in range(self.max_refetch):
             made = self.prepare_data(int(np.random.randint(len(self))))
             if made is not None:
                 return made
         raise InputError(
-            f"{type(self).__name__}: no training sample with an object in {self.max_refetch} tries in {self.ann_file}; "
-            f"check metainfo.classes={list(self._metainfo.get('classes', ()))} and the ranges of the filters, "
-            "or set filter_empty_gt=False"
+            f"{type(self).__name__}: no training sample with an object in {self.max_refetch} draws from "
+            f"{self.ann_file}; check metainfo.classes={list(self._metainfo.get('classes', ()))} and the ranges of the "
+            "filters, or set filter_empty_gt=False"
         )
 
 
 def _is_empty(made: Any) -> bool:
-    """Whether a packed sample has ground truth, and none left of it."""
+    """Return whether a packed sample has ground truth without any object."""
     packed = made.get("data_samples") if isinstance(made, Mapping) else None
     instances = packed.get("gt_instances_3d") if packed is not None else None
     labels = instances.get("labels_3d") if instances is not None else None
     return labels is not None and len(labels) == 0
 
 
-def ready(cfg: Mapping[str, Any]) -> None:
-    """Let the data set of a config check, or make, its data; a type without a `ready` has nothing to check.
+def check_dataset(cfg: Mapping[str, Any]) -> None:
+    """Let the data set of a config check, or generate, its data; a type without `check_data` has nothing to check.
 
     Args:
         cfg: Config of a data set or of a wrapper around some.
     """
     kind = cfg.get("type")
     found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is not None and hasattr(found, "ready"):
-        found.ready(cfg)
+    if found is not None and hasattr(found, "check_data"):
+        found.check_data(cfg)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from raydet3d.data.dataset import ready
+from raydet3d.data.dataset import check_dataset
 from raydet3d.errors import InputError
 from raydet3d.registry import DATASETS
 
@@ -37,10 +37,10 @@ class RepeatDataset(Dataset[Any]):
             self.full_init()
 
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
         """Check what the repeated data set's config names."""
         if isinstance(cfg.get("dataset"), Mapping):
-            ready(cfg["dataset"])
+            check_dataset(cfg["dataset"])
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -52,9 +52,9 @@ class RepeatDataset(Dataset[Any]):
         if hasattr(self.dataset, "full_init"):
             self.dataset.full_init()
 
-    def turn_off(self, type_name: str, from_epoch: int) -> int:
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Pass on to the repeated data set."""
-        return int(self.dataset.turn_off(type_name, from_epoch))
+        return int(self.dataset.disable_transform(type_name, from_epoch))
 
     def get_data_info(self, index: int) -> Any:
         """Give the sample before the pipeline."""
@@ -97,11 +97,11 @@ class ConcatDataset(Dataset[Any]):
                 raise InputError(f"ConcatDataset: datasets[0] has classes {mine}, datasets[{number}] has {theirs}")
 
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
         """Check what the configs of the data sets name."""
         for dataset in cfg.get("datasets", ()):
             if isinstance(dataset, Mapping):
-                ready(dataset)
+                check_dataset(dataset)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -115,9 +115,9 @@ class ConcatDataset(Dataset[Any]):
                 dataset.full_init()
         self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
 
-    def turn_off(self, type_name: str, from_epoch: int) -> int:
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Pass on to all of them."""
-        return sum(dataset.turn_off(type_name, from_epoch) for dataset in self.datasets)
+        return sum(dataset.disable_transform(type_name, from_epoch) for dataset in self.datasets)
 
     def get_data_info(self, index: int) -> Any:
         """Give the sample before the pipeline."""

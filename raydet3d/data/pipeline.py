@@ -63,7 +63,7 @@ class Compose:
     def __repr__(self) -> str:
         return f"Compose({', '.join(self.names)})"
 
-    def turn_off(self, type_name: str, from_epoch: int) -> int:
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Skip the transforms of a name from an epoch on (counted from 0), also those inside others.
 
         Returns:
@@ -71,7 +71,9 @@ class Compose:
         """
         short = type_name.rsplit(".", 1)[-1]
         self._off[short] = from_epoch
-        inner = [step.turn_off(short, from_epoch) for step in self.transforms if hasattr(step, "turn_off")]
+        inner = [
+            step.disable_transform(short, from_epoch) for step in self.transforms if hasattr(step, "disable_transform")
+        ]
         return self.names.count(short) + sum(map(int, inner))
 
     def warm_up(self, sample: Sample | None = None) -> None:
@@ -130,9 +132,9 @@ class MultiScaleFlipAug3D(Transform):
         self.horizontal = [False, True] if flip and pcd_horizontal_flip else [False]
         self.vertical = [False, True] if flip and pcd_vertical_flip else [False]
 
-    def turn_off(self, type_name: str, from_epoch: int) -> int:
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Pass on to the transforms inside."""
-        return self.transforms.turn_off(type_name, from_epoch)
+        return self.transforms.disable_transform(type_name, from_epoch)
 
     def warm_up(self, sample: Sample | None = None) -> None:
         """Pass on to the transforms inside."""

@@ -1,7 +1,7 @@
-"""Stamps: each index travels with its epoch, and seeds every generator that its sample's pipeline may draw from.
+"""Seed the generators of each sample from (seed, epoch, index), with indices that carry their epoch.
 
-So the augmentation of a sample depends on (seed, epoch, index) and on nothing else: not on the number of loader
-workers, nor on the number of ranks, nor on where a run was stopped and resumed.
+The augmentation of a sample therefore depends on nothing else: not on the number of loader workers, nor on the number
+of ranks, nor on where a run was stopped and resumed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from raydet3d import compat
 
-Stamp = tuple[int, int]
+EpochIndex = tuple[int, int]
 
 _EPOCH: ContextVar[int] = ContextVar("epoch", default=0)
-_WORD = (1 << 64) - 1
+_MASK_64 = (1 << 64) - 1
 
 
 def current_epoch() -> int:
-    """The epoch of the sample that is being made, counted from 0; 0 outside of a stamped data set."""
+    """Return the epoch of the sample being loaded, counted from 0; 0 outside of a `SeededDataset`."""
     return _EPOCH.get()
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Mix (seed, epoch, index) into 64 well-spread bits.
+    """Hash (seed, epoch, index) to 64 bits.
 
     Source: the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
     """
-    state = seed & _WORD
+    state = seed & _MASK_64
     for value in (epoch, index):
-        state = (state + (value + 1) * 0x9E3779B97F4A7C15) & _WORD
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state = (state + (value + 1) * 0x9E3779B97F4A7C15) & _MASK_64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK_64
         state ^= state >> 31
     return state
 
@@ -55,14 +55,14 @@ def seed_generators(state: int) -> None:
     torch.default_generator.manual_seed(state ^ 0x5851F42D4C957F2D)
 
 
-class Stamped(Dataset[Any]):
-    """The outermost data set of a loader: takes (epoch, index), seeds, and asks the data set it holds for `index`.
+class SeededDataset(Dataset[Any]):
+    """Wrap a loader's data set: take (epoch, index), seed the generators, return sample `index`.
 
-    Attributes that it does not have are those of the data set it holds, to read and to set, so that hooks find
-    `metainfo` and may put another `pipeline` in place. A plain index is passed on without seeding.
+    Other attributes are read from and set on the wrapped data set, so that hooks find `metainfo` and may replace
+    `pipeline`. A plain integer index is passed on without seeding.
 
     Args:
-        dataset: A map-style data set; sees plain integers.
+        dataset: A map-style data set; it receives plain integers.
         seed: The run's seed.
     """
 
@@ -86,22 +86,22 @@ class Stamped(Dataset[Any]):
             setattr(self.dataset, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What a loader's process needs to know of plug-ins comes before the objects that are made of them.
-        return _blank, (compat.plugin_state(), type(self)), dict(vars(self))
+        # A loader worker must import the plug-ins before it unpickles objects of their classes.
+        return _new_instance, (compat.plugin_state(), type(self)), dict(vars(self))
 
-    def __getitem__(self, stamp: Stamp | int) -> Any:
-        """Make the sample of an (epoch, index) pair."""
-        if not isinstance(stamp, tuple):
-            return self.dataset[stamp]
-        epoch, index = stamp
-        # A worker process has generators of its own; the training process gets its own back.
+    def __getitem__(self, item: EpochIndex | int) -> Any:
+        """Load the sample of an (epoch, index) pair."""
+        if not isinstance(item, tuple):
+            return self.dataset[item]
+        epoch, index = item
+        # A loader worker has its own generators; in the training process their state is restored afterwards.
         before = None if get_worker_info() is not None else _capture()
         token = _EPOCH.set(epoch)
         try:
             seed_generators(sample_seed(self.seed, epoch, index))
             return self.dataset[index]
         except Exception as error:
-            error.add_note(f"(while making sample {index} of epoch {epoch})")
+            error.add_note(f"(while loading sample {index} of epoch {epoch})")
             raise
         finally:
             _EPOCH.reset(token)
@@ -109,17 +109,15 @@ class Stamped(Dataset[Any]):
                 _restore(before)
 
 
-class StampedBatches(Sampler[list[Stamp]]):
-    """The outermost batch sampler of a loader: yields lists of (epoch, index), and can begin at any batch.
+class EpochBatchSampler(Sampler[list[EpochIndex]]):
+    """Wrap a loader's batch sampler: yield lists of (epoch, index), beginning at any batch.
 
-    The epoch is the one that `set_position` named; a sampler that never ends (it says `endless = True`) counts its
-    passes over the data set instead. Skipping costs arithmetic with our samplers, and index lists but no loaded data
-    with a user's.
+    The epoch is the one given to `set_position`; an endless sampler (`endless = True`) counts its passes over the data
+    set instead. Skipping batches costs arithmetic with our samplers; with a user's it costs index lists, no data.
 
     Args:
         batch_sampler: Yields lists of plain indices.
-        sampler: The sampler that it draws from; gets `set_epoch` where it has one, as does the batch sampler. None
-            for a batch sampler that needs none.
+        sampler: The sampler that it draws from, or None. `set_epoch` of both is called where they have it.
     """
 
     def __init__(self, batch_sampler: Iterable[list[int]], sampler: Any) -> None:
@@ -136,38 +134,38 @@ class StampedBatches(Sampler[list[Stamp]]):
         return len(self.batch_sampler)
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:
-        """Say where every `iter()` from now on begins.
+        """Set where every following `iter()` begins.
 
         Args:
             epoch: Epoch, counted from 0.
-            batches_done: Batches of this epoch (of the whole run, with an endless sampler) that were used already.
+            batches_done: Batches already used of this epoch (of the whole run, with an endless sampler).
         """
         self._epoch, self._done = int(epoch), int(batches_done)
 
-    def __iter__(self) -> Iterator[list[Stamp]]:
-        # The position is read now, not at the first batch: loaders ask for that one whenever they like. It stays until
-        # it is set anew: a loader whose workers live on calls `iter()` twice when it starts.
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
+        # Read the position now, not at the first batch, which loaders request at any later time. It is kept for further
+        # calls, because a loader with persistent workers calls `iter()` twice when it starts.
         epoch, done = self._epoch, self._done
-        for told in (self.batch_sampler, self.sampler):
-            if hasattr(told, "set_epoch"):
-                told.set_epoch(epoch)
+        for part in (self.batch_sampler, self.sampler):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
         skip = done
-        # Only torch's own BatchSampler is known to cut the sampler's stream into plain runs of batch_size.
+        # Only torch's BatchSampler is known to cut the sampler's stream into consecutive groups of batch_size.
         if done and type(self.batch_sampler) is BatchSampler and hasattr(self.sampler, "start_at"):
             self.sampler.start_at(done * self.batch_size)
             skip = 0
         batches = islice(iter(self.batch_sampler), skip, None)
         if getattr(self.sampler, "endless", False):
-            return self._by_pass(batches, done * self.batch_size)
+            return self._count_passes(batches, done * self.batch_size)
         return ([(epoch, index) for index in batch] for batch in batches)
 
-    def _by_pass(self, batches: Iterator[list[int]], drawn: int) -> Iterator[list[Stamp]]:
+    def _count_passes(self, batches: Iterator[list[int]], drawn: int) -> Iterator[list[EpochIndex]]:
         for batch in batches:
             yield [(self.sampler.pass_of(drawn + i), index) for i, index in enumerate(batch)]
             drawn += len(batch)
 
 
-def _blank(_plugins: compat.PluginState | None, kind: type[Stamped]) -> Stamped:
+def _new_instance(_plugins: compat.PluginState | None, kind: type[SeededDataset]) -> SeededDataset:
     return kind.__new__(kind)
 
 

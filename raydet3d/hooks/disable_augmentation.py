@@ -37,7 +37,7 @@ class DisableAugHook(Hook):
         """Tell the data set."""
         told = list(_told(runner.train_dataloader.dataset))
         for name in self.disable_aug_list:
-            if not sum(one.turn_off(name, self.disable_after_epoch) for one in told):
+            if not sum(one.disable_transform(name, self.disable_after_epoch) for one in told):
                 runner.logger.warning(
                     "%s has nothing to do: the training data set's pipeline has no %s", type(self).__name__, name
                 )
@@ -62,9 +62,9 @@ def _told(dataset: Any) -> Iterator[Any]:
     """
     held = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
     inner = [one for one in held if one is not None]
-    if not inner and hasattr(dataset, "turn_off"):
+    if not inner and hasattr(dataset, "disable_transform"):
         yield dataset
-    elif hasattr(getattr(dataset, "pipeline", None), "turn_off"):
+    elif hasattr(getattr(dataset, "pipeline", None), "disable_transform"):
         yield dataset.pipeline
     for one in inner:
         yield from _told(one)

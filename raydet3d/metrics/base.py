@@ -43,7 +43,7 @@ class BaseMetric(ABC):
         self.logger: logging.Logger = get_logger()
 
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
         """Check, before training begins, that what the metric will read is there; here that is nothing.
 
         Args:

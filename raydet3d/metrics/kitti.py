@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.info_file import KITTI_CATEGORIES, check_backend, read_infos, to_v2
+from raydet3d.info_file import check_backend, info_format, read_infos, to_v2
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
 from raydet3d.metrics.kitti_files import (
@@ -26,6 +26,8 @@ from raydet3d.metrics.kitti_files import (
 from raydet3d.metrics.kitti_objects import Objects
 from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
 from raydet3d.registry import METRICS
+
+HINT = "'python -m raydet3d.data.prepare kitti ROOT' makes it"
 
 
 @METRICS.register_module()
@@ -56,7 +58,7 @@ class KittiMetric(BaseMetric):
     METRICS: ClassVar[tuple[str, ...]] = ("bbox", "img_bbox")
 
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
         """Check that the info file is there, before a training that it is to score.
 
         Raises:
@@ -65,8 +67,8 @@ class KittiMetric(BaseMetric):
         ann_file = Path(cfg.get("ann_file", ""))
         if not ann_file.is_file():
             raise InputError(
-                f"ann_file {ann_file}: no such info file; the metric wants its whole path (mind the last '/' of "
-                f"data_root), and 'python -m raydet3d.data.prepare kitti ROOT' makes it"
+                f"ann_file {ann_file}: no such info file; the metric needs its whole path (mind the last '/' of "
+                f"data_root); {HINT}"
             )
 
     def __init__(
@@ -208,7 +210,7 @@ class KittiMetric(BaseMetric):
                 self._set_names(self.dataset_meta or {})
             return own
         if self._infos is None:
-            infos = to_v2(read_infos(self.ann_file), self.ann_file)
+            infos = to_v2(read_infos(self.ann_file, hint=HINT), self.ann_file)
             self._set_names(infos["metainfo"])
             self._infos = {_frame_id(info["sample_idx"]): info for info in infos["data_list"]}
         if sample_idx not in self._infos:
@@ -222,7 +224,7 @@ class KittiMetric(BaseMetric):
         """Learn the labels' names; KITTI's order where nothing says otherwise."""
         categories = metainfo.get("categories")
         if not isinstance(categories, Mapping):
-            categories = {name: number for number, name in enumerate(KITTI_CATEGORIES)}
+            categories = {name: number for number, name in enumerate(info_format("kitti").categories)}
         self._names = {int(number): str(name) for name, number in categories.items() if number >= 0}
 
     def _camera(self, sample_idx: int | str, info: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index stamped with its epoch."""
+"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index paired with its epoch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
 from raydet3d.config.sections import read_loader
-from raydet3d.data.dataset import ready
-from raydet3d.data.elastic_sampler import SlotBatches
-from raydet3d.data.seeded import Stamped, StampedBatches
+from raydet3d.data.dataset import check_dataset
+from raydet3d.data.elastic_sampler import ElasticBatchSampler
+from raydet3d.data.seeded import EpochBatchSampler, SeededDataset
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -63,7 +63,7 @@ def build_dataloader(
     elif mp_start_method is not None:
         options["multiprocessing_context"] = mp_start_method
     return RunLoader(
-        Stamped(dataset, seed),
+        SeededDataset(dataset, seed),
         batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
         collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
@@ -124,14 +124,14 @@ def check_data(cfg: Mapping[str, Any]) -> None:
         for loader in given if isinstance(given, list | tuple) else [given]:
             if isinstance(loader, Mapping) and isinstance(loader.get("dataset"), Mapping):
                 with config_context(f"{mode}_dataloader.dataset"):
-                    ready(loader["dataset"])
+                    check_dataset(loader["dataset"])
         for metric in _metrics_in(cfg.get(f"{mode}_evaluator")):
             kind = metric.get("type")
             if kind is not None:
                 with config_context(f"{mode}_evaluator"):
                     made = METRICS.get(kind) if isinstance(kind, str) else kind
-                    if hasattr(made, "ready"):
-                        made.ready(metric)
+                    if hasattr(made, "check_data"):
+                        made.check_data(metric)
 
 
 def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
@@ -208,7 +208,7 @@ def global_batch_size(loader: DataLoader[Any]) -> int:
 
 def num_batch_workers(loader: DataLoader[Any]) -> int:
     """Number of ranks that a loader's iterations are laid out for."""
-    return int(getattr(loader.batch_sampler, "slots", get_world_size()))
+    return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))
 
 
 def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: str) -> int:
@@ -235,20 +235,20 @@ def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: st
 
 
 def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_workers: int, key: str) -> Any:
-    """The stamped batches of this rank, or its share of those of the batch_workers."""
+    """Batches of (epoch, index) for this rank, or its share of those of all logical ranks."""
     rank, here = get_rank(), get_world_size()
     if batch_workers == here:
         return _build_stream(args, given, key)
     streams = [
         _build_stream(args, {**given, "rank": slot, "world_size": batch_workers}, key) for slot in range(batch_workers)
     ]
-    return SlotBatches(streams, rank=rank, world_size=here)
+    return ElasticBatchSampler(streams, rank=rank, world_size=here)
 
 
-def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> StampedBatches:
+def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> EpochBatchSampler:
     with config_context(f"{key}.sampler"):
         sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
-    return StampedBatches(_group(args, sampler, key), sampler)
+    return EpochBatchSampler(_group(args, sampler, key), sampler)
 
 
 def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:

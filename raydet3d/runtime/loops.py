@@ -163,8 +163,8 @@ class _TrainLoop(BaseLoop):
     def _step(self, data_batch: Any) -> dict[str, Any]:
         """The training step; in parts, where the run is laid out for more or fewer ranks than are there."""
         runner = self.runner
-        shares = getattr(self.dataloader.batch_sampler, "shares", None)
-        weights = [1.0] if shares is None else shares(runner.progress.batch)
+        weigh = getattr(self.dataloader.batch_sampler, "micro_batch_weights", None)
+        weights = [1.0] if weigh is None else weigh(runner.progress.batch)
         if weights == [1.0]:
             return cast("StepModel", runner.model).train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         return train_in_parts(runner.model, data_batch, runner.optim_wrapper, weights)

@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from raydet3d.data import DefaultSampler, Stamped, StampedBatches, pseudo_collate
+from raydet3d.data import DefaultSampler, EpochBatchSampler, SeededDataset, pseudo_collate
 from raydet3d.data.prepare import prepare_kitti
 from raydet3d.data.seeded import current_epoch, sample_seed, seed_generators
 from raydet3d.registry import DATASETS
@@ -63,7 +63,7 @@ def by_transform(cfg: dict[str, Any], samples: int) -> tuple[dict[str, float], f
     dataset.pipeline.transforms = [
         Timed(step, name, times) for step, name in zip(dataset.pipeline.transforms, dataset.pipeline.names, strict=True)
     ]
-    stamped = Stamped(dataset, 0)
+    stamped = SeededDataset(dataset, 0)
     whole, points, objects = [], [], []
     for number in range(samples + 20):
         begin = time.thread_time()
@@ -81,9 +81,9 @@ def throughput(cfg: dict[str, Any], *, workers: int, seconds: float) -> float:
     """Samples a second out of a loader, batch size 6."""
     dataset = DATASETS.build({"type": "RepeatDataset", "times": 1000, "dataset": cfg})
     sampler = DefaultSampler(dataset, seed=0, rank=0, world_size=1)
-    batches = StampedBatches(BatchSampler(sampler, 6, drop_last=True), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, 6, drop_last=True), sampler)
     loader = iter(
-        DataLoader(Stamped(dataset, 0), batch_sampler=batches, num_workers=workers, collate_fn=pseudo_collate)
+        DataLoader(SeededDataset(dataset, 0), batch_sampler=batches, num_workers=workers, collate_fn=pseudo_collate)
     )
     for _ in range(3):
         next(loader)

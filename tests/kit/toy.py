@@ -49,7 +49,7 @@ class ToyData:
     def __len__(self) -> int:
         return len(self.x)
 
-    def turn_off(self, name: str, from_epoch: int) -> int:
+    def disable_transform(self, name: str, from_epoch: int) -> int:
         self.off[name] = from_epoch
         return 1
 

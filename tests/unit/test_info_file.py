@@ -8,8 +8,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
+from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES
 from raydet3d.errors import InputError
-from raydet3d.info_file import KITTI_CATEGORIES, read_infos, to_v2
+from raydet3d.info_file import read_infos, to_v2
 
 PLAIN = {
     "array": np.arange(6.0).reshape(2, 3),
@@ -180,7 +181,7 @@ def test_v2_is_left_alone():
         (3, "a.pkl: .*got int"),
         ({"data_list": 5}, "'data_list' must be a list, got int"),
         ([{}], "a.pkl: frame 0 .*has no key 'image'"),
-        ([v1_frame(), {**v1_frame(), "calib": {}}], "a.pkl: frame 1 .*has no key 'R0_rect'"),
+        ([v1_frame(), {**v1_frame(), "calib": {}}], "a.pkl: frame 1 .*has no key 'P2'"),
         ([[1]], "a.pkl: frame 0 .*is malformed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`KittiDataset`: KITTI's object frames, their boxes carried from the camera's frame to the LiDAR's."""
+"""`KittiDataset`: KITTI's object frames, with boxes converted from the camera frame to the LiDAR frame."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from raydet3d.data.dataset import Det3DDataset
-from raydet3d.data.datasets.kitti_io import camera_to_lidar
+from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES, camera_to_lidar
 from raydet3d.data.pipeline import Sample
 from raydet3d.errors import InputError
-from raydet3d.info_file import KITTI_CATEGORIES
 from raydet3d.registry import DATASETS
 from raydet3d.structures import Box3DMode
 
@@ -21,7 +21,7 @@ class KittiDataset(Det3DDataset):
     """KITTI 3D object detection, or anything in its layout.
 
     Info files are those of `python -m raydet3d.data.prepare kitti`, or MMDetection3D's (v2; v1 is converted as it is
-    read). `sample_idx` is the number of the frame. Arguments are `Det3DDataset`'s.
+    read). `sample_idx` is the number of the frame. Arguments are those of `Det3DDataset`.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {
@@ -31,25 +31,26 @@ class KittiDataset(Det3DDataset):
             *((197, 226, 255), (0, 60, 100), (0, 0, 142), (255, 77, 255)),
         ),
     }
+    DEFAULT_CAM_KEY: ClassVar[str | None] = "CAM2"
     HINT: ClassVar[str] = (
         "put KITTI's object data there (training/{{velodyne,label_2,calib,image_2}}, ImageSets) "
         "and run 'python -m raydet3d.data.prepare kitti {root}'"
     )
 
+    @override
     def parse_data_info(self, info: Mapping[str, Any]) -> Sample | list[Sample]:
-        """Give the frame, with the road plane carried to the LiDAR frame."""
         sample = super().parse_data_info(info)
         if isinstance(sample, dict) and info.get("plane") is not None:
-            # A plane n.x + d = 0 under x_cam = M x_lidar is (n, d) M there.
+            # A plane n.x + d = 0 in the camera frame, with x_cam = M x_lidar, is (n, d) M in the LiDAR frame.
             sample["plane"] = np.asarray(info["plane"], dtype=np.float64) @ self._lidar2cam(info)
         return sample
 
+    @override
     def parse_ann_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the frame's annotation, with boxes in the frame that `box_type_3d` asks for."""
         annotation = super().parse_ann_info(info)
         boxes = annotation["gt_bboxes_3d"]
         if self.box_mode_3d == Box3DMode.LIDAR:
-            # In float64, so that only the last step rounds.
+            # In float64, so that only the last step rounds to float32.
             boxes = camera_to_lidar(boxes.astype(np.float64), self._lidar2cam(info)).astype(np.float32)
         elif self.box_mode_3d != Box3DMode.CAM:
             raise InputError(f"{type(self).__name__}: box_type_3d must be LiDAR or Camera")
@@ -57,4 +58,4 @@ class KittiDataset(Det3DDataset):
         return annotation
 
     def _lidar2cam(self, info: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.asarray(info["images"][self.default_cam_key]["lidar2cam"], dtype=np.float64)
+        return np.asarray(info["images"][str(self.default_cam_key)]["lidar2cam"], dtype=np.float64)

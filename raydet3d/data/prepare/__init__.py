@@ -1,6 +1,7 @@
-"""From a data set as it is downloaded to what training reads: info files, reduced clouds, the object database."""
+"""Prepare data sets: from the downloaded layout to info files, reduced clouds and the ground-truth database."""
 
 from raydet3d.data.prepare.kitti import prepare_kitti
-from raydet3d.data.prepare.progress_bar import Bar
+from raydet3d.data.prepare.preparers import PREPARERS
+from raydet3d.data.prepare.progress_bar import ProgressBar
 
-__all__ = ["Bar", "prepare_kitti"]
+__all__ = ["PREPARERS", "ProgressBar", "prepare_kitti"]

@@ -1,30 +1,35 @@
-"""`python -m raydet3d.data.prepare kitti ROOT [--workers N]`."""
+"""`python -m raydet3d.data.prepare DATASET ROOT [--workers N]`: make what training reads from a downloaded data set."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from raydet3d.cli import run_command, version
-from raydet3d.data.prepare.kitti import prepare_kitti
+from raydet3d.data.prepare import PREPARERS
 from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 
-EXAMPLES = """The raw layout that is wanted, and what comes beside it:
 
-  ROOT/ImageSets/{train,val,trainval,test}.txt   those that are there
-  ROOT/training/{velodyne,label_2,calib,image_2} and planes, where you have them
-  ROOT/testing/{velodyne,calib,image_2}          for test.txt
-  -> ROOT/kitti_infos_*.pkl  ROOT/training/velodyne_reduced/  ROOT/kitti_dbinfos_train.pkl  ROOT/kitti_gt_database*
-
-example:
+EXAMPLES = """example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
 
-exit codes: 0 done; 1 failed; 2 something in the raw data or the flags has to be mended first;
-75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same command goes on where it was"""
+exit codes: 0 done; 1 failed; 2 the raw data or a flag is wrong; 75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same
+command continues where it was"""
+
+
+def describe_preparers() -> str:
+    """Return the help text of the known data sets, from the docstrings of their functions."""
+    texts = []
+    for name in PREPARERS:
+        text = inspect.getdoc(PREPARERS.get(name)) or ""
+        texts.append(f"{name}\n{textwrap.indent(text.partition('Args:')[0].strip(), '  ')}")
+    return "data sets:\n\n" + "\n\n".join(texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,14 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.data.prepare",
-        description="Turn a data set as it is downloaded into what training reads.",
-        epilog=EXAMPLES,
+        description="Make the info files and point clouds that training reads from a downloaded data set. "
+        "After an interruption, the same command continues.",
+        epilog=f"{describe_preparers()}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", choices=["kitti"], help="layout of the data set")
-    parser.add_argument("root", metavar="ROOT", help="its folder")
+    parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(PREPARERS)}")
+    parser.add_argument("root", metavar="ROOT", help="folder of the data set")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: none but this)"
+        "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: only this one)"
     )
     parser.add_argument("--version", action="version", version=version())
     options = parser.parse_args(arguments)
@@ -54,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if workers < 0:
             raise InputError(f"--workers must be 0 or more, got {workers}")
-        prepare_kitti(options.root, workers=workers)
+        if "\0" in options.root:
+            raise InputError(f"ROOT {options.root!r} holds a NUL character")
+        PREPARERS.get(options.dataset)(options.root, workers=workers)
     finally:
         get_logger().removeHandler(console)
         get_logger().setLevel(level)

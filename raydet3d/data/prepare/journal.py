@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Generic, Self, TextIO, TypeVar, cast
+
+Record = TypeVar("Record", bound=Mapping[str, Any])
 
 
-class Journal:
-    """Records of finished frames, one line each, so that a run that was stopped goes on where it was.
+class Journal(Generic[Record]):
+    """Records of finished frames, one JSON line each, so that a stopped run continues where it was.
 
-    A line that was cut off ends the journal; the frames after it are done again.
+    A truncated line ends the journal; the frames after it are prepared again.
 
     Args:
         path: The journal's file.
@@ -22,10 +24,10 @@ class Journal:
     def __init__(self, path: Path, version: str) -> None:
         self.path = path
         self.version = version
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, Record] = {}
         self._file: TextIO | None = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         whole = self._read()
         if whole is None:
             self.path.write_text(json.dumps({"version": self.version}) + "\n", encoding="utf-8")
@@ -38,8 +40,8 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def add(self, key: str, record: Mapping[str, Any]) -> None:
-        """Enter a frame that is done; its files have to be in place already."""
+    def add(self, key: str, record: Record) -> None:
+        """Append a finished frame, whose files have been written."""
         assert self._file is not None
         line = json.dumps({"key": key, **record}, separators=(",", ":"))
         self._file.write(line + "\n")
@@ -47,12 +49,12 @@ class Journal:
         self._take(line)
 
     def _take(self, line: str | bytes) -> None:
-        # Always out of JSON, so that what is made of the records is the same to the byte after a stop.
+        # Always parsed from JSON, so that the outputs are the same to the byte after a stop.
         record = json.loads(line)
-        self.records[record.pop("key")] = record
+        self.records[record.pop("key")] = cast(Record, record)
 
     def _read(self) -> int | None:
-        """Fill the records; give the number of bytes that are whole, None where nothing can be used."""
+        """Fill the records; return the number of bytes of whole lines, None if nothing is usable."""
         whole = 0
         try:
             with self.path.open("rb") as file:
@@ -65,6 +67,6 @@ class Journal:
                         return None
                     whole += len(line)
         except (FileNotFoundError, ValueError, KeyError, AttributeError):
-            # Damaged in the middle, or not a journal: what was read before that counts.
+            # Damaged in the middle, or not a journal: use what was read before that.
             return whole or None
         return whole or None

@@ -1,36 +1,68 @@
-"""One KITTI frame: its entry in the info file, its reduced cloud, its objects for the database."""
+"""Prepare one KITTI frame: its entry in the info file, its reduced cloud, its objects for the database."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet3d.data.datasets.kitti_infos import CATEGORIES, make_cam_instances, make_frame, make_instances
 from raydet3d.data.datasets.kitti_io import (
+    IMAGE_SUFFIXES,
     Calib,
     Labels,
     camera_to_lidar,
     in_view,
     read_calib,
     read_cloud,
+    read_image_size,
     read_labels,
     read_plane,
-    read_png_size,
 )
+from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
-from raydet3d.info_file import KITTI_CATEGORIES
 from raydet3d.ops.points import points_in_boxes
 
 DATABASE = "kitti_gt_database"
-CATEGORIES = {**{name: number for number, name in enumerate(KITTI_CATEGORIES)}, "DontCare": -1}
+
+# Kinds of problems that a frame may have, and what is done about them; `{}` is the number of frames or objects.
+PROBLEMS = {
+    "no image": "{} frames have no image in image_2; their size was taken from P2 (image-based models need the images)",
+    "bad image": "{} images are truncated or unreadable; only the size is needed, which came from the header or P2",
+    "no point": "{} frames have no point in the camera's view",
+    "other cameras": "{} calib files lack some of P0, P1 and P3, which only image-based models of those cameras need",
+    "bad box": "{} objects have a 3D box that cannot be right; they are DontCare regions in the info files and not in "
+    "the database",
+}
+
+
+class FrameRecord(TypedDict):
+    """What the journal keeps of a finished frame.
+
+    Attributes:
+        signature: What the results depend on (see `FrameJob.signature`).
+        info: The frame's entry in the info file.
+        num_points: Points of the reduced cloud.
+        objects: Entries of the database's info file.
+        unknown: Types of labels that are none of KITTI's.
+        problems: Kind, place and reason of what is wrong with the raw files.
+    """
+
+    signature: list[Any]
+    info: dict[str, Any]
+    num_points: int
+    objects: list[dict[str, Any]]
+    unknown: list[str]
+    problems: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to do for one frame.
+class FrameJob:
+    """A frame to prepare.
 
     Args:
         root: The data set's folder.
@@ -46,17 +78,19 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The frame's name in the journal."""
+        """Return the frame's key in the journal."""
         return f"{self.part}/{self.name}"
 
     def inputs(self) -> dict[str, Path]:
-        """The frame's raw files by their folder; a plane only where there is one."""
+        """Return the frame's raw files by their folder; images and road planes only where they exist."""
         folder = self.root / self.part
         files = {
             "velodyne": folder / "velodyne" / f"{self.name}.bin",
             "calib": folder / "calib" / f"{self.name}.txt",
-            "image_2": folder / "image_2" / f"{self.name}.png",
         }
+        images = (folder / "image_2" / f"{self.name}{suffix}" for suffix in IMAGE_SUFFIXES)
+        if image := next((path for path in images if path.is_file()), None):
+            files["image_2"] = image
         if self.part == "training":
             files["label_2"] = folder / "label_2" / f"{self.name}.txt"
             plane = folder / "planes" / f"{self.name}.txt"
@@ -65,16 +99,16 @@ class Job:
         return files
 
     def signature(self) -> list[Any]:
-        """What the frame's results depend on: sizes and times of its files, and whether objects are cut out."""
-        stats = [(kind, path.stat()) for kind, path in sorted(self.inputs().items())]
-        return [self.cut_out, *([kind, stat.st_size, stat.st_mtime_ns] for kind, stat in stats)]
+        """Return what the results depend on: names, sizes and times of the files, and whether objects are cut out."""
+        stats = [(kind, path.name, path.stat()) for kind, path in sorted(self.inputs().items())]
+        return [self.cut_out, *([kind, name, stat.st_size, stat.st_mtime_ns] for kind, name, stat in stats)]
 
     def reduced(self) -> Path:
-        """Where the reduced cloud goes."""
+        """Return the path of the reduced cloud."""
         return self.root / self.part / "velodyne_reduced" / f"{self.name}.bin"
 
-    def is_done(self, record: dict[str, Any] | None) -> bool:
-        """Whether a record is of these very files, and everything it speaks of is there."""
+    def is_done(self, record: FrameRecord | None) -> bool:
+        """Return whether a record was made from the present files, and all files that it names exist."""
         if record is None or record.get("signature") != self.signature():
             return False
         wanted = [(self.reduced(), record["num_points"])]
@@ -85,91 +119,83 @@ class Job:
             return False
 
 
-def prepare_frame(job: Job) -> dict[str, Any]:
-    """Do a frame's work and write its files.
-
-    Returns:
-        The journal's record: `signature`, `info` (the frame's entry in the info file), `num_points` of the reduced
-        cloud, `objects` (entries of the database's info file), `unknown` (types of labels that are none of KITTI's).
-    """
+def prepare_frame(job: FrameJob) -> FrameRecord:
+    """Prepare a frame and write its files."""
     files = job.inputs()
     calib = read_calib(files["calib"])
-    size = read_png_size(files["image_2"])
+    problems: list[tuple[str, str, str]] = []
+    size = _image_size(job, files.get("image_2"), calib, problems)
+    if len(calib.p) < 4:
+        problems.append(("other cameras", str(files["calib"]), ""))
     cloud = read_cloud(files["velodyne"])
     reduced = cloud[in_view(cloud, calib.p[2] @ calib.lidar2cam, size)]
+    if not len(reduced):
+        problems.append(("no point", str(files["velodyne"]), ""))
     write_atomic(job.reduced(), reduced.data if len(reduced) else b"")
-    record: dict[str, Any] = {"signature": job.signature(), "num_points": len(reduced), "objects": [], "unknown": []}
-    info = _describe(job, calib, size)
+    info = make_frame(
+        int(job.name),
+        calib,
+        image_size=size,
+        image_name=files["image_2"].name if "image_2" in files else None,
+        lidar_name=f"{job.name}.bin",
+    )
+    record: FrameRecord = {
+        "signature": job.signature(),
+        "info": info,
+        "num_points": len(reduced),
+        "objects": [],
+        "unknown": [],
+        "problems": problems,
+    }
     if "planes" in files:
         info["plane"] = read_plane(files["planes"]).tolist()
     if "label_2" in files:
-        labels = read_labels(files["label_2"])
+        labels, bad = read_labels(files["label_2"]).without_bad_boxes()
+        problems += [("bad box", f"{files['label_2']} object {row + 1}", reason) for row, reason in bad.items()]
         boxes = camera_to_lidar(labels.boxes, calib.lidar2cam)
-        inside: NDArray[Any] = points_in_boxes(np.asarray(reduced, dtype=np.float64), boxes)
-        info["instances"] = _instances(labels, calib, inside.sum(0))
+        inside: NDArray[np.bool_] = points_in_boxes(np.asarray(reduced, dtype=np.float64), boxes)
+        info["instances"] = make_instances(labels, calib, inside.sum(0))
+        info["cam_instances"] = make_cam_instances(labels, calib, size)
         record["unknown"] = [name for name in labels.names if name not in CATEGORIES]
         if job.cut_out:
             record["objects"] = _cut_out(job, labels, boxes.astype(np.float32), reduced, inside)
-    record["info"] = info
     return record
 
 
-def _describe(job: Job, calib: Calib, size: tuple[int, int]) -> dict[str, Any]:
-    """Calibration, paths and sizes, as in MMDetection3D's v2 info files."""
-    images: dict[str, Any] = {
-        f"CAM{number}": {"cam2img": p.tolist(), "lidar2img": (p @ calib.lidar2cam).tolist()}
-        for number, p in enumerate(calib.p)
-    }
-    images["CAM2"] |= {
-        "img_path": f"{job.name}.png",
-        "height": size[0],
-        "width": size[1],
-        "lidar2cam": calib.lidar2cam.tolist(),
-    }
-    images["R0_rect"] = calib.r0_rect.tolist()
-    lidar: dict[str, Any] = {
-        "num_pts_feats": 4,
-        "lidar_path": f"{job.name}.bin",
-        "Tr_velo_to_cam": calib.velo_to_cam.tolist(),
-    }
-    if calib.imu_to_velo is not None:
-        lidar["Tr_imu_to_velo"] = calib.imu_to_velo.tolist()
-    return {"sample_idx": int(job.name), "images": images, "lidar_points": lidar}
+def describe_problems(records: list[FrameRecord]) -> list[str]:
+    """Return one sentence for each kind of problem: how often, what was done, reasons and the first places."""
+    sentences = []
+    for kind, sentence in PROBLEMS.items():
+        found = [(place, reason) for record in records for name, place, reason in record["problems"] if name == kind]
+        if not found:
+            continue
+        reasons = Counter(reason for _, reason in found if reason)
+        why = f" ({', '.join(f'{count} with {reason}' for reason, count in reasons.most_common())})" if reasons else ""
+        first = ", ".join(place for place, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+        sentences.append(f"{sentence.format(len(found))}{why}: {first}")
+    return sentences
 
 
-def _instances(labels: Labels, calib: Calib, counts: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The label lines as v2 instances, DontCare included."""
-    centre = labels.boxes[:, :3] - labels.boxes[:, 3:6] * [0, 0.5, 0]
-    u, v, depth = calib.p[2][:3, :3] @ centre.T + calib.p[2][:3, 3:4]
-    level = labels.difficulty
-    cared = np.array([name != "DontCare" for name in labels.names], dtype=bool)
-    number = np.where(cared, np.cumsum(cared) - 1, -1)
-    safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
-    return [
-        {
-            "bbox": labels.bbox[i].tolist(),
-            "bbox_label": CATEGORIES.get(name, -1),
-            "bbox_3d": labels.boxes[i].tolist(),
-            "bbox_label_3d": CATEGORIES.get(name, -1),
-            "depth": float(depth[i]),
-            "center_2d": [float(u[i] / safe[i]), float(v[i] / safe[i])],
-            "num_lidar_pts": int(counts[i]) if cared[i] else -1,
-            "difficulty": int(level[i]),
-            "truncated": float(labels.truncated[i]),
-            "occluded": int(labels.occluded[i]),
-            "alpha": float(labels.alpha[i]),
-            "score": float(labels.score[i]),
-            "index": int(number[i]),
-            "group_id": i,
-        }
-        for i, name in enumerate(labels.names)
-    ]
+def _image_size(
+    job: FrameJob, path: Path | None, calib: Calib, problems: list[tuple[str, str, str]]
+) -> tuple[int, int]:
+    """Return height and width of camera 2's image, from the image or else from the calibration."""
+    if path is None:
+        problems.append(("no image", f"{job.part}/{job.name}", ""))
+        return calib.guess_image_size()
+    try:
+        size, is_whole = read_image_size(path)
+    except InputError:
+        size, is_whole = calib.guess_image_size(), False
+    if not is_whole:
+        problems.append(("bad image", str(path), ""))
+    return size
 
 
 def _cut_out(
-    job: Job, labels: Labels, boxes: NDArray[np.float32], points: NDArray[np.float32], inside: NDArray[np.bool_]
+    job: FrameJob, labels: Labels, boxes: NDArray[np.float32], points: NDArray[np.float32], inside: NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
-    """Write each object's points, relative to the bottom centre of its box; give the entries that describe them."""
+    """Write each object's points, relative to the bottom centre of its box; return their entries."""
     level = labels.difficulty
     entries = []
     for i, name in enumerate(labels.names):

@@ -12,7 +12,7 @@ _REDRAW_S = 0.1
 _LINE_S = 10.0
 
 
-class Bar:
+class ProgressBar:
     """Counts work that is done; use it in a `with` block.
 
     Args:

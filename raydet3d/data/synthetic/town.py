@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from raydet3d.data.prepare import Bar, prepare_kitti
+from raydet3d.data.prepare import ProgressBar, prepare_kitti
 from raydet3d.data.synthetic.kitti_layout import write_town
 from raydet3d.data.synthetic.town_settings import TownSettings
 from raydet3d.errors import InputError
@@ -100,7 +100,7 @@ def _generate(root: Path, settings: TownSettings) -> None:
     partial.mkdir()
     try:
         workers = min(num_processors(), MOST_WORKERS)
-        with Bar(settings.num_train + settings.num_val, f"town for {root}") as bar:
+        with ProgressBar(settings.num_train + settings.num_val, f"town for {root}") as bar:
             for _ in write_town(partial, settings, workers=workers):
                 bar.step()
         # In this process: it takes 5 ms a frame, and helpers would have to import the caller's script.

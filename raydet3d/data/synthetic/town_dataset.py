@@ -41,7 +41,7 @@ class TownDataset(KittiDataset):
         super().__init__(ann_file, data_root, **kwargs)
 
     @classmethod
-    def ready(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
         """Generate the town that a config asks for, unless it is there.
 
         Args:
@@ -52,4 +52,4 @@ class TownDataset(KittiDataset):
         """
         root = cfg.get("data_root") or DEFAULT_ROOT
         ensure_town(Path(root), TownSettings.read(cfg.get("town") or {}))
-        super().ready({**cfg, "data_root": root})
+        super().check_data({**cfg, "data_root": root})

@@ -98,12 +98,13 @@ LATE = """
 import sys
 from torch.utils.data import DataLoader
 from raydet3d import compat
-from raydet3d.data.seeded import Stamped
+from raydet3d.data.seeded import SeededDataset
 
 if __name__ == "__main__":
     compat.import_plugin("plug_in")
     import plug_in
-    loader = DataLoader(Stamped(plug_in.Data(), 0), batch_size=2, num_workers=1, multiprocessing_context=sys.argv[1],
+    dataset = SeededDataset(plug_in.Data(), 0)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=sys.argv[1],
                         collate_fn=plug_in.together)
     print([batch for batch in loader])
 """

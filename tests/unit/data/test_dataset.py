@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydet3d.data import ConcatDataset, KittiDataset, RepeatDataset, Stamped, ready
-from raydet3d.data.dataset import Det3DDataset, Packed
+from raydet3d.data import ConcatDataset, KittiDataset, RepeatDataset, SeededDataset, check_dataset
+from raydet3d.data.dataset import Det3DDataset, SerializedList
 from raydet3d.data.prepare import prepare_kitti
 from raydet3d.errors import InputError
 from raydet3d.info_file import read_infos
@@ -71,16 +71,17 @@ def test_labels_follow_the_configs_classes(tiny: Path) -> None:
         build(tiny, metainfo={"classes": ["Pedestrain"]})
 
 
-def test_a_box_without_a_size_is_left_out_with_a_word(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("place", "value"), [(4, 0.0), (3, -1.0), (5, np.inf), (4, np.nan), (0, np.inf), (6, np.nan)])
+def test_boxes_without_a_finite_size_and_place_are_left_out_and_named(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, value: float
 ) -> None:
     def flatten(content):
-        content["data_list"][1]["instances"][0]["bbox_3d"][4] = 0.0  # the car's height
+        content["data_list"][1]["instances"][0]["bbox_3d"][place] = value
 
     with caplog.at_level("WARNING", logger="raydet3d"):
         annotation = build(rewrite(tiny, tmp_path, flatten))[1]["ann_info"]
     assert annotation["gt_labels_3d"].tolist() == [0, 1]
-    assert "frame 1 has 1 boxes without a size" in caplog.text
+    assert "frame 1 has 1 boxes" in caplog.text
 
 
 def test_accesses_do_not_share_anything(tiny: Path) -> None:
@@ -102,9 +103,9 @@ def test_indices_and_iteration(tiny: Path) -> None:
 
 
 def test_packed_items_cross_processes() -> None:
-    packed = pickle.loads(pickle.dumps(Packed([{"a": 1}, [2], "three"])))
+    packed = pickle.loads(pickle.dumps(SerializedList([{"a": 1}, [2], "three"])))
     assert [packed[i] for i in range(len(packed))] == [{"a": 1}, [2], "three"]
-    assert len(Packed([])) == 0
+    assert len(SerializedList([])) == 0
 
 
 def test_camera_boxes_stay_in_their_frame(tiny: Path) -> None:
@@ -122,9 +123,9 @@ def emptied(content: dict) -> None:
 
 def test_frames_without_objects_are_replaced_by_the_samples_own_draw(tiny: Path, tmp_path: Path) -> None:
     root = rewrite(tiny, tmp_path, emptied)
-    dataset = Stamped(build(root, filter_empty_gt=True), seed=0)
+    dataset = SeededDataset(build(root, filter_empty_gt=True), seed=0)
     assert [dataset[(0, index)]["sample_idx"] for index in range(4)] == [3, 3, 3, 3]
-    many = Stamped(
+    many = SeededDataset(
         build(rewrite(tiny, tmp_path, lambda c: c["data_list"][0].update(instances=[])), filter_empty_gt=True), 0
     )
     drawn = [many[(epoch, 0)]["sample_idx"] for epoch in range(40)]
@@ -138,11 +139,11 @@ def test_frames_emptied_by_the_pipeline_are_replaced_too(tiny: Path) -> None:
     steps = train_pipeline(tiny)
     near = {"type": "ObjectRangeFilter", "point_cloud_range": [12.5, -4, -3, 14, -2, 1]}
     cfg = dataset_cfg(tiny, pipeline=[*steps[:2], near, steps[-1]])
-    assert Stamped(DATASETS.build(cfg), 0)[(0, 0)]["data_samples"].sample_idx == 3
+    assert SeededDataset(DATASETS.build(cfg), 0)[(0, 0)]["data_samples"].sample_idx == 3
     assert len(DATASETS.build({**cfg, "filter_empty_gt": False})[0]["data_samples"].gt_instances_3d.labels_3d) == 0
     nowhere = {**near, "point_cloud_range": [500, 0, 0, 501, 1, 1]}
     nothing = DATASETS.build({**cfg, "pipeline": [*steps[:2], nowhere, steps[-1]], "max_refetch": 5})
-    with pytest.raises(InputError, match=r"no training sample with an object in 5 tries .*check metainfo.classes"):
+    with pytest.raises(InputError, match=r"no training sample with an object in 5 draws .*check metainfo.classes"):
         nothing[0]
     assert DATASETS.build({**cfg, "test_mode": True, "pipeline": steps[:1]})[0]["points"].shape[1] == 4
 
@@ -151,15 +152,15 @@ def test_frames_emptied_by_the_pipeline_are_replaced_too(tiny: Path) -> None:
 
 
 def test_missing_data_says_how_to_prepare_it(tiny: Path, tmp_path: Path) -> None:
-    ready(dataset_cfg(tiny, pipeline=[]))
+    check_dataset(dataset_cfg(tiny, pipeline=[]))
     cfg = {"type": "RepeatDataset", "times": 2, "dataset": dataset_cfg(tmp_path / "none", pipeline=[])}
     with pytest.raises(InputError, match=r"data_root .*none/' does not exist .*raydet3d.data.prepare kitti .*none"):
-        ready(cfg)
+        check_dataset(cfg)
     (tmp_path / "raw").mkdir()
     with pytest.raises(InputError, match=r"ann_file .*kitti_infos_train.pkl' does not exist"):
-        ready({"type": "ConcatDataset", "datasets": [dataset_cfg(tmp_path / "raw", pipeline=[])]})
+        check_dataset({"type": "ConcatDataset", "datasets": [dataset_cfg(tmp_path / "raw", pipeline=[])]})
     with pytest.raises(InputError, match=r"data_prefix\['pts'\] .*velodyne_x' does not exist"):
-        ready({**dataset_cfg(tiny, pipeline=[]), "data_prefix": {"pts": "training/velodyne_x"}})
+        check_dataset({**dataset_cfg(tiny, pipeline=[]), "data_prefix": {"pts": "training/velodyne_x"}})
     with pytest.raises(InputError, match="no such info file"):
         build(tmp_path / "raw")
 
@@ -302,7 +303,7 @@ def test_repeated_and_joined(tiny: Path) -> None:
     assert joined.get_data_info(4)["sample_idx"] == 4
     nested = RepeatDataset(ConcatDataset([twice, joined], lazy_init=True), times=1)
     assert len(nested) == 14
-    assert nested.turn_off("Nothing", 2) == 0
+    assert nested.disable_transform("Nothing", 2) == 0
     for dataset in (twice, joined):
         with pytest.raises(IndexError):
             dataset[len(dataset)]

@@ -13,13 +13,13 @@ from torch.utils.data import BatchSampler, DataLoader
 from raydet3d.data import (
     Compose,
     DefaultSampler,
+    EpochBatchSampler,
     LoadAnnotations3D,
     LoadPointsFromFile,
     MultiScaleFlipAug3D,
     Pack3DDetInputs,
     PointShuffle,
-    Stamped,
-    StampedBatches,
+    SeededDataset,
     Transform,
     pseudo_collate,
 )
@@ -74,9 +74,9 @@ def test_a_transform_is_off_from_its_epoch_on() -> None:
             return made[0]["sum"] if isinstance(made, list) else made["sum"]
 
     holder = Holder()
-    assert holder.pipeline.turn_off("mmdet3d.Add", 3) == 2
-    assert holder.pipeline.turn_off("NoSuch", 3) == 0
-    stamped = Stamped(holder, 0)
+    assert holder.pipeline.disable_transform("mmdet3d.Add", 3) == 2
+    assert holder.pipeline.disable_transform("NoSuch", 3) == 0
+    stamped = SeededDataset(holder, 0)
     assert stamped[(2, 0)] == 11
     with pytest.raises(KeyError):
         stamped[(3, 0)]
@@ -212,9 +212,9 @@ def fingerprint(batch: dict) -> list[tuple]:
 def load(cfg: dict, *, workers: int, batch: int = 2, world: int = 1, rank: int = 0, epoch: int = 1) -> list[list]:
     dataset = DATASETS.build({"type": "RepeatDataset", "times": 3, "dataset": cfg})
     sampler = DefaultSampler(dataset, seed=11, rank=rank, world_size=world)
-    batches = StampedBatches(BatchSampler(sampler, batch, drop_last=False), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, batch, drop_last=False), sampler)
     batches.set_position(epoch, 0)
-    made = DataLoader(Stamped(dataset, 11), batch_sampler=batches, num_workers=workers, collate_fn=pseudo_collate)
+    made = DataLoader(SeededDataset(dataset, 11), batch_sampler=batches, num_workers=workers, collate_fn=pseudo_collate)
     return [fingerprint(one) for one in made]
 
 
@@ -255,11 +255,15 @@ def test_pasting_is_switched_off_in_workers(tiny: Path) -> None:
             "dataset": dataset_cfg(tiny, pipeline=train_pipeline(tiny)),
         }
     )
-    assert dataset.turn_off("ObjectSample", 1) == 1
+    assert dataset.disable_transform("ObjectSample", 1) == 1
     sampler = DefaultSampler(dataset, shuffle=False, rank=0, world_size=1)
-    batches = StampedBatches(BatchSampler(sampler, 8, drop_last=False), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, 8, drop_last=False), sampler)
     made = DataLoader(
-        Stamped(dataset, 0), batch_sampler=batches, num_workers=1, persistent_workers=True, collate_fn=pseudo_collate
+        SeededDataset(dataset, 0),
+        batch_sampler=batches,
+        num_workers=1,
+        persistent_workers=True,
+        collate_fn=pseudo_collate,
     )
     counts = []
     for epoch in range(2):

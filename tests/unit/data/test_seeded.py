@@ -1,4 +1,4 @@
-"""Stamps. Checked: draws depend on (seed, epoch, index) alone; any position is reached; the trainer keeps its draws."""
+"""Draws depend on (seed, epoch, index) alone; any position is reached; the training process keeps its generators."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
-from raydet3d.data.seeded import Stamped, StampedBatches, current_epoch, sample_seed, seed_generators
+from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, current_epoch, sample_seed, seed_generators
 
 
 class Drawing:
-    """A data set of what the generators give."""
+    """A data set whose samples are random draws."""
 
-    pipeline = "found through the stamp"
+    pipeline = "the inner data set's"
 
     def __init__(self, size: int = 11) -> None:
         self.size = size
@@ -42,26 +42,26 @@ def loader(
 ) -> list[list[tuple]]:
     dataset = Drawing(size)
     sampler = DefaultSampler(dataset, seed=5, rank=rank, world_size=world)
-    batches = StampedBatches(BatchSampler(sampler, batch, drop_last=False), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, batch, drop_last=False), sampler)
     batches.set_position(*at)
-    return list(DataLoader(Stamped(dataset, 5), batch_sampler=batches, num_workers=workers, collate_fn=list))
+    return list(DataLoader(SeededDataset(dataset, 5), batch_sampler=batches, num_workers=workers, collate_fn=list))
 
 
-def test_draws_depend_on_the_stamp_alone() -> None:
-    stamped = Stamped(Drawing(), seed=3)
-    first = stamped[(2, 7)]
+def test_draws_depend_on_seed_epoch_and_index_alone() -> None:
+    seeded = SeededDataset(Drawing(), seed=3)
+    first = seeded[(2, 7)]
     np.random.rand(100), random.random(), torch.rand(9)
-    assert stamped[(2, 7)] == first
+    assert seeded[(2, 7)] == first
     assert first[:2] == (2, 7)
-    others = [stamped[(2, 8)], stamped[(3, 7)], Stamped(Drawing(), seed=4)[(2, 7)]]
+    others = [seeded[(2, 8)], seeded[(3, 7)], SeededDataset(Drawing(), seed=4)[(2, 7)]]
     draws = {value for sample in [first, *others] for value in sample[2:]}
     assert len(draws) == 12
 
 
-def test_seeds_are_spread() -> None:
+def test_sample_seeds_do_not_collide() -> None:
     seeds = {sample_seed(seed, epoch, index) for seed in range(5) for epoch in range(20) for index in range(200)}
     assert len(seeds) == 5 * 20 * 200
-    # Neighbouring stamps: half of the 64 bits differ, on average.
+    # Neighbouring indices: half of the 64 bits differ, on average.
     flips = [bin(sample_seed(0, 0, i) ^ sample_seed(0, 0, i + 1)).count("1") for i in range(500)]
     assert 31 < np.mean(flips) < 33
     assert sample_seed(-1, 0, 0) != sample_seed(1, 0, 0)
@@ -71,16 +71,16 @@ def test_the_training_process_keeps_its_own_generators() -> None:
     np.random.seed(1), random.seed(1), torch.manual_seed(1)
     wanted = np.random.rand(3).tolist(), random.random(), torch.rand(3).tolist()
     np.random.seed(1), random.seed(1), torch.manual_seed(1)
-    assert Stamped(Drawing(), 0)[(0, 0)] == Stamped(Drawing(), 0)[(0, 0)]
+    assert SeededDataset(Drawing(), 0)[(0, 0)] == SeededDataset(Drawing(), 0)[(0, 0)]
     with pytest.raises(ValueError, match="no such cloud"):
-        Stamped(Broken(), 0)[(0, 0)]
+        SeededDataset(Broken(), 0)[(0, 0)]
     assert (np.random.rand(3).tolist(), random.random(), torch.rand(3).tolist()) == wanted
     assert current_epoch() == 0
 
 
 def test_a_failing_sample_is_named() -> None:
     with pytest.raises(ValueError, match="no such cloud") as caught:
-        Stamped(Broken(), 0)[(4, 9)]
+        SeededDataset(Broken(), 0)[(4, 9)]
     assert "sample 9 of epoch 4" in caught.value.__notes__[0]
 
 
@@ -93,12 +93,12 @@ def test_seeding_is_cheap() -> None:
     assert best < 15e-6, f"{best * 1e6:.1f} us"
 
 
-def test_attributes_of_the_data_set_are_found_and_it_pickles() -> None:
-    stamped = pickle.loads(pickle.dumps(Stamped(Drawing(), 0)))
-    assert stamped.pipeline == "found through the stamp"
-    assert len(stamped) == 11
-    assert not hasattr(stamped, "no_such_thing")
-    assert stamped[3][1] == 3
+def test_attributes_are_forwarded_also_after_pickling() -> None:
+    seeded = pickle.loads(pickle.dumps(SeededDataset(Drawing(), 0)))
+    assert seeded.pipeline == "the inner data set's"
+    assert len(seeded) == 11
+    assert not hasattr(seeded, "no_such_thing")
+    assert seeded[3][1] == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -118,12 +118,12 @@ def test_two_ranks_make_the_batches_of_one() -> None:
         assert together == [sample for pair in zip(*shares, strict=True) for sample in pair]
 
 
-def test_persistent_workers_hear_of_the_epoch() -> None:
+def test_persistent_workers_know_the_epoch() -> None:
     dataset = Drawing()
     sampler = DefaultSampler(dataset, seed=0)
-    batches = StampedBatches(BatchSampler(sampler, 4, drop_last=True), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, 4, drop_last=True), sampler)
     loading = DataLoader(
-        Stamped(dataset, 0), batch_sampler=batches, num_workers=1, persistent_workers=True, collate_fn=list
+        SeededDataset(dataset, 0), batch_sampler=batches, num_workers=1, persistent_workers=True, collate_fn=list
     )
     for epoch in range(2):
         batches.set_position(epoch, 0)
@@ -141,7 +141,7 @@ def test_a_users_batch_sampler_is_skipped_without_loading() -> None:
             yield from ([a, b] for a, b in zip(order[::2], order[1::2], strict=False))
 
     sampler = DefaultSampler(range(10), seed=0, rank=0, world_size=1)
-    batches = StampedBatches(Pairs(sampler), sampler)
+    batches = EpochBatchSampler(Pairs(sampler), sampler)
     batches.set_position(3, 0)
     whole = list(batches)
     batches.set_position(3, 2)
@@ -152,10 +152,10 @@ def test_a_users_batch_sampler_is_skipped_without_loading() -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 4, 50])
-def test_an_endless_stream_counts_its_passes(done: int) -> None:
+def test_endless_sampler_counts_passes_as_epochs(done: int) -> None:
     def first(skip: int, count: int) -> list[list[tuple[int, int]]]:
         sampler = InfiniteSampler(range(7), seed=0, rank=1, world_size=2)
-        batches = StampedBatches(BatchSampler(sampler, 3, drop_last=True), sampler)
+        batches = EpochBatchSampler(BatchSampler(sampler, 3, drop_last=True), sampler)
         batches.set_position(0, skip)
         walk = iter(batches)
         return [next(walk) for _ in range(count)]
@@ -166,9 +166,9 @@ def test_an_endless_stream_counts_its_passes(done: int) -> None:
         assert [[epoch for epoch, _ in batch] for batch in first(0, 3)] == [[0, 0, 0], [1, 1, 1], [1, 2, 2]]
 
 
-def test_the_position_holds_for_one_iter() -> None:
+def test_position_is_read_when_iter_is_called() -> None:
     sampler = DefaultSampler(range(6), seed=0, rank=0, world_size=1)
-    batches = StampedBatches(BatchSampler(sampler, 2, drop_last=False), sampler)
+    batches = EpochBatchSampler(BatchSampler(sampler, 2, drop_last=False), sampler)
     batches.set_position(1, 2)
     waiting = iter(batches)
     batches.set_position(0, 0)

@@ -15,9 +15,9 @@ from raydet3d.data.datasets.kitti_io import (
     camera_to_lidar,
     read_calib,
     read_cloud,
+    read_image_size,
     read_labels,
     read_plane,
-    read_png_size,
 )
 from raydet3d.data.synthetic.camera_images import calibration, camera_grid, look, paint
 from raydet3d.data.synthetic.kitti_layout import Frame, frame_names, write_town
@@ -238,7 +238,7 @@ def test_files_parse_and_agree(town: Path):
         name = path.stem
         points, calib = read_cloud(path), read_calib(folder / "calib" / f"{name}.txt")
         labels, plane = read_labels(folder / "label_2" / f"{name}.txt"), read_plane(folder / "planes" / f"{name}.txt")
-        assert read_png_size(folder / "image_2" / f"{name}.png") == (375, 1242)
+        assert read_image_size(folder / "image_2" / f"{name}.png") == ((375, 1242), True)
         assert 15_000 < len(points) < 29_000
         assert (folder / "image_2" / f"{name}.png").stat().st_size < 100_000
         boxes = camera_to_lidar(labels.boxes, calib.lidar2cam)

@@ -37,7 +37,7 @@ def config(root: Path, **more: object) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("towns") / "deep" / "town"
-    TownDataset.ready(config(root))
+    TownDataset.check_data(config(root))
     return root
 
 
@@ -57,14 +57,14 @@ def test_without_a_root_it_goes_to_the_same_folder_twice(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     cfg = {key: value for key, value in config(tmp_path).items() if key != "data_root"}
     cfg["town"] = {**TOWN, "num_train": 1, "num_val": 1}
-    TownDataset.ready(cfg)
+    TownDataset.check_data(cfg)
     assert (tmp_path / "data/town/settings.json").is_file()
     assert len(DATASETS.build(cfg)) == len(DATASETS.build({**cfg, "data_root": ""})) == 1
 
 
 def test_second_use_leaves_the_files_alone(root: Path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    TownDataset.ready(config(root))
+    TownDataset.check_data(config(root))
     dataset = DATASETS.build(config(root))
     assert len(dataset) == 3
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
@@ -92,7 +92,7 @@ def test_samples_come_out_as_those_of_kitti(root: Path):
 def test_another_town_in_the_folder_is_refused(root: Path, key: str):
     cfg = config(root) | dict(town={**TOWN, key: 7})
     with pytest.raises(InputError) as error:
-        TownDataset.ready(cfg)
+        TownDataset.check_data(cfg)
     message = str(error.value)
     assert f"the town with {key}={TOWN[key]}, the config asks for {key}=7" in message
     assert str(root) in message
@@ -104,14 +104,14 @@ def test_another_town_in_the_folder_is_refused(root: Path, key: str):
 def test_a_folder_with_something_else_is_refused(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="no generated town"):
-        TownDataset.ready(config(tmp_path))
+        TownDataset.check_data(config(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_parent_that_cannot_be_written_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write the town to"):
-        TownDataset.ready(config(tmp_path / "file" / "town"))
+        TownDataset.check_data(config(tmp_path / "file" / "town"))
 
 
 def test_what_a_killed_generation_left_is_cleared_away(tmp_path: Path):
@@ -119,7 +119,7 @@ def test_what_a_killed_generation_left_is_cleared_away(tmp_path: Path):
     left.mkdir(parents=True)
     (left / "half.bin").write_bytes(b"1")
     (tmp_path / "town").mkdir()  # empty, as a volume that was just mounted
-    TownDataset.ready(config(tmp_path / "town"))
+    TownDataset.check_data(config(tmp_path / "town"))
     assert (tmp_path / "town" / "settings.json").is_file()
     assert not (tmp_path / ".town.partial").exists()
     assert not list((tmp_path / "town").rglob("half.bin"))
@@ -146,4 +146,4 @@ def test_of_three_processes_one_generates_and_the_others_wait(tmp_path: Path):
 
 def test_a_misspelt_setting_is_named():
     with pytest.raises(InputError, match="did you mean 'num_train'"):
-        TownDataset.ready(dict(data_root="nowhere", town=dict(num_trian=3)))
+        TownDataset.check_data(dict(data_root="nowhere", town=dict(num_trian=3)))

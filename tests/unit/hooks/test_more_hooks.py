@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from raydet3d.data import Compose, RepeatDataset
-from raydet3d.data.seeded import Stamped
+from raydet3d.data.seeded import SeededDataset
 from raydet3d.errors import InputError
 from raydet3d.hooks import BenchmarkHook, DisableAugHook, DisableObjectSampleHook, Hook, ProfilerHook
 from raydet3d.models import BaseTTAModel
@@ -248,7 +248,7 @@ DEPTHS = {
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_f14_transforms_go_off_however_deep_the_data_set_lies(depth: str) -> None:
-    dataset = Stamped(DEPTHS[depth](), seed=0)
+    dataset = SeededDataset(DEPTHS[depth](), seed=0)
     runner: Any = SimpleNamespace(
         train_dataloader=SimpleNamespace(dataset=dataset), logger=SimpleNamespace(warning=pytest.fail)
     )

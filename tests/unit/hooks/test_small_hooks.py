@@ -125,6 +125,6 @@ def test_object_sample_goes_off_at_its_epoch_also_after_a_resume(tmp_path: Path,
 def test_nothing_to_turn_off_is_said(tmp_path: Path) -> None:
     runner = make(tmp_path, custom_hooks=[{"type": "DisableObjectSampleHook"}])
     runner.logger.setLevel("WARNING")
-    runner.train_dataloader.dataset.dataset.turn_off = lambda *_: 0
+    runner.train_dataloader.dataset.dataset.disable_transform = lambda *_: 0
     runner.train()
     assert "nothing to do" in next(tmp_path.glob("*/*.log")).read_text()

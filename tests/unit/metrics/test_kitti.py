@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES
 from raydet3d.errors import InputError
-from raydet3d.info_file import KITTI_CATEGORIES
 from raydet3d.metrics import KittiMetric
 from raydet3d.registry import METRICS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes

@@ -148,7 +148,7 @@ def test_data_are_made_ready_through_wrappers(tmp_path: Path) -> None:
 
     class Town:
         @classmethod
-        def ready(cls, cfg: Any) -> None:
+        def check_data(cls, cfg: Any) -> None:
             asked.append(cfg["data_root"])
             if cfg["data_root"] == "nowhere":
                 raise InputError("nowhere does not exist; prepare it so and so")

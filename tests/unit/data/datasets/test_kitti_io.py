@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from raydet3d.data.datasets.kitti_io import (
     camera_to_lidar,
@@ -14,9 +15,9 @@ from raydet3d.data.datasets.kitti_io import (
     lidar_to_camera,
     read_calib,
     read_cloud,
+    read_image_size,
     read_labels,
     read_plane,
-    read_png_size,
 )
 from raydet3d.errors import InputError
 from raydet3d.ops.points import points_in_boxes
@@ -93,7 +94,6 @@ def test_difficulty_follows_height_occlusion_and_truncation(tmp_path: Path) -> N
     [
         ("Car 0 0 0 1 2 3 4 1 1 1 0 0 9", "line 2: 14 fields, the field 'rotation_y' is missing"),
         ("Car 0 0 0 1 2 3 4 1 1 1 0 zero 9 0", "line 2: y is 'zero', not a number"),
-        ("Car 0 0 0 1 2 3 4 1 1 1 0 nan 9 0", "line 2: holds a number that is not finite"),
         ("Car 0 0 0 1 2 3 4 1 1 1 0 0 9 0 1 1", "line 2: 17 fields"),
     ],
 )
@@ -118,16 +118,74 @@ def test_a_plane_points_up_and_is_of_unit_normal(tmp_path: Path) -> None:
         read_plane(write(tmp_path / "1.txt", "a\nb\nc\n1 2 3\n"))
 
 
-def test_image_size_comes_from_the_header(tmp_path: Path) -> None:
+def test_image_size_comes_from_the_header_and_truncation_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "0.png"
     path.write_bytes(png(370, 1224))
-    assert read_png_size(path) == (370, 1224)
+    assert read_image_size(path) == ((370, 1224), True)
+    for cut in (1, 12, 100):
+        path.write_bytes(png(370, 1224)[:-cut])
+        assert read_image_size(path) == ((370, 1224), False)
     path.write_bytes(png()[:20])
-    with pytest.raises(InputError, match=r"not a PNG image, or cut off \(20 bytes\)"):
-        read_png_size(path)
-    path.write_bytes(b"\xff\xd8\xff" + bytes(40))
-    with pytest.raises(InputError, match="not a PNG"):
-        read_png_size(path)
+    with pytest.raises(InputError, match=r"0\.png: "):
+        read_image_size(path)
+    path = tmp_path / "0.jpg"
+    Image.new("RGB", (621, 187)).save(path)
+    assert read_image_size(path) == ((187, 621), True)
+    path.write_bytes(path.read_bytes()[:-300])
+    assert read_image_size(path) == ((187, 621), False)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({8: "0"}, "size of zero"),
+        ({9: "-1.5"}, "size of zero"),
+        ({10: "nan"}, "not finite"),
+        ({13: "inf"}, "not finite"),
+        ({4: "nan"}, "not finite"),
+        ({11: "1e6"}, "coordinate beyond"),
+        ({10: "4000"}, "size above"),
+        ({14: "-90"}, "degrees"),
+    ],
+)
+def test_impossible_boxes_become_dont_care_regions(tmp_path: Path, change: dict[int, str], reason: str) -> None:
+    words = label("Car", 10, 0).split()
+    for field, word in change.items():
+        words[field] = word
+    text = f"{' '.join(words)}\n{label('Van', 20, 3)}\n{DONT_CARE}\n"
+    found, reasons = read_labels(write(tmp_path / "0.txt", text)).without_bad_boxes()
+    assert found.names == ("DontCare", "Van", "DontCare")
+    assert list(reasons) == [0]
+    assert reason in reasons[0]
+    assert np.isfinite(found.boxes).all()
+    assert np.isfinite(found.bbox).all()
+    assert found.boxes[0].tolist() == found.boxes[2].tolist()
+    assert found.difficulty.tolist() == [-1, 0, -1]
+
+
+def test_dont_care_lines_are_no_impossible_boxes(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path / "0.txt", f"{label('Car', 10, 0)}\n{DONT_CARE}\n"))
+    assert labels.without_bad_boxes() == (labels, {})
+
+
+def test_byte_order_marks_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "0.txt"
+    path.write_text(f"{label('Car', 10, 0)}\n", encoding="utf-8-sig")
+    assert read_labels(path).names == ("Car",)
+    path.write_text(calib(), encoding="utf-8-sig")
+    assert set(read_calib(path).p) == {0, 1, 2, 3}
+    path.write_text(calib(), encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_calib(path)
+
+
+def test_p2_is_the_only_projection_that_is_needed(tmp_path: Path) -> None:
+    text = "\n".join(line for line in calib().splitlines() if line[:2] not in ("P0", "P1", "P3"))
+    found = read_calib(write(tmp_path / "0.txt", text))
+    assert list(found.p) == [2]
+    assert found.guess_image_size() == (360, 1200)
+    with pytest.raises(InputError, match="has no P2"):
+        read_calib(write(tmp_path / "1.txt", text.replace("P2", "P9")))
 
 
 def test_a_truncated_cloud_is_named_with_both_sizes(tmp_path: Path) -> None:
@@ -137,6 +195,11 @@ def test_a_truncated_cloud_is_named_with_both_sizes(tmp_path: Path) -> None:
     for cut, whole in ((6, 144), (2, 144)):
         path.write_bytes(path.read_bytes()[:-cut] if path.stat().st_size == 160 else path.read_bytes()[:150])
         with pytest.raises(InputError, match=f"{path.stat().st_size} bytes, not a multiple of the 16 .* {whole} bytes"):
+            read_cloud(path)
+    whole = np.arange(40, dtype=np.float32).tobytes()
+    for extra in range(1, 16):
+        path.write_bytes(whole + bytes(extra))
+        with pytest.raises(InputError, match=f"{160 + extra} bytes, not a multiple"):
             read_cloud(path)
     path.write_bytes(b"abc")
     with pytest.raises(InputError, match="3 bytes"):
@@ -187,7 +250,8 @@ def test_the_camera_sees_its_frustum_only() -> None:
 )
 def test_real_clouds_reduce_to_the_known_numbers(name: str, points: int) -> None:
     folder = KITTI / "training"
-    found, size = read_calib(folder / f"calib/{name}.txt"), read_png_size(folder / f"image_2/{name}.png")
+    found, size = read_calib(folder / f"calib/{name}.txt"), read_image_size(folder / f"image_2/{name}.png")[0]
+    assert found.guess_image_size() == size
     cloud = read_cloud(folder / f"velodyne/{name}.bin")
     assert in_view(cloud, found.p[2] @ found.lidar2cam, size).sum() == points
 
