@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from raydet3d.cli import run_command
 from raydet3d.data.prepare import kitti_frames, prepare_kitti
@@ -303,3 +304,128 @@ def test_unknown_types_in_label_files_are_named_once(tmp_path: Path, caplog: pyt
         prepare_kitti(root)
         said = "2 'Pedestrain' (did you mean 'Pedestrian'?), 2 'Zeppelin'; KITTI's types are Pedestrian, "
         assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("kind", ["none", "some", "jpg", "truncated", "unreadable"])
+def test_images_are_not_needed_for_the_lidar(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    root, whole = write_kitti(tmp_path / "kitti"), write_kitti(tmp_path / "whole")
+    for folder in (root, whole):  # with KITTI's own camera the image size is known without the image
+        for path in (folder / "training/calib").iterdir():
+            path.write_text(path.read_text().replace("7.000000000000e+02", "7.215377000000e+02"))
+    images = sorted((root / "training/image_2").iterdir())
+    if kind == "none":
+        remove(root / "training/image_2")
+    for path in [] if kind == "none" else images[:2]:
+        data = path.read_bytes()
+        path.unlink()
+        if kind == "jpg":
+            Image.new("RGB", (1242, 375)).save(path.with_suffix(".jpg"))
+        elif kind != "some":
+            path.write_bytes(data[: -100 if kind == "truncated" else 10])
+    prepare_kitti(root)
+    prepare_kitti(whole)
+    made, wanted = outputs(root), outputs(whole)
+    assert {name: made[name] for name in made if "kitti_infos" not in name} == {
+        name: wanted[name] for name in wanted if "kitti_infos" not in name
+    }
+    camera = read_infos(root / "kitti_infos_train.pkl")["data_list"][0]["images"]["CAM2"]
+    assert (camera["height"], camera["width"]) == (375, 1242)
+    assert camera.get("img_path") == {"none": None, "some": None, "jpg": "000000.jpg"}.get(kind, "000000.png")
+    said = {
+        "none": "6 frames have no image",
+        "some": "2 frames have no image",
+        "truncated": "2 images are truncated or unreadable",
+        "unreadable": "2 images are truncated or unreadable",
+    }
+    lines = warnings_of(caplog)
+    assert [said[kind] in line for line in lines] == [True] if kind in said else not lines
+    if kind in ("truncated", "unreadable"):
+        assert str(images[0]) in lines[0]
+
+
+def test_p2_is_the_only_camera_that_is_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    path = root / "training/calib/000001.txt"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if line[:2] not in ("P0", "P1", "P3")))
+    prepare_kitti(root)
+    frames = read_infos(root / "kitti_infos_train.pkl")["data_list"]
+    assert set(frames[1]["images"]) == {"CAM2", "R0_rect"}
+    assert set(frames[0]["images"]) == {"CAM0", "CAM1", "CAM2", "CAM3", "R0_rect"}
+    (line,) = warnings_of(caplog)
+    assert "1 calib files lack" in line
+    assert str(path) in line
+
+
+def test_impossible_boxes_are_counted_and_kept_out_of_the_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    for name, field, word in (("000000", 8, "0"), ("000001", 8, "nan"), ("000002", 11, "12345")):
+        path = root / f"training/label_2/{name}.txt"
+        lines = path.read_text().splitlines()
+        words = lines[0].split()
+        words[field] = word
+        path.write_text("\n".join([" ".join(words), *lines[1:]]))
+    for _ in range(2):  # also from the journal
+        caplog.clear()
+        prepare_kitti(root)
+        (line,) = warnings_of(caplog)
+        assert "3 objects have a 3D box that cannot be right" in line
+        for part in ("1 with a size of zero or less", "1 with a number that is not finite", "000000.txt object 1"):
+            assert part in line
+    assert [entry["image_idx"] for entry in read_infos(root / "kitti_dbinfos_train.pkl")["Car"]] == [3]
+    instances = read_infos(root / "kitti_infos_train.pkl")["data_list"][1]["instances"]
+    assert [one["bbox_label_3d"] for one in instances] == [-1, 0, 1, 3, -1]
+    assert np.isfinite([one["bbox_3d"] for one in instances]).all()
+
+
+def test_a_frame_listed_twice_is_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, once = write_kitti(tmp_path / "kitti"), write_kitti(tmp_path / "once")
+    (root / "ImageSets/train.txt").write_text("000000\n000001\n000000\n000002\n000003\n000001\n", encoding="utf-8-sig")
+    prepare_kitti(root)
+    (line,) = warnings_of(caplog)
+    assert "train.txt: 2 frames are listed more than once" in line
+    prepare_kitti(once)
+    assert outputs(root) == outputs(once)
+
+
+def test_a_frame_of_both_train_and_val_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    (root / "ImageSets/val.txt").write_text("000003\n000004\n")
+    prepare_kitti(root)
+    (line,) = warnings_of(caplog)
+    assert "1 frames are in train.txt and in val.txt (first: 000003)" in line
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe0\x000\x00", b"\x80\x81"])
+def test_a_list_that_is_no_text_is_one_line(tmp_path: Path, text: bytes) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    (root / "ImageSets/val.txt").write_bytes(text)
+    with pytest.raises(InputError, match=r"val\.txt: not a text file"):
+        prepare_kitti(root)
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    [".prepare.lock", ".prepare.journal", "kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", ".prepare.probe"],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str
+) -> None:
+    root = write_kitti(tmp_path / "kitti")
+    (root / blocked / "in the way").mkdir(parents=True)  # stands for missing permissions, which root does not lack
+    assert main(["kitti", str(root), "--workers", "0"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert str(root) in errors[0]
+
+
+def test_a_nul_character_in_the_path_and_an_unknown_data_set_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, word in ((["kitti", "a\0b"], "NUL"), (["kity", "data"], "'kitti'")):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert word in line
