@@ -75,6 +75,8 @@ def read_infos(path: str | Path, *, hint: str = "") -> Any:
         InputError: The file does not exist, is damaged, or holds anything else; the message names the file.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise InputError(f"the path {str(path)!r} holds a NUL character")
     try:
         with path.open("rb") as file:
             return _PlainUnpickler(file).load()

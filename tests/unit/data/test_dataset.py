@@ -71,6 +71,19 @@ def test_labels_follow_the_configs_classes(tiny: Path) -> None:
         build(tiny, metainfo={"classes": ["Pedestrain"]})
 
 
+def test_nul_characters_in_paths_are_refused(tiny: Path, tmp_path: Path) -> None:
+    def spoil(content):
+        content["data_list"][1]["lidar_points"]["lidar_path"] = "00\x0001.bin"
+
+    for change in ({"ann_file": "a\0b.pkl"}, {"data_root": "a\0b"}, {"data_prefix": {"pts": "a\0b"}}):
+        with pytest.raises(InputError, match="NUL"):
+            DATASETS.build({**dataset_cfg(tiny, pipeline=[]), **change})
+    with pytest.raises(InputError, match=r"kitti_infos_train\.pkl: .*NUL"):
+        build(rewrite(tiny, tmp_path, spoil))
+    with pytest.raises(InputError, match="NUL"):
+        read_infos("a\0b")
+
+
 @pytest.mark.parametrize(("place", "value"), [(4, 0.0), (3, -1.0), (5, np.inf), (4, np.nan), (0, np.inf), (6, np.nan)])
 def test_boxes_without_a_finite_size_and_place_are_left_out_and_named(
     tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, value: float
