@@ -287,7 +287,7 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
     if not callable(thing):
         raise BadArgument(f"a {registry.name}'s type is a name, a class or a function, got {kind!r}")
     args = {key: _fetched(value) for key, value in args.items()}
-    check_arguments(registry, thing, args)
+    check_constructor(registry, thing, args)
     try:
         return thing(**args)
     except TypeError as error:
@@ -297,7 +297,7 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
         raise refusal from None
 
 
-def check_arguments(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
+def check_constructor(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
     """Refuse an argument that the constructor does not take, with the nearest one that it does."""
     try:
         signature = inspect.signature(thing)

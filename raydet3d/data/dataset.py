@@ -16,7 +16,7 @@ from raydet3d.data.pipeline import Compose, Sample
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend, read_infos, to_v2
 from raydet3d.log import get_logger
-from raydet3d.registry import DATASETS, check_arguments
+from raydet3d.registry import DATASETS, check_constructor
 from raydet3d.structures import get_box_type
 
 # Key in an info file -> key in a sample's annotation, and dtype. Other keys keep their name.
@@ -158,7 +158,7 @@ class Det3DDataset(Dataset[Any]):
             InputError: Root, info file or a folder does not exist (the message says how to make it), or an argument is
                 unknown.
         """
-        check_arguments(DATASETS, cls, {key: value for key, value in cfg.items() if key not in ("type", "_scope_")})
+        check_constructor(DATASETS, cls, {key: value for key, value in cfg.items() if key not in ("type", "_scope_")})
         root = cfg.get("data_root") or ""
         hint = cls.HINT.format(root=root or ".")
         if root:

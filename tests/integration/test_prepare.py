@@ -306,6 +306,13 @@ def test_unknown_types_in_label_files_are_named_once(tmp_path: Path, caplog: pyt
         assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
+def exit_code(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr("sys.argv", ["prepare", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    return ended.value.code
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
@@ -414,18 +421,20 @@ def test_a_list_that_is_no_text_is_one_line(tmp_path: Path, text: bytes) -> None
     [".prepare.lock", ".prepare.journal", "kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", ".prepare.probe"],
 )
 def test_a_folder_that_cannot_be_written_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, blocked: str
 ) -> None:
     root = write_kitti(tmp_path / "kitti")
     (root / blocked / "in the way").mkdir(parents=True)  # stands for missing permissions, which root does not lack
-    assert main(["kitti", str(root), "--workers", "0"]) == 2
+    assert exit_code(["kitti", str(root), "--workers", "0"], monkeypatch) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
     assert str(root) in errors[0]
 
 
-def test_a_nul_character_in_the_path_and_an_unknown_data_set_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_nul_character_in_the_path_and_an_unknown_data_set_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for arguments, word in ((["kitti", "a\0b"], "NUL"), (["kity", "data"], "'kitti'")):
-        assert main(arguments) == 2
+        assert exit_code(arguments, monkeypatch) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert word in line

@@ -15,7 +15,6 @@ from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 
-
 EXAMPLES = """example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
 
