@@ -120,7 +120,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from torch import nn
 
     from raydet3d.optim import Schedule
-    from raydet3d.runtime.build import build_optim, build_schedulers, lr_ratio
+    from raydet3d.runtime.build import build_optim, build_schedulers
     from raydet3d.runtime.validate import refuse_deleted_optimizer
 
     # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
@@ -128,19 +128,18 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
-    if cfg.get("auto_scale_lr"):
-        samples = workers * int(_needed(cfg, "train_dataloader").get("batch_size", 1))
-        wrapper.scale_lr(lr_ratio(cfg["auto_scale_lr"], samples) or 1.0)
+    scale = cfg.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        if not scale.get("base_batch_size"):
+            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
+        wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale["base_batch_size"])
     loop = _needed(cfg, "train_cfg")
     max_epochs, max_iters = (None if loop.get(key) is None else int(loop[key]) for key in ("max_epochs", "max_iters"))
     by_epoch = max_epochs is not None
     total = max_iters if max_epochs is None else max_epochs * epoch_length
     if total is None:
         raise InputError("train_cfg has neither max_epochs nor max_iters, so the run has no length")
-    schedulers = build_schedulers(
-        cfg.get("param_scheduler"), wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters
-    )
-    assert isinstance(schedulers, list)  # of one optimizer
+    schedulers = build_schedulers(cfg, wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters)
     curves = [item for item in schedulers if not getattr(item, "need_val_args", False)]
     schedule = Schedule(schedulers)
     lr, momentum = [], []

@@ -37,7 +37,6 @@ class EMAHook(Hook):
     """
 
     priority = "NORMAL"
-    copies_model = True
 
     def __init__(
         self,

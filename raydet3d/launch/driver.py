@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -45,7 +45,6 @@ from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.launch.status_line import status_line
 from raydet3d.launch.worker import quiet_file_loggers, run_worker
 from raydet3d.log import close_logger, open_logger
-from raydet3d.runtime.ddp import config_needs_all_ranks
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
@@ -228,7 +227,7 @@ class RetryLoop:
     def _room(self, nodes: Sequence[Node]) -> int:
         """How many workers of those that may be there is room for, and an iteration can be shared by."""
         fits, slots = min(max_placeable_workers(self.options, nodes), self.options.most), self.options.slots
-        return shared_evenly(fits, slots) if slots and config_needs_all_ranks(self._plan.cfg) else fits
+        return shared_evenly(fits, slots) if slots and asks_others(self._plan.cfg) else fits
 
     def _leave_if_asked(self) -> None:
         if (reason := self._asked()) is not None:
@@ -389,6 +388,11 @@ class RetryLoop:
             )
             return "the run hung"
         return f"a worker process died ({death})"
+
+
+def asks_others(cfg: Mapping[str, Any]) -> bool:
+    """Whether the model's passes ask other ranks (shards, SyncBatchNorm), so that all have to do equally many."""
+    return bool(cfg.get("sync_bn")) or "FullySharded" in str((cfg.get("model_wrapper_cfg") or {}).get("type"))
 
 
 class Interval:

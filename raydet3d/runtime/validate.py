@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE
@@ -36,8 +36,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
         InputError: Parts of training, validation or testing are missing, or a section has an unknown key or a value of
             the wrong type or range.
     """
-    model = cfg.get("model")
-    if not isinstance(model, Mapping) and not callable(model):  # a module that is already built is callable
+    if not isinstance(cfg.get("model"), Mapping):
         raise InputError("the config has no model=dict(type=...)")
     run = read_run_config(cfg)
     for mode, names in TRIPLES.items():
@@ -45,7 +44,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
         if there and len(there) < 3:
             absent = ", ".join(name for name in names if name not in there)
             raise InputError(f"the config has {' and '.join(there)} but no {absent}: all three or none")
-        if len(there) == 3 and not hasattr(cfg[f"{mode}_cfg"], "run"):  # a loop that is already built has it
+        if len(there) == 3:
             key = f"{mode}_cfg"
             with config_context(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
@@ -87,18 +86,15 @@ def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
     return out
 
 
-def hook_cfgs(default_hooks: Mapping[str, Any] | None, custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
-    """Return all hooks in registration order, each with its config key."""
-    return [*default_hook_cfgs(default_hooks), *custom_hook_cfgs(custom_hooks)]
+def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
+    """All hooks in registration order, each with the key it came from.
 
-
-def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """Return the default hooks, each with its config key.
-
-    A dict in the config replaces the default as a whole; None removes it; other names are added.
+    A default hook's dict in the config replaces ours as a whole; None switches it off; a name of the config's own is
+    added.
 
     Args:
         default_hooks: Of the config.
+        custom_hooks: Of the config.
     """
     given = dict(default_hooks or {})
     out: list[tuple[str, Any]] = []
@@ -110,12 +106,8 @@ def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str
         if mine is None:
             raise InputError(f"default_hooks.{name}: there is no such default hook to switch off")
         out.append((f"default_hooks.{name}", mine))
+    out.extend((f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ()))
     return out
-
-
-def custom_hook_cfgs(custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
-    """Return the custom hooks, each with its config key."""
-    return [(f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ())]
 
 
 def _check_arguments(table: Registry, cfg: Mapping[str, Any]) -> None:

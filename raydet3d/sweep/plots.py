@@ -1,30 +1,34 @@
-"""A sweep's pictures: values over time, settings side by side, what matters, and the best trials' learning rates."""
+"""Plots of a sweep: scores over time, parallel coordinates of the settings, and the best trials' schedules."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from raydet3d.sweep.importance import fits, importance, positions
 from raydet3d.sweep.results import Results
+from raydet3d.sweep.sweep_console import describe, short_names
 from raydet3d.sweep.trial_store import DONE, FAILED, Trial
-from raydet3d.sweep.trial_table import describe, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GREY, RED = "#b0b0b0", "#c0392b"
-NAMED = 6  # trials that a legend names
+NAMED = 6  # trials in the legend
 
 
-def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the pictures that the results allow.
+def plot_results(results: Results, folder: Path) -> list[tuple[str, Path]]:
+    """Write the plots that the results allow.
 
     Args:
         results: The results.
-        folder: Where to.
+        folder: Folder for the PNG files.
 
     Returns:
-        Title and file of each.
+        Title and path of each plot.
     """
     import matplotlib as mpl
 
@@ -34,7 +38,6 @@ def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
     for title, name, painter in (
         ("The metric over time", "curves", _curves),
         ("Settings and what they came to", "parallel", _parallel),
-        ("How much each key explains", "importance", _importance),
         ("Learning rate and momentum of the best trials", "schedules", _schedules),
     ):
         figure = painter(results)
@@ -47,7 +50,7 @@ def draw(results: Results, folder: Path) -> list[tuple[str, Path]]:
     return out
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -55,7 +58,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def _colour(place: int, count: int) -> Any:
-    """From the best trial's blue to the worst one's yellow."""
+    """Return a colour from blue (best trial) to yellow (worst trial)."""
     import matplotlib as mpl
 
     return mpl.colormaps["viridis"](0.1 + 0.85 * place / max(count - 1, 1))
@@ -66,7 +69,7 @@ def _label(trial: Trial) -> str:
     return f"{trial.id}  {text if len(text) < 60 else text[:57] + '...'}"
 
 
-def _curves(results: Results) -> Any:
+def _curves(results: Results) -> Figure | None:
     trials = [trial for trial in results.trials if trial.reports]
     if not trials:
         return None
@@ -92,10 +95,10 @@ def _is_pbt(trials: list[Trial]) -> bool:
     return any(trial.exploits for trial in trials)
 
 
-def _parallel(results: Results) -> Any:
+def _parallel(results: Results) -> Figure | None:
     trials = [t for t in results.trials if t.state != FAILED and t.best(results.mode) is not None]
     known = {
-        key: [t for t in trials if key in results.values[t.id] and fits(results.values[t.id][key], kind)]
+        key: [t for t in trials if key in results.values[t.id] and has_position(results.values[t.id][key], kind)]
         for key, kind in results.kinds.items()
     }
     keys = [key for key, some in known.items() if len(some) > 1]
@@ -128,26 +131,7 @@ def _parallel(results: Results) -> Any:
     return figure
 
 
-def _importance(results: Results) -> Any:
-    shares = importance(results)
-    if not shares:
-        return None
-    figure, (axes,) = _figure(7, 1.1 + 0.42 * len(shares))
-    names = short_names(list(shares))
-    keys = list(shares)[::-1]
-    axes.barh([names[key] for key in keys], [100 * shares[key] for key in keys], color="#2c7fb8", height=0.6)
-    for row, key in enumerate(keys):
-        axes.text(100 * shares[key] + 1, row, f"{100 * shares[key]:.0f} %", va="center", fontsize=8)
-    counted = sum(t.state != FAILED and t.best(results.mode) is not None for t in results.trials)
-    axes.set_xlim(0, 112)
-    axes.set_xlabel(
-        f"share of the spread of {results.metric.rsplit('/', 1)[-1]} that the key explains alone ({counted} trials)"
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _schedules(results: Results) -> Any:
+def _schedules(results: Results) -> Figure | None:
     curves = [(trial, read_scalars(results.folder / "trials" / trial.id)) for trial in results.trials[:3]]
     shown = {key: [(t, s[key]) for t, s in curves if len(s.get(key, ())) > 1] for key in ("lr", "momentum")}
     shown = {key: some for key, some in shown.items() if some}
@@ -165,15 +149,43 @@ def _schedules(results: Results) -> Any:
     return figure
 
 
-def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """A trial's logged training scalars, as (iteration, value).
+def positions(values: Sequence[Any], kind: str) -> tuple[list[float], Mapping[float, str]]:
+    """Place a key's values on an axis from 0 to 1.
 
     Args:
-        folder: The trial's folder.
+        values: Values for which `has_position` holds.
+        kind: Scale of the key: `log`, `linear` or `choice`.
+
+    Returns:
+        Position of each value, and the axis labels by position.
     """
+    if kind == "choice":
+        named = {str(value): value for value in values}
+        order = sorted(named, key=lambda name: (0, named[name], "") if _is_finite(named[name]) else (1, 0, name))
+        step = 1 / max(len(order) - 1, 1)
+        place = {name: i * step if len(order) > 1 else 0.5 for i, name in enumerate(order)}
+        return [place[str(value)] for value in values], {at: name for name, at in place.items()}
+    numbers = [math.log(value) if kind == "log" else float(value) for value in values]
+    low, high = min(numbers), max(numbers)
+    width = (high - low) or 1.0
+    ends = {0.0: f"{min(values):.4g}", 1.0: f"{max(values):.4g}"} if high > low else {0.5: f"{values[0]:.4g}"}
+    return [(number - low) / width if high > low else 0.5 for number in numbers], ends
+
+
+def has_position(value: object, kind: str) -> bool:
+    """Whether a value has a position on a key's axis: a baseline may set 0 on a log scale, or no number at all."""
+    return kind == "choice" or (_is_finite(value) and (kind != "log" or value > 0))
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read a trial's training scalars by name, as (iteration, value)."""
     out: dict[str, list[tuple[int, float]]] = {}
     try:
-        lines = (folder / "scalars.json").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "scalars.json").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return out
     for line in lines:
@@ -181,9 +193,8 @@ def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry.get("mode") != "train":
-            continue
-        for key, value in entry.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                out.setdefault(key, []).append((int(entry["iter"]), float(value)))
+        if isinstance(entry, dict) and entry.get("mode") == "train" and _is_finite(entry.get("iter")):
+            for key, value in entry.items():
+                if _is_finite(value):
+                    out.setdefault(key, []).append((int(entry["iter"]), float(value)))
     return out

@@ -1,36 +1,37 @@
-"""What a sweep has come to: rows, tables as CSV and JSON, and the best setting as a config that trains as it stands."""
+"""Results of a sweep: trials best first, as CSV, JSON and HTML, and the best trial's config."""
 
 from __future__ import annotations
 
-import csv
-import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
+from raydet3d.sweep.sweep_console import align, describe, to_rows
 from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, ranked, read_json
-from raydet3d.sweep.trial_table import align, describe, to_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """A sweep's trials, best first.
+    """Trials of a sweep, best first.
 
     Args:
         folder: The sweep's folder.
         name: Its name.
-        metric: Whole name of the metric.
-        mode: ``max`` or ``min``.
-        counter: What runs count.
+        metric: Full name of the metric.
+        mode: `max` or `min`.
+        counter: Unit of training length: `epoch` or `iter`.
         trials: The trials.
-        kinds: For each key of the space: ``log``, ``linear`` or ``choice``.
-        values: Value of each key in each trial, the config's own where the setting has none.
-        seconds: How long the sweep has taken.
-        num_seeds: Trials of each setting.
+        kinds: Scale of each key of the space: `log`, `linear` or `choice`.
+        values: Values of each trial by key; the config's own where its setting has none.
+        seconds: Duration of the sweep.
+        num_seeds: Number of trials per setting.
     """
 
     folder: Path
@@ -46,17 +47,17 @@ class Results:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial; None where none has a value."""
+        """Return the best trial, or None where no trial has a score."""
         first = self.trials[0] if self.trials else None
         return first if first is not None and first.state != FAILED and first.best(self.mode) is not None else None
 
     @property
     def best_config(self) -> Path:
-        """The best setting as a config."""
+        """Path of the best trial's config."""
         return self.folder / "best_config.py"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict for each trial, best first."""
+        """Return one flat dict per trial, best first."""
         means = self.means()
         out = []
         for rank, trial in enumerate(self.trials, 1):
@@ -82,7 +83,7 @@ class Results:
         return out
 
     def means(self) -> dict[int, float]:
-        """Mean of the best values of each setting's trials."""
+        """Return the mean of the trials' best scores by number of the setting."""
         values: dict[int, list[float]] = {}
         for trial in self.trials:
             value = trial.best(self.mode)
@@ -102,30 +103,34 @@ class Results:
             lines = [*align(rows), "", *lines]
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        rows = self.rows()
-        if not rows:
+    def to_frame(self) -> pd.DataFrame:
+        """Return `rows` as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), dtype=object)  # object: an integer column with gaps stays one
+
+    def to_html(self) -> str:
+        """Return the rows as an HTML table."""
+        frame = self.to_frame()
+        if frame.empty:
             return "<p>no trials</p>"
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        head = "".join(f"<th>{html.escape(key)}</th>" for key in keys)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell(row.get(key)))}</td>" for key in keys) + "</tr>" for row in rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        table: str = frame.map(_format_cell).to_html(index=False, border=0)
+        return table
+
+    _repr_html_ = to_html
 
 
-def cell(value: Any) -> str:
-    """A value for a table."""
-    if value is None:
+def _format_cell(value: object) -> str:
+    if value is None or value != value:  # NaN stands for a key that the trial does not have
         return ""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def read_results(folder: Path) -> Results:
-    """The results of a sweep's folder, as far as it has come.
+    """Read the results of a sweep, finished or not.
 
     Args:
-        folder: The folder.
+        folder: The sweep's folder.
 
     Raises:
         InputError: There is no sweep in it.
@@ -153,13 +158,8 @@ def read_results(folder: Path) -> Results:
 
 
 def write_tables(results: Results) -> None:
-    """Write ``results.csv`` and ``results.json``."""
-    rows = results.rows()
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with (results.folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    """Write `results.csv` and `results.json`."""
+    results.to_frame().to_csv(results.folder / "results.csv", index=False)
     whole = {
         "name": results.name,
         "metric": results.metric,
@@ -167,18 +167,18 @@ def write_tables(results: Results) -> None:
         "seconds": results.seconds,
         "trials": [
             {**row, "exploits": trial.exploits, "curve": [[r["at"], r["score"]] for r in trial.reports]}
-            for row, trial in zip(rows, results.trials, strict=True)
+            for row, trial in zip(results.rows(), results.trials, strict=True)
         ],
     }
     (results.folder / "results.json").write_text(json.dumps(whole, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def write_best_config(results: Results, cfg: Config) -> Path:
-    """Write the best trial's config, with its seed and number of workers, so that training it gives the trial again.
+    """Write the best trial's config, with its seed and number of workers: training it reproduces the trial.
 
     Args:
-        results: The results, with a best trial.
-        cfg: Its config.
+        results: Results with a best trial.
+        cfg: The best trial's config.
     """
     trial = results.best
     assert trial is not None

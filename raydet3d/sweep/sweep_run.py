@@ -17,9 +17,9 @@ from raydet3d.log import get_logger
 from raydet3d.sweep.domains import Range
 from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.sweep.spec import Sweep, read_sweep
+from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, TrialStore, read_json, write_json
-from raydet3d.sweep.trial_table import View
 from raydet3d.sweep.validation import (
     check_configs,
     check_folder,
@@ -117,8 +117,8 @@ def _run(
     write_json(
         folder / "sweep.json", _about(spec, program, builder, name=name, metric=metric, counter=counter, own=own)
     )
-    view = View(metric=metric, mode=spec.mode, counter=counter)
-    _announce(view, spec, program, folder, trials)
+    console = SweepConsole(metric=metric, mode=spec.mode, counter=counter)
+    _announce(console, spec, program, folder, trials)
     if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
         return False  # nothing is left: no need of a cluster to find that out
     machine = _machine(spec)
@@ -128,10 +128,10 @@ def _run(
         if machine is None:
             concurrency = check_resources(spec, resources(), where="the cluster")
             check_turns(spec, concurrency)
-        driver = SweepDriver(program, ledger, view, concurrency=concurrency, spent_s=ledger.time_spent())
+        driver = SweepDriver(program, ledger, console, concurrency=concurrency, spent_s=ledger.time_spent())
         driver.run()
     if driver.over is not None:
-        view.say(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")
+        console.print(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")
     return driver.interrupted
 
 
@@ -143,16 +143,16 @@ def _machine(spec: Sweep) -> dict[str, float] | None:
     return this_machine(gpus=spec.resources.gpus > 0)
 
 
-def _announce(view: View, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
+def _announce(console: SweepConsole, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
     total = program.total
     how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
-    view.say(
+    console.print(
         f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {program.metric}"
     )
     if trials:
         ended = sum(trial.state not in OPEN for trial in trials)
         failed = sum(trial.state == FAILED for trial in trials)
-        view.say(
+        console.print(
             f"it goes on: {ended} of its trials have ended ({failed} failed) and are not run again, "
             f"{len(trials) - ended} go on from their checkpoints"
         )

@@ -17,11 +17,11 @@ import raydet3d.launch.driver  # noqa: F401 - first: it settles what Ray reads w
 from raydet3d.launch.cluster import known_address
 from raydet3d.launch.signals import detached_children
 from raydet3d.sweep.pbt import exploit
+from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_failures import reason_of
 from raydet3d.sweep.trial_queue import TrialQueue
 from raydet3d.sweep.trial_spec import read_end
 from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, TrialStore
-from raydet3d.sweep.trial_table import View
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
@@ -87,18 +87,18 @@ class SweepDriver:
     Args:
         program: Its trials.
         ledger: Its folder.
-        view: Where it is shown.
+        console: Where it is shown.
         concurrency: Trials at a time.
         spent_s: Time that earlier starts have taken.
     """
 
     def __init__(
-        self, program: TrialQueue, ledger: TrialStore, view: View, *, concurrency: int, spent_s: float
+        self, program: TrialQueue, ledger: TrialStore, console: SweepConsole, *, concurrency: int, spent_s: float
     ) -> None:
         self.program = program
         self.sweep = program.sweep
         self.ledger = ledger
-        self.view = view
+        self.console = console
         self.concurrency = concurrency
         self.spent_s = spent_s
         self.reasons: dict[str, str] = {}
@@ -157,7 +157,7 @@ class SweepDriver:
         try:
             tuner.fit()
         finally:
-            self.view.close()
+            self.console.close()
             self._finish()
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -286,7 +286,7 @@ class SweepDriver:
         for name in [name for name, deadline in self._leaving.items() if time.monotonic() > deadline]:
             del self._leaving[name]
             release_group(self.ledger.folder(name))
-        self.view.tick(list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
+        self.console.tick(list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
 
     def left_s(self) -> float | None:
         """A guess at the time that is left, from what an epoch has cost so far; None where there is no telling."""
@@ -311,7 +311,7 @@ class SweepDriver:
         self.ledger.note_time(self.elapsed_s)
 
     def _event(self, trial: Trial) -> None:
-        self.view.event(trial, list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
+        self.console.event(trial, list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
 
 
 def _name(trial: Any) -> str:

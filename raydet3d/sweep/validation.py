@@ -241,7 +241,7 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
     import torch
 
     from raydet3d.launch.run_spec import RunSpec
-    from raydet3d.runtime.assemble import assemble
+    from raydet3d.runtime.build import assemble
     from raydet3d.sweep.process_isolation import clean_slate
 
     small = cfg.copy()

@@ -143,9 +143,9 @@ def test_tables_pictures_and_a_page_that_needs_no_network(mixed: tuple[Results, 
     assert float(rows[0]["toy/AP"]) == results.best.best("max")  # type: ignore[union-attr]
     assert rows[-1]["toy/AP"] == ""
     names = {path.stem for path in (results.folder / "pictures").glob("*.png")}
-    assert names == {"curves", "parallel", "importance", "schedules"}
+    assert names == {"curves", "parallel", "schedules"}
     page = (results.folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 3
     assert "http" not in page
     assert "out of memory" in page
 

@@ -17,12 +17,8 @@ from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.sharded import _member
 from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
-from raydet3d.hooks import EMAHook
-from raydet3d.hooks.base import Hooks
 from raydet3d.runtime import assemble
-from raydet3d.runtime.build import check_ranks
-from raydet3d.runtime.ddp import ModelWrapper
-from raydet3d.runtime.fsdp import _policy, units
+from raydet3d.runtime.fsdp import _policy, refuse_hooks, units
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import SaveAt, ToyModel, toy_cfg
 
@@ -205,13 +201,11 @@ def test_which_parts_are_gathered_one_by_one() -> None:
 
 
 def test_what_is_refused() -> None:
-    class Sharded(ModelWrapper, nn.Module):
-        is_sharded = True
+    class EMAHook:
+        pass
 
-    hooks = Hooks()
-    hooks.register(EMAHook())
     with pytest.raises(InputError, match="EMAHook needs a copy"):
-        check_ranks(Sharded(), hooks, 1)
+        refuse_hooks([EMAHook()])
     with pytest.raises(InputError, match=r"got param_dtype='int8'"):
         _policy({"param_dtype": "int8"})
     assert _policy({"param_dtype": "bfloat16"}).param_dtype is torch.bfloat16

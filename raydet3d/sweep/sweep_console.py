@@ -1,4 +1,4 @@
-"""The sweep while it runs: a live table on a terminal, plain lines anywhere else."""
+"""Console output of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PERIOD_S = 1.0
 ROWS = 12
 
 
-class View:
-    """Shows how a sweep stands.
+class SweepConsole:
+    """Shows the state of a sweep.
 
     Args:
-        metric: Its metric.
-        mode: ``max`` or ``min``.
-        counter: What runs count.
-        stream: Where to write; standard output by default.
+        metric: The metric; its last part is shown.
+        mode: `max` or `min`.
+        counter: Unit of training length: `epoch` or `iter`.
+        stream: Output; standard output by default.
     """
 
     def __init__(self, *, metric: str, mode: str, counter: str, stream: TextIO | None = None) -> None:
@@ -33,15 +33,15 @@ class View:
         self._shown = 0
         self._next = 0.0
 
-    def say(self, text: str) -> None:
-        """Write a line that stays."""
-        self._wipe()
+    def print(self, text: str) -> None:
+        """Print a line above the live table."""
+        self._erase()
         self.stream.write(f"{text}\n")
         self.stream.flush()
         self._next = 0.0
 
     def event(self, trial: Trial, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
-        """Tell what has happened to a trial; on a terminal only what is final stays."""
+        """Print a trial's new state; on a terminal only a final one, since the table shows the rest."""
         best = trial.best(self.mode)
         at = f"{self.counter} {trial.at:g}/{trial.length:g}"
         if trial.state == RUNNING and self.live:
@@ -55,10 +55,10 @@ class View:
             what = f"{trial.state} at {at}" + (f"  best {best:.4g}" if best is not None else "")
             what += f"  ({trial.reason})" if trial.reason else ""
         line = f"trial {trial.id}  {what}"
-        self.say(line if self.live else f"{line}  | {self.summary(trials, total=total, left_s=left_s)}")
+        self.print(line if self.live else f"{line}  | {self.summary(trials, total=total, left_s=left_s)}")
 
     def tick(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
-        """Draw the table anew, once a second."""
+        """Redraw the table at most once a second."""
         now = time.monotonic()
         if not self.live or now < self._next:
             return
@@ -71,18 +71,18 @@ class View:
         shown = lines[: ROWS + 2]
         if len(lines) > len(shown):
             shown.append(f"... and {len(lines) - len(shown)} more")
-        self._wipe()
+        self._erase()
         self.stream.write("".join(f"{line[: columns - 1]}\n" for line in shown))
         self.stream.flush()
         self._shown = len(shown)
 
     def close(self) -> None:
-        """Wipe the live part."""
-        self._wipe()
+        """Erase the table."""
+        self._erase()
         self.stream.flush()
 
     def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
-        """Where the sweep stands, in one line."""
+        """Summarize the sweep in one line."""
         count = {state: sum(trial.state == state for trial in trials) for state in (RUNNING, DONE, STOPPED, FAILED)}
         order = ranked(list(trials), self.mode)
         best = order[0].best(self.mode) if order and order[0].state != FAILED else None
@@ -91,17 +91,17 @@ class View:
         if total is not None:
             parts.append(f"{max(total - len([t for t in trials if t.state not in OPEN]), 0)} of {total} to go")
         if left_s is not None:
-            parts.append(f"~{_span(left_s)} left")
+            parts.append(f"~{_format_duration(left_s)} left")
         return ", ".join(parts)
 
-    def _wipe(self) -> None:
+    def _erase(self) -> None:
         if self._shown:
             self.stream.write(f"\x1b[{self._shown}A\x1b[J")
             self._shown = 0
 
 
 def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> list[str]:
-    """Trials as a table, best first, with its head."""
+    """Format trials as table rows, best first, below a header."""
     order = ranked(list(trials), mode)
     rows = [("trial", metric, counter, "state", "setting")]
     for trial in order:
@@ -113,13 +113,13 @@ def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> li
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with their columns below each other."""
+    """Pad cells so that columns align."""
     widths = [min(max(len(row[i]) for row in rows), 60) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def describe(setting: Mapping[str, Any]) -> str:
-    """A setting in one line; keys by their last part where that is unambiguous."""
+    """Format a setting in one line, with the shortest unambiguous keys."""
     if not setting:
         return "the config's own setting"
     names = short_names(list(setting))
@@ -127,7 +127,7 @@ def describe(setting: Mapping[str, Any]) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key's shortest ending that no other key has."""
+    """Map each key to its shortest suffix that no other key has."""
     parts = {key: key.split(".") for key in keys}
     out = {}
     for key in keys:
@@ -142,7 +142,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _span(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,44 @@
+"""Tables of a sweep's results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from raydet3d.sweep.results import Results, write_tables
+from raydet3d.sweep.sweep_report import write_report
+from raydet3d.sweep.trial_store import FAILED
+from tests.unit.sweep.test_sweep_console import trial
+
+
+def make_results(folder: Path) -> Results:
+    trials = [trial("000", 1.0, 4.0, lr=0.1), trial("001", state=FAILED, reason="<out of memory>", lr=0.3, kind=[1, 2])]
+    return Results(
+        folder=folder,
+        name="x",
+        metric="toy/AP",
+        mode="max",
+        counter="epoch",
+        trials=trials,
+        kinds={"lr": "log", "kind": "choice"},
+        values={one.id: one.setting for one in trials},
+    )
+
+
+def test_tables_leave_missing_values_empty_and_keep_integers(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    write_tables(results)
+    with (tmp_path / "results.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert (first["trial"], first["toy/AP"], first["best_at"], first["kind"]) == ("000", "4.0", "2", "")
+    assert (second["toy/AP"], second["best_at"], second["last"], second["kind"]) == ("", "", "", "[1, 2]")
+    curves = [entry["curve"] for entry in json.loads((tmp_path / "results.json").read_text())["trials"]]
+    assert curves == [[[1, 1.0], [2, 4.0]], []]
+
+
+def test_the_report_is_one_page_with_escaped_text(tmp_path: Path) -> None:
+    page = write_report(make_results(tmp_path)).read_text()
+    assert "&lt;out of memory&gt;" in page
+    assert "nan" not in page.split("<table")[1].lower()
+    assert page.count("data:image/png;base64,") == 1
