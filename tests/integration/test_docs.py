@@ -106,6 +106,7 @@ def test_every_code_block_says_how_it_is_tested() -> None:
 @pytest.mark.parametrize("block", marked("config"), ids=where)
 def test_config_fragments_are_accepted(block: Block, tmp_path: Path) -> None:
     text = block.text if "_base_" in block.text else f"_base_ = [{str(ROOT / BASE)!r}]\n{block.text}"
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "fragment.py").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "raydet3d.show", "config", str(tmp_path / "fragment.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
