@@ -1,4 +1,4 @@
-"""``Det3DVisualizationHook``: pictures of a few validation frames, and of every test frame."""
+"""`Det3DVisualizationHook`: pictures of a few validation frames, and of every test frame."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from raydet3d.registry import HOOKS
 class Det3DVisualizationHook(Hook):
     """Draws ground truth and predictions with the run's visualizer, from the batch's own points.
 
-    A validation gives the samples of every ``interval``-th batch of rank 0, the first batch among them, to the
+    A validation gives the samples of every `interval`-th batch of rank 0, the first batch among them, to the
     visualizer's backends: the same frames each time, named by frame, so that one sees them improve. A test draws
-    all samples, into ``test_out_dir`` where it is given (each rank its own). What is not drawn costs nothing: no file
+    all samples, into `test_out_dir` where it is given (each rank its own). What is not drawn costs nothing: no file
     is read for it. Priority NORMAL.
 
     Args:
@@ -27,13 +27,13 @@ class Det3DVisualizationHook(Hook):
         interval: Batches of a validation from one that is drawn to the next.
         score_thr: Least score of the predictions to draw.
         show: There are no windows: it is said once, and pictures are kept all the same.
-        vis_task: ``lidar_det``, ``lidar_seg``, ``multi-modality_det``, ``mono_det`` or ``multi-view_det``.
+        vis_task: `lidar_det`, `lidar_seg`, `multi-modality_det`, `mono_det` or `multi-view_det`.
         wait_time: Accepted for MMDetection3D's sake.
-        test_out_dir: Folder for test pictures, ``FRAME.png``; below the run's log folder unless absolute.
+        test_out_dir: Folder for test pictures, `FRAME.png`; below the run's log folder unless absolute.
         draw_gt: Whether to draw ground truth.
         draw_pred: Whether to draw predictions.
         show_pcd_rgb: Give points the colours in their columns 3 to 5.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
         max_frames: Pictures of one validation at most; no limit where None.
     """
 

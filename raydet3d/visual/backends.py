@@ -1,6 +1,6 @@
-"""Where scalars, pictures and the config of a run are kept: files, TensorBoard, Weights & Biases.
+"""Back ends that store scalars, images and the config of a run: files, TensorBoard, Weights & Biases.
 
-A backend opens what it writes to on first use, so that one which is configured but never used leaves nothing behind.
+A back end opens its files on first use, so that an unused one leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,28 +12,32 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor, nn
 
+from raydet3d.config import Config
 from raydet3d.config.dump import redact
 from raydet3d.errors import InputError
 from raydet3d.log import LineFile, get_logger, tolerate_full_disk
 from raydet3d.registry import VISBACKENDS
 
-_FOREIGN = re.compile(r"[^-/\w.]")  # what TensorBoard takes in no name, the space of 'Kitti metric' included
+_NOT_IN_TAGS = re.compile(r"[^-/\w.]")  # characters that TensorBoard replaces in tags, spaces included
 
 Picture = npt.NDArray[Any]
-RETRY_S = 30.0  # from one event file that could not be written to the next
+Scalar = float | str | npt.NDArray[Any] | Tensor
+"""A number, a text, or an array or tensor of one element."""
+RETRY_S = 30.0  # wait before a new event file after one that could not be written
 
 
 class BaseVisBackend:
-    """A place that a visualizer writes to. All methods but ``add_scalars`` may be left as they are: doing nothing.
+    """Base class of back ends. Only `add_scalars` must be implemented; the other methods do nothing.
 
     Args:
-        save_dir: Folder to write to; the visualizer gives its own where a config names none.
+        save_dir: Folder to write to; the visualizer passes its own where a config names none.
     """
 
     def __init__(self, save_dir: str | Path | None = None) -> None:
@@ -41,19 +45,19 @@ class BaseVisBackend:
 
     @property
     def experiment(self) -> Any:
-        """The backend's own object (a writer, a run), for what this interface does not offer."""
+        """Return the underlying writer or run, for what this interface does not offer."""
         return self
 
-    def add_config(self, config: Any, **kwargs: Any) -> None:
-        """Keep the run's config; secrets are redacted.
+    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+        """Add the run's config, secrets redacted.
 
         Args:
-            config: A ``Config`` or a mapping.
+            config: A `Config` or a mapping.
             **kwargs: Ignored.
         """
 
-    def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
-        """Keep the model's graph; no backend here does.
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+        """Add the model's graph.
 
         Args:
             model: The model.
@@ -62,21 +66,21 @@ class BaseVisBackend:
         """
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
-        """Keep a picture.
+        """Add an image.
 
         Args:
-            name: What it shows.
-            image: (H, W, 3) uint8, red first.
+            name: Tag.
+            image: (H, W, 3) uint8, RGB.
             step: Iteration.
             **kwargs: Ignored.
         """
 
-    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
-        """Keep one number (a number, or a tensor or array of one element).
+    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: Any) -> None:
+        """Add one scalar.
 
         Args:
-            name: What it is.
-            value: The number.
+            name: Tag.
+            value: Value.
             step: Iteration.
             **kwargs: Ignored.
         """
@@ -85,29 +89,29 @@ class BaseVisBackend:
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep numbers of one step.
+        """Add the scalars of one step.
 
         Args:
-            scalar_dict: Numbers by name; a ``step`` among them wins over the argument.
+            scalar_dict: Scalars by tag; a `step` among them overrides the argument.
             step: Iteration.
-            file_path: Another file to write to, for backends with files.
+            file_path: Another file to write to, for back ends with files.
             **kwargs: Ignored.
         """
         raise NotImplementedError(f"{type(self).__name__} must define add_scalars")
 
     def close(self) -> None:
-        """Write what is left and let go; using the backend afterwards opens it again."""
+        """Flush and close; using the back end afterwards opens it again."""
 
 
 @VISBACKENDS.register_module()
 class LocalVisBackend(BaseVisBackend):
-    """Plain files: one JSON line per call, the config as Python, pictures as PNG.
+    """Write files: one JSON line per call, the config as Python, images as PNG.
 
     Args:
-        save_dir: Folder of it all.
-        img_save_dir: Folder of the pictures inside, ``NAME_STEP.png``.
+        save_dir: Folder.
+        img_save_dir: Folder of images inside it; files are `NAME_STEP.png`.
         config_save_file: File of the config.
-        scalar_save_file: File of the JSON lines.
+        scalar_save_file: File of JSON lines.
     """
 
     def __init__(
@@ -128,22 +132,22 @@ class LocalVisBackend(BaseVisBackend):
         self._lines: dict[str, LineFile] = {}
 
     def _file(self, name: str) -> Path:
-        """A file below ``save_dir``, whose folder exists."""
+        """Return a path below `save_dir` and create its folder."""
         if self.save_dir is None:
             raise InputError("LocalVisBackend needs a folder: set save_dir on it or on the visualizer")
         file = self.save_dir / name
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
-    def add_config(self, config: Any, **kwargs: Any) -> None:
-        """Write the config as Python text."""
+    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+        """Write the config as Python code."""
         with tolerate_full_disk(self.config_save_file):
             self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
-        """Write a picture; what would not do in a file name becomes an underscore."""
+        """Write an image; characters that do not belong in a file name become underscores."""
         safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
-        # Fast rather than small: a picture is made while training waits.
+        # Low compression: training waits while an image is written.
         picture = Image.fromarray(_checked(image))
         with tolerate_full_disk(self.img_save_dir):
             picture.save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
@@ -151,7 +155,7 @@ class LocalVisBackend(BaseVisBackend):
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Append a line with the numbers and the step, to ``file_path`` (below ``save_dir``) too where given."""
+        """Append a line with the scalars and the step, also to `file_path` (below `save_dir`) if given."""
         line = json.dumps({**_numbers(scalar_dict), "step": int(scalar_dict.get("step", step))})
         files = [self.scalar_save_file]
         if file_path is not None and file_path != self.scalar_save_file:
@@ -162,38 +166,51 @@ class LocalVisBackend(BaseVisBackend):
             self._lines[name].write(line)
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         for lines in self._lines.values():
             lines.close()
         self._lines.clear()
 
 
-class _Spared:
-    """Stands between tensorboardX's thread and its file.
+class RecordFile(Protocol):
+    """File object of tensorboardX's record writer."""
 
-    A thread that dies of a full disk would let its queue fill up, and whoever trains would wait for it for ever.
+    def write(self, data: bytes) -> None:
+        """Write a record."""
+
+    def flush(self) -> None:
+        """Flush the buffer."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class _FullDiskWriter:
+    """Keep tensorboardX's thread alive on a full disk.
+
+    A dead thread would let its queue fill up, and training would wait for it forever.
 
     Args:
-        file: tensorboardX's own writer of records.
+        file: tensorboardX's record writer.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: RecordFile) -> None:
         self._file = file
         self.failed = False
 
     def write(self, data: bytes) -> None:
-        """Write a record, unless one before it failed: a reader stops at a torn one."""
-        self._do(self._file.write, data)
+        """Write a record, unless one before it failed: a reader stops at a truncated record."""
+        self._try(self._file.write, data)
 
     def flush(self) -> None:
-        """Pass on what is buffered."""
-        self._do(self._file.flush)
+        """Flush the buffer."""
+        self._try(self._file.flush)
 
     def close(self) -> None:
         """Close the file."""
-        self._do(self._file.close)
+        self._try(self._file.close)
 
-    def _do(self, function: Callable[..., Any], *args: Any) -> None:
+    def _try(self, function: Callable[..., Any], *args: Any) -> None:
         if self.failed and function != self._file.close:
             return
         with tolerate_full_disk("TensorBoard's event file"):
@@ -204,35 +221,35 @@ class _Spared:
 
 @VISBACKENDS.register_module()
 class TensorboardVisBackend(BaseVisBackend):
-    """TensorBoard event files, by tensorboardX.
+    """Write TensorBoard event files with tensorboardX.
 
     Args:
         save_dir: Folder of the event file.
-        flush_secs: Seconds after which numbers reach the file at the latest.
+        flush_secs: Maximum seconds until scalars reach the file.
     """
 
     def __init__(self, save_dir: str | Path | None = None, flush_secs: int = 20) -> None:
         super().__init__(save_dir)
         self.flush_secs = flush_secs
         self._writer: Any = None
-        self._file: _Spared | None = None
+        self._file: _FullDiskWriter | None = None
         self._next_try = 0.0
 
     @property
     def experiment(self) -> Any:
-        """The ``SummaryWriter``."""
+        """Return the `SummaryWriter`."""
         if self._writer is None:
             if self.save_dir is None:
                 raise InputError("TensorboardVisBackend needs a folder: set save_dir on it or on the visualizer")
-            from tensorboardX import SummaryWriter  # a second to import, so only for those who use it
+            from tensorboardX import SummaryWriter  # takes a second to import
 
             self._writer = SummaryWriter(str(self.save_dir), flush_secs=self.flush_secs)
             events = self._writer.file_writer.event_writer._ev_writer
-            self._file = events._py_recordio_writer = _Spared(events._py_recordio_writer)
+            self._file = events._py_recordio_writer = _FullDiskWriter(events._py_recordio_writer)
         return self._writer
 
     def _is_open(self) -> bool:
-        """Whether there is a file to write to; after one that could not be written, another is tried a while later."""
+        """Open an event file if needed; after a failed one, retry with a new file after `RETRY_S`."""
         if self._file is not None and self._file.failed:
             self.close()
             self._next_try = time.monotonic() + RETRY_S
@@ -242,31 +259,31 @@ class TensorboardVisBackend(BaseVisBackend):
             _ = self.experiment
         return self._writer is not None
 
-    def add_config(self, config: Any, **kwargs: Any) -> None:
-        """Keep the config as text."""
+    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+        """Add the config as text."""
         text = "\n".join(f"    {line}" for line in _config_text(config).splitlines())
         if self._is_open():
             self.experiment.add_text("config", text)
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
-        """Keep a picture."""
+        """Add an image."""
         if self._is_open():
             self.experiment.add_image(name, _checked(image), step, dataformats="HWC")
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep each number as a curve of its own; what is no number is left out."""
+        """Add each scalar under its tag; skip texts."""
         numbers = _numbers(scalar_dict)
         step = int(numbers.pop("step", step))
         if not self._is_open():
             return
         for name, value in numbers.items():
             if isinstance(value, int | float):
-                self.experiment.add_scalar(_FOREIGN.sub("_", name), value, step)
+                self.experiment.add_scalar(_NOT_IN_TAGS.sub("_", name), value, step)
 
     def close(self) -> None:
-        """Finish the event file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = self._file = None
@@ -274,16 +291,16 @@ class TensorboardVisBackend(BaseVisBackend):
 
 @VISBACKENDS.register_module()
 class WandbVisBackend(BaseVisBackend):
-    """Weights & Biases; needs the extra ``raydet3d[wandb]``.
+    """Log to Weights & Biases; needs the extra `raydet3d[wandb]`.
 
     Args:
         save_dir: Folder of wandb's local files.
-        init_kwargs: Arguments of ``wandb.init`` (project, name, ...).
-        define_metric_cfg: Summary by metric name, such as ``{'loss': 'min'}``, or a list of arguments of
-            ``define_metric``.
-        commit: Passed to ``log``.
-        log_code_name: Log the code of the working folder under this name.
-        watch_kwargs: Arguments of ``watch``, used by ``add_graph``.
+        init_kwargs: Arguments of `wandb.init` (project, name, ...).
+        define_metric_cfg: Summary by metric name, such as `{'loss': 'min'}`, or a list of arguments of
+            `define_metric`.
+        commit: Argument of `log`.
+        log_code_name: Name under which the code of the working folder is logged.
+        watch_kwargs: Arguments of `watch`, for `add_graph`.
     """
 
     def __init__(
@@ -306,7 +323,7 @@ class WandbVisBackend(BaseVisBackend):
 
     @property
     def experiment(self) -> Any:
-        """The wandb run."""
+        """Return the wandb run."""
         if self._run is None:
             try:
                 self._wandb = importlib.import_module("wandb")
@@ -316,7 +333,7 @@ class WandbVisBackend(BaseVisBackend):
                 self.save_dir.mkdir(parents=True, exist_ok=True)
                 self.init_kwargs.setdefault("dir", str(self.save_dir))
             self._run = self._wandb.init(**self.init_kwargs)
-            # wandb drops what comes with an earlier step than the last; ours is a field like any other.
+            # wandb drops values of an earlier step than the last one, so the step is an ordinary field.
             self._run.define_metric("*", step_metric="step")
             given = self.define_metric_cfg or {}
             entries = (
@@ -330,24 +347,24 @@ class WandbVisBackend(BaseVisBackend):
                 self._run.log_code(name=self.log_code_name)
         return self._run
 
-    def add_config(self, config: Any, **kwargs: Any) -> None:
-        """Keep the config as the run's."""
-        plain = config.redacted() if hasattr(config, "redacted") else redact(dict(config))
+    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+        """Set the config of the run."""
+        plain = config.redacted() if isinstance(config, Config) else redact(dict(config))
         self.experiment.config.update(plain, allow_val_change=True)
 
-    def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
-        """Let wandb watch the model."""
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+        """Watch the model."""
         self.experiment.watch(model, **self.watch_kwargs)
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
-        """Keep a picture."""
+        """Add an image."""
         run = self.experiment
         run.log({name: self._wandb.Image(_checked(image)), "step": step}, commit=self.commit)
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep the numbers."""
+        """Log the scalars."""
         self.experiment.log({"step": step} | _numbers(scalar_dict), commit=self.commit)
 
     def close(self) -> None:
@@ -357,27 +374,27 @@ class WandbVisBackend(BaseVisBackend):
             self._run = None
 
 
-INSTEAD = ("MLflowVisBackend", "ClearMLVisBackend", "NeptuneVisBackend", "DVCLiveVisBackend", "AimVisBackend")
-"""Backends of MMEngine's that are not here."""
+UNSUPPORTED = ("MLflowVisBackend", "ClearMLVisBackend", "NeptuneVisBackend", "DVCLiveVisBackend", "AimVisBackend")
+"""Back ends of MMEngine that do not exist here."""
 
 
 def _refusal(name: str) -> Callable[..., NoReturn]:
     def refuse(**_: Any) -> NoReturn:
         raise InputError(
-            f"{name} is not here; there are LocalVisBackend, TensorboardVisBackend and WandbVisBackend; one of your "
-            "own is a class with add_scalars in VISBACKENDS"
+            f"{name} does not exist here; use LocalVisBackend, TensorboardVisBackend or WandbVisBackend, or register "
+            "a class with add_scalars in VISBACKENDS"
         )
 
     refuse.__name__ = name
     return refuse
 
 
-for _name in INSTEAD:
+for _name in UNSUPPORTED:
     VISBACKENDS.register_module(_name, module=_refusal(_name))
 
 
 def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain numbers and texts of a dict; of arrays and tensors their only element; other values are left out."""
+    """Return numbers and texts; convert arrays and tensors of one element; drop other values with a warning."""
     out: dict[str, Any] = {}
     for name, value in scalars.items():
         if isinstance(value, bool | int | float | str):
@@ -385,20 +402,20 @@ def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:
         elif hasattr(value, "item") and np.prod(getattr(value, "shape", ()), dtype=int) == 1:
             out[name] = value.item()
         else:
-            get_logger().warning("scalar %r is a %s, not a number; it is not kept", name, type(value).__name__)
+            get_logger().warning("scalar %r is a %s, not a number; it is not logged", name, type(value).__name__)
     return out
 
 
 def _checked(image: Picture) -> Picture:
-    """A picture that is one."""
+    """Check shape and type of an image."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"a picture is a uint8 array of shape (H, W, 3), got {what}")
+        raise ValueError(f"an image is a uint8 array of shape (H, W, 3), got {what}")
     return image
 
 
-def _config_text(config: Any) -> str:
-    """A config as Python text, without secrets."""
-    if hasattr(config, "pretty_text"):
-        return str(config.pretty_text)
+def _config_text(config: Config | Mapping[str, Any]) -> str:
+    """Return a config as Python code, secrets redacted."""
+    if isinstance(config, Config):
+        return config.pretty_text
     return "".join(f"{key} = {pprint.pformat(redact(value))}\n" for key, value in config.items())

@@ -1,7 +1,7 @@
-"""The bird's-eye view: a cloud, ground truth and predictions as a picture, with nothing but numpy and Pillow.
+"""Draw a bird's-eye view of a point cloud, ground truth and predictions with numpy and Pillow.
 
-Forward (x) is up and left (y) is left. Lines are drawn at twice the size and shrunk, so that they are smooth.
-Legend: N points · K boxes; pictures are (H, W, 3) uint8.
+Forward (x) is up and left (y) is left. Lines are drawn at twice the size and reduced (antialiasing).
+Legend: N points · K boxes; images are (H, W, 3) uint8.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from raydet3d.ops.points import bev_corners
 
 Array = npt.NDArray[Any]
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND: Color = (16, 18, 24)
 GRID: Color = (44, 48, 58)
 TEXT: Color = (222, 226, 232)
 DIM: Color = (128, 136, 150)
-TRUTH: Color = (70, 220, 110)
-# Of classes, by label; none is green, which is the truth's.
+GROUND_TRUTH_COLOR: Color = (70, 220, 110)
+# Class colours by label; green is reserved for ground truth.
 PALETTE: tuple[Color, ...] = (
     (255, 105, 205),
     (70, 205, 250),
@@ -38,22 +39,22 @@ PALETTE: tuple[Color, ...] = (
     (200, 140, 95),
     (150, 240, 230),
 )
-# Heights, low to high: grey-blues that leave the strong colours to the boxes.
+# Point colours from low to high: muted, so that boxes stand out.
 HEIGHTS = np.array([(52, 70, 122), (70, 108, 166), (112, 150, 184), (180, 200, 210), (246, 244, 232)], float)
 SMOOTH = 2
 MARGIN = 28
 FARTHEST_M = 500.0
-"""No LiDAR sees this far: what lies beyond does not widen a picture. Diverging models find boxes of any size."""
+"""Boxes beyond this distance do not enlarge the view: diverging models predict boxes of any size."""
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Boxes to draw.
+class BoxSet:
+    """Boxes to draw, in the LiDAR's frame.
 
     Args:
         boxes: (K, 7) x, y, z, dx, dy, dz, yaw in the LiDAR's frame.
         labels: (K,) class numbers.
-        scores: (K,) confidences of predictions; None for ground truth.
+        scores: (K,) scores of predictions; None for ground truth.
     """
 
     boxes: Array = field(default_factory=lambda: np.zeros((0, 7), np.float32))
@@ -66,11 +67,11 @@ class Marks:
 
 @dataclass(frozen=True)
 class View:
-    """A rectangle of the ground and its size on paper.
+    """A rectangle of the ground plane and its scale.
 
     Args:
-        x: Least and greatest x, metres.
-        y: Least and greatest y, metres.
+        x: Minimum and maximum x in metres.
+        y: Minimum and maximum y in metres.
         scale: Pixels per metre.
     """
 
@@ -80,25 +81,25 @@ class View:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """Return width and height in pixels."""
         return math.ceil((self.y[1] - self.y[0]) * self.scale), math.ceil((self.x[1] - self.x[0]) * self.scale)
 
     def pixels(self, xy: Array) -> Array:
-        """Columns and rows of (..., 2) ground positions."""
+        """Return columns and rows of (..., 2) ground positions."""
         return np.stack([self.y[1] - xy[..., 1], self.x[1] - xy[..., 0]], -1) * self.scale
 
 
 def find_view(
     points: Array, boxes: Array, *, limits: Sequence[float] | None = None, pixels: int = 1200, max_scale: float = 28.0
 ) -> View:
-    """A view that holds the points (all but the farthest few) and the boxes.
+    """Choose a view that contains the boxes and all but the farthest points.
 
     Args:
         points: (N, 3+) cloud.
         boxes: (K, 7) boxes.
-        limits: x0, y0, (z0,) x1, y1 (, z1) to show instead.
-        pixels: Longer side of the picture.
-        max_scale: Pixels per metre at most, for small scenes.
+        limits: x0, y0, (z0,) x1, y1 (, z1) of the view, instead of the data's.
+        pixels: Longer side of the image.
+        max_scale: Maximum pixels per metre, for small scenes.
     """
     if limits is not None:
         half = len(limits) // 2
@@ -112,7 +113,7 @@ def find_view(
             parts.append(bev_corners(boxes[:, [0, 1, 3, 4, 6]]).reshape(-1, 2))
         ground = np.concatenate(parts) if parts else np.array([[0.0, -20.0], [40.0, 20.0]])
         ground = np.clip(ground, -FARTHEST_M, FARTHEST_M)
-        # To the next 2 m, so that frames of a drive share a view; with the sensor if it is near; never a sliver.
+        # Round to 2 m, so that frames of a drive share a view; include a near sensor; limit the aspect ratio.
         low, high = np.floor((ground.min(0) - 1) / 2) * 2, np.ceil((ground.max(0) + 1) / 2) * 2
         if (low < 10).all() and (high > -10).all():
             low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -124,8 +125,8 @@ def find_view(
 
 def draw_bev(
     points: Array,
-    truth: Marks,
-    found: Marks,
+    ground_truth: BoxSet,
+    predictions: BoxSet,
     *,
     view: View,
     classes: Sequence[str] = (),
@@ -135,40 +136,40 @@ def draw_bev(
     colors: Array | None = None,
     legend: Sequence[tuple[str, Color | None]] | None = None,
 ) -> Array:
-    """Draw a frame seen from above.
+    """Draw a frame as a bird's-eye view.
 
     Args:
         points: (N, 3+) cloud in the LiDAR's frame.
-        truth: Ground truth, drawn in green.
-        found: Predictions, drawn in the colours of their classes.
-        view: What part of the ground to show.
-        classes: Names by label.
-        palette: Colours by label; begun again where there are more classes.
-        title: Headline.
-        line_width: Width of the boxes' outlines in pixels.
-        colors: (N, 3) uint8 colours of the points; by default they tell heights.
-        legend: What the colours mean, as (words, colour) pairs; by default ground truth and classes with their numbers.
+        ground_truth: Ground truth, drawn in green.
+        predictions: Predictions, drawn in the colours of their classes.
+        view: Part of the ground to show.
+        classes: Class names by label.
+        palette: Colours by label; repeated where there are more classes.
+        title: Title.
+        line_width: Width of box outlines in pixels.
+        colors: (N, 3) uint8 colours of the points; by default by height.
+        legend: (text, colour) pairs; by default ground truth and classes with their counts.
 
     Returns:
-        (H, W, 3) picture.
+        (H, W, 3) image.
     """
     heights = _height_range(points)
     canvas = _grid(view)
     inks = height_colors(np.nan_to_num(points[:, 2]), heights) if colors is None else colors
     _add_points(canvas, points, view, inks)
     picture = Image.fromarray(canvas)
-    picture = _add_boxes(picture, truth, found, view, palette, line_width)
+    picture = _add_boxes(picture, ground_truth, predictions, view, palette, line_width)
     draw = ImageDraw.Draw(picture)
     _grid_labels(draw, view)
-    if found.scores is not None:
-        _score_labels(draw, found, view, palette)
+    if predictions.scores is not None:
+        _score_labels(draw, predictions, view, palette)
     shown = heights if colors is None else None
-    entries = list(legend) if legend is not None else _legend(truth, found, classes, palette)
+    entries = list(legend) if legend is not None else _legend(ground_truth, predictions, classes, palette)
     return np.concatenate([_header(view, entries, title, shown), np.asarray(picture)])
 
 
 def _grid(view: View) -> Array:
-    """Background with lines at round metres."""
+    """Return the background with grid lines at round metres."""
     width, height = view.size
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:] = BACKGROUND
@@ -180,14 +181,14 @@ def _grid(view: View) -> Array:
 
 
 def _ticks(interval: tuple[float, float], view: View) -> list[float]:
-    """Round metres inside an interval, some 60 pixels apart or more."""
+    """Return round metres inside an interval, at least 60 pixels apart."""
     step = next((s for s in (1, 2, 5, 10, 20, 50) if s * view.scale >= 60), 100)
     first = math.ceil(interval[0] / step)
     return [step * k for k in range(first, math.floor(interval[1] / step) + 1)]
 
 
 def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
-    """Metres along the left and the bottom edge, and the sensor's place."""
+    """Draw metres along the left and bottom edges, and the sensor."""
     width, height = view.size
     font = _font(13)
     for x in _ticks(view.x, view):
@@ -195,7 +196,7 @@ def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
         if 20 < row < height - 24:
             draw.text((4, row), f"{x:g}", fill=DIM, font=font, anchor="ls")
     column, row = view.pixels(np.zeros(2))
-    is_low = height - 40 < row < height + 1  # the sensor's mark stands where the label of y = 0 would
+    is_low = height - 40 < row < height + 1  # the sensor's mark covers the label of y = 0
     for y in _ticks(view.y, view):
         column = (view.y[1] - y) * view.scale
         if 24 < column < width - 70 and not (is_low and y == 0):
@@ -209,14 +210,14 @@ def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
 
 
 def _height_range(points: Array) -> tuple[float, float]:
-    """Heights between which colours run: most of the cloud."""
+    """Return the heights between which colours vary: the 1st and 98th percentile."""
     z = points[:, 2][np.isfinite(points[:, 2])] if len(points) else np.zeros(0)
     low, high = np.quantile(z, [0.01, 0.98]) if len(z) else (-2.0, 1.0)
     return float(low), float(max(high, low + 1.0))
 
 
 def height_colors(z: Array, heights: tuple[float, float]) -> Array:
-    """(N, 3) uint8 colours of (N,) heights."""
+    """Return (N, 3) uint8 colours of (N,) heights."""
     share = np.clip((z - heights[0]) / (heights[1] - heights[0]), 0, 1) * (len(HEIGHTS) - 1)
     low = np.minimum(share.astype(int), len(HEIGHTS) - 2)
     part = (share - low)[:, None]
@@ -225,7 +226,7 @@ def height_colors(z: Array, heights: tuple[float, float]) -> Array:
 
 
 def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None:
-    """Put the cloud on the canvas, high points over low ones, as dots of one to three pixels."""
+    """Draw the points on the canvas, high ones last, as dots of one to three pixels."""
     whole = np.isfinite(points[:, :3]).all(1)
     points, colors = points[whole], colors[whole]
     order = np.argsort(points[:, 2], kind="stable")
@@ -242,15 +243,23 @@ def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None
 
 
 def _add_boxes(
-    picture: Image.Image, truth: Marks, found: Marks, view: View, palette: Sequence[Color], line_width: int
+    picture: Image.Image,
+    ground_truth: BoxSet,
+    predictions: BoxSet,
+    view: View,
+    palette: Sequence[Color],
+    line_width: int,
 ) -> Image.Image:
-    """Outlines with a tick from the middle through the front; ground truth is filled faintly."""
+    """Draw outlines with a heading tick; ground truth is filled with low opacity."""
     layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     width = max(1, round(line_width * SMOOTH * 0.75))
-    for marks, thick in ((truth, width + 2 * SMOOTH), (found, width)):  # the truth's rim shows below a hit
+    for marks, thick in (
+        (ground_truth, width + 2 * SMOOTH),
+        (predictions, width),
+    ):  # a wider ground truth stays visible below a prediction
         for i, (outline, tick) in enumerate(zip(*_outlines(marks.boxes, view), strict=True)):
-            color = TRUTH if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
+            color = GROUND_TRUTH_COLOR if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
             fill = (*color, 46) if marks.scores is None else None
             corners = [tuple(corner) for corner in outline * SMOOTH]
             draw.polygon(corners, fill=fill)
@@ -261,23 +270,23 @@ def _add_boxes(
 
 
 def _outlines(boxes: Array, view: View) -> tuple[Array, Array]:
-    """Pixels of the corners, (K, 4, 2), and of the heading ticks, (K, 2, 2)."""
+    """Return pixels of corners, (K, 4, 2), and of heading ticks, (K, 2, 2)."""
     boxes = np.asarray(boxes, float)
     ahead = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], 1)
     ends = np.stack([boxes[:, :2], boxes[:, :2] + ahead * (boxes[:, 3:4] / 2 + 0.6)], 1)
     return view.pixels(bev_corners(boxes[:, [0, 1, 3, 4, 6]])), view.pixels(ends)
 
 
-def _score_labels(draw: ImageDraw.ImageDraw, found: Marks, view: View, palette: Sequence[Color]) -> None:
-    """Scores beside the boxes, where no other score and no other box is, best first."""
-    assert found.scores is not None
+def _score_labels(draw: ImageDraw.ImageDraw, predictions: BoxSet, view: View, palette: Sequence[Color]) -> None:
+    """Draw scores beside the boxes where they overlap least, highest score first."""
+    assert predictions.scores is not None
     width, height = view.size
     font = _font(14)
-    outlines, _ = _outlines(found.boxes, view)
+    outlines, _ = _outlines(predictions.boxes, view)
     low, high = outlines.min(1), outlines.max(1)  # (K, 2)
     taken: list[tuple[float, float, float, float]] = []
-    for i in np.argsort(-found.scores, kind="stable"):
-        text = f"{found.scores[i]:.2f}"
+    for i in np.argsort(-predictions.scores, kind="stable"):
+        text = f"{predictions.scores[i]:.2f}"
         text_width, text_height = draw.textlength(text, font=font) + 6, 17.0
         middle = (low[i] + high[i]) / 2
         places = [
@@ -299,7 +308,7 @@ def _score_labels(draw: ImageDraw.ImageDraw, found: Marks, view: View, palette: 
         spot = spots[int(np.argmin(costs))]
         taken.append(spot)
         draw.rounded_rectangle(spot, 4, fill=(10, 11, 15))
-        color = palette[int(found.labels[i]) % len(palette)]
+        color = palette[int(predictions.labels[i]) % len(palette)]
         draw.text((spot[0] + 3, (spot[1] + spot[3]) / 2), text, fill=color, font=font, anchor="lm")
 
 
@@ -312,25 +321,25 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
 
 
 def _legend(
-    truth: Marks, found: Marks, classes: Sequence[str], palette: Sequence[Color]
+    ground_truth: BoxSet, predictions: BoxSet, classes: Sequence[str], palette: Sequence[Color]
 ) -> list[tuple[str, Color | None]]:
-    """What the colours mean, with how many there are."""
+    """Return the legend: texts with counts, and colours."""
     entries: list[tuple[str, Color | None]] = []
-    if truth.boxes.shape[0] or found.scores is None:
-        entries.append((f"ground truth {len(truth)}", TRUTH))
-    if found.scores is not None:
+    if ground_truth.boxes.shape[0] or predictions.scores is None:
+        entries.append((f"ground truth {len(ground_truth)}", GROUND_TRUTH_COLOR))
+    if predictions.scores is not None:
         entries.append(("predictions", None))
-        used = sorted({int(label) for label in found.labels} | set(range(min(len(classes), 6))))
+        used = sorted({int(label) for label in predictions.labels} | set(range(min(len(classes), 6))))
         for label in used:
             name = classes[label] if label < len(classes) else f"class {label}"
-            entries.append((f"{name} {int((found.labels == label).sum())}", palette[label % len(palette)]))
+            entries.append((f"{name} {int((predictions.labels == label).sum())}", palette[label % len(palette)]))
     return entries
 
 
 def _header(
     view: View, entries: Sequence[tuple[str, Color | None]], title: str, heights: tuple[float, float] | None
 ) -> Array:
-    """Title, what the colours mean, and the scale of heights."""
+    """Draw title, legend and height scale."""
     width = view.size[0]
     big, small = _font(20), _font(15)
     bar = 150
@@ -346,7 +355,7 @@ def _header(
         left += step
     picture = Image.new("RGB", (width, 40 + MARGIN * len(rows)), (26, 29, 37))
     draw = ImageDraw.Draw(picture)
-    draw.text((12, 20), _fitted(title, big, width - 24), fill=TEXT, font=big, anchor="lm")
+    draw.text((12, 20), _shorten(title, big, width - 24), fill=TEXT, font=big, anchor="lm")
     for number, row in enumerate(rows):
         middle = 40 + MARGIN * number + 12
         for text, color, left in row:
@@ -365,8 +374,8 @@ def _header(
     return np.asarray(picture)
 
 
-def _fitted(text: str, font: Any, width: float) -> str:
-    """As much of a text as fits."""
+def _shorten(text: str, font: Font, width: float) -> str:
+    """Cut a text to a width in pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -374,6 +383,6 @@ def _fitted(text: str, font: Any, width: float) -> str:
     return text + "…"
 
 
-def _font(size: int) -> Any:
-    """Pillow's own font, so that pictures look alike on every machine."""
+def _font(size: int) -> Font:
+    """Return Pillow's own font: equal on every machine."""
     return ImageFont.load_default(size)

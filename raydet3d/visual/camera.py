@@ -1,4 +1,4 @@
-"""Boxes on a camera's image: their twelve edges, projected and cut off in front of the camera."""
+"""Draw 3D boxes and points on camera images; edges are clipped at the near plane."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from raydet3d.ops.points import box_corners
-from raydet3d.visual.bev import PALETTE, SMOOTH, TRUTH, Array, Color, Marks
+from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE, SMOOTH, Array, BoxSet, Color
 
 # Corners are ordered x slowest, then y0 z0, y0 z1, y1 z1, y1 z0: 0-3 behind, 4-7 in front.
 EDGES = np.array(
@@ -16,13 +16,13 @@ EDGES = np.array(
 )
 """The twelve edges and a cross on the front."""
 NEAR = 0.3
-"""Metres in front of the camera where edges are cut."""
+"""Distance of the near plane from the camera in metres."""
 
 
 def draw_boxes_on_image(
     image: Array,
-    truth: Marks,
-    found: Marks,
+    ground_truth: BoxSet,
+    predictions: BoxSet,
     *,
     lidar2img: Array,
     palette: Sequence[Color] = PALETTE,
@@ -32,12 +32,12 @@ def draw_boxes_on_image(
     """Draw 3D boxes on an image.
 
     Args:
-        image: (H, W, 3) uint8 picture.
-        truth: Ground truth in the LiDAR's frame, in green.
-        found: Predictions in the LiDAR's frame, in the colours of their classes.
+        image: (H, W, 3) uint8 image.
+        ground_truth: Ground truth in the LiDAR's frame, drawn in green.
+        predictions: Predictions in the LiDAR's frame, drawn in the colours of their classes.
         lidar2img: (3, 4) or (4, 4) projection.
         palette: Colours by label.
-        line_width: Width of lines in pixels of the result.
+        line_width: Line width in pixels of the result.
         width: Width of the result; the image's own by default.
 
     Returns:
@@ -49,9 +49,9 @@ def draw_boxes_on_image(
     picture = picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
     layer = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
-    for marks in (truth, found):
+    for marks in (ground_truth, predictions):
         for i, edges in enumerate(project_edges(marks.boxes, lidar2img)):
-            color = TRUTH if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
+            color = GROUND_TRUTH_COLOR if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
             for number, edge in enumerate(edges * scale * SMOOTH):
                 if np.isfinite(edge).all():
                     is_cross = number >= 12
@@ -61,14 +61,14 @@ def draw_boxes_on_image(
 
 
 def project_edges(boxes: Array, lidar2img: Array) -> Array:
-    """Edges of boxes in pixels.
+    """Project the edges of boxes to pixels.
 
     Args:
         boxes: (K, 7) boxes in the LiDAR's frame.
         lidar2img: (3, 4) or (4, 4) projection.
 
     Returns:
-        (K, 14, 2, 2) ends of the edges; NaN where an edge lies behind the camera.
+        (K, 14, 2, 2) ends of the twelve edges and the cross on the front; NaN behind the camera.
     """
     corners = box_corners(np.asarray(boxes, float)[:, :7])  # (K, 8, 3)
     matrix = np.asarray(lidar2img, float)[:3]
@@ -93,21 +93,21 @@ def project_edges(boxes: Array, lidar2img: Array) -> Array:
 
 
 def draw_points_on_image(image: Array, points: Array, lidar2img: Array, *, size: float, max_depth: float) -> Array:
-    """Draw points on an image, in colours that tell how far away they are: warm near, cold far.
+    """Draw points on an image, coloured by depth: red near, blue far.
 
     Args:
         image: (H, W, 3) uint8 picture.
         points: (N, 3) points.
         lidar2img: (3, 4) or (4, 4) projection.
-        size: Diameter in pixels.
-        max_depth: Metres from which on all have the last colour.
+        size: Point size in pixels.
+        max_depth: Depth in metres at which colours saturate.
     """
     matrix = np.asarray(lidar2img, float)[:3]
     homogeneous = points @ matrix[:, :3].T + matrix[:, 3]
     seen = np.isfinite(homogeneous).all(1) & (homogeneous[:, 2] > NEAR)
     depth = homogeneous[seen, 2]
     pixels = homogeneous[seen, :2] / depth[:, None]
-    order = np.argsort(-depth, kind="stable")  # near ones over far ones
+    order = np.argsort(-depth, kind="stable")  # draw near points last
     share = np.clip(depth[order] / max_depth, 0, 1)[:, None]
     colors = np.array([(255, 96, 48), (250, 225, 80), (70, 200, 230), (60, 90, 220)], float)
     at = share[:, 0] * (len(colors) - 1)

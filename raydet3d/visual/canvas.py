@@ -1,8 +1,8 @@
-"""A picture to draw on: boxes, texts, points, lines, circles, polygons and masks, by Pillow and without a display.
+"""`Canvas`: draw boxes, texts, points, lines, circles, polygons and masks on an image with Pillow, without a display.
 
 Names and arguments are those of MMEngine's visualizer. Positions are pixels, x to the right and y down. Colours are
-names ('royalblue', 'g', '#ff8800') or (red, green, blue) from 0 to 255. Wherever there may be one colour, style or
-width for all shapes there may be a list with one for each.
+names ('royalblue', 'g', '#ff8800') or (red, green, blue) from 0 to 255. Wherever one colour, style or
+width for all shapes is allowed, a list with one per shape is allowed too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,14 @@ from raydet3d.errors import InputError
 
 Array = npt.NDArray[Any]
 Color = tuple[int, int, int]
+ArrayLike = npt.ArrayLike | torch.Tensor
+"""Numbers as a tensor, an array or nested sequences."""
+ColorLike = str | Sequence[float]
+"""A name, or (red, green, blue) from 0 to 255."""
+ColorsLike = ColorLike | Sequence[ColorLike]
+"""One colour for all shapes, or one per shape."""
+Styles = str | Sequence[str]
+Numbers = float | Sequence[float] | ArrayLike | None
 
 LETTERS = {
     **{"b": "blue", "g": "green", "r": "red", "c": "cyan", "m": "magenta", "y": "gold", "k": "black", "w": "white"},
@@ -35,16 +43,16 @@ ANCHORS = {
 SMOOTH = 2
 
 
-def to_array(values: Any) -> Array:
-    """A tensor or anything like it in host memory."""
+def to_array(values: ArrayLike | Sequence[ArrayLike]) -> Array:
+    """Return a tensor or array-like as an array in host memory."""
     return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def to_color(value: Any) -> Color:
-    """A colour as (red, green, blue) from 0 to 255.
+def to_color(value: ColorLike) -> Color:
+    """Return a colour as (red, green, blue) from 0 to 255.
 
     Raises:
-        InputError: There is no such colour.
+        InputError: The colour does not exist.
     """
     if isinstance(value, str):
         try:
@@ -58,8 +66,8 @@ def to_color(value: Any) -> Color:
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
-def _each(value: Any, count: int, *, is_color: bool = False) -> list[Any]:
-    """One value for each of so many shapes: a list's own, or the same for all."""
+def _per_shape(value: Any, count: int, *, is_color: bool = False) -> list[Any]:
+    """Return one value per shape: those of a list, or the same for all."""
     is_list = isinstance(value, (list, tuple, np.ndarray, torch.Tensor)) and len(value) > 0
     if is_color:  # (255, 0, 0) is one colour, [(255, 0, 0), 'g'] are two
         is_list = is_list and not (len(value) == 3 and not isinstance(value[0], (str, list, tuple, np.ndarray)))
@@ -70,11 +78,19 @@ def _each(value: Any, count: int, *, is_color: bool = False) -> list[Any]:
     return list(value)
 
 
+class TextBox(TypedDict, total=False):
+    """Background of a text: fill colour, opacity, and padding in pixels."""
+
+    facecolor: ColorLike
+    alpha: float
+    pad: float
+
+
 class Canvas:
-    """Holds the current picture and draws on it; every method that draws gives the canvas itself back.
+    """Hold the current image and draw on it; every drawing method returns the canvas.
 
     Args:
-        image: A first picture, (H, W, 3) uint8.
+        image: Initial image, (H, W, 3) uint8.
     """
 
     def __init__(self, image: Array | None = None) -> None:
@@ -83,40 +99,38 @@ class Canvas:
             self.set_image(image)
 
     def set_image(self, image: Array) -> None:
-        """Take a picture, (H, W, 3) uint8 or gray (H, W), to draw on."""
+        """Set the image to draw on, (H, W, 3) uint8 or gray (H, W)."""
         array = np.asarray(image)
         if array.ndim == 2:
             array = np.repeat(array[..., None], 3, -1)
         if array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(f"a picture is an array of shape (H, W, 3) or (H, W), got {array.shape}")
+            raise ValueError(f"an image is an array of shape (H, W, 3) or (H, W), got {array.shape}")
         self._image = array if array.dtype == np.uint8 else np.clip(array, 0, 255).astype(np.uint8)
 
     def get_image(self) -> Array:
-        """The current picture: the last one that was drawn or set."""
+        """Return the current image, (H, W, 3) uint8."""
         if self._image is None:
-            raise ValueError("nothing has been drawn yet; call set_image or add_datasample first")
+            raise ValueError("the visualizer has no image yet; call set_image or add_datasample first")
         return self._image
-
-    # -- shapes -------------------------------------------------------------------------------------------------
 
     def draw_bboxes(
         self,
-        bboxes: Any,
-        edge_colors: Any = "g",
-        line_styles: Any = "-",
-        line_widths: Any = 2,
-        face_colors: Any = "none",
+        bboxes: ArrayLike,
+        edge_colors: ColorsLike = "g",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 2,
+        face_colors: ColorsLike = "none",
         alpha: float = 0.8,
     ) -> Self:
         """Draw axis-aligned boxes.
 
         Args:
             bboxes: (K, 4) or (4,): x0, y0, x1, y1.
-            edge_colors: Of the outlines.
-            line_styles: ``-``, ``--``, ``:`` or ``-.``.
-            line_widths: Pixels.
-            face_colors: Of the inside; ``'none'`` leaves it.
-            alpha: How opaque outlines and insides are, from 0 to 1.
+            edge_colors: Colours of the outlines.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
+            face_colors: Fill colours; `'none'` does not fill.
+            alpha: Opacity of outlines and fill, 0 to 1.
         """
         boxes = to_array(bboxes).reshape(-1, 4)
         if (boxes[:, :2] > boxes[:, 2:]).any():
@@ -126,28 +140,28 @@ class Canvas:
 
     def draw_polygons(
         self,
-        polygons: Any,
-        edge_colors: Any = "g",
-        line_styles: Any = "-",
-        line_widths: Any = 2,
-        face_colors: Any = "none",
+        polygons: ArrayLike | Sequence[ArrayLike],
+        edge_colors: ColorsLike = "g",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 2,
+        face_colors: ColorsLike = "none",
         alpha: float = 0.8,
     ) -> Self:
         """Draw closed polygons.
 
         Args:
             polygons: (P, 2) corners, or a list of those.
-            edge_colors: See ``draw_bboxes``, like the rest.
-            line_styles: See ``edge_colors``.
-            line_widths: See ``edge_colors``.
-            face_colors: See ``edge_colors``.
-            alpha: See ``edge_colors``.
+            edge_colors: Colours of the outlines.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
+            face_colors: Fill colours; `'none'` does not fill.
+            alpha: Opacity of outlines and fill, 0 to 1.
         """
         shapes = [to_array(shape) for shape in (polygons if isinstance(polygons, (list, tuple)) else [polygons])]
         settings = self._settings(len(shapes), edge_colors, line_styles, line_widths)
 
         def draw(layer: ImageDraw.ImageDraw) -> None:
-            faces = _each(face_colors, len(shapes), is_color=True)
+            faces = _per_shape(face_colors, len(shapes), is_color=True)
             for shape, face, (color, dashes, width) in zip(shapes, faces, settings, strict=True):
                 if not isinstance(face, str) or face != "none":
                     layer.polygon([tuple(corner) for corner in shape * SMOOTH], fill=(*to_color(face), _opacity(alpha)))
@@ -156,16 +170,21 @@ class Canvas:
         return self._draw(draw)
 
     def draw_lines(
-        self, x_datas: Any, y_datas: Any, colors: Any = "g", line_styles: Any = "-", line_widths: Any = 2
+        self,
+        x_datas: ArrayLike,
+        y_datas: ArrayLike,
+        colors: ColorsLike = "g",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 2,
     ) -> Self:
         """Draw straight lines.
 
         Args:
-            x_datas: (K, 2) or (2,): where each begins and ends.
-            y_datas: The same for y.
-            colors: Of the lines.
-            line_styles: See ``draw_bboxes``.
-            line_widths: Pixels.
+            x_datas: (K, 2) or (2,) x of start and end.
+            y_datas: (K, 2) or (2,) y of start and end.
+            colors: Line colours.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
         """
         ends = np.stack([to_array(x_datas).reshape(-1, 2), to_array(y_datas).reshape(-1, 2)], -1)
         settings = self._settings(len(ends), colors, line_styles, line_widths)
@@ -178,24 +197,24 @@ class Canvas:
 
     def draw_circles(
         self,
-        center: Any,
-        radius: Any,
-        edge_colors: Any = "g",
-        line_styles: Any = "-",
-        line_widths: Any = 2,
-        face_colors: Any = "none",
+        center: ArrayLike,
+        radius: ArrayLike,
+        edge_colors: ColorsLike = "g",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 2,
+        face_colors: ColorsLike = "none",
         alpha: float = 0.8,
     ) -> Self:
         """Draw circles.
 
         Args:
-            center: (K, 2) or (2,) middles.
+            center: (K, 2) or (2,) centres.
             radius: (K,) radii, or one.
-            edge_colors: See ``draw_bboxes``, like the rest.
-            line_styles: See ``edge_colors``.
-            line_widths: See ``edge_colors``.
-            face_colors: See ``edge_colors``.
-            alpha: See ``edge_colors``.
+            edge_colors: Colours of the outlines.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
+            face_colors: Fill colours; `'none'` does not fill.
+            alpha: Opacity of outlines and fill, 0 to 1.
         """
         middles = to_array(center).reshape(-1, 1, 2)
         radii = to_array(radius).reshape(-1, 1, 1)
@@ -203,18 +222,20 @@ class Canvas:
         rims = middles + radii * np.stack([np.cos(turn), np.sin(turn)], -1)
         return self.draw_polygons(list(rims), edge_colors, line_styles, line_widths, face_colors, alpha)
 
-    def draw_points(self, positions: Any, colors: Any = "g", marker: str | None = None, sizes: Any = None) -> Self:
+    def draw_points(
+        self, positions: ArrayLike, colors: ColorsLike = "g", marker: str | None = None, sizes: Numbers = None
+    ) -> Self:
         """Draw points.
 
         Args:
             positions: (N, 2) or (2,).
-            colors: Of the points.
-            marker: ``'o'``, also where None, ``'s'`` for squares, ``'x'`` or ``'+'`` for crosses.
+            colors: Point colours.
+            marker: `'o'` (also None) for discs, `'s'` for squares, `'x'` or `'+'` for crosses.
             sizes: (N,) areas in square pixels, or one; 9 by default.
         """
         places = to_array(positions).reshape(-1, 2)
-        inks = [to_color(color) for color in _each(colors, len(places), is_color=True)]
-        reach = np.sqrt(np.asarray(_each(9 if sizes is None else sizes, len(places)), float)) / 2
+        inks = [to_color(color) for color in _per_shape(colors, len(places), is_color=True)]
+        reach = np.sqrt(np.asarray(_per_shape(9 if sizes is None else sizes, len(places)), float)) / 2
         if marker not in (None, "o", ".", "s", "x", "+"):
             raise InputError(f"draw_points: marker must be 'o', 's', 'x' or '+', got {marker!r}")
 
@@ -237,38 +258,37 @@ class Canvas:
     def draw_texts(
         self,
         texts: str | Sequence[str],
-        positions: Any,
-        font_sizes: Any = None,
-        colors: Any = "g",
-        vertical_alignments: Any = "top",
-        horizontal_alignments: Any = "left",
-        font_families: Any = "sans-serif",
-        bboxes: Any = None,
-        font_properties: Any = None,
+        positions: ArrayLike,
+        font_sizes: Numbers = None,
+        colors: ColorsLike = "g",
+        vertical_alignments: Styles = "top",
+        horizontal_alignments: Styles = "left",
+        font_families: Styles = "sans-serif",
+        bboxes: TextBox | Sequence[TextBox] | None = None,
+        font_properties: object = None,
     ) -> Self:
-        """Write texts.
+        """Draw texts.
 
         Args:
-            texts: One or several.
+            texts: One text or several.
             positions: (K, 2) or (2,).
-            font_sizes: Pixels; by default in proportion to the picture.
-            colors: Of the letters.
-            vertical_alignments: Which part of the text is at the position: ``top``, ``center`` or ``bottom``.
-            horizontal_alignments: ``left``, ``center`` or ``right``.
-            font_families: Accepted for MMEngine's sake, like ``font_properties``: Pillow's own font is used, so that
-                pictures look alike everywhere.
-            bboxes: Background: ``dict(facecolor=, alpha=, pad=)``.
-            font_properties: See ``font_families``.
+            font_sizes: Font sizes in pixels; by default in proportion to the image.
+            colors: Text colours.
+            vertical_alignments: Part of the text that lies at the position: `top`, `center` or `bottom`.
+            horizontal_alignments: `left`, `center` or `right`.
+            font_families: Not used: Pillow's own font is used, so that images are equal everywhere.
+            bboxes: Background: `dict(facecolor=, alpha=, pad=)`.
+            font_properties: Not used.
         """
         words = [texts] if isinstance(texts, str) else list(texts)
         count = len(words)
         places = to_array(positions).reshape(-1, 2)
-        inks = [to_color(color) for color in _each(colors, count, is_color=True)]
+        inks = [to_color(color) for color in _per_shape(colors, count, is_color=True)]
         usual = max(11, round(min(self.get_image().shape[:2]) / 40))
-        sizes = [usual if size is None else size for size in _each(font_sizes, count)]
-        across = [_anchor("horizontal", side) for side in _each(horizontal_alignments, count)]
-        down = [_anchor("vertical", side) for side in _each(vertical_alignments, count)]
-        backs = _each(bboxes, count)
+        sizes = [usual if size is None else size for size in _per_shape(font_sizes, count)]
+        across = [_anchor("horizontal", side) for side in _per_shape(horizontal_alignments, count)]
+        down = [_anchor("vertical", side) for side in _per_shape(vertical_alignments, count)]
+        backs = _per_shape(bboxes, count)
 
         def draw(layer: ImageDraw.ImageDraw) -> None:
             for word, place, ink, size, h, v, back in zip(words, places, inks, sizes, across, down, backs, strict=True):
@@ -283,40 +303,38 @@ class Canvas:
 
         return self._draw(draw)
 
-    def draw_binary_masks(self, binary_masks: Any, colors: Any = "g", alphas: Any = 0.8) -> Self:
-        """Colour the pixels of masks.
+    def draw_binary_masks(self, binary_masks: ArrayLike, colors: ColorsLike = "g", alphas: Numbers = 0.8) -> Self:
+        """Blend the pixels of masks with colours.
 
         Args:
-            binary_masks: (H, W) or (K, H, W) booleans, as large as the picture.
-            colors: Of the masks.
-            alphas: How opaque each is, from 0 to 1.
+            binary_masks: (H, W) or (K, H, W) booleans of the image's size.
+            colors: Mask colours.
+            alphas: Opacity of each mask, 0 to 1.
         """
         masks = to_array(binary_masks).astype(bool)
         masks = masks[None] if masks.ndim == 2 else masks
         picture = self.get_image().astype(np.float32)
         if masks.shape[1:] != picture.shape[:2]:
             raise InputError(f"masks of {masks.shape[1:]} pixels do not fit a picture of {picture.shape[:2]}")
-        inks = [to_color(color) for color in _each(colors, len(masks), is_color=True)]
-        for mask, ink, alpha in zip(masks, inks, _each(alphas, len(masks)), strict=True):
+        inks = [to_color(color) for color in _per_shape(colors, len(masks), is_color=True)]
+        for mask, ink, alpha in zip(masks, inks, _per_shape(alphas, len(masks)), strict=True):
             picture[mask] = picture[mask] * (1 - float(alpha)) + np.array(ink) * float(alpha)
         self._image = np.rint(picture).astype(np.uint8)
         return self
 
-    # -- how ----------------------------------------------------------------------------------------------------
-
     def _settings(
-        self, count: int, colors: Any, styles: Any, widths: Any
-    ) -> Iterator[tuple[Color, tuple[int, ...], Any]]:
-        inks = [to_color(color) for color in _each(colors, count, is_color=True)]
+        self, count: int, colors: ColorsLike, styles: Styles, widths: Numbers
+    ) -> Iterator[tuple[Color, tuple[int, ...], float]]:
+        inks = [to_color(color) for color in _per_shape(colors, count, is_color=True)]
         dashes = []
-        for style in _each(styles, count):
+        for style in _per_shape(styles, count):
             if style not in DASHES:
                 raise InputError(f"no line style {style!r}; there are '-', '--', ':' and '-.'")
             dashes.append(DASHES[style])
-        return zip(inks, dashes, _each(widths, count), strict=True)
+        return zip(inks, dashes, _per_shape(widths, count), strict=True)
 
     def _draw(self, draw: Callable[[ImageDraw.ImageDraw], None]) -> Self:
-        """Draw on a layer of twice the size, and lay it shrunk over the picture: so edges are smooth."""
+        """Draw on a layer of twice the size and blend it, reduced, over the image: antialiased edges."""
         picture = Image.fromarray(self.get_image())
         layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
         draw(ImageDraw.Draw(layer))
@@ -324,8 +342,8 @@ class Canvas:
         return self
 
 
-def _font(text: str, size: float) -> Any:
-    """Pillow's own font, or matplotlib's where the text has letters that it lacks: alike on every machine."""
+def _font(text: str, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, or matplotlib's for letters that it lacks: equal on every machine."""
     if not text.isascii():
         for folder in getattr(importlib.util.find_spec("matplotlib"), "submodule_search_locations", None) or ():
             file = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -338,7 +356,7 @@ def _opacity(alpha: float) -> int:
     return round(255 * float(alpha))
 
 
-def _anchor(way: str, side: Any) -> str:
+def _anchor(way: str, side: str) -> str:
     if side not in ANCHORS[way]:
         raise InputError(f"{way} alignment must be one of {', '.join(ANCHORS[way])}, got {side!r}")
     return ANCHORS[way][side]
@@ -347,7 +365,7 @@ def _anchor(way: str, side: Any) -> str:
 def _line(
     layer: ImageDraw.ImageDraw, points: Array, ink: tuple[int, ...], dashes: tuple[int, ...], width: float
 ) -> None:
-    """A line through points, whole or in dashes."""
+    """Draw a polyline, solid or dashed."""
     thick = max(1, round(float(width) * SMOOTH))
     if not dashes:
         layer.line([tuple(point) for point in points * SMOOTH], fill=ink, width=thick, joint="curve")

@@ -1,4 +1,4 @@
-"""Feature maps as pictures: channels drawn together into one heat map, or the strongest side by side."""
+"""Draw feature maps: channels reduced to one heat map, or the strongest channels side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raydet3d.errors import InputError
 
 Array = npt.NDArray[Any]
 
-# Cold to hot.
+# From the lowest to the highest value.
 STOPS = np.array([(20, 24, 82), (38, 96, 196), (60, 190, 190), (240, 220, 90), (236, 110, 40), (140, 14, 18)], float)
 
 
@@ -28,20 +28,20 @@ def draw_featmap(
     resize_shape: tuple[int, int] | None = None,
     alpha: float = 0.5,
 ) -> Array:
-    """Draw a feature map, cold for its lowest value and hot for its highest.
+    """Draw a feature map, blue for its lowest value and red for its highest.
 
     Args:
         featmap: (C, H, W).
-        overlaid_image: (H', W', 3) picture to lay it over; the map takes its size.
-        channel_reduction: ``squeeze_mean`` (mean of all channels), ``select_max`` (the channel with the highest sum),
-            or None for the ``topk`` channels with the highest sums side by side.
-        topk: How many; -1 means all, of which there are then to be 1 or 3.
-        arrangement: (rows, columns) of the ``topk``.
-        resize_shape: (H, W) to bring the map to, where there is no picture below.
-        alpha: How opaque the map is over the picture.
+        overlaid_image: (H', W', 3) image to blend it with; the map is resized to it.
+        channel_reduction: `squeeze_mean` (mean of all channels), `select_max` (the channel with the highest sum),
+            or None for the `topk` channels with the highest sums side by side.
+        topk: Number of channels; -1 means all, which must be 1 or 3.
+        arrangement: (rows, columns) of the `topk`.
+        resize_shape: (H, W) to resize the map to, without an image.
+        alpha: Opacity of the map over the image, 0 to 1.
 
     Returns:
-        (H, W, 3) uint8 picture.
+        (H, W, 3) uint8 image.
     """
     if not isinstance(featmap, Tensor) or featmap.dim() != 3:
         shape = tuple(featmap.shape) if isinstance(featmap, Tensor) else type(featmap).__name__
@@ -64,18 +64,18 @@ def draw_featmap(
     rows, columns = arrangement
     chosen = strength.topk(min(topk, maps.shape[0])).indices.tolist()
     if rows * columns < len(chosen):
-        raise InputError(f"arrangement {arrangement} has no room for {len(chosen)} channels")
+        raise InputError(f"arrangement {arrangement} is too small for {len(chosen)} channels")
     tiles = [_blend(_heat(maps[i]), overlaid_image, alpha) for i in chosen]
     return grid(tiles, columns)
 
 
 def grid(tiles: list[Array], columns: int, *, gap: int = 4) -> Array:
-    """Pictures of one size in rows, dark between them.
+    """Arrange images of one size in rows.
 
     Args:
-        tiles: (H, W, 3) pictures.
-        columns: How many in a row.
-        gap: Pixels between them.
+        tiles: (H, W, 3) images.
+        columns: Images per row.
+        gap: Pixels between images.
     """
     height, width = tiles[0].shape[:2]
     columns = min(columns, len(tiles))

@@ -1,4 +1,4 @@
-"""``Det3DLocalVisualizer``: frames of 3D detection as pictures, from above and as cameras see them; no display."""
+"""`Det3DLocalVisualizer`: draws frames of 3D detection as bird's-eye view and camera views, without a display."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS
 from raydet3d.structures import Boxes3D
-from raydet3d.visual.bev import PALETTE, Color, Marks, draw_bev, find_view
+from raydet3d.visual.bev import PALETTE, BoxSet, Color, draw_bev, find_view
 from raydet3d.visual.camera import draw_boxes_on_image, draw_points_on_image, project_edges
-from raydet3d.visual.canvas import Array, to_array, to_color
+from raydet3d.visual.canvas import Array, ArrayLike, ColorLike, ColorsLike, Numbers, Styles, to_array, to_color
 from raydet3d.visual.featmap import grid
 from raydet3d.visual.sample_view import (
-    cloud_of,
-    found_in,
-    images_of,
-    marks,
-    projections_of,
+    box_set,
+    camera_images,
+    ground_truth_boxes,
+    lidar2img_matrices,
+    lidar_points,
+    predicted_boxes,
     semantic_colors,
     to_plain,
-    truth_of,
 )
-from raydet3d.visual.visualizer import Visualizer
+from raydet3d.visual.visualizer import BackendsLike, SampleLike, Visualizer
 
 GAP = 4
 WIDEST = 2400
@@ -37,39 +37,39 @@ TASKS = ("lidar_det", "lidar_seg", "multi-modality_det", "mono_det", "multi-view
 
 @VISUALIZERS.register_module()
 class Det3DLocalVisualizer(Visualizer):
-    """Draws frames of 3D detection from above, with the cameras' views below where images are known.
+    """Draw frames of 3D detection as bird's-eye view, with camera views below where images are known.
 
-    No display, GPU or window is needed. Ground truth is green, predictions have the colours of their classes.
+    Ground truth is green, predictions have the colours of their classes.
 
     Args:
         name: Name of the visualizer.
-        points: A first cloud for ``set_points``.
-        image: A first picture for ``get_image``.
-        pcd_mode: Axes of clouds: 0 the LiDAR's, 1 a camera's, 2 those of depth sensors.
-        vis_backends: See ``Visualizer``.
-        save_dir: See ``Visualizer``.
-        bbox_color: Colours of the classes' predictions by label, (red, green, blue) from 0 to 255.
+        points: Initial cloud for `set_points`.
+        image: Initial image.
+        pcd_mode: Axes of clouds: 0 LiDAR, 1 camera, 2 depth sensor.
+        vis_backends: See `Visualizer`.
+        save_dir: See `Visualizer`.
+        bbox_color: Colours of predictions by label, (red, green, blue) from 0 to 255.
         text_color: Colour of titles on images.
-        mask_color: Colours of the classes of points (``lidar_seg``); the data set's ``palette`` by default.
+        mask_color: Colours of point classes (`lidar_seg`); the data set's `palette` by default.
         line_width: Width of outlines in pixels.
-        frame_cfg: Accepted for MMDetection3D's sake: what a window's coordinate axes look like.
-        alpha: How opaque shapes are that ``draw_proj_bboxes_3d`` and its like fill.
-        multi_imgs_col: Camera images in a row.
-        fig_show_cfg: Accepted for MMDetection3D's sake: what a window looks like.
-        point_cloud_range: x0, y0, (z0,) x1, y1 (, z1) to show; from the data where None.
+        frame_cfg: Not used; kept for MMDetection3D's signature.
+        alpha: Opacity of filled shapes.
+        multi_imgs_col: Camera images per row.
+        fig_show_cfg: Not used; kept for MMDetection3D's signature.
+        point_cloud_range: x0, y0, (z0,) x1, y1 (, z1) to show; from the data by default.
         bev_size: Longer side of the bird's-eye view in pixels.
     """
 
     def __init__(
         self,
         name: str = "visualizer",
-        points: Any = None,
+        points: ArrayLike | None = None,
         image: Array | None = None,
         pcd_mode: int = 0,
-        vis_backends: Any = None,
+        vis_backends: BackendsLike = None,
         save_dir: str | Path | None = None,
         bbox_color: Sequence[Color] | Color | None = None,
-        text_color: Any = (200, 200, 200),
+        text_color: ColorLike = (200, 200, 200),
         mask_color: Sequence[Color] | Color | None = None,
         line_width: float = 3,
         frame_cfg: Mapping[str, Any] | None = None,
@@ -99,13 +99,11 @@ class Det3DLocalVisualizer(Visualizer):
         if points is not None:
             self.set_points(points, pcd_mode)
 
-    # -- whole frames -------------------------------------------------------------------------------------------
-
     def add_datasample(
         self,
         name: str,
         data_input: Mapping[str, Any],
-        data_sample: Any = None,
+        data_sample: SampleLike = None,
         draw_gt: bool = True,
         draw_pred: bool = True,
         show: bool = False,
@@ -117,53 +115,55 @@ class Det3DLocalVisualizer(Visualizer):
         step: int = 0,
         show_pcd_rgb: bool = False,
     ) -> None:
-        """Draw a frame and keep the picture.
+        """Draw a frame and add the image to the back ends.
 
-        ``lidar_det`` and ``multi-modality_det`` show the scene from above, and cameras below where images are known;
-        ``multi-view_det`` the cameras first; ``mono_det`` the camera alone, ground truth left and predictions right;
-        ``lidar_seg`` the points in the colours of their classes, ground truth left and predictions right.
+        `lidar_det` and `multi-modality_det` show the bird's-eye view, and cameras below where images are known;
+        `multi-view_det` the cameras first; `mono_det` the camera alone, ground truth left and predictions right;
+        `lidar_seg` the points in the colours of their classes, ground truth left and predictions right.
 
         Args:
-            name: Name of the picture, and the beginning of its title.
-            data_input: ``points`` (N, 3+), and perhaps ``img``: (H, W, 3) or (3, H, W), or several.
-            data_sample: A ``Det3DDataSample`` or its dict. Ground truth is ``gt_instances_3d`` or, of validation
-                frames, ``eval_ann_info``; predictions are ``pred_instances_3d``.
+            name: Name of the image and beginning of its title.
+            data_input: `points` (N, 3+), optionally `img`: (H, W, 3) or (3, H, W), or several.
+            data_sample: A `Det3DDataSample` or its dict. Ground truth is `gt_instances_3d` or, of validation
+                frames, `eval_ann_info`; predictions are `pred_instances_3d`.
             draw_gt: Whether to draw ground truth.
             draw_pred: Whether to draw predictions.
-            show: There are no windows: it is said once, and the picture kept.
-            wait_time: Accepted for MMDetection3D's sake.
-            out_file: File to write to instead of the backends; then on every rank, since each has its own frames.
-            o3d_save_path: File for the view from above alone.
-            vis_task: One of ``lidar_det``, ``lidar_seg``, ``multi-modality_det``, ``mono_det``, ``multi-view_det``.
-            pred_score_thr: Least score of predictions to draw.
+            show: Opens no window; warns once.
+            wait_time: Not used; kept for MMDetection3D's signature.
+            out_file: File to write to instead of the back ends, on every rank, since each has its own frames.
+            o3d_save_path: File for the bird's-eye view alone.
+            vis_task: One of `lidar_det`, `lidar_seg`, `multi-modality_det`, `mono_det`, `multi-view_det`.
+            pred_score_thr: Minimum score of predictions to draw.
             step: Iteration.
-            show_pcd_rgb: Give points the colours in their columns 3 to 5.
+            show_pcd_rgb: Colour points by their columns 3 to 5.
         """
         if vis_task not in TASKS:
             raise InputError(f"vis_task={vis_task!r} cannot be drawn; known: {', '.join(TASKS)}")
         if show:
-            self._say("show=True opens no window; pictures are kept in files")
+            self._warn_once("show=True opens no window; images are written to files")
         if out_file is None and o3d_save_path is None and not is_main_process():
             return
         sample = to_plain(data_sample)
-        truth = truth_of(sample) if draw_gt else Marks()
-        found = found_in(sample, pred_score_thr) if draw_pred else None
-        title = f"{name}   step {step}" + (f"   score >= {pred_score_thr:g}" if found is not None else "")
-        points = cloud_of(data_input, self.pcd_mode)
+        ground_truth = ground_truth_boxes(sample) if draw_gt else BoxSet()
+        predictions = predicted_boxes(sample, pred_score_thr) if draw_pred else None
+        title = f"{name}   step {step}" + (f"   score >= {pred_score_thr:g}" if predictions is not None else "")
+        points = lidar_points(data_input, self.pcd_mode)
         colors = _rgb(points) if show_pcd_rgb and points is not None else None
-        images = images_of(data_input, sample, self._say)
-        pairs = [] if vis_task == "lidar_seg" else list(zip(images, projections_of(sample), strict=False))
-        above: Array | None = None
+        images = camera_images(data_input, sample, self._warn_once)
+        pairs = [] if vis_task == "lidar_seg" else list(zip(images, lidar2img_matrices(sample), strict=False))
+        bev_image: Array | None = None
         if vis_task == "lidar_seg" and points is not None:
-            above = self._segments(points, sample, title, draw_gt=draw_gt, draw_pred=draw_pred)
+            bev_image = self._segments(points, sample, title, draw_gt=draw_gt, draw_pred=draw_pred)
         elif not pairs or (points is not None and vis_task != "mono_det"):
-            above = self._above(points, truth, found, title, colors)
-        apart = vis_task == "mono_det" and found is not None and len(truth) > 0
-        width = None if above is None else above.shape[1]
-        seen = self._cameras(pairs, truth, found, apart=apart, width=width) if pairs else None
-        if o3d_save_path is not None and above is not None:
-            _write(above, o3d_save_path)
-        parts = [seen, above] if vis_task == "multi-view_det" else [above, seen]
+            bev_image = self._draw_bev(points, ground_truth, predictions, title, colors)
+        side_by_side = vis_task == "mono_det" and predictions is not None and len(ground_truth) > 0
+        width = None if bev_image is None else bev_image.shape[1]
+        seen = (
+            self._cameras(pairs, ground_truth, predictions, side_by_side=side_by_side, width=width) if pairs else None
+        )
+        if o3d_save_path is not None and bev_image is not None:
+            _write(bev_image, o3d_save_path)
+        parts = [seen, bev_image] if vis_task == "multi-view_det" else [bev_image, seen]
         picture = _stacked([part for part in parts if part is not None])
         self.set_image(picture)
         if out_file is not None:
@@ -171,25 +171,25 @@ class Det3DLocalVisualizer(Visualizer):
         elif is_main_process():
             self.add_image(name, picture, step)
 
-    def _above(
+    def _draw_bev(
         self,
         points: Array | None,
-        truth: Marks,
-        found: Marks | None,
+        ground_truth: BoxSet,
+        predictions: BoxSet | None,
         title: str,
         colors: Array | None = None,
         legend: Sequence[tuple[str, Color | None]] | None = None,
     ) -> Array:
-        """The scene from above."""
+        """Draw the bird's-eye view."""
         points = points if points is not None else np.zeros((0, 3))
-        found = found if found is not None else Marks()
-        boxes = np.concatenate([truth.boxes, found.boxes])
+        predictions = predictions if predictions is not None else BoxSet()
+        boxes = np.concatenate([ground_truth.boxes, predictions.boxes])
         view = find_view(points, boxes, limits=self.point_cloud_range, pixels=self.bev_size)
         classes = [str(name) for name in (self.dataset_meta or {}).get("classes", ())]
         return draw_bev(
             points,
-            truth,
-            found,
+            ground_truth,
+            predictions,
             view=view,
             classes=classes,
             palette=self.palette,
@@ -202,23 +202,33 @@ class Det3DLocalVisualizer(Visualizer):
     def _segments(
         self, points: Array, sample: Mapping[str, Any], title: str, *, draw_gt: bool, draw_pred: bool
     ) -> Array:
-        """The points in the colours of their classes."""
+        """Draw the points in the colours of their classes."""
         palette = self.mask_palette or _palette((self.dataset_meta or {}).get("palette")) or PALETTE
         wanted = {"ground truth": draw_gt, "predictions": draw_pred}
         sides = [(what, colors) for what, colors in semantic_colors(sample, palette) if wanted[what]]
         classes = [str(name) for name in (self.dataset_meta or {}).get("classes", ())]
         legend: list[tuple[str, Color | None]] = list(zip(classes, palette, strict=False))
-        tiles = [self._above(points, Marks(), None, f"{what}   {title}", colors, legend) for what, colors in sides]
-        return grid(tiles, len(tiles)) if tiles else self._above(points, Marks(), None, title)
+        tiles = [self._draw_bev(points, BoxSet(), None, f"{what}   {title}", colors, legend) for what, colors in sides]
+        return grid(tiles, len(tiles)) if tiles else self._draw_bev(points, BoxSet(), None, title)
 
     def _cameras(
-        self, pairs: list[tuple[Array, Array]], truth: Marks, found: Marks | None, *, apart: bool, width: int | None
+        self,
+        pairs: list[tuple[Array, Array]],
+        ground_truth: BoxSet,
+        predictions: BoxSet | None,
+        *,
+        side_by_side: bool,
+        width: int | None,
     ) -> Array:
-        """The cameras' views with boxes; with ``apart``, ground truth left and predictions right."""
-        found = found if found is not None else Marks()
-        sides = [(truth, Marks(), "ground truth"), (Marks(), found, "predictions")] if apart else [(truth, found, "")]
-        columns = 2 if apart else min(self.multi_imgs_col, len(pairs))
-        # Drawn at the size it is shown in, so that lines keep their width.
+        """Draw camera views with boxes; with `side_by_side`, ground truth left and predictions right."""
+        predictions = predictions if predictions is not None else BoxSet()
+        sides = (
+            [(ground_truth, BoxSet(), "ground truth"), (BoxSet(), predictions, "predictions")]
+            if side_by_side
+            else [(ground_truth, predictions, "")]
+        )
+        columns = 2 if side_by_side else min(self.multi_imgs_col, len(pairs))
+        # Draw at the final size, so that lines keep their width.
         each = pairs[0][0].shape[1] if width is None else (width - GAP * (columns - 1)) // columns
         tiles = []
         for image, lidar2img in pairs:
@@ -237,66 +247,63 @@ class Det3DLocalVisualizer(Visualizer):
         canvas = Visualizer(image=picture)
         return canvas.draw_texts(text, (8, 6), colors=self.text_color, bboxes={"facecolor": "black"}).get_image()
 
-    # -- one thing after the other ------------------------------------------------------------------------------
-
     def set_points(
         self,
-        points: Any,
+        points: ArrayLike,
         pcd_mode: int = 0,
         vis_mode: str = "replace",
         frame_cfg: Mapping[str, Any] | None = None,
-        points_color: Any = (0.8, 0.8, 0.8),
+        points_color: ColorLike = (0.8, 0.8, 0.8),
         points_size: int = 2,
         mode: str = "xyz",
     ) -> None:
-        """Take a cloud, and draw it from above as the current picture.
+        """Set a cloud and draw its bird's-eye view as the current image.
 
         Args:
-            points: (N, 3+).
-            pcd_mode: Its axes: 0 the LiDAR's, 1 a camera's, 2 those of depth sensors.
-            vis_mode: ``replace`` the cloud that was there, or ``add`` to it.
-            frame_cfg: Accepted for MMDetection3D's sake, like ``points_color`` and ``points_size``: colours tell
-                heights.
-            points_color: See ``frame_cfg``.
-            points_size: See ``frame_cfg``.
-            mode: ``xyz``, or ``xyzrgb`` for colours in the columns 3 to 5.
+            points: (N, 3+) points.
+            pcd_mode: Axes of the points: 0 LiDAR, 1 camera, 2 depth sensor.
+            vis_mode: `replace` the cloud, or `add` to it.
+            frame_cfg: Not used; kept for MMDetection3D's signature.
+            points_color: Not used: colours show heights.
+            points_size: Not used.
+            mode: `xyz`, or `xyzrgb` for colours in the columns 3 to 5.
         """
         if vis_mode not in ("replace", "add"):
             raise InputError(f"set_points: vis_mode must be 'replace' or 'add', got {vis_mode!r}")
-        cloud = cloud_of({"points": points}, pcd_mode)
+        cloud = lidar_points({"points": points}, pcd_mode)
         assert cloud is not None
         self._cloud_colors = _rgb(cloud) if mode == "xyzrgb" else None
         self._cloud = cloud[:, :3] if vis_mode == "replace" else np.concatenate([self._cloud, cloud[:, :3]])
         if self._cloud_colors is not None and len(self._cloud_colors) != len(self._cloud):
             self._cloud_colors = None
-        self.set_image(self._above(self._cloud, Marks(), None, self.name, self._cloud_colors))
+        self.set_image(self._draw_bev(self._cloud, BoxSet(), None, self.name, self._cloud_colors))
 
     def draw_bboxes_3d(
         self,
         bboxes_3d: Boxes3D,
-        bbox_color: Any = (0, 255, 0),
-        points_in_box_color: Any = (255, 0, 0),
+        bbox_color: ColorLike = (0, 255, 0),
+        points_in_box_color: ColorLike = (255, 0, 0),
         rot_axis: int = 2,
         center_mode: str = "lidar_bottom",
         mode: str = "xyz",
     ) -> Self:
-        """Draw boxes over the cloud of ``set_points``, from above.
+        """Draw boxes over the cloud of `set_points` in the bird's-eye view.
 
         Args:
             bboxes_3d: Boxes of any frame.
-            bbox_color: Of the outlines.
-            points_in_box_color: Accepted for MMDetection3D's sake, like the rest.
-            rot_axis: See ``points_in_box_color``.
-            center_mode: See ``points_in_box_color``.
-            mode: See ``points_in_box_color``.
+            bbox_color: Colour of the outlines.
+            points_in_box_color: Not used; kept for MMDetection3D's signature.
+            rot_axis: Not used.
+            center_mode: Not used.
+            mode: Not used.
         """
-        ink = _ink(bbox_color)
-        drawn = marks(bboxes_3d, np.zeros(len(bboxes_3d)), {}, scores=np.ones(len(bboxes_3d)))
-        shown = Marks(drawn.boxes, drawn.labels, np.zeros(0))  # no scores beside them
+        ink = _open3d_color(bbox_color)
+        drawn = box_set(bboxes_3d, np.zeros(len(bboxes_3d)), {}, scores=np.ones(len(bboxes_3d)))
+        shown = BoxSet(drawn.boxes, drawn.labels, np.zeros(0))  # without scores
         view = find_view(self._cloud, drawn.boxes, limits=self.point_cloud_range, pixels=self.bev_size)
         picture = draw_bev(
             self._cloud,
-            Marks(),
+            BoxSet(),
             shown,
             view=view,
             palette=[ink],
@@ -308,8 +315,8 @@ class Det3DLocalVisualizer(Visualizer):
         self.set_image(picture)
         return self
 
-    def draw_seg_mask(self, seg_mask_colors: Any) -> Self:
-        """Draw points in colours of their own, from above.
+    def draw_seg_mask(self, seg_mask_colors: ArrayLike) -> Self:
+        """Draw coloured points in the bird's-eye view.
 
         Args:
             seg_mask_colors: (N, 6): x, y, z, red, green, blue.
@@ -319,11 +326,11 @@ class Det3DLocalVisualizer(Visualizer):
         return self
 
     def set_bev_image(self, bev_image: Array | None = None, bev_shape: int = 900) -> None:
-        """Begin a plain view from above for ``draw_bev_bboxes``.
+        """Set the image for `draw_bev_bboxes`.
 
         Args:
-            bev_image: A picture; black by default.
-            bev_shape: Its height and width where none is given.
+            bev_image: Image; black by default.
+            bev_shape: Height and width of the default image.
         """
         self.set_image(np.zeros((bev_shape, bev_shape, 3), np.uint8) if bev_image is None else bev_image)
 
@@ -331,22 +338,22 @@ class Det3DLocalVisualizer(Visualizer):
         self,
         bboxes_3d: Boxes3D,
         scale: float = 15,
-        edge_colors: Any = "o",
-        line_styles: Any = "-",
-        line_widths: Any = 1,
-        face_colors: Any = "none",
+        edge_colors: ColorsLike = "o",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 1,
+        face_colors: ColorsLike = "none",
         alpha: float = 1,
     ) -> Self:
-        """Draw boxes on the picture of ``set_bev_image``: x to the right from its middle, y down from its top.
+        """Draw boxes on the image of `set_bev_image`: x to the right from its middle, y down from its top.
 
         Args:
-            bboxes_3d: Boxes; in a camera's frame, y of the picture is the distance.
+            bboxes_3d: Boxes; in a camera's frame, y of the image is the distance.
             scale: Pixels per metre.
-            edge_colors: See ``draw_bboxes``, like the rest.
-            line_styles: See ``edge_colors``.
-            line_widths: See ``edge_colors``.
-            face_colors: See ``edge_colors``.
-            alpha: See ``edge_colors``.
+            edge_colors: Colours of the outlines.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
+            face_colors: Fill colours; `'none'` does not fill.
+            alpha: Opacity, 0 to 1.
         """
         rows = to_array(bboxes_3d.bev).astype(float)  # (K, 5) x, y, dx, dy, yaw
         cos, sin = np.cos(rows[:, 4:5]), np.sin(rows[:, 4:5])
@@ -357,14 +364,16 @@ class Det3DLocalVisualizer(Visualizer):
         corners = corners * scale + np.array([self.get_image().shape[1] / 2, 0])
         return self.draw_polygons(list(corners), edge_colors, line_styles, line_widths, face_colors, alpha)
 
-    def draw_points_on_image(self, points: Any, pts2img: Any, sizes: Any = 3, max_depth: float = 10) -> Self:
-        """Draw points on the current picture, in colours that tell how far away they are.
+    def draw_points_on_image(
+        self, points: ArrayLike, pts2img: ArrayLike, sizes: float = 3, max_depth: float = 10
+    ) -> Self:
+        """Draw points on the current image, coloured by depth.
 
         Args:
-            points: (N, 3+).
+            points: (N, 3+) points.
             pts2img: (3, 4) or (4, 4) projection.
-            sizes: Diameter in pixels.
-            max_depth: Metres from which on all have the last colour.
+            sizes: Point size in pixels.
+            max_depth: Depth in metres at which colours saturate.
         """
         self.set_image(
             draw_points_on_image(
@@ -377,29 +386,29 @@ class Det3DLocalVisualizer(Visualizer):
         self,
         bboxes_3d: Boxes3D,
         input_meta: Mapping[str, Any],
-        edge_colors: Any = "royalblue",
-        line_styles: Any = "-",
-        line_widths: Any = 2,
-        face_colors: Any = "royalblue",
+        edge_colors: ColorsLike = "royalblue",
+        line_styles: Styles = "-",
+        line_widths: Numbers = 2,
+        face_colors: ColorsLike = "royalblue",
         alpha: float = 0.4,
         img_size: tuple[int, int] | None = None,
     ) -> Self:
-        """Draw boxes on the current picture as a camera sees them; their front is filled.
+        """Draw projected boxes on the current image; their front is filled.
 
         Args:
             bboxes_3d: Boxes of any frame.
-            input_meta: ``lidar2img``, or ``cam2img`` and perhaps ``lidar2cam``.
-            edge_colors: See ``draw_bboxes``, like the rest.
-            line_styles: See ``edge_colors``.
-            line_widths: See ``edge_colors``.
-            face_colors: See ``edge_colors``; of the front.
-            alpha: See ``edge_colors``.
-            img_size: Accepted for MMDetection3D's sake: what lies outside is cut off anyway.
+            input_meta: `lidar2img`, or `cam2img` and optionally `lidar2cam`.
+            edge_colors: Colours of the outlines.
+            line_styles: `-`, `--`, `:` or `-.`.
+            line_widths: Line widths in pixels.
+            face_colors: Fill colour of the front; `'none'` does not fill.
+            alpha: Opacity of the front, 0 to 1.
+            img_size: Not used; kept for MMDetection3D's signature.
         """
-        known = projections_of(input_meta)
+        known = lidar2img_matrices(input_meta)
         if not known:
             raise InputError("draw_proj_bboxes_3d needs lidar2img or cam2img in input_meta")
-        boxes = marks(bboxes_3d, np.zeros(len(bboxes_3d)), input_meta).boxes
+        boxes = box_set(bboxes_3d, np.zeros(len(bboxes_3d)), input_meta).boxes
         for edges in project_edges(boxes, known[0]):
             ends = edges[:12][np.isfinite(edges[:12]).all((1, 2))]
             if len(ends):
@@ -419,16 +428,16 @@ class Det3DLocalVisualizer(Visualizer):
         continue_key: str = "right",
         vis_task: str = "lidar_det",
     ) -> None:
-        """Write the current picture to a file; there are no windows.
+        """Write the current image to a file; no window is opened.
 
         Args:
-            save_path: The file.
-            drawn_img_3d: A picture to be the current one.
-            drawn_img: The same, if there is no other.
-            win_name: Accepted for MMDetection3D's sake, like the rest.
-            wait_time: See ``win_name``.
-            continue_key: See ``win_name``.
-            vis_task: See ``win_name``.
+            save_path: File.
+            drawn_img_3d: Image to set as the current one.
+            drawn_img: The same, without `drawn_img_3d`.
+            win_name: Not used; kept for MMDetection3D's signature.
+            wait_time: Not used.
+            continue_key: Not used.
+            vis_task: Not used.
         """
         given = drawn_img_3d if drawn_img_3d is not None else drawn_img
         if given is not None:
@@ -439,23 +448,23 @@ class Det3DLocalVisualizer(Visualizer):
             super().show()
 
 
-def _palette(given: Any) -> tuple[Color, ...]:
-    """Colours by label; empty where none are given."""
+def _palette(given: Sequence[Color] | Color | None) -> tuple[Color, ...]:
+    """Return colours by label; empty without colours."""
     if given is None or not len(given):
         return ()
     colors: Any = [given] if isinstance(given[0], int) else given
     return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
 
 
-def _ink(color: Any) -> Color:
-    """A colour; three numbers up to 1 are shares of 255, as open3d has them."""
+def _open3d_color(color: ColorLike) -> Color:
+    """Return a colour; three numbers up to 1 are fractions of 255, as in open3d."""
     if not isinstance(color, str) and max(color) <= 1:
         return to_color([255 * float(part) for part in color])
     return to_color(color)
 
 
 def _rgb(points: Array) -> Array | None:
-    """Colours in a cloud's columns 3 to 5, from 0 to 1 or from 0 to 255; None where it has none."""
+    """Return colours of a cloud's columns 3 to 5 (0 to 1 or 0 to 255), or None."""
     if points.shape[1] < 6:
         return None
     colors = points[:, 3:6].astype(float)
@@ -471,7 +480,7 @@ def _to_width(picture: Array, width: int) -> Array:
 
 
 def _stacked(parts: Sequence[Array]) -> Array:
-    """Pictures one below the other, as wide as the first."""
+    """Stack images vertically at the width of the first."""
     return np.concatenate([_to_width(part, parts[0].shape[1]) for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""What of a data sample is drawn: boxes in the LiDAR's frame, points' colours, camera images and their projections."""
+"""Read from a data sample what is drawn: boxes in the LiDAR's frame, point colours, camera images and projections."""
 
 from __future__ import annotations
 
@@ -9,59 +9,63 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raydet3d.structures import Box3DMode, Boxes3D
-from raydet3d.visual.bev import Marks
-from raydet3d.visual.canvas import Array, Color, to_array
+from raydet3d.structures import Box3DMode, Boxes3D, Det3DDataSample
+from raydet3d.visual.bev import BoxSet
+from raydet3d.visual.canvas import Array, ArrayLike, Color, to_array
 
 CAMERA_AXES = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-"""From the LiDAR's axes to a camera's, for samples that know no better."""
+"""Rotation from the LiDAR's axes to a camera's, for samples without calibration."""
 AXES = {
     0: np.eye(3),
     1: np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
     2: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
 }
-"""From the axes of a cloud (``pcd_mode``: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
+"""Rotation from the axes of a cloud (`pcd_mode`: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
 
 
-def to_plain(data_sample: Any) -> Mapping[str, Any]:
-    """A data sample as nested dicts."""
+def to_plain(data_sample: Det3DDataSample | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return a data sample as nested dicts."""
     if data_sample is None:
         return {}
-    plain: Mapping[str, Any] = data_sample.to_dict() if hasattr(data_sample, "to_dict") else data_sample
-    return plain
+    return data_sample if isinstance(data_sample, Mapping) else data_sample.to_dict()
 
 
-def truth_of(sample: Mapping[str, Any]) -> Marks:
-    """Ground truth of a training frame, or of a validation frame."""
+def ground_truth_boxes(sample: Mapping[str, Any]) -> BoxSet:
+    """Return the ground truth of a training or validation frame."""
     own = sample.get("gt_instances_3d") or {}
     if "bboxes_3d" in own:
-        return marks(own["bboxes_3d"], own["labels_3d"], sample)
+        return box_set(own["bboxes_3d"], own["labels_3d"], sample)
     held = sample.get("eval_ann_info") or {}
     if "gt_bboxes_3d" in held:
-        return marks(held["gt_bboxes_3d"], held["gt_labels_3d"], sample)
-    return Marks()
+        return box_set(held["gt_bboxes_3d"], held["gt_labels_3d"], sample)
+    return BoxSet()
 
 
-def found_in(sample: Mapping[str, Any], least: float) -> Marks:
-    """Predictions with a score of ``least`` or more."""
+def predicted_boxes(sample: Mapping[str, Any], least: float) -> BoxSet:
+    """Return predictions with a score of at least `least`."""
     own = sample.get("pred_instances_3d") or {}
     if "bboxes_3d" not in own:
-        return Marks(scores=np.zeros(0))
+        return BoxSet(scores=np.zeros(0))
     scores = to_array(own["scores_3d"])
-    return marks(own["bboxes_3d"], own["labels_3d"], sample, scores=scores, least=least)
+    return box_set(own["bboxes_3d"], own["labels_3d"], sample, scores=scores, least=least)
 
 
-def marks(
-    boxes: Any, labels: Any, sample: Mapping[str, Any], *, scores: Array | None = None, least: float = 0.0
-) -> Marks:
-    """Boxes of any frame in the LiDAR's; those that are not finite, or whose score is below ``least``, are left out.
+def box_set(
+    boxes: Boxes3D | ArrayLike,
+    labels: ArrayLike,
+    sample: Mapping[str, Any],
+    *,
+    scores: Array | None = None,
+    least: float = 0.0,
+) -> BoxSet:
+    """Convert boxes to the LiDAR's frame; drop those that are not finite or score below `least`.
 
     Args:
-        boxes: (K, 7+) numbers in the LiDAR's frame, or boxes of a frame.
+        boxes: (K, 7+) array in the LiDAR's frame, or boxes of any frame.
         labels: (K,) class numbers.
-        sample: Its ``lidar2cam`` carries camera boxes over.
+        sample: Its `lidar2cam` converts camera boxes.
         scores: (K,) of predictions.
-        least: Least score.
+        least: Minimum score.
     """
     numbers = to_array(labels).astype(int)
     if isinstance(boxes, Boxes3D):
@@ -76,11 +80,11 @@ def marks(
     keep = np.isfinite(rows).all(1)
     if scores is not None:
         keep &= scores >= least
-    return Marks(rows[keep], numbers[keep], None if scores is None else scores[keep])
+    return BoxSet(rows[keep], numbers[keep], None if scores is None else scores[keep])
 
 
-def cloud_of(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
-    """The cloud in the LiDAR's axes, (N, 3+); None where there is none."""
+def lidar_points(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
+    """Return the cloud in the LiDAR's axes, (N, 3+), or None."""
     given = data_input.get("points")
     if given is None:
         return None
@@ -89,7 +93,7 @@ def cloud_of(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
 
 
 def semantic_colors(sample: Mapping[str, Any], palette: Sequence[Color]) -> list[tuple[str, Array]]:
-    """Colours of each point by its class, from ground truth and from predictions, as far as the sample has them."""
+    """Return (title, (N, 3) colours) of points by class for ground truth and predictions that the sample has."""
     held = sample.get("gt_pts_seg") or sample.get("eval_ann_info") or {}
     found = sample.get("pred_pts_seg") or {}
     out = []
@@ -97,14 +101,14 @@ def semantic_colors(sample: Mapping[str, Any], palette: Sequence[Color]) -> list
         labels = holder.get("pts_semantic_mask")
         if labels is not None:
             numbers = to_array(labels).astype(int)
-            table = np.array([*palette, (70, 74, 84)], np.uint8)  # classes that do not count are gray
+            table = np.array([*palette, (70, 74, 84)], np.uint8)  # ignored classes are gray
             known = (numbers >= 0) & (numbers < len(palette))
             out.append((title, table[np.where(known, numbers, len(palette))]))
     return out
 
 
-def projections_of(sample: Mapping[str, Any]) -> list[Array]:
-    """LiDAR to image, one (3, 4) or (4, 4) matrix a camera, where the sample knows them."""
+def lidar2img_matrices(sample: Mapping[str, Any]) -> list[Array]:
+    """Return one (3, 4) or (4, 4) projection from LiDAR to image per camera; empty without calibration."""
     if sample.get("lidar2img") is not None:
         return _matrices(sample["lidar2img"])
     if sample.get("cam2img") is None:
@@ -114,13 +118,13 @@ def projections_of(sample: Mapping[str, Any]) -> list[Array]:
     return [_square(a) @ _square(b) for a, b in zip(inner, outer, strict=False)]
 
 
-def images_of(data_input: Mapping[str, Any], sample: Mapping[str, Any], say: Callable[[str], None]) -> list[Array]:
-    """The frame's camera images: the batch's, else those in the files that the sample names, else none.
+def camera_images(data_input: Mapping[str, Any], sample: Mapping[str, Any], warn: Callable[[str], None]) -> list[Array]:
+    """Return the camera images of a frame: those of the batch, else those in the files that the sample names.
 
     Args:
-        data_input: Perhaps with ``img``.
-        sample: Perhaps with ``img_path``.
-        say: Takes a word on a file that cannot be read.
+        data_input: May have `img`.
+        sample: May have `img_path`.
+        warn: Called with a message for a file that cannot be read.
     """
     given = data_input.get("img")
     if given is not None:
@@ -137,7 +141,7 @@ def images_of(data_input: Mapping[str, Any], sample: Mapping[str, Any], say: Cal
             with Image.open(path) as file:
                 found.append(np.asarray(file.convert("RGB")))
         except OSError as error:
-            say(f"{path} cannot be read as an image ({error}); frames are drawn without it")
+            warn(f"{path} cannot be read as an image ({error}); frames are drawn without it")
     return found
 
 
@@ -146,21 +150,21 @@ def _picture(image: Array) -> Array:
     return np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
-def _matrices(given: Any) -> list[Array]:
-    """One matrix or several as a list."""
+def _matrices(given: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
+    """Return one matrix or several as a list."""
     if isinstance(given, (list, tuple)) and len(given) and np.ndim(to_array(given[0])) == 2:
         return [to_array(matrix) for matrix in given]
     array = to_array(given)
     return [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
 
 
-def _first(given: Any) -> Array | None:
+def _first(given: ArrayLike | Sequence[ArrayLike] | None) -> Array | None:
     matrices = [] if given is None else _matrices(given)
     return matrices[0] if matrices else None
 
 
-def _square(matrix: Any) -> Array:
-    """A matrix padded to 4x4."""
+def _square(matrix: ArrayLike) -> Array:
+    """Return a matrix padded to 4x4."""
     given = to_array(matrix)
     out = np.eye(4)
     out[: given.shape[0], : given.shape[1]] = given

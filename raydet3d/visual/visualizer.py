@@ -1,6 +1,6 @@
-"""``Visualizer``: one front for all backends, and a picture to draw on.
+"""`Visualizer`: passes scalars, images and the config to all back ends, and draws on its current image.
 
-Every visualizer belongs to one run; there is no global one. Backends are used on rank 0 only.
+Every visualizer belongs to one run; there is no global one. Back ends are used on rank 0 only.
 """
 
 from __future__ import annotations
@@ -9,34 +9,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from raydet3d.active_run import ActiveRunProxy
+from raydet3d.config import Config
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import VISBACKENDS, VISUALIZERS
-from raydet3d.visual.backends import BaseVisBackend
+from raydet3d.structures import Det3DDataSample
+from raydet3d.visual.backends import BaseVisBackend, Scalar
 from raydet3d.visual.canvas import Array, Canvas
 from raydet3d.visual.featmap import draw_featmap
+
+BackendsLike = BaseVisBackend | Mapping[str, Any] | Sequence[BaseVisBackend | Mapping[str, Any]] | None
+SampleLike = Det3DDataSample | Mapping[str, Any] | None
 
 
 @VISUALIZERS.register_module()
 class Visualizer(Canvas):
-    """Passes scalars, pictures and the config on to backends, and draws on its current picture (see ``Canvas``).
+    """Pass scalars, images and the config to back ends; draw on the current image (see `Canvas`).
 
     Args:
-        name: Name of the visualizer; two of the same name are two all the same.
-        image: A first picture for ``get_image``.
-        vis_backends: Backends, or their configs: one or a list. Two of a class need a ``name`` in their configs.
-        save_dir: Folder of the run; backends that name none of their own get ``save_dir/vis_data``.
-        fig_save_cfg: Accepted for MMEngine's sake.
-        fig_show_cfg: Accepted for MMEngine's sake.
+        name: Name of the visualizer; it need not be unique.
+        image: Initial image.
+        vis_backends: Back ends or their configs, one or a list. Two of one class need a `name` in their configs.
+        save_dir: Folder of the run; back ends without a folder get `save_dir/vis_data`.
+        fig_save_cfg: Not used; kept for MMEngine's signature.
+        fig_show_cfg: Not used; kept for MMEngine's signature.
     """
 
     def __init__(
         self,
         name: str = "visualizer",
         image: Array | None = None,
-        vis_backends: Any = None,
+        vis_backends: BackendsLike = None,
         save_dir: str | Path | None = None,
         fig_save_cfg: Mapping[str, Any] | None = None,
         fig_show_cfg: Mapping[str, Any] | None = None,
@@ -44,7 +51,7 @@ class Visualizer(Canvas):
         super().__init__(image)
         self.name = name
         self.dataset_meta: Mapping[str, Any] | None = None
-        self._has_said: set[str] = set()
+        self._warned: set[str] = set()
         self._backends: dict[str, BaseVisBackend] = {}
         folder = None if save_dir is None else Path(save_dir) / "vis_data"
         if vis_backends is None:
@@ -73,65 +80,67 @@ class Visualizer(Canvas):
 
     @classmethod
     def get_instance(cls, name: str = "visualizer", **kwargs: Any) -> Any:
-        """The visualizer of the run that is at work; one that keeps nothing, where none is.
+        """Return the visualizer of the active run, or one without back ends.
 
         Args:
-            name: Accepted for MMEngine's sake, as is the rest: runs share nothing.
-            **kwargs: See ``name``.
+            name: Not used; kept for MMEngine's signature.
+            **kwargs: Not used.
         """
         return ActiveRunProxy("visualizer", Visualizer)
 
     @classmethod
     def get_current_instance(cls) -> Any:
-        """As ``get_instance``."""
+        """Return the visualizer of the active run, or one without back ends."""
         return cls.get_instance()
 
     def get_backend(self, name: str) -> BaseVisBackend:
-        """A backend by its name, or by its class's."""
+        """Return a back end by its name or its class's name."""
         if name not in self._backends:
             raise KeyError(f"visualizer {self.name!r} has no backend {name!r}; it has {', '.join(self._backends)}")
         return self._backends[name]
 
-    def _each(self) -> list[BaseVisBackend]:
-        """Backends to write to: none on ranks other than 0."""
+    def _writing_backends(self) -> list[BaseVisBackend]:
+        """Return the back ends to write to: none on ranks other than 0."""
         return list(self._backends.values()) if is_main_process() else []
 
-    def add_config(self, config: Any, **kwargs: Any) -> None:
-        """Keep the run's config, secrets redacted."""
-        for backend in self._each():
+    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+        """Add the run's config, secrets redacted."""
+        for backend in self._writing_backends():
             backend.add_config(config, **kwargs)
 
-    def add_graph(self, model: Any, data_batch: Any, **kwargs: Any) -> None:
-        """Keep the model's graph, where a backend can."""
-        for backend in self._each():
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+        """Add the model's graph."""
+        for backend in self._writing_backends():
             backend.add_graph(model, data_batch, **kwargs)
 
-    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
-        """Keep one number."""
-        for backend in self._each():
+    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: Any) -> None:
+        """Add one scalar."""
+        for backend in self._writing_backends():
             backend.add_scalar(name, value, step, **kwargs)
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Keep numbers of one step.
+        """Add the scalars of one step.
 
         Args:
-            scalar_dict: Numbers by name.
+            scalar_dict: Scalars by name.
             step: Iteration.
-            file_path: A JSON-lines file below the local backend's folder to write to as well.
-            **kwargs: Passed on.
+            file_path: Another JSON-lines file below the local back end's folder.
+            **kwargs: Passed to the back ends.
         """
-        for backend in self._each():
+        for backend in self._writing_backends():
             backend.add_scalars(scalar_dict, step, file_path, **kwargs)
 
     def add_image(self, name: str, image: Array, step: int = 0) -> None:
-        """Keep an (H, W, 3) uint8 picture."""
-        for backend in self._each():
+        """Add an (H, W, 3) uint8 image."""
+        for backend in self._writing_backends():
             backend.add_image(name, image, step)
 
-    def add_datasample(self, name: str, data_input: Any, data_sample: Any, *args: Any, **kwargs: Any) -> None:
-        """Draw a sample; the base class cannot."""
+    def add_datasample(
+        self, name: str, data_input: Mapping[str, Any], data_sample: SampleLike = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Draw a sample; subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} does not draw samples; use Det3DLocalVisualizer")
 
     def show(
@@ -142,27 +151,27 @@ class Visualizer(Canvas):
         continue_key: str = " ",
         backend: str = "matplotlib",
     ) -> None:
-        """Say once that there are no windows: what is drawn is kept by ``add_image``, or in a file.
+        """Warn once that no window is opened: images go to back ends and files.
 
         Args:
-            drawn_img: A picture to be the current one.
-            win_name: Accepted for MMEngine's sake, like the rest.
-            wait_time: See ``win_name``.
-            continue_key: See ``win_name``.
-            backend: See ``win_name``.
+            drawn_img: Image to set as the current one.
+            win_name: Not used; kept for MMEngine's signature.
+            wait_time: Not used.
+            continue_key: Not used.
+            backend: Not used.
         """
         if drawn_img is not None:
             self.set_image(drawn_img)
-        self._say("nothing opens a window here; pictures are kept by the visualizer's back ends and in files")
+        self._warn_once("show() opens no window; images go to the visualizer's back ends and to files")
 
-    def _say(self, message: str) -> None:
+    def _warn_once(self, message: str) -> None:
         """Warn once."""
-        if message not in self._has_said:
-            self._has_said.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             get_logger().warning(message)
 
     def close(self) -> None:
-        """Let all backends finish."""
+        """Close all back ends."""
         for backend in self._backends.values():
             backend.close()
 

@@ -13,7 +13,7 @@ from raydet3d.hooks.visualization import Det3DVisualizationHook
 from raydet3d.registry import HOOKS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
 from raydet3d.visual import Det3DLocalVisualizer
-from raydet3d.visual.bev import PALETTE, TRUTH
+from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
 
 CAR = torch.tensor([[20.0, 5, -1.7, 4, 2, 1.5, 0.3]])
 
@@ -70,7 +70,7 @@ def test_v1_v2_v3_all_samples_of_every_nth_batch_without_out_file_or_display(tmp
     runner = run_at(tmp_path)
     validate(hook, runner, 5)
     assert pictures(tmp_path) == [f"val_{n:06d}_40.png" for n in (0, 1, 20, 21, 40, 41)]
-    assert has(runner.visualizer.get_image(), TRUTH)
+    assert has(runner.visualizer.get_image(), GROUND_TRUTH_COLOR)
     assert has(runner.visualizer.get_image(), PALETTE[2])
 
 
@@ -156,7 +156,7 @@ def test_ground_truth_is_found_on_either_side(tmp_path, truth_in):
     runner = run_at(tmp_path)
     hook = Det3DVisualizationHook(draw=True, draw_pred=False)
     hook.after_val_iter(runner, 0, *batch(1, truth_in=truth_in))
-    assert has(runner.visualizer.get_image(), TRUTH)
+    assert has(runner.visualizer.get_image(), GROUND_TRUTH_COLOR)
     assert not has(runner.visualizer.get_image(), PALETTE[2])
 
 
@@ -164,7 +164,7 @@ def test_score_threshold_and_choice_are_passed_on(tmp_path):
     runner = run_at(tmp_path)
     hook = Det3DVisualizationHook(draw=True, score_thr=0.9, draw_gt=False)
     hook.after_val_iter(runner, 0, *batch(1))
-    assert not has(runner.visualizer.get_image(), TRUTH)
+    assert not has(runner.visualizer.get_image(), GROUND_TRUTH_COLOR)
     assert not has(runner.visualizer.get_image(), PALETTE[2])
 
 

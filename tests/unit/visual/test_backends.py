@@ -60,8 +60,8 @@ def test_a_folder_is_needed(kind):
 
 
 @pytest.mark.parametrize("image", [None, np.zeros((3, 3)), np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8)])
-def test_what_is_no_picture_is_refused(tmp_path, image):
-    with pytest.raises(ValueError, match="a picture is a uint8 array"):
+def test_arrays_that_are_no_images_are_refused(tmp_path, image):
+    with pytest.raises(ValueError, match="an image is a uint8 array"):
         LocalVisBackend(tmp_path).add_image("a", image)
 
 
@@ -155,8 +155,8 @@ def test_v4_wandb_offline_keeps_every_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["MLflowVisBackend", "ClearMLVisBackend", "mmengine.AimVisBackend"])
-def test_other_backends_say_what_there_is(name):
-    with pytest.raises(InputError, match=r"VisBackend is not here; there are LocalVisBackend, TensorboardVisBackend"):
+def test_unsupported_back_ends_name_the_supported_ones(name):
+    with pytest.raises(InputError, match=r"VisBackend does not exist here; use LocalVisBackend"):
         VISBACKENDS.build({"type": name, "exp_name": "x", "save_dir": "y"})
 
 

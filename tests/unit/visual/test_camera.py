@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raydet3d.visual.bev import PALETTE, TRUTH, Marks
+from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE, BoxSet
 from raydet3d.visual.camera import NEAR, draw_boxes_on_image, project_edges
 
 # Focal length 100 px, centre (200, 100); the camera looks along the LiDAR's x.
@@ -33,15 +33,15 @@ def test_boxes_behind_are_not_drawn_and_half_behind_are_cut():
 
 def test_colours_and_size():
     image = np.zeros((200, 400, 3), np.uint8)
-    truth = Marks(np.array([[10.0, 4, -1, 2, 2, 2, 0]]), np.array([0]))
-    found = Marks(np.array([[10.0, -4, -1, 2, 2, 2, 0]]), np.array([1]), np.array([0.4]))
+    truth = BoxSet(np.array([[10.0, 4, -1, 2, 2, 2, 0]]), np.array([0]))
+    found = BoxSet(np.array([[10.0, -4, -1, 2, 2, 2, 0]]), np.array([1]), np.array([0.4]))
     out = draw_boxes_on_image(image, truth, found, lidar2img=LIDAR2IMG, width=800)
     assert out.shape == (400, 800, 3)
     left, right = out[:, :400].reshape(-1, 3), out[:, 400:].reshape(-1, 3)
-    assert (left == TRUTH).all(1).any()
+    assert (left == GROUND_TRUTH_COLOR).all(1).any()
     assert not (left == PALETTE[1]).all(1).any()
     assert (right == PALETTE[1]).all(1).any()
-    assert not (right == TRUTH).all(1).any()
+    assert not (right == GROUND_TRUTH_COLOR).all(1).any()
     assert not image.any()
-    same = draw_boxes_on_image(image + 7, Marks(), Marks(), lidar2img=LIDAR2IMG)
+    same = draw_boxes_on_image(image + 7, BoxSet(), BoxSet(), lidar2img=LIDAR2IMG)
     assert (same == image + 7).all()

@@ -112,9 +112,9 @@ def test_what_is_no_colour(given):
         to_color(given)
 
 
-def test_pictures_in_and_out(caplog):
+def test_set_and_get_image(caplog):
     visualizer = Visualizer()
-    with pytest.raises(ValueError, match="nothing has been drawn yet"):
+    with pytest.raises(ValueError, match="has no image yet"):
         visualizer.draw_points([1, 1])
     visualizer.set_image(np.full((4, 5), 300.0))
     assert visualizer.get_image().shape == (4, 5, 3)
@@ -124,7 +124,7 @@ def test_pictures_in_and_out(caplog):
     for _ in range(2):
         visualizer.show(GRAY)
     assert (visualizer.get_image() == GRAY).all()
-    assert caplog.text.count("nothing opens a window here") == 1
+    assert caplog.text.count("show() opens no window") == 1
 
 
 class TestFeatureMaps:
@@ -142,7 +142,7 @@ class TestFeatureMaps:
         drawn = Visualizer.draw_featmap(maps, GRAY, channel_reduction=None, topk=4, arrangement=(2, 2))
         assert drawn.shape == (2 * 60 + 4, 2 * 80 + 4, 3)
         for match, args in {
-            "has no room for 5 channels": {"topk": 5, "arrangement": (2, 2)},
+            "is too small for 5 channels": {"topk": 5, "arrangement": (2, 2)},
             "all of 6 channels make no picture": {"topk": -1},
         }.items():
             with pytest.raises(InputError, match=match):

@@ -8,7 +8,7 @@ from PIL import Image
 from raydet3d.errors import InputError
 from raydet3d.structures import CameraInstance3DBoxes, LiDARInstance3DBoxes
 from raydet3d.visual import Det3DLocalVisualizer
-from raydet3d.visual.bev import PALETTE, TRUTH
+from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
 
 LIDAR2IMG = np.array([[300.0, -300, 0, 0], [100, 0, -300, 0], [1, 0, 0, 0]])
 IMAGE = np.full((200, 600, 3), 90, np.uint8)
@@ -41,10 +41,10 @@ def test_one_camera_ground_truth_left_and_predictions_right():
     picture = drawn("mono_det")
     assert picture.shape == (200, 2 * 600 + 4, 3)
     left, right = picture[:, :600], picture[:, 604:]
-    assert has(left, TRUTH)
+    assert has(left, GROUND_TRUTH_COLOR)
     assert not has(left, PALETTE[2])
     assert has(right, PALETTE[2])
-    assert not has(right, TRUTH)
+    assert not has(right, GROUND_TRUTH_COLOR)
     assert drawn("mono_det", draw_pred=False).shape == IMAGE.shape
     # Without an image the scene is drawn from above.
     assert drawn("mono_det", inputs={"points": POINTS}).shape[1] != 600
@@ -61,7 +61,7 @@ def test_camera_boxes_that_know_their_camera_only():
     matrix = np.concatenate([inner @ outer, np.zeros((3, 1))], 1)
     theirs = drawn("mono_det", data={**sample(), "lidar2img": matrix}, draw_pred=False)
     assert np.abs(mine.astype(int) - theirs).max() < 60
-    assert has(mine, TRUTH)
+    assert has(mine, GROUND_TRUTH_COLOR)
 
 
 def test_several_cameras_in_a_grid():

@@ -12,7 +12,7 @@ from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS
 from raydet3d.structures import CameraInstance3DBoxes, Det3DDataSample, InstanceData, LiDARInstance3DBoxes
 from raydet3d.visual import LocalVisBackend, Visualizer
-from raydet3d.visual.bev import PALETTE, TRUTH
+from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
 from tests.kit.spawn import run_ranks
 
 LOCAL = {"type": "LocalVisBackend"}
@@ -107,7 +107,7 @@ def test_a_validation_frame(tmp_path):
     visualizer.add_datasample("val_000008", {"points": POINTS}, sample(), step=120)
     picture = np.asarray(Image.open(tmp_path / "vis_data/vis_image/val_000008_120.png"))
     assert (picture == visualizer.get_image()).all()
-    assert has(picture, TRUTH)
+    assert has(picture, GROUND_TRUTH_COLOR)
     assert has(picture, PALETTE[2])
     assert not has(picture, PALETTE[0])  # below the threshold
     assert max(picture.shape) < 1400
@@ -118,7 +118,7 @@ def test_what_is_drawn_can_be_chosen(tmp_path, truth, found):
     visualizer = build(tmp_path, bbox_color=[(255, 0, 0), (0, 255, 0), (0, 0, 255)])
     visualizer.add_datasample("a", {"points": POINTS}, sample(), draw_gt=truth, draw_pred=found, pred_score_thr=0.1)
     picture = visualizer.get_image()
-    assert has(picture, TRUTH) is truth
+    assert has(picture, GROUND_TRUTH_COLOR) is truth
     assert has(picture, (0, 0, 255)) is has(picture, (255, 0, 0)) is found
 
 
@@ -138,7 +138,7 @@ def test_training_samples_dicts_and_nothing_at_all(tmp_path):
                                                             labels_3d=torch.tensor([2])))  # fmt: skip
     for one in (training, training.to_dict()):
         visualizer.add_datasample("a", {"points": POINTS.numpy()}, one)
-        assert has(visualizer.get_image(), TRUTH)
+        assert has(visualizer.get_image(), GROUND_TRUTH_COLOR)
     nothing_found = sample()
     nothing_found.pred_instances_3d = nothing_found.pred_instances_3d[:0]
     for one in (None, {}, Det3DDataSample(), nothing_found, sample(scores=(0.1, 0.1))):
@@ -199,7 +199,7 @@ def test_it_says_what_it_does_not_do(tmp_path, caplog):
         visualizer.add_datasample("a", {"points": POINTS}, sample(), vis_task="lidar")
     with pytest.raises(InputError, match="point_cloud_range needs 4 or 6 numbers"):
         build(tmp_path, point_cloud_range=[1, 2, 3])
-    with pytest.raises(ValueError, match="nothing has been drawn yet"):
+    with pytest.raises(ValueError, match="has no image yet"):
         build(tmp_path).get_image()
     with pytest.raises(NotImplementedError, match="Det3DLocalVisualizer"):
         Visualizer().add_datasample("a", {}, None)
