@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,15 @@ def test_documentation_builds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", str(ROOT / ".mkdocs.yml")]
     done = subprocess.run([*command, "-d", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", pages("en"), ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*\.(?:py|yaml))`", page.read_text(encoding="utf-8")))
+    roots = (ROOT, ROOT / "raydet3d", ROOT / "configs")
+    missing = [
+        name
+        for name in sorted(named)
+        if not name.startswith("tools/") and not any((root / name).exists() for root in roots)
+    ]
+    assert not missing
