@@ -10,7 +10,7 @@ from typing import Any
 from raydet3d.cli import add_config, add_launcher_flags, run_command, version
 from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.preflight import check_work_dir
+from raydet3d.launch.preflight import check_writable
 from raydet3d.launch.worker import is_torchrun, join_torchrun
 
 EXAMPLES = """examples:
@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
-    check_work_dir(cfg["work_dir"])
+    check_writable(cfg["work_dir"], "work_dir")
 
     import torch
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raydet3d.checkpoint.store import EARLIER
 from raydet3d.cli import (
@@ -26,9 +26,9 @@ from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.files import locked
 from raydet3d.host import num_processors
-from raydet3d.launch.preflight import check_room_on_disk, check_this_machine, check_work_dir, checkpoint_size
+from raydet3d.launch.preflight import check_output_folders, check_room_on_disk, check_this_machine, checkpoint_size
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.run_spec import RunResult, RunSpec
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, join_torchrun, run_worker
@@ -136,7 +136,7 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, start
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     if not is_torchrun():
         check_this_machine(options)
-    check_work_dir(cfg["work_dir"])
+    check_output_folders(cfg)
     resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     if args.fresh and resume:
         raise InputError("--fresh begins anew and --resume goes on; one of them")
@@ -166,12 +166,16 @@ def _run(
         chosen = choose_run(inspect_work_dir(work_dir, cfg), cfg["work_dir"], resume=bool(wanted))
         if chosen is not None:
             if chosen.finished and not wanted:
-                print_result({"workers": None, **chosen.result}, seconds=0)
+                print_result(cast("RunResult", {"workers": None, **chosen.result}), seconds=0)
                 return 0
             resume, run = True, chosen.run
-    plan = make_plan(cfg, options, resume, run)
+    spec = make_run_spec(cfg, options, resume, run)
     asked = reason_to_stop(request, options.time_limit_s, started)
-    result = train_here(cfg, plan, request, asked) if is_torchrun() else train_there(cfg, plan, options, request, asked)
+    result = (
+        train_under_torchrun(cfg, spec, request, asked)
+        if is_torchrun()
+        else train_on_ray(cfg, spec, options, request, asked)
+    )
     if result.get("stopped"):
         if result.get("is_main", True):
             way = "without --fresh, " if args.fresh else "with a plain --resume, " if isinstance(resume, str) else ""
@@ -245,7 +249,7 @@ def print_once(line: str) -> None:
         print(line)
 
 
-def make_plan(cfg: Config, options: RayOptions, resume: bool | str, run: str = "") -> RunSpec:
+def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str = "") -> RunSpec:
     """The run as plain data."""
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
@@ -260,7 +264,7 @@ def make_plan(cfg: Config, options: RayOptions, resume: bool | str, run: str = "
         run=run,
         threads=options.threads_per_worker if is_torchrun() else None,
         cwd=str(Path.cwd()),
-        slots=options.batch_workers,
+        batch_workers=options.batch_workers,
         hang_timeout_s=options.hang_timeout_s if is_torchrun() else 0,
         straggler_ratio=options.straggler_ratio,
     )
@@ -282,7 +286,9 @@ def check_parts(cfg: Config) -> None:
     check_optimization(cfg)
 
 
-def train_here(cfg: Config, plan: RunSpec, request: StopRequest, asked: Callable[[], str | None]) -> dict[str, Any]:
+def train_under_torchrun(
+    cfg: Config, spec: RunSpec, request: StopRequest, asked: Callable[[], str | None]
+) -> RunResult:
     """Train as one of torchrun's ranks."""
     check_parts(cfg)
     from raydet3d.dist import broadcast_object, get_world_size, is_main_process, on_rank0
@@ -290,22 +296,22 @@ def train_here(cfg: Config, plan: RunSpec, request: StopRequest, asked: Callable
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
     on_rank0(lambda: check_data(cfg))
-    plan = broadcast_object(plan)
+    spec = broadcast_object(spec)
     request.trains = True
-    result = run_worker(plan, device=device, asked=asked)
+    result = run_worker(spec, device=device, asked=asked)
     return {**result, "workers": get_world_size(), "cpus": num_processors(), "is_main": is_main_process()}
 
 
-def train_there(
-    cfg: Config, plan: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
-) -> dict[str, Any]:
+def train_on_ray(
+    cfg: Config, spec: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
+) -> RunResult:
     """Train on Ray workers; with none of them, in this process."""
-    opening: Any = None
+    connecting: Any = None
     if options.most > 0:
         from raydet3d.launch.cluster import ConnectThread
 
-        opening = ConnectThread(options, cfg["work_dir"])
-        opening.start()  # it takes seconds, as do what torch imports and what the data need
+        connecting = ConnectThread(options, cfg["work_dir"])
+        connecting.start()  # it takes seconds, as do what torch imports and what the data need
     try:
         check_parts(cfg)
         from raydet3d.runtime.build import check_data
@@ -313,34 +319,34 @@ def train_there(
         check_data(cfg)
         if not is_uri(cfg["work_dir"]):
             check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
-        if opening is None:
+        if connecting is None:
             request.trains = True
-            return {**run_worker(plan, asked=asked), "workers": 0, "cpus": num_processors()}
+            return {**run_worker(spec, asked=asked), "workers": 0, "cpus": num_processors()}
         from raydet3d.launch.driver import fit
 
-        ground = opening.wait()
+        cluster = connecting.wait()
         request.listen()
         request.trains = True
-        return fit(plan, options, work_dir=cfg["work_dir"], request=request, ground=ground)
+        return fit(spec, options, work_dir=cfg["work_dir"], request=request, cluster=cluster)
     finally:
-        if opening is not None:
-            opening.close()
+        if connecting is not None:
+            connecting.close()
 
 
-def print_result(result: dict[str, Any], *, seconds: float) -> None:
-    """The last lines of a run: where things lie, what it cost, and the scores that count."""
+def print_result(result: RunResult, *, seconds: float) -> None:
+    """Print the last lines of a run: where its files are, what it cost, and the scores that count."""
     workers = result["workers"]
     if workers is not None:  # else it was finished before
         how = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
         print(f"Finished in {int(seconds) // 60} min {int(seconds) % 60} s with {how} on {result['cpus']} cores.")
-    for title, key in (
-        ("Logs", "log_dir"),
-        ("Pictures", "picture_dir"),
-        ("Best checkpoint", "best_checkpoint"),
-        ("Last checkpoint", "last_checkpoint"),
+    for title, path in (
+        ("Logs", result.get("log_dir")),
+        ("Pictures", result.get("picture_dir")),
+        ("Best checkpoint", result.get("best_checkpoint")),
+        ("Last checkpoint", result.get("last_checkpoint")),
     ):
-        if result.get(key):
-            print(f"{title}: {result[key]}")
+        if path:
+            print(f"{title}: {path}")
     for name, why in result.get("not_kept", {}).items():
         print(f"Not kept: {name}: {why}")
     for name, value in result.get("headline", {}).items():

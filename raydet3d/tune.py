@@ -1,15 +1,17 @@
-"""The door to sweeps: ``python -m raydet3d.tune CONFIG SWEEP.yaml``; the same command goes on after any stop."""
+"""Run a sweep: `python -m raydet3d.tune CONFIG SWEEP.yaml`; the same command goes on after any stop."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from raydet3d.cli import add_cfg_options, run_command, version
+from raydet3d.cli import FAILED, add_cfg_options, run_command, version
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
+from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.sweep.results import Results
 from raydet3d.sweep.sweep_run import report, sweep
+from raydet3d.sweep.trial_store import FAILED as FAILED_TRIAL
 
 __all__ = ["report", "sweep"]
 
@@ -25,12 +27,13 @@ from a notebook:
   results                      # the table
   results.best.setting, results.best_config
 
-exit codes: 0 done; 1 failed; 2 something in the config, the sweep or the flags has to be mended first;
-130 interrupted, and the same command goes on"""
+exit codes: 0 done; 1 failed, or a trial has failed for good; 2 something in the config, the sweep or the flags has to
+be mended first; 75 stopped (SIGTERM, SIGUSR1, ray.time_limit_s), 130 interrupted: the trials have saved, and the same
+command goes on"""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The door's flags."""
+    """Make the parser of the command's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.tune",
         description="Try settings of a config: search, stop the hopeless early, rank, and write the best as a config.",
@@ -44,13 +47,20 @@ def make_parser() -> argparse.ArgumentParser:
         "--work-dir", metavar="DIR", help="the sweep's folder (default: work_dirs/<config's name>-<sweep's name>)"
     )
     parser.add_argument("--smoke", action="store_true", help="the small size that the sweep's smoke section describes")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try trials that have failed again, from their newest checkpoints"
+    )
     parser.add_argument("--report", metavar="DIR", help="write a sweep's tables, pictures and report anew")
     parser.add_argument("--version", action="version", version=version())
     return parser
 
 
-def tune(args: argparse.Namespace) -> int:
-    """Run the door.
+def tune(args: argparse.Namespace, request: StopRequest) -> int:
+    """Run the command.
+
+    Args:
+        args: The flags.
+        request: Whether this process is asked to stop.
 
     Returns:
         The exit code.
@@ -68,13 +78,21 @@ def tune(args: argparse.Namespace) -> int:
             work_dir=args.work_dir,
             cfg_options=parse_options(args.cfg_options),
             smoke=args.smoke,
+            retry_failed=args.retry_failed,
+            request=request,
         )
     print_results(results)
+    failed = [trial for trial in results.trials if trial.state == FAILED_TRIAL]
+    for trial in failed:
+        print(f"Failed: trial {trial.id}: {trial.reason}")
+    if failed and args.report is None:
+        print(f"{len(failed)} of {len(results.trials)} trials have failed; --retry-failed tries them again.")
+        return FAILED
     return 0
 
 
 def print_results(results: Results) -> None:
-    """The last lines of a sweep: the table, and where things lie."""
+    """Print the last lines of a sweep: the table, and where its files are."""
     print(results)
     print(f"{len(results.trials)} trials in {int(results.seconds) // 60} min {int(results.seconds) % 60} s")
     best = results.best
@@ -91,7 +109,9 @@ def _short(path: Path) -> str:
 
 def main() -> int:
     """Parse the command line and sweep."""
-    return tune(make_parser().parse_args())
+    args = make_parser().parse_args()
+    with stop_signals() as request:
+        return tune(args, request)
 
 
 if __name__ == "__main__":

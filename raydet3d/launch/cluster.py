@@ -1,4 +1,4 @@
-"""A Ray to work on: joined where one is named, started on this machine where none is, and looked over before use."""
+"""Connect to the cluster of `RAY_ADDRESS` or start one on this machine, then check what it has for a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,30 +24,30 @@ from raydet3d.launch.signals import detached_children
 
 @dataclass(frozen=True)
 class ClusterHandle:
-    """A cluster that was found fit for a run.
+    """A cluster that has what a run asks for.
 
     Args:
         options: What the run asks for, without open values.
-        where: What to call the cluster in messages.
+        where: What messages call the cluster.
         wait_s: How long to wait for resources that are to come.
         cpus: CPUs of the cluster.
-        is_ours: Whether this process started it, and ends it.
+        is_ours: Whether this process started it, and shuts it down.
     """
 
     options: RayOptions
     where: str
-    wait_s: float
-    cpus: int
-    is_ours: bool
+    wait_s: float = 0.0
+    cpus: int = 0
+    is_ours: bool = False
 
     def close(self) -> None:
-        """End what this process has started."""
+        """Shut the cluster down if this process started it."""
         if self.is_ours:
             ray.shutdown()
 
 
 def connect(options: RayOptions, work_dir: Path | str) -> ClusterHandle:
-    """Join or start a cluster, and check that the run can work there.
+    """Join or start a cluster, and check that a run can work there.
 
     Args:
         options: What the run asks for.
@@ -56,7 +56,7 @@ def connect(options: RayOptions, work_dir: Path | str) -> ClusterHandle:
     Raises:
         InputError: The cluster lacks what was asked for, does not see the work dir, or wants a token.
     """
-    where, is_ours = _connect(options)
+    where, is_ours = join_or_start(dashboard=options.dashboard)
     try:
         options, wait_s = preflight.check_resources(options, where=where)
         hosts = [node for node in read_nodes() if workers_on(node.total, node.labels, options) > 0]
@@ -69,21 +69,47 @@ def connect(options: RayOptions, work_dir: Path | str) -> ClusterHandle:
     return ClusterHandle(options, where, wait_s, int(ray.cluster_resources().get("CPU", 0)), is_ours)
 
 
-def _connect(options: RayOptions) -> tuple[str, bool]:
-    """Be on a cluster; what to call it, and whether we have joined or started it."""
+def join_or_start(
+    *,
+    dashboard: bool,
+    workers_print: bool = True,
+    num_cpus: int | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> tuple[str, bool]:
+    """Join the cluster that `RAY_ADDRESS` names, else start one on this machine.
+
+    Args:
+        dashboard: Whether one that is started has Ray's dashboard.
+        workers_print: Whether what workers print comes to this process's console.
+        num_cpus: CPUs of one that is started; None: this machine's.
+        resources: Further resources of one that is started.
+
+    Returns:
+        What messages call the cluster, and whether this process started it.
+
+    Raises:
+        InputError: No cluster answers at the address, or it wants a token.
+    """
     if ray.is_initialized():
         return "the cluster", False
     address = os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray._private.worker").addFilter(_about_threads)
+    logging.getLogger("ray._private.worker").addFilter(_is_not_about_threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if not address:
             with known_address(), detached_children():
-                ray.init(address="local", include_dashboard=options.dashboard, logging_level=logging.ERROR)
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    logging_level=logging.ERROR,
+                    log_to_driver=workers_print,
+                    num_cpus=num_cpus,
+                    resources=dict(resources or {}) or None,
+                )
             return "this machine", True
         preflight.check_token()
         try:
-            ray.init(logging_level=logging.WARNING)
+            ray.init(logging_level=logging.WARNING if workers_print else logging.ERROR, log_to_driver=workers_print)
         except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
             if (hint := preflight.token_hint(error)) is not None:
                 raise InputError(hint) from None
@@ -116,15 +142,15 @@ def known_address() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _about_threads(record: logging.LogRecord) -> bool:
-    """All but Ray's note that a thread cannot set signal handlers: ours are set already."""
+def _is_not_about_threads(record: logging.LogRecord) -> bool:
+    """Filter Ray's note that a thread cannot set signal handlers: ours are set already."""
     return "SIGTERM handler is not set" not in record.getMessage()
 
 
 class ConnectThread(threading.Thread):
-    """Opens the ground while the caller reads its data and imports torch: both take seconds.
+    """Connects while the caller reads its data and imports torch: both take seconds.
 
-    The thread lives until the ground is left: Linux ends what a thread has started (Ray's own processes ask for that)
+    The thread lives until the cluster is left: Linux ends what a thread has started (Ray's own processes ask for that)
     when the thread ends.
 
     Args:
@@ -133,37 +159,37 @@ class ConnectThread(threading.Thread):
     """
 
     def __init__(self, options: RayOptions, work_dir: Path | str) -> None:
-        super().__init__(name="ray-opening", daemon=True)
+        super().__init__(name="ray-connect", daemon=True)
         self._options, self._work_dir = options, work_dir
-        self._ground: ClusterHandle | None = None
+        self._cluster: ClusterHandle | None = None
         self._error: BaseException | None = None
-        self._opened, self._left = threading.Event(), threading.Event()
+        self._connected, self._left = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Open it, or keep what went wrong for the caller; close it when the caller leaves."""
+        """Connect, or keep the error for the caller; close the cluster when the caller leaves."""
         try:
-            self._ground = connect(self._options, self._work_dir)
+            self._cluster = connect(self._options, self._work_dir)
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that can act on it
             self._error = error
-        self._opened.set()
+        self._connected.set()
         self._left.wait()
-        if self._ground is not None:
-            self._ground.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def wait(self) -> ClusterHandle:
-        """The ground, once it is open.
+        """Return the cluster, once it is connected.
 
         Raises:
             InputError: It is not fit for the run.
         """
-        self._opened.wait()
+        self._connected.wait()
         if self._error is not None:
             raise self._error
-        assert self._ground is not None
-        return self._ground
+        assert self._cluster is not None
+        return self._cluster
 
     def close(self) -> None:
-        """Leave the ground. One that is still being opened is not waited for: it ends with this process."""
+        """Leave the cluster. One that is still connecting is not waited for: it ends with this process."""
         self._left.set()
-        if self._opened.is_set():
+        if self._connected.is_set():
             self.join()

@@ -1,30 +1,23 @@
-"""A run on Ray: try after try, until it is done, is asked to stop, or has failed too often.
+"""The driver of a run on Ray: try, classify the failure, try again from the newest checkpoint.
 
-Each try is a ``TorchTrainer`` of its own, with a number of workers that there is room for, and goes on from the newest
-whole checkpoint of our own store. Nothing that Ray keeps about a try is read by the next one: a damaged snapshot of
-Ray's costs nothing.
+`train` and every trial of a sweep are driven by the same loop; what differs is the executor of a try. Nothing that Ray
+keeps about a try is read by the next one: a damaged snapshot of Ray's costs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydet3d.checkpoint.storage import open_storage
 from raydet3d.config import default_work_dir, is_uri
-from raydet3d.dist import group_options
 from raydet3d.errors import InputError
 from raydet3d.launch.capacity import (
     Node,
@@ -35,127 +28,187 @@ from raydet3d.launch.capacity import (
     shared_evenly,
 )
 from raydet3d.launch.cluster import ClusterHandle, connect
-from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
+from raydet3d.launch.executors import Attempt, Executor, MakeHooks, OnReport, TorchExecutor, Try
+from raydet3d.launch.failures import process_death, user_mistake, was_not_placed
 from raydet3d.launch.hang_watchdog import read_stacks
+from raydet3d.launch.ray_console import divert_ray_lines
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.ray_report import RayReportHook
-from raydet3d.launch.run_spec import RunSpec
-from raydet3d.launch.signal_channel import FIRST_STEP, NODES, STOP, SignalChannel, StopListener
+from raydet3d.launch.run_spec import RunResult, RunSpec
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.launch.status_line import status_line
-from raydet3d.launch.worker import quiet_file_loggers, run_worker
 from raydet3d.log import close_logger, open_logger
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
-UNPLACED = 5  # tries in a row that may find no place though there seemed to be room
-LOOK_S = 0.2
+MAX_UNPLACED = 5  # tries in a row that may find no place though there seemed to be room
+POLL_S = 0.2
+
+
+class StopSource(Protocol):
+    """Says why a run is to stop, or None."""
+
+    reason: str | None
 
 
 def fit(
-    plan: RunSpec,
+    spec: RunSpec,
     options: RayOptions,
     *,
     work_dir: Path | str,
     request: StopRequest | None = None,
-    ground: ClusterHandle | None = None,
-) -> dict[str, Any]:
+    cluster: ClusterHandle | None = None,
+) -> RunResult:
     """Train on Ray workers.
 
-    Joins the cluster that ``RAY_ADDRESS`` names (a Ray job has it set); else starts one on this machine and stops it at
+    Joins the cluster that `RAY_ADDRESS` names (a Ray job has it set); else starts one on this machine and stops it at
     the end.
 
     Args:
-        plan: The run.
+        spec: The run.
         options: What it asks of the cluster.
-        work_dir: The run's folder, or a URI; Ray's own files go to ``.ray`` in it.
+        work_dir: The run's folder, or a URI; Ray's own files go to `.ray` in it.
         request: Whether this process is asked to stop.
-        ground: The cluster, where it is open already; whoever has opened it closes it.
+        cluster: The cluster, where it is connected already; whoever has connected it closes it.
 
     Returns:
-        Rank 0's result, with ``workers``, ``cpus`` and ``restarts`` added; of a run that was asked to stop,
-        ``stopped``, ``iter`` and ``checkpoint``.
+        Rank 0's result, with `workers`, `cpus` and `restarts` added; of a run that was asked to stop, `stopped`,
+        `iter` and `checkpoint`.
 
     Raises:
         InputError: The cluster has less than was asked for, or a worker found something that the user has to mend.
         ray.train.TrainingFailedError: The run failed.
     """
-    given = ground
-    ground = given or connect(options, work_dir)
-    run = RetryLoop(plan, ground, work_dir, request or StopRequest())
+    given = cluster
+    cluster = given or connect(options, work_dir)
+    files = RayFiles(work_dir, cluster.options.storage)
+    loop = RetryLoop(spec, cluster, TorchExecutor(files.location), request or StopRequest())
     try:
-        with status_line(plan.cfg.get("train_cfg")):
-            result = run.until_done()
+        files.clear(loop.log.info)
+        with divert_ray_lines(loop.log_dir / "ray.log"), status_line(spec.cfg.get("train_cfg")):
+            result = loop.run()
+        files.clear()
     finally:
-        run.close()
+        loop.close()
         if given is None:
-            ground.close()
-    return {**result, "workers": run.workers, "cpus": ground.cpus, "restarts": run.restarts}
+            cluster.close()
+    return {**result, "workers": loop.workers, "cpus": cluster.cpus, "restarts": loop.restarts}
+
+
+class RayFiles:
+    """The folder of Ray's own files of a run.
+
+    In a folder of the user's, others have their files too: only what is surely this run's is ever removed.
+
+    Args:
+        work_dir: The run's folder, or a URI.
+        storage: `ray.storage`: the folder for them; None: `.ray` in the work dir.
+    """
+
+    def __init__(self, work_dir: Path | str, storage: str | None) -> None:
+        digest = hashlib.sha256(str(work_dir).encode()).hexdigest()[:8]
+        self._parent, self._name = (str(work_dir), ".ray") if storage is None else (storage, f"raydet3d-{digest}")
+
+    @property
+    def location(self) -> str:
+        """The folder, or its URI."""
+        return f"{self._parent}/{self._name}"
+
+    def clear(self, say: object = None) -> None:
+        """Remove them; those of an earlier start may be damaged, and nothing reads them.
+
+        Args:
+            say: Takes a line about files that were left by an earlier start.
+        """
+        left = [] if is_uri(self._parent) else sorted(path.name for path in Path(self.location).glob("*"))
+        if left and callable(say):
+            say(
+                "Ray's own files of an earlier start (%s) are dropped: checkpoints are the run's own, and a new "
+                "generation begins",
+                ", ".join(left[:3]) + (", ..." if len(left) > 3 else ""),
+            )
+        with suppress(OSError, InputError):
+            open_storage(self._parent).remove(self._name)
 
 
 class RetryLoop:
-    """The tries of one run.
+    """Tries a run until it is done, is asked to stop, or has failed too often.
 
     Args:
-        plan: The run.
-        ground: The cluster.
-        work_dir: The run's folder, or a URI.
-        request: Whether this process is asked to stop.
+        spec: The run.
+        cluster: Where it runs.
+        executor: Starts its tries.
+        request: Whether it is to stop.
+        name: Name of the run in the cluster; its `run_id` by default.
+        make_hooks: Makes further hooks of each worker.
+        on_report: Takes the reports that these hooks send.
+
+    Attributes:
+        workers: Workers of the newest try.
+        restarts: How often a process died and the run was tried again.
+        why: Why the newest try was made.
     """
 
-    def __init__(self, plan: RunSpec, ground: ClusterHandle, work_dir: Path | str, request: StopRequest) -> None:
-        self.options = ground.options
+    def __init__(
+        self,
+        spec: RunSpec,
+        cluster: ClusterHandle,
+        executor: Executor,
+        request: StopSource,
+        *,
+        name: str | None = None,
+        make_hooks: MakeHooks | None = None,
+        on_report: OnReport | None = None,
+    ) -> None:
+        self.options = cluster.options
         self.workers = 0
         self.restarts = 0
+        self.why = ""
+        self._spec, self._cluster, self._executor, self._request = spec, cluster, executor, request
+        self._name, self._make_hooks, self._on_report = name or spec.run_id, make_hooks, on_report
         self._goal = 0  # workers that the next try should find room for
         self._unplaced = 0  # tries in a row whose workers found no place
-        self._plan, self._ground, self._request = plan, ground, request
-        given = self.options.storage
-        digest = hashlib.sha256(str(work_dir).encode()).hexdigest()[:8]
-        # In a folder of the user's, others have their files too: only what is surely this run's is ever removed.
-        self._shelf, self._slot = (work_dir, ".ray") if given is None else (given, f"raydet3d-{digest}")
-        self._log_dir = default_work_dir({"work_dir": str(work_dir)}, None) / plan.run_id
-        self._wait_s = ground.wait_s
+        self.log_dir = default_work_dir({"work_dir": str(spec.cfg["work_dir"])}, None) / spec.run_id
+        self._wait_s = cluster.wait_s
         self._placement_s = self.options.placement_timeout_s
         self._began = time.monotonic()
         self._ended = time.time()
         self._number = 0
-        self._why = ""
-        self._log = open_logger(f"driver-{plan.run_id}", self._log_dir / f"{plan.run_id}.log")
+        self.log = open_logger(f"driver-{self._name}", self.log_dir / f"{spec.run_id}.log")
 
     def close(self) -> None:
-        """Give the log file back."""
-        close_logger(self._log)
+        """Close the log file."""
+        close_logger(self.log)
 
-    def until_done(self) -> dict[str, Any]:
+    def run(self) -> RunResult:
         """Try until there is a result."""
-        self._forget_earlier()
         while True:
-            self.workers = self._goal = self._await_room()
+            self.workers = self._goal = 1 if self._executor.is_placed else self._await_room()
+            self._leave_if_asked()
             began = time.time()
-            result, error = self._try_once()
-            self._number += 1
-            self._ended = time.time()
-            if error is not None:
-                self._why = self._classify_failure(error, began)
-                if self._why != "no room":
+            try:
+                result = self._try_once()
+            except Exception as error:  # noqa: BLE001 - raised again where another try is of no use
+                failure = self._classify_failure(error, began)
+                if failure is not None:
+                    self.why = failure
                     self.restarts += 1
                     self._wait_s = max(self._wait_s, self._lost_node_timeout)
-                    self._log.warning(
+                    self.log.warning(
                         "%s; starting again from the newest checkpoint, restart %d of %d",
-                        self._why,
+                        failure,
                         self.restarts,
                         self.options.max_failures,
                     )
                 continue
-            assert result is not None
+            finally:
+                self._number += 1
+                self._ended = time.time()
             reason = result.get("stopped")
             if reason not in ("resize", "drain"):
-                self._clear()
                 return result
-            self._why = {"resize": "room for more workers", "drain": "a node is taken away"}[reason]
+            self.why = {"resize": "room for more workers", "drain": "a node is taken away"}[reason]
             self._wait_s = self._lost_node_timeout
-            self._log.info("%s: going on after iteration %s", self._why, result["iter"])
+            self.log.info("%s: going on after iteration %s", self.why, result["iter"])
             if reason == "drain" and not self._can_go_on():
                 return result
 
@@ -166,30 +219,14 @@ class RetryLoop:
         given = self.options.resource_timeout_s
         return LOST_NODE_TIMEOUT_S if given is None else given
 
-    def _forget_earlier(self) -> None:
-        """Drop what earlier starts have left of Ray's own state: it may be damaged, and nobody reads it."""
-        left = [] if is_uri(str(self._shelf)) else sorted(p.name for p in Path(self._shelf, self._slot).glob("*"))
-        if left:
-            self._log.info(
-                "Ray's own files of an earlier start (%s) are dropped: checkpoints are the run's own, and a new "
-                "generation begins",
-                ", ".join(left[:3]) + (", ..." if len(left) > 3 else ""),
-            )
-        self._clear()
-
-    def _clear(self) -> None:
-        """Drop Ray's own files of this run."""
-        with suppress(OSError, InputError):
-            open_storage(str(self._shelf)).remove(self._slot)
-
     def _can_go_on(self) -> bool:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
-        if ray.get_runtime_context().get_node_id() in draining_nodes():
+        if self._executor.is_placed or ray.get_runtime_context().get_node_id() in draining_nodes():
             return False
-        return max_placeable_workers(self.options, read_nodes()) >= self.options.least or self._ground.wait_s > 0
+        return max_placeable_workers(self.options, read_nodes()) >= self.options.least or self._cluster.wait_s > 0
 
     def _await_room(self) -> int:
-        """How many workers to start: as many as there is room for, within what was asked for.
+        """Return how many workers to start: as many as there is room for, within what was asked for.
 
         Raises:
             Stopped: This process was asked to stop meanwhile, or there was no room any more.
@@ -210,31 +247,31 @@ class RetryLoop:
                 return fits
             if now > deadline:
                 message = (
-                    f"{self._ground.where} had room for {fits} of {least} workers after {self._wait_s:.0f} s of "
+                    f"{self._cluster.where} had room for {fits} of {least} workers after {self._wait_s:.0f} s of "
                     "waiting; the same command goes on once there is more, ray.resource_timeout_s=SECONDS waits longer"
                 )
                 if self._number == 0:
                     raise InputError(message)
-                self._log.error("%s", message)
+                self.log.error("%s", message)
                 raise Stopped("no room")
             if not told and now - since > STABLE_S:
                 told = True
-                self._log.info(
+                self.log.info(
                     "waiting for room for %d workers (there is some for %d), %.0f s at most", least, fits, self._wait_s
                 )
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def _room(self, nodes: Sequence[Node]) -> int:
-        """How many workers of those that may be there is room for, and an iteration can be shared by."""
-        fits, slots = min(max_placeable_workers(self.options, nodes), self.options.most), self.options.slots
-        return shared_evenly(fits, slots) if slots and asks_others(self._plan.cfg) else fits
+        """Return for how many workers there is room, of numbers that may be there and that share an iteration."""
+        fits, batches = min(max_placeable_workers(self.options, nodes), self.options.most), self.options.slots
+        return shared_evenly(fits, batches) if batches and asks_others(self._spec.cfg) else fits
 
     def _leave_if_asked(self) -> None:
         if (reason := self._asked()) is not None:
             raise Stopped(reason)
 
     def _asked(self) -> str | None:
-        """Why the run is to stop for good, if it is."""
+        """Return why the run is to stop for good, if it is."""
         if self._request.reason is not None:
             return self._request.reason
         limit = self.options.time_limit_s
@@ -242,123 +279,78 @@ class RetryLoop:
 
     # -- a try --------------------------------------------------------------------------------------------------
 
-    def _try_once(self) -> tuple[dict[str, Any] | None, BaseException | None]:
-        """One trainer's life: its result or its error."""
-        name = f"{self._plan.run_id}-a{self._number}"
-        channel = SignalChannel(f"{ray.get_runtime_context().get_job_id()}/{name}")
-        outcome: list[Any] = [None, None]
-
-        def fit() -> None:
-            try:
-                outcome[0] = self._make_trainer(name, channel.name).fit().return_value
-            except BaseException as error:  # noqa: BLE001 - judged by the caller
-                outcome[1] = error
-
-        # In a thread: this one takes signals, and looks after the cluster.
-        thread = threading.Thread(target=fit, name="ray-fit", daemon=True)
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._placement_s)
-        os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(self.options.collective_timeout_s)
-        started = time.time()
-        thread.start()
-        try:
-            self._look_after(thread, channel, started)
-        finally:
-            channel.close()
-        return outcome[0], outcome[1]
-
-    def _look_after(self, thread: threading.Thread, channel: SignalChannel, started: float) -> None:
-        """Until the try ends: pass on that it is to stop, and find out whether it is."""
-        told = False
-        has_stepped = False
-        more = 0  # looks in a row that found room for more workers
-        word = Interval(1.0)
-        drain, resize = Interval(self.options.drain_poll_s), Interval(self.options.resize_interval_s)
-        while thread.is_alive():
-            thread.join(LOOK_S)
-            reason = self._asked()
-            with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
-                if not has_stepped and word.is_due():
-                    has_stepped = self._hear_first_step(channel, started)
-                if reason is None and drain.is_due():
-                    mine = {*channel.values(NODES), ray.get_runtime_context().get_node_id()}
-                    reason = "drain" if draining_nodes() & mine else None
-                if reason is None and has_stepped and self.workers < self.options.most and resize.is_due():
-                    fits = self._room(excluding_own(read_nodes(), channel.values(NODES), self.options))
-                    more = more + 1 if fits > self.workers else 0
-                    if more == 1:  # a resource that shows up for a moment is no reason to start again: look twice
-                        resize.due_within(2.0)
-                    elif more > 1:
-                        reason, self._goal = "resize", fits
-            if reason is not None and not told:
-                channel.put(STOP, reason)
-                told = True
-
-    def _hear_first_step(self, channel: SignalChannel, started: float) -> bool:
-        """Whether the first step was done; the next start may take twice as long as this one took."""
-        word = channel.get(FIRST_STEP)
-        if word is None:
-            return False
-        self._unplaced = 0
-        took = float(word) - started
-        if self.options.start_timeout_s is None:
-            self._placement_s = max(self.options.placement_timeout_s, 2 * took)
-        if self._number:
-            waited = float(word) - self._ended
-            self._log.info("first step %.1f s after the last try ended, with %d workers", waited, self.workers)
-        return True
-
-    def _make_trainer(self, name: str, channel: str) -> TorchTrainer:
-        options, plan = self.options, self._plan
-        use_gpu = bool(options.gpus_per_worker)
-        plan = replace(
-            plan,
+    def _try_once(self) -> RunResult:
+        options = self.options
+        spec = replace(
+            self._spec,
             threads=options.threads_per_worker,
             retry=True,  # Ray may start a try's workers again by itself; of a first start nothing is there yet
-            slots=options.slots,
-            why=self._why,
+            batch_workers=options.slots,
+            why=self.why,
             hang_timeout_s=options.hang_timeout_s,
             straggler_ratio=options.straggler_ratio,
         )
-        return TorchTrainer(
-            train_loop,
-            train_loop_config={"plan": plan.to_dict(), "channel": channel},
-            torch_config=self._group(use_gpu),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=self.workers,
-                use_gpu=use_gpu,
-                resources_per_worker=options.bundle,
-                placement_strategy=options.placement_strategy,
-                accelerator_type=options.accelerator_type,
-                label_selector=dict(options.label_selector) or None,
-            ),
-            run_config=ray.train.RunConfig(
-                name=name,
-                storage_path=f"{self._shelf}/{self._slot}",
-                failure_config=ray.train.FailureConfig(
-                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-                ),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                worker_runtime_env=self._runtime_env(),
-                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
-            ),
+        started = time.time()
+        attempt = self._executor.start(
+            Try(
+                run=self._name,
+                number=self._number,
+                spec=spec,
+                options=options,
+                workers=self.workers,
+                placement_timeout_s=self._placement_s,
+                make_hooks=self._make_hooks,
+                on_report=self._on_report,
+            )
         )
+        try:
+            self._supervise(attempt, started)
+            return attempt.result()
+        finally:
+            attempt.close()
 
-    def _group(self, use_gpu: bool) -> TorchConfig:
-        """How the ranks meet: as the config's ``env_cfg.dist_cfg`` says, by the timeout of ours where it says none."""
-        given = group_options((self._plan.cfg.get("env_cfg") or {}).get("dist_cfg"), cuda=use_gpu)
-        timeout = given.get("timeout", timedelta(seconds=self.options.collective_timeout_s))
-        return TorchConfig(backend=given["backend"], timeout_s=int(timeout.total_seconds()))
+    def _supervise(self, attempt: Attempt, started: float) -> None:
+        """Until the try ends: pass on that it is to stop, and find out whether it is."""
+        told = False
+        has_stepped = False
+        growth_seen = 0  # polls in a row that found room for more workers
+        step_poll = Interval(1.0)
+        drain, resize = Interval(self.options.drain_poll_s), Interval(self.options.resize_interval_s)
+        while not attempt.wait(POLL_S):
+            reason = self._asked()
+            with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
+                if not has_stepped and step_poll.is_due():
+                    has_stepped = self._note_first_step(attempt, started)
+                if reason is None and drain.is_due():
+                    mine = {*attempt.node_ids(), ray.get_runtime_context().get_node_id()}
+                    reason = "drain" if draining_nodes() & mine else None
+                if reason is None and has_stepped and self.workers < self.options.most and resize.is_due():
+                    fits = self._room(excluding_own(read_nodes(), attempt.node_ids(), self.options))
+                    growth_seen = growth_seen + 1 if fits > self.workers else 0
+                    if growth_seen == 1:  # a resource that shows up for a moment is no reason to start again
+                        resize.due_within(2.0)
+                    elif growth_seen > 1:
+                        reason, self._goal = "resize", fits
+                if reason is not None and not told:
+                    attempt.stop(reason)
+                    told = True
 
-    def _runtime_env(self) -> dict[str, Any]:
-        env = dict(self.options.runtime_env)
-        if self.options.env_vars:
-            env["env_vars"] = {**env.get("env_vars", {}), **self.options.env_vars}
-        return env
+    def _note_first_step(self, attempt: Attempt, started: float) -> bool:
+        """Return whether the first step was done; the next start may take twice as long as this one took."""
+        at = attempt.first_step_time()
+        if at is None:
+            return False
+        self._unplaced = 0
+        if self.options.start_timeout_s is None:
+            self._placement_s = max(self.options.placement_timeout_s, 2 * (at - started))
+        if self._number:
+            self.log.info("first step %.1f s after the last try ended, with %d workers", at - self._ended, self.workers)
+        return True
 
     # -- after a try --------------------------------------------------------------------------------------------
 
-    def _classify_failure(self, error: BaseException, began: float) -> str:
-        """Why a try ended, where it is worth another one.
+    def _classify_failure(self, error: BaseException, began: float) -> str | None:
+        """Return why a try failed, where it is worth another one; None where its workers were not placed.
 
         Raises:
             InputError: A worker found what the user has to mend.
@@ -367,39 +359,41 @@ class RetryLoop:
         if (mistake := user_mistake(error)) is not None:
             raise InputError(mistake) from None
         if was_not_placed(error):
-            self._log.warning("the workers were not placed within %.0f s", self._placement_s)
+            self.log.warning("the workers were not placed within %.0f s", self._placement_s)
             self._unplaced += 1
-            if self._unplaced > UNPLACED:
+            if self._unplaced > MAX_UNPLACED:
                 raise error
             if self.options.start_timeout_s is None:
                 self._placement_s *= 2
             self._wait_s = max(self._wait_s, self._lost_node_timeout)
-            return "no room"
-        death = death_in(error)
+            return None
+        death = process_death(error)
         if death is None or self.restarts >= self.options.max_failures:
             raise error
         self._leave_if_asked()
-        if stacks := read_stacks(self._log_dir, since=began):
-            self._log.error(
+        if stacks := read_stacks(self.log_dir, since=began):
+            self.log.error(
                 "the run made no progress for %g s; each rank's stack (in full in %s):\n%s",
                 self.options.hang_timeout_s,
-                self._log_dir / "stacks",
+                self.log_dir / "stacks",
                 "\n".join(stacks),
             )
             return "the run hung"
         return f"a worker process died ({death})"
 
 
-def asks_others(cfg: Mapping[str, Any]) -> bool:
-    """Whether the model's passes ask other ranks (shards, SyncBatchNorm), so that all have to do equally many."""
-    return bool(cfg.get("sync_bn")) or "FullySharded" in str((cfg.get("model_wrapper_cfg") or {}).get("type"))
+def asks_others(cfg: Mapping[str, object]) -> bool:
+    """Return whether the model's passes ask other ranks (shards, SyncBatchNorm), so that all do equally many."""
+    wrapper = cfg.get("model_wrapper_cfg")
+    kind = wrapper.get("type") if isinstance(wrapper, Mapping) else None
+    return bool(cfg.get("sync_bn")) or "FullySharded" in str(kind)
 
 
 class Interval:
-    """Strikes at intervals.
+    """Tells when it is time for something that is done at intervals.
 
     Args:
-        interval_s: Seconds from one stroke to the next.
+        interval_s: Seconds between two times.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -407,33 +401,12 @@ class Interval:
         self._next = time.monotonic() + interval_s
 
     def is_due(self) -> bool:
-        """Whether it is time; if so, the next interval begins."""
+        """Return whether it is time; if so, the next interval begins."""
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + self._interval_s
         return True
 
     def due_within(self, seconds: float) -> None:
-        """Let the next stroke come after so many seconds, if it is not due before."""
+        """Let the next time come after so many seconds, if it does not come before."""
         self._next = min(self._next, time.monotonic() + seconds)
-
-
-def train_loop(config: dict[str, Any]) -> dict[str, Any] | None:
-    """What Ray Train runs on each worker; rank 0's return value is the run's result."""
-    import ray.train.torch
-
-    quiet_file_loggers(str(Path(ray.__file__).parent))
-    channel = SignalChannel(config["channel"])
-    rank = ray.train.get_context().get_world_rank()
-    listener = StopListener(channel) if rank == 0 else None
-    try:
-        result = run_worker(
-            RunSpec(**config["plan"]),
-            device=ray.train.torch.get_device(),
-            hooks=[RayReportHook(channel)],
-            asked=lambda: listener.reason if listener is not None else None,
-        )
-    finally:
-        if listener is not None:
-            listener.close()
-    return result if rank == 0 else None

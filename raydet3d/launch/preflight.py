@@ -30,29 +30,46 @@ TOKEN = (
 )
 
 
-def check_work_dir(work_dir: Path | str) -> None:
-    """Make the work dir and write to it once.
+def check_writable(folder: Path | str, what: str, hint: str = "choose another with --work-dir DIR") -> None:
+    """Make a folder and write to it once.
 
     Args:
-        work_dir: A path, or a URI.
+        folder: A path, or a URI.
+        what: What messages call it.
+        hint: What to do where it cannot be written to.
 
     Raises:
         InputError: It cannot be made or written to.
     """
-    if is_uri(str(work_dir)):
+    if is_uri(str(folder)):
         from raydet3d.checkpoint.storage import probe
 
-        probe(str(work_dir))
+        probe(str(folder))
         return
-    work_dir = Path(work_dir)
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise InputError(
-            f"work_dir {work_dir} cannot be written to ({error.strerror}); choose another with --work-dir DIR"
-        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{what} {folder} cannot be written to ({why}); {hint}") from None
+
+
+def check_output_folders(cfg: Mapping[str, Any]) -> None:
+    """Write once to every folder that a run of a config will write to.
+
+    Raises:
+        InputError: One of them cannot be made or written to.
+    """
+    check_writable(cfg["work_dir"], "work_dir")
+    default = cfg.get("default_hooks") or {}
+    custom = cfg.get("custom_hooks") or ()
+    named = [(f"default_hooks.{name}.out_dir", hook) for name, hook in default.items()]
+    named += [(f"custom_hooks.{i}.out_dir", hook) for i, hook in enumerate(custom)]
+    for key, hook in named:
+        folder = hook.get("out_dir") if isinstance(hook, Mapping) else None
+        if isinstance(folder, str | Path) and str(folder):
+            check_writable(folder, key, "choose another, or leave it out")
 
 
 def check_room_on_disk(work_dir: Path, num_bytes: int) -> None:

@@ -1,32 +1,33 @@
-"""One run as plain data, which can be sent to another process."""
+"""One run as plain data, which can be sent to another process, and what comes back."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run as plain data, so that it can cross to another process.
+    """One run.
 
     Args:
         cfg: The resolved config.
         filename: The config's file, for names and records.
-        run_id: Name of this start of the run; the same for all its processes and retries.
+        run_id: Name of this start of the run; the same for all its processes and tries.
         resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
         run: With `resume=True`, name of the run in the work dir to go on with; empty: the one that saved last.
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
-        threads: Torch threads a process; None leaves torch's default.
-        cwd: Where relative paths of the config start.
-        modules: Folders of the user's modules: ``PYTHONPATH`` of the process that starts the run. The workers of a
+        threads: Torch threads of a process; None leaves torch's default.
+        cwd: Folder that relative paths of the config start from.
+        modules: Folders of the user's modules: `PYTHONPATH` of the process that starts the run. The workers of a
             cluster that is joined were started with another one.
-        slots: How many workers' batches make an iteration; None: as many as when the run began.
+        batch_workers: How many workers' batches make an iteration; None: as many as when the run began.
         why: Why this start was made, where it was not the user.
         hang_timeout_s: Seconds without progress after which the process ends; 0: never.
         straggler_ratio: A rank that takes so many times as long as the others is named.
-        origin: Where the config's values come from (``cfg.origin.to_dict()``).
+        origin: Where the config's values come from (`cfg.origin.to_dict()`).
+        lock_file: File that rank 0 keeps locked, since a killed run's processes may live on for some seconds.
     """
 
     cfg: dict[str, Any]
@@ -38,17 +39,37 @@ class RunSpec:
     threads: int | None = None
     cwd: str = "."
     modules: list[str] = field(default_factory=lambda: module_folders())
-    slots: int | None = None
+    batch_workers: int | None = None
     why: str = ""
     hang_timeout_s: float = 0
     straggler_ratio: float = 1.5
     origin: dict[str, Any] = field(default_factory=dict)
+    lock_file: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for the wire."""
-        return asdict(self)
+
+class RunResult(TypedDict, total=False):
+    """What a run returns: of one that has finished its scores and files, of one that was stopped where it goes on."""
+
+    metrics: dict[str, float]
+    last_is_kept: bool
+    headline: dict[str, float]
+    best_score: float | None
+    best_checkpoint: str | None
+    last_checkpoint: str | None
+    not_kept: dict[str, str]
+    log_dir: str
+    picture_dir: str | None
+    epoch: int
+    iter: int | None
+    seconds: float
+    stopped: str
+    checkpoint: str | None
+    is_main: bool
+    workers: int | None
+    cpus: int
+    restarts: int
 
 
 def module_folders() -> list[str]:
-    """The folders of this process's ``PYTHONPATH``."""
+    """Return the folders of this process's `PYTHONPATH`."""
     return [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]

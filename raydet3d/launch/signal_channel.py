@@ -1,23 +1,45 @@
-"""Words between a run's driver and its workers, through the key-value store that every Ray cluster has.
+"""Signals between the driver of a try and its workers, over the key-value store of the Ray cluster.
 
-A word is a few bytes; reading one takes half a millisecond and no worker's time: a thread of rank 0 does it. No actor
-has to be started, and nothing has to be shared but the cluster. The store is Ray's internal one, so this file is the
-only one that touches it.
+A value is a few bytes; reading one takes half a millisecond, in a thread of rank 0, so that training never waits. No
+actor has to be started, and nothing has to be shared but the cluster. The store is Ray's internal one, which has no
+public counterpart (a named actor takes a process and seconds to start), so this file is the only one that uses it.
 """
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Protocol
 
-from ray.experimental import internal_kv
+try:
+    from ray.experimental import internal_kv
+except ImportError as error:  # pragma: no cover - a Ray that this version does not know
+    raise ImportError("this Ray has no ray.experimental.internal_kv; raydet3d works with ray 2.60") from error
 
 NAMESPACE = b"raydet3d"
-STOP, FIRST_STEP, NODES = "stop", "first_step", "node/"
+STOP, FIRST_STEP, NODES, GROUP = "stop", "first_step", "node/", "group"
+REPORT, ANSWER = "report", "answer"
+POLL_S = 0.02
+
+Report = Mapping[str, object]
+"""What a validation hands to the driver: a few numbers and texts."""
+
+
+class WorkerLink(Protocol):
+    """What the hooks of a worker may tell their driver."""
+
+    def put(self, key: str, value: str) -> None:
+        """Set a key."""
+
+    def send(self, report: Report) -> bool:
+        """Hand a report to the driver and return whether the run goes on."""
 
 
 class SignalChannel:
-    """The words of one try of one run.
+    """The signals of one try of one run.
 
     Args:
         name: Name of the try, unique in the cluster.
@@ -25,59 +47,86 @@ class SignalChannel:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._sent = self._received = 0
 
     def put(self, key: str, value: str) -> None:
-        """Say a word."""
+        """Set a key."""
         internal_kv._internal_kv_put(self._key(key), value.encode(), namespace=NAMESPACE)
 
     def get(self, key: str) -> str | None:
-        """Hear a word, if it has been said."""
+        """Return a key's value, or None."""
         value = internal_kv._internal_kv_get(self._key(key), namespace=NAMESPACE)
         return None if value is None else value.decode()
 
     def values(self, prefix: str) -> list[str]:
-        """All words whose key begins so."""
+        """Return the values of all keys with a prefix."""
         start = self._key(prefix)
         keys = internal_kv._internal_kv_list(start, namespace=NAMESPACE)
         found = [internal_kv._internal_kv_get(key, namespace=NAMESPACE) for key in keys]
         return [value.decode() for value in found if value is not None]
 
-    def close(self) -> None:
-        """Forget what was said."""
-        internal_kv._internal_kv_del(self._key(""), del_by_prefix=True, namespace=NAMESPACE)
+    def send(self, report: Report) -> bool:
+        """Hand a report to the driver and return whether the run goes on; called by rank 0."""
+        self.put(f"{REPORT}/{self._sent}", json.dumps(report))
+        while (answer := self.get(f"{ANSWER}/{self._sent}")) is None:
+            time.sleep(POLL_S)
+        self._sent += 1
+        return answer == "go on"
+
+    def receive(self) -> Report | None:
+        """Return the next report, or None if there is none yet; called by the driver."""
+        found = self.get(f"{REPORT}/{self._received}")
+        return None if found is None else json.loads(found)
+
+    def answer(self, goes_on: bool) -> None:
+        """Answer the report that was received."""
+        self.put(f"{ANSWER}/{self._received}", "go on" if goes_on else "stop")
+        self._received += 1
 
     def _key(self, key: str) -> bytes:
         return f"{self.name}/{key}".encode()
 
 
-class StopListener:
-    """Hears in a thread whether the driver wants the run to stop, so that training never waits for the network.
+def purge(prefix: str) -> list[str]:
+    """Delete all keys that begin with a prefix, of channels whose driver was killed too.
 
     Args:
-        channel: Of this try.
-        interval_s: Seconds from one look to the next.
+        prefix: Beginning of the channels' names.
+
+    Returns:
+        The placement groups that the channels have named.
+    """
+    keys = internal_kv._internal_kv_list(prefix.encode(), namespace=NAMESPACE)
+    groups = [
+        internal_kv._internal_kv_get(key, namespace=NAMESPACE) for key in keys if key.endswith(f"/{GROUP}".encode())
+    ]
+    internal_kv._internal_kv_del(prefix.encode(), del_by_prefix=True, namespace=NAMESPACE)
+    return [group.decode() for group in groups if group is not None]
+
+
+class StopListener:
+    """Polls in a thread whether the driver wants the run to stop, so that training never waits for the network.
+
+    Args:
+        channel: Channel of this try.
+        interval_s: Seconds between two polls.
+
+    Attributes:
+        reason: Why the run is to stop, or None.
     """
 
     def __init__(self, channel: SignalChannel, *, interval_s: float = 0.25) -> None:
         self.reason: str | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(
-            target=self._listen, args=(channel, interval_s), name="stop-listener", daemon=True
-        )
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._poll, args=(channel.get, interval_s), name="stop-listener")
+        self._thread.daemon = True
         self._thread.start()
 
-    def _listen(self, channel: SignalChannel, interval_s: float) -> None:
-        while self.reason is None and not self._over.wait(interval_s):
-            self.reason = _heard(channel.get, STOP)
+    def _poll(self, get: Callable[[str], str | None], interval_s: float) -> None:
+        while self.reason is None and not self._closed.wait(interval_s):
+            with suppress(Exception):  # a head that does not answer is no reason to stop
+                self.reason = get(STOP)
 
     def close(self) -> None:
-        """Listen no more."""
-        self._over.set()
-
-
-def _heard(get: Callable[[str], str | None], key: str) -> str | None:
-    """A word, or None while the store cannot be reached: training goes on."""
-    try:
-        return get(key)
-    except Exception:  # noqa: BLE001 - whatever ails the cluster's head, it is no reason to stop
-        return None
+        """Stop polling."""
+        self._closed.set()

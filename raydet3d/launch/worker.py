@@ -1,4 +1,4 @@
-"""What every training process does, whoever started it: make a Runner from plain data, train, hand back the result."""
+"""Run one worker, whoever started it: make a Runner from a RunSpec, train, return the result."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from raydet3d.config import Config, Origin
+from raydet3d.files import locked
 from raydet3d.launch.malloc import keep_freed_memory
-from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.run_spec import RunResult, RunSpec
 from raydet3d.launch.signals import Stopped
 
 if TYPE_CHECKING:
@@ -18,27 +20,41 @@ if TYPE_CHECKING:
 
     from raydet3d.hooks.base import Hook
 
+LOCK_TIMEOUT_S = 120.0  # processes of a killed run have ended by then
+
 
 def run_worker(
-    plan: RunSpec,
+    spec: RunSpec,
     *,
     device: torch.device | str | None = None,
     hooks: Sequence[Hook] = (),
     asked: Callable[[], str | None] | None = None,
-) -> dict[str, Any]:
+    is_main: bool = True,
+) -> RunResult:
     """Train.
 
     Args:
-        plan: The run.
+        spec: The run.
         device: Where to train; None lets the runtime choose.
         hooks: Hooks of the launcher, besides the config's.
         asked: Says why the run is to stop, or None; asked about twice a second.
+        is_main: Whether this is rank 0.
 
     Returns:
-        The run's result: metrics, best checkpoint, folders (see ``Runner.train``). Of a run that was asked to stop:
-        ``stopped`` (why), ``iter`` and ``checkpoint``.
+        The run's result: metrics, best checkpoint, folders (see `Runner.train`). Of a run that was asked to stop:
+        `stopped` (why), `iter` and `checkpoint`.
     """
-    import torch  # here, not above: the doors name what is wrong before it is loaded
+    if spec.lock_file is None or not is_main:
+        return _run(spec, device, hooks, asked)
+    busy = f"{Path(spec.lock_file).parent}: a run is at work there"
+    with locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy):
+        return _run(spec, device, hooks, asked)
+
+
+def _run(
+    spec: RunSpec, device: torch.device | str | None, hooks: Sequence[Hook], asked: Callable[[], str | None] | None
+) -> RunResult:
+    import torch  # here, not above: commands name what is wrong before it is loaded
 
     from raydet3d.dist import require_process_group
     from raydet3d.launch.hang_watchdog import HangWatchdogHook
@@ -46,39 +62,43 @@ def run_worker(
     from raydet3d.launch.restart_log import RestartLogHook
     from raydet3d.runtime.build import assemble
 
-    if os.path.isdir(plan.cwd):
-        os.chdir(plan.cwd)
-    sys.path[:0] = [folder for folder in plan.modules if folder not in sys.path and os.path.isdir(folder)]
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
+    if os.path.isdir(spec.cwd):
+        os.chdir(spec.cwd)
+    sys.path[:0] = [folder for folder in spec.modules if folder not in sys.path and os.path.isdir(folder)]
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
     keep_freed_memory()
-    cfg = Config(plan.cfg, filename=plan.filename, origin=Origin.from_dict(plan.origin))
+    cfg = Config(spec.cfg, filename=spec.filename, origin=Origin.from_dict(spec.origin))
     cfg.import_custom_modules()
-    starts, pace = RestartLogHook(why=plan.why), StepTimer()
-    hang = HangWatchdogHook(plan.hang_timeout_s) if plan.hang_timeout_s else None
-    watch = RankSyncHook(asked or (lambda: None), pace, ratio=plan.straggler_ratio)
+    restart_log, timer = RestartLogHook(why=spec.why), StepTimer()
+    watchdog = HangWatchdogHook(spec.hang_timeout_s) if spec.hang_timeout_s else None
+    rank_sync = RankSyncHook(asked or (lambda: None), timer, ratio=spec.straggler_ratio)
     runner = assemble(
         cfg,
         device=device,
-        extra_hooks=[*hooks, starts, pace, watch, *([hang] if hang else [])],
-        timestamp=plan.run_id,
-        resume=plan.resume,
-        run=plan.run,
-        retry=plan.retry,
-        batch_workers=plan.slots,
+        extra_hooks=[*hooks, restart_log, timer, rank_sync, *([watchdog] if watchdog else [])],
+        timestamp=spec.run_id,
+        resume=spec.resume,
+        run=spec.run,
+        retry=spec.retry,
+        batch_workers=spec.batch_workers,
     )
+    result: RunResult
     try:
         with require_process_group():
-            result = runner.train()
-            starts.finish(runner, result)
+            result = cast("RunResult", runner.train())
+            restart_log.finish(runner, {**result})
     except Stopped as stopped:
         runner.logger.info("%s", stopped)
         result = {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}
         runner.close()
+    except BaseException:
+        runner.close()  # the process may be used for another run
+        raise
     finally:
-        starts.close()
-        if hang is not None:
-            hang.close()
+        restart_log.close()
+        if watchdog is not None:
+            watchdog.close()
     return result
 
 
@@ -104,7 +124,7 @@ def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
     A rank that sees one GPU only takes that one, whatever its number on the machine.
 
     Args:
-        dist_cfg: ``env_cfg.dist_cfg`` of the config.
+        dist_cfg: `env_cfg.dist_cfg` of the config.
 
     Returns:
         This rank's device.

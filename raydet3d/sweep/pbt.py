@@ -11,9 +11,10 @@ from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.sweep.trial_config import digest
 from raydet3d.sweep.trial_queue import TrialQueue
+from raydet3d.sweep.trial_spec import TrialSpec
 
 
-def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, Any]:
+def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
     """Let a trial go on from another's checkpoint.
 
     The checkpoint is pinned before this returns: the donor trains on, and drops it when it pleases.
@@ -34,7 +35,7 @@ def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str
     pinned = program.keeper().pin(pointed, f"{trial_id}-gen{generation}.pth")
     if pinned is None:
         get_logger().warning("trial %s: no checkpoint of trial %s is there to go on from", trial_id, donor_id)
-        return {"task": program.task_of(trial).to_dict()}
+        return {"trial": program.task_of(trial)}
     rng = random.Random(f"{program.sweep.search.seed}/{trial_id}/{generation}")
     own = {key: value for key, value in program.filled(donor.setting).items() if key in scheduler.mutate}
     setting = space.perturb({**own, **donor.setting}, scheduler.mutate, rng, resample=scheduler.options["resample"])
@@ -57,4 +58,4 @@ def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str
     trial.digest = digest(program.config_of(trial))
     trial.generation, trial.starts_from = generation, str(pinned)
     program.ledger.save(trial)
-    return {"task": program.task_of(trial).to_dict()}
+    return {"trial": program.task_of(trial)}

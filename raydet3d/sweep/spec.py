@@ -71,12 +71,17 @@ class Scheduler:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets: ``workers`` processes with so many CPUs, GPUs and torch threads each."""
+    """What one trial gets: `workers` processes with so many CPUs, GPUs and torch threads each.
+
+    A trial whose process, node or controller dies goes on from its newest checkpoint, `max_failures` times; None: as
+    often as the config's `ray.max_failures` says.
+    """
 
     workers: int = 1
     cpus: float = 1
     gpus: float = 0
     threads: int | None = None
+    max_failures: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,9 +309,10 @@ def _trials(file: str, given: Mapping[str, Any], space: Space, search: Search) -
 
 
 def _resources(file: str, given: Any) -> Resources:
-    args = _section(file, "resources", given, ("workers", "cpus", "gpus", "threads"))
+    args = _section(file, "resources", given, ("workers", "cpus", "gpus", "threads", "max_failures"))
     for name in ("workers", "threads"):
         _number(file, f"resources.{name}", args.get(name), least=1, whole=True)
+    _number(file, "resources.max_failures", args.get("max_failures"), least=0, whole=True)
     _number(file, "resources.cpus", args.get("cpus"), least=0.01)
     _number(file, "resources.gpus", args.get("gpus"), least=0)
     return Resources(**args)

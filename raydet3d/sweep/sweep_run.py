@@ -13,13 +13,15 @@ from typing import Any
 from raydet3d.config import Config, find_config
 from raydet3d.errors import InputError
 from raydet3d.files import locked
+from raydet3d.launch.preflight import check_writable
+from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.log import get_logger
 from raydet3d.sweep.domains import Range
 from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.sweep.spec import Sweep, read_sweep
 from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
-from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, TrialStore, read_json, write_json
+from raydet3d.sweep.trial_store import FAILED, OPEN, WAITING, Trial, TrialStore, read_json, write_json
 from raydet3d.sweep.validation import (
     check_configs,
     check_folder,
@@ -41,6 +43,8 @@ def sweep(
     work_dir: str | Path | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     smoke: bool = False,
+    retry_failed: bool = False,
+    request: StopRequest | None = None,
 ) -> Results:
     """Run a sweep, or go on with one, and write its results.
 
@@ -49,13 +53,16 @@ def sweep(
         source: The sweep's YAML, or what would stand in it.
         work_dir: The sweep's folder; ``work_dirs/<config's name>-<sweep's name>`` by default.
         cfg_options: Overrides for all trials, over the sweep's own.
-        smoke: Run it in the small size that its ``smoke`` section describes.
+        smoke: Run it in the small size that its `smoke` section describes.
+        retry_failed: Whether trials that have failed are tried again, from their newest checkpoints.
+        request: Whether this process is asked to stop.
 
     Returns:
         The trials, best first.
 
     Raises:
         InputError: Something in the config, the sweep or the folder has to be mended first.
+        Stopped: The sweep was asked to stop; the next start goes on with it.
     """
     spec = read_sweep(source, smoke=smoke)
     path = find_config(config)
@@ -67,6 +74,7 @@ def sweep(
     name = _name(path, source, smoke)
     folder = Path(work_dir or Path("work_dirs") / name).expanduser().absolute()
     check_folder(folder)
+    check_writable(folder, "the sweep's folder")
     _check_same(folder, spec, configs[0])
 
     from raydet3d.runtime.build import check_data, check_sections  # torch is imported from here on
@@ -81,20 +89,40 @@ def sweep(
     busy = f"{folder}: this sweep is being run by another process"
     with locked(folder / ".lock", timeout_s=1, busy=busy):
         longest = max(run_length(cfg)[1] for cfg in configs)
-        interrupted = _run(builder, folder, name=name, metric=metric, counter=counter, own=configs[0], longest=longest)
-        results = report(folder)
-    if interrupted:
-        raise KeyboardInterrupt
-    return results
+        stopped = _run(
+            builder,
+            folder,
+            name=name,
+            metric=metric,
+            counter=counter,
+            own=configs[0],
+            longest=longest,
+            retry_failed=retry_failed,
+            request=request,
+        )
+        if stopped == "SIGINT":
+            raise KeyboardInterrupt
+        if stopped is not None:
+            raise Stopped(stopped)
+        return report(folder)
 
 
 def _run(
-    builder: TrialConfigBuilder, folder: Path, *, name: str, metric: str, counter: str, own: Config, longest: float
-) -> bool:
-    """Run what is left of a sweep; returns whether it was interrupted."""
+    builder: TrialConfigBuilder,
+    folder: Path,
+    *,
+    name: str,
+    metric: str,
+    counter: str,
+    own: Config,
+    longest: float,
+    retry_failed: bool,
+    request: StopRequest | None,
+) -> str | None:
+    """Run what is left of a sweep; return why it was stopped, if it was."""
     from raydet3d.sweep.search import make_settings
     from raydet3d.sweep.trial_queue import TrialQueue
-    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, cluster
+    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, sweep_cluster
 
     spec, ledger = builder.sweep, TrialStore(folder)
     trials, wrong = ledger.load()
@@ -104,6 +132,10 @@ def _run(
         get_logger().warning(
             "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
         )
+    if retry_failed:
+        for trial in trials:
+            if trial.state == FAILED and trial.setting is not None:
+                trial.state, trial.reason, trial.restarts = WAITING, "", 0
     program = TrialQueue(
         builder=builder,
         settings=make_settings(spec.space, spec.search, spec.mode),
@@ -120,19 +152,24 @@ def _run(
     console = SweepConsole(metric=metric, mode=spec.mode, counter=counter)
     _announce(console, spec, program, folder, trials)
     if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
-        return False  # nothing is left: no need of a cluster to find that out
+        return None  # nothing is left: no need of a cluster to find that out
     machine = _machine(spec)
     wanted = spec.resources
     concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
-    with cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
+    with sweep_cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
         if machine is None:
             concurrency = check_resources(spec, resources(), where="the cluster")
             check_turns(spec, concurrency)
-        driver = SweepDriver(program, ledger, console, concurrency=concurrency, spent_s=ledger.time_spent())
+        driver = SweepDriver(
+            program, ledger, console, concurrency=concurrency, spent_s=ledger.time_spent(), request=request
+        )
+        if request is not None:
+            request.listen()  # Ray's core has taken the signals
+            request.trains = True
         driver.run()
     if driver.over is not None:
         console.print(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")
-    return driver.interrupted
+    return driver.stopped
 
 
 def _machine(spec: Sweep) -> dict[str, float] | None:

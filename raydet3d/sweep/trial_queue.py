@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raydet3d.config import Config
+from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.sweep.search import Settings
 from raydet3d.sweep.space import Setting
+from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
 from raydet3d.sweep.trial_retention import Keeper
 from raydet3d.sweep.trial_spec import TrialSpec
@@ -61,9 +64,6 @@ class TrialQueue:
         self._seen = {trial.digest for trial in trials}
         self._exhausted = False
         self._take_up(trials)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return object, ()  # as the driver's: not for Ray's files
 
     # -- what comes next ------------------------------------------------------------------------------------------
 
@@ -207,32 +207,31 @@ class TrialQueue:
         # The sweep saves, by its own limits.
         cfg["default_hooks"] = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
         _add_tensorboard(cfg)
-        resources, sweep = self.sweep.resources, self.sweep
+        folder = self.ledger.folder(trial.id).absolute()
         start = trial.starts_from if trial.starts_from and Path(trial.starts_from).exists() else False
-        plan = RunSpec(
+        options = trial_options(self.sweep, cfg)
+        run = RunSpec(
             cfg=cfg.to_dict(),
             filename=None if cfg.filename is None else str(cfg.filename),
             origin=cfg.origin.to_dict(),
             run_id=f"gen{trial.generation}",
             resume=start,
             retry=True,
-            threads=resources.threads or max(int(resources.cpus), 1),
+            threads=options.threads_per_worker,
             cwd=str(self.cwd),
+            lock_file=str(folder / ".lock"),
         )
-        keep = sweep.keep
         return TrialSpec(
             trial=trial.id,
             sweep=str(self.ledger.path.absolute()),
-            plan=plan.to_dict(),
+            run=run,
+            options=options,
             counter=counter,
             length=length,
             metric=self.metric,
-            mode=sweep.mode,
-            keep={"last": keep.last, "best": keep.best, "trials": keep.trials, "bytes": keep.bytes},
+            mode=self.sweep.mode,
+            keep=self.sweep.keep,
             generation=trial.generation,
-            workers=resources.workers,
-            cpus=resources.cpus,
-            gpus=resources.gpus,
             pointers=self.pointers,
         )
 
@@ -247,6 +246,23 @@ class TrialQueue:
     def finished(self) -> int:
         """Trials that have come to their end."""
         return sum(trial.state == DONE for trial in self.trials.values())
+
+
+def trial_options(sweep: Sweep, cfg: Mapping[str, Any]) -> RayOptions:
+    """Return what a trial asks of Ray: the config's `ray`, with the sweep's resources."""
+    wanted = sweep.resources
+    options = RayOptions.from_config(cfg.get("ray"))
+    return replace(
+        options,
+        num_workers=wanted.workers,
+        cpus_per_worker=wanted.cpus,
+        gpus_per_worker=wanted.gpus,
+        resources_per_worker={},
+        threads_per_worker=wanted.threads or max(int(wanted.cpus), 1),
+        batch_workers=None,
+        max_failures=options.max_failures if wanted.max_failures is None else wanted.max_failures,
+        time_limit_s=0,  # it is the whole sweep's
+    )
 
 
 def _add_tensorboard(cfg: Config) -> None:

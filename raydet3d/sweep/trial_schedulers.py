@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 )
 
 from raydet3d.sweep.spec import Sweep
-from raydet3d.sweep.trial_local import POINTER
+from raydet3d.sweep.trial import POINTER
 from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, read_json, write_json
 
 NEEDS_POINTERS = ("hyperband", "pbt")  # they pause trials, which Ray does with a checkpoint of its own
@@ -36,11 +36,14 @@ class _Past:
         self.trial_id = trial_id
 
 
-def make_scheduler(sweep: Sweep, *, length: float, past: Sequence[Trial], explore: Explore, pointers: Path) -> Any:
+def make_scheduler(
+    sweep: Sweep, *, names: Mapping[str, str], length: float, past: Sequence[Trial], explore: Explore, pointers: Path
+) -> Any:
     """The scheduler.
 
     Args:
         sweep: The sweep.
+        names: Our name of each of Ray's trial ids.
         length: Length of the longest run.
         past: Trials of before, with their reports; those that are still open come again.
         explore: What population based training does when a trial is to go on from a better one.
@@ -49,7 +52,8 @@ def make_scheduler(sweep: Sweep, *, length: float, past: Sequence[Trial], explor
     options = sweep.scheduler.options
     named = {"time_attr": "at", "metric": "score", "mode": sweep.mode}
     if sweep.scheduler.type == "asha":
-        scheduler = AsyncHyperBandScheduler(
+        scheduler = Asha(
+            names,
             **named,
             max_t=options["max_t"] or length,
             grace_period=options["grace_period"],
@@ -59,7 +63,9 @@ def make_scheduler(sweep: Sweep, *, length: float, past: Sequence[Trial], explor
         _replay(scheduler, past)
         return scheduler
     if sweep.scheduler.type == "median":
-        return Median(past, **named, grace_period=options["grace_period"], min_samples_required=options["min_samples"])
+        return Median(
+            past, names, **named, grace_period=options["grace_period"], min_samples_required=options["min_samples"]
+        )
     if sweep.scheduler.type == "hyperband":
         return HyperBandScheduler(
             **named, max_t=int(options["max_t"] or length), reduction_factor=options["reduction_factor"]
@@ -67,6 +73,7 @@ def make_scheduler(sweep: Sweep, *, length: float, past: Sequence[Trial], explor
     if sweep.scheduler.type == "pbt":
         return Population(
             past,
+            names,
             explore=explore,
             pointers=pointers,
             **named,
@@ -88,17 +95,51 @@ def _replay(scheduler: Any, past: Sequence[Trial]) -> None:
         scheduler.on_trial_result(None, _Past(name), report)
 
 
+class Asha(AsyncHyperBandScheduler):
+    """ASHA over our names of the trials, under which it was shown what they reported before.
+
+    Args:
+        names: Our name of each of Ray's trial ids.
+        options: Of Ray's scheduler.
+    """
+
+    def __init__(self, names: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._names = names
+
+    def _named(self, trial: Any) -> _Past:
+        return _Past(self._names.get(trial.trial_id, trial.trial_id))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial in."""
+        super().on_trial_add(tune_controller, self._named(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decide whether a trial goes on."""
+        return str(super().on_trial_result(tune_controller, self._named(trial), result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last result of a trial."""
+        super().on_trial_complete(tune_controller, self._named(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Forget a trial."""
+        super().on_trial_remove(tune_controller, self._named(trial))
+
+
 class Median(MedianStoppingRule):
     """The median rule, with the values of before.
 
     Args:
         past: Trials of before.
+        names: Our name of each of Ray's trial ids.
         options: Of Ray's rule.
     """
 
-    def __init__(self, past: Sequence[Trial], **options: Any) -> None:
+    def __init__(self, past: Sequence[Trial], names: Mapping[str, str], **options: Any) -> None:
         # It would pause trials for want of others to compare with; here they go on.
         super().__init__(**options, min_time_slice=float("inf"))
+        self._names = names
         self._past = {trial.id: trial for trial in past if trial.state in OPEN}
         for trial in past:
             if trial.state not in OPEN and trial.state != FAILED:
@@ -107,8 +148,14 @@ class Median(MedianStoppingRule):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial in, with what it has reported before."""
         super().on_trial_add(tune_controller, trial)
-        if trial.trial_id in self._past:
-            self._remember(trial, self._past.pop(trial.trial_id))
+        name = self._names.get(trial.trial_id)
+        if name in self._past:
+            self._remember(trial, self._past.pop(name))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last result of a trial; one that has failed early has none."""
+        if self._metric in result:
+            super().on_trial_complete(tune_controller, trial, result)
 
     def _remember(self, key: _Named, trial: Trial) -> None:
         for report in trial.reports:
@@ -120,21 +167,25 @@ class Population(PopulationBasedTraining):
 
     Args:
         past: Trials of before.
+        names: Our name of each of Ray's trial ids.
         explore: Makes the new Tune config.
         pointers: Folder for pointers to the checkpoints of open trials.
         options: Of Ray's scheduler.
     """
 
-    def __init__(self, past: Sequence[Trial], *, explore: Explore, pointers: Path, **options: Any) -> None:
+    def __init__(
+        self, past: Sequence[Trial], names: Mapping[str, str], *, explore: Explore, pointers: Path, **options: Any
+    ) -> None:
         super().__init__(**options, custom_explore_fn=lambda config: config, log_config=False)
         self._past = {trial.id: trial for trial in past if trial.state in OPEN}
+        self._names = names
         self._explore = explore
         self._pointers = pointers
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial in, standing where it stood."""
         super().on_trial_add(tune_controller, trial)
-        before = self._past.pop(trial.trial_id, None)
+        before = self._past.pop(self._names.get(trial.trial_id, ""), None)
         if before is None:
             return
         state, interval = self._trial_state[trial], self._perturbation_interval
@@ -155,4 +206,4 @@ class Population(PopulationBasedTraining):
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         checkpoint = self._trial_state[trial_to_clone].last_checkpoint
         pointer = read_json(Path(checkpoint.path) / POINTER) if checkpoint is not None else None
-        return self._explore(trial.trial_id, trial_to_clone.trial_id, pointer), {}
+        return self._explore(self._names[trial.trial_id], self._names[trial_to_clone.trial_id], pointer), {}

@@ -1,4 +1,4 @@
-"""What one trial is told, as plain data, and the hook by which its run reports, saves and is stopped."""
+"""One trial as plain data, and the hook by which its run reports, saves and is stopped."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
+from raydet3d.launch.failures import NonFiniteError
+from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
+from raydet3d.launch.signal_channel import Report
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_failures import BadValue
 from raydet3d.sweep.trial_retention import Keeper
 from raydet3d.sweep.trial_store import TrialStore, append_report, read_json, write_json
 
@@ -27,57 +29,55 @@ END = "end.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One trial, for the process that runs it.
+    """One trial, for the processes that run it.
 
     Args:
         trial: Its name.
         sweep: The sweep's folder.
-        plan: The run, as ``RunSpec.to_dict`` gives it.
-        counter: ``epoch`` or ``iter``: what the run's length and its schedules of early stopping count.
+        run: The run.
+        options: What it asks of Ray.
+        counter: `epoch` or `iter`: what the run's length and its schedules of early stopping count.
         length: Its length.
         metric: Whole name of the metric.
-        mode: ``max`` or ``min``.
-        keep: Limits of checkpoints, as plain data.
+        mode: `max` or `min`.
+        keep: Limits of checkpoints.
         generation: How often it has gone on from another trial.
-        workers: Training processes.
-        cpus: CPUs of each.
-        gpus: GPUs of each.
         pointers: Whether reports carry a pointer to their checkpoint: where trials are paused, or copied.
     """
 
     trial: str
     sweep: str
-    plan: dict[str, Any]
+    run: RunSpec
+    options: RayOptions
     counter: str
     length: float
     metric: str
     mode: str
-    keep: dict[str, Any]
+    keep: Keep
     generation: int = 0
-    workers: int = 1
-    cpus: float = 1
-    gpus: float = 0
     pointers: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for the wire."""
-        return asdict(self)
+    def __str__(self) -> str:
+        return self.trial
+
+    __repr__ = __str__  # Ray Tune makes a tag of it
+
+    @property
+    def name(self) -> str:
+        """Name of the run in the cluster."""
+        return f"{self.trial}-gen{self.generation}"
 
     @property
     def folder(self) -> Path:
         """The trial's folder."""
         return TrialStore(Path(self.sweep)).folder(self.trial)
 
-    def to_run_spec(self) -> RunSpec:
-        """The run."""
-        return RunSpec(**self.plan)
-
     def keeper(self) -> Keeper:
         """The sweep's keeper."""
-        return Keeper(Path(self.sweep), Keep(**self.keep), metric=self.metric, mode=self.mode)
+        return Keeper(Path(self.sweep), self.keep, metric=self.metric, mode=self.mode)
 
     def end(self, state: str, reason: str = "") -> None:
-        """Say how the trial ended."""
+        """Write down how the trial ended."""
         write_json(self.folder / END, {"state": state, "reason": reason, "generation": self.generation})
 
 
@@ -107,25 +107,17 @@ class TrialHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, task: TrialSpec, send: Callable[[dict[str, Any]], bool]) -> None:
+    def __init__(self, task: TrialSpec, send: Callable[[Report], bool]) -> None:
         self.task = task
         self.send = send
         self.keeper = task.keeper()
         self._since = time.monotonic()
         self._steps = 0
-        self._runner: RunContext | None = None
 
     def before_run(self, runner: RunContext) -> None:
         """Start the clock."""
-        self._runner = runner
         runner.store.keep_other_runs = False  # a trial that is given another one's weights leaves its own behind
         self._since = time.monotonic()
-
-    def close(self) -> None:
-        """Give the run's files back, however it ended."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
 
     def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Count."""
@@ -185,16 +177,16 @@ class TrialHook(Hook):
         """End a trial whose metric is NaN, or that has not made one good step since the last report.
 
         Raises:
-            BadValue: It is.
+            NonFiniteError: It is.
         """
         name = self.task.metric.rsplit("/", 1)[-1]
         if not math.isfinite(score):
-            raise BadValue(f"{name} is {score} at {self.task.counter} {at:g}")
+            raise NonFiniteError(f"{name} is {score} at {self.task.counter} {at:g}")
         if self._steps and runner.rank == 0:
             series = runner.message_hub.log_scalars.get("train/loss")
             losses = series.data[-self._steps :] if series is not None else []
             if losses and not any(map(math.isfinite, losses)):
-                raise BadValue(f"the loss of every step up to {self.task.counter} {at:g} is not finite")
+                raise NonFiniteError(f"the loss of every step up to {self.task.counter} {at:g} is not finite")
         self._steps = 0
 
     def _save(self, runner: RunContext, at: float, scores: Mapping[str, float]) -> Path:
@@ -207,5 +199,6 @@ class TrialHook(Hook):
         if runner.rank == 0:
             if runner.store.failure:
                 raise RuntimeError(runner.store.failure)
-            self.keeper.unpin(self.task.plan.get("resume") or None)
+            start = self.task.run.resume
+            self.keeper.unpin(start if isinstance(start, str) else None)
         return Path(path)

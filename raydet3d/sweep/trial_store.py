@@ -46,6 +46,7 @@ class Trial:
         exploits: For each of them: ``at``, ``donor``, the setting ``before``, and the donor's (``donors``).
         created: When it was made, in seconds since 1970.
         seconds: How long it has run.
+        restarts: How often it was tried again in this start of the sweep, since a process or node had died.
         reports: Its validations, oldest first.
     """
 
@@ -62,6 +63,7 @@ class Trial:
     exploits: list[dict[str, Any]] = field(default_factory=list)
     created: float = 0.0
     seconds: float = 0.0
+    restarts: int = 0
     reports: list[dict[str, Any]] = field(default_factory=list)
 
     @property

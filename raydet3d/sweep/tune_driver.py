@@ -1,4 +1,4 @@
-"""The driver of a sweep: Ray Tune runs the trials, and every word of it goes through the ledger."""
+"""Drive a sweep: Ray Tune schedules the trials, the trial store records what becomes of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import logging
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import raydet3d.launch.driver  # noqa: F401 - first: it settles what Ray reads when it is imported
-from raydet3d.launch.cluster import known_address
-from raydet3d.launch.signals import detached_children
+import raydet3d.launch.driver  # noqa: F401 - first: it sets what Ray reads when it is imported
+from raydet3d.launch.cluster import join_or_start
+from raydet3d.launch.driver import StopSource
+from raydet3d.launch.executors import release
+from raydet3d.launch.failures import describe_failure
+from raydet3d.launch.ray_console import divert_ray_lines
+from raydet3d.launch.signal_channel import STOP
+from raydet3d.launch.signals import StopRequest
 from raydet3d.sweep.pbt import exploit
 from raydet3d.sweep.sweep_console import SweepConsole
-from raydet3d.sweep.trial_failures import reason_of
-from raydet3d.sweep.trial_queue import TrialQueue
-from raydet3d.sweep.trial_spec import read_end
+from raydet3d.sweep.trial_queue import TrialQueue, trial_options
+from raydet3d.sweep.trial_spec import TrialSpec, read_end
 from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, TrialStore
 
 SETTINGS = {
@@ -37,48 +41,43 @@ for _setting, _value in SETTINGS.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser  # noqa: E402
-from ray.tune.search.search_algorithm import SearchAlgorithm  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
 
-from raydet3d.sweep.trial_distributed import release_group, run_nested  # noqa: E402
-from raydet3d.sweep.trial_local import run_inline  # noqa: E402
+from raydet3d.sweep.trial import INTERRUPTED, run_trial, sweep_channel  # noqa: E402
 from raydet3d.sweep.trial_schedulers import NEEDS_POINTERS, make_scheduler  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
-REPORT = 1_000_000  # bytes that the pictures and the page may come to
-GRACE_S = 15.0  # for a nested trial to end by itself
+REPORT_BYTES = 1_000_000  # bytes that the pictures and the page may come to
+RELEASE_AFTER_S = 15.0  # what a trial has reserved is freed by itself before
+STOP_TIMEOUT_S = 24.0  # how long trials that are asked to stop may take to save
+POLL_S = 0.2
 
-__all__ = ["NEEDS_POINTERS", "SweepDriver", "cluster"]
+__all__ = ["NEEDS_POINTERS", "SweepDriver", "sweep_cluster"]
 
 
 @contextmanager
-def cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[str, float]]]:
-    """A Ray to sweep on, for as long as the ``with`` block: the one there is, one that is joined, or one started here.
+def sweep_cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[str, float]]]:
+    """Connect to a cluster for the `with` block: the one there is, one that is joined, or one started here.
 
     Args:
-        cpus: CPUs that one started here has to give.
-        concurrency: Trials that one started here runs at a time.
+        cpus: CPUs of one that is started.
+        concurrency: Trials that one that is started runs at a time.
 
     Yields:
-        What asks for its resources.
+        What returns its resources.
     """
-    if ray.is_initialized():
-        yield ray.cluster_resources
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        slots = {SLOT: float(concurrency)}
-        with known_address(), detached_children():
-            ray.init(
-                address="local", include_dashboard=False, num_cpus=max(math.ceil(cpus), 1), resources=slots, **quiet
-            )
+    was_connected = ray.is_initialized()
+    join_or_start(
+        dashboard=False,
+        workers_print=False,
+        num_cpus=max(math.ceil(cpus), 1),
+        resources={SLOT: float(concurrency)},
+    )
     try:
         yield ray.cluster_resources
     finally:
-        ray.shutdown()
+        if not was_connected:
+            ray.shutdown()
 
 
 class SweepDriver:
@@ -90,10 +89,23 @@ class SweepDriver:
         console: Where it is shown.
         concurrency: Trials at a time.
         spent_s: Time that earlier starts have taken.
+        request: Whether this process is asked to stop.
+
+    Attributes:
+        over: Why the sweep has ended before its last trial, where its budget is used up.
+        stopped: Why the sweep was asked to stop.
+        names: Our name of each of Ray's trial ids.
     """
 
     def __init__(
-        self, program: TrialQueue, ledger: TrialStore, console: SweepConsole, *, concurrency: int, spent_s: float
+        self,
+        program: TrialQueue,
+        ledger: TrialStore,
+        console: SweepConsole,
+        *,
+        concurrency: int,
+        spent_s: float,
+        request: StopSource | None = None,
     ) -> None:
         self.program = program
         self.sweep = program.sweep
@@ -103,15 +115,19 @@ class SweepDriver:
         self.spent_s = spent_s
         self.reasons: dict[str, str] = {}
         self.over: str | None = None
-        self.interrupted = False
+        self.stopped: str | None = None
+        self.names: dict[str, str] = {}
+        self._request = request or StopRequest()
+        self._options = trial_options(self.sweep, program.base)
+        self._time_limit_s = float((program.base.get("ray") or {}).get("time_limit_s") or 0)
         self._began = time.monotonic()
         self._started: dict[str, float] = {}
         self._before_s = {trial.id: trial.seconds for trial in program.trials.values()}
         self._running: set[str] = set()
-        self._leaving: dict[str, float] = {}
+        self._to_release: dict[str, tuple[str, float]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ray's Tuner pickles itself and all that it holds into a file that is never read: the ledger is.
+        # Ray's Tuner pickles itself and all that it holds into a file that nothing reads: the trial store is read.
         return object, ()
 
     @property
@@ -120,24 +136,49 @@ class SweepDriver:
         return self.spent_s + time.monotonic() - self._began
 
     def run(self) -> None:
-        """Run until nothing is left, the budget is used up, or somebody interrupts."""
+        """Run until nothing is left, the budget is used up, or this process is asked to stop."""
         scratch = self.ledger.path / ".ray"
         shutil.rmtree(scratch, ignore_errors=True)
-        self._note_standing()
+        self._write_ranking()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        function = tune.with_resources(self._function(), self._resources())
+        error: list[BaseException] = []
+        fit = self._make_tuner(scratch).fit
+
+        def target() -> None:
+            try:
+                fit()
+            except BaseException as raised:  # noqa: BLE001 - raised below, in the caller's thread
+                error.append(raised)
+
+        # In a thread: this one takes signals, which Ray Tune would take for itself in the main one.
+        thread = threading.Thread(target=target, name="ray-tune", daemon=True)
+        thread.start()
+        try:
+            with divert_ray_lines(self.ledger.path / "ray.log"):
+                self._supervise(thread)
+        finally:
+            self.console.close()
+            self._finish()
+            shutil.rmtree(scratch, ignore_errors=True)
+        if self.stopped is None:
+            if error:
+                raise error[0]
+            if self.over is None and not self.program.is_over():
+                self.stopped = "SIGINT"
+
+    def _make_tuner(self, scratch: Path) -> tune.Tuner:
         scheduler = make_scheduler(
             self.sweep,
+            names=self.names,
             length=self.program.longest,
             past=[trial for trial in self.program.trials.values() if trial.reports],
-            explore=partial(exploit, self.program),
+            explore=self._exploit,
             pointers=scratch / "pointers",
         )
-        seeker = TrialSearcher(self)
-        tuner = tune.Tuner(
-            function,
+        return tune.Tuner(
+            tune.with_resources(run_trial, self._resources()),
             tune_config=tune.TuneConfig(
-                search_alg=seeker,
+                search_alg=TrialSearcher(self),
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
@@ -149,31 +190,52 @@ class SweepDriver:
                 storage_path=str(scratch.absolute()),
                 stop=SweepStopper(self),
                 callbacks=[SweepCallback(self)],
-                failure_config=tune.FailureConfig(max_failures=0),
+                # Of a trial's actor. Its own errors a trial does not raise, and its workers' deaths it counts itself.
+                failure_config=tune.FailureConfig(max_failures=self._options.max_failures),
                 checkpoint_config=tune.CheckpointConfig(),
                 verbose=0,
             ),
         )
-        try:
-            tuner.fit()
-        finally:
-            self.console.close()
-            self._finish()
-            shutil.rmtree(scratch, ignore_errors=True)
 
-    def _function(self) -> Callable[[dict[str, Any]], None]:
-        return run_nested if self.sweep.resources.workers > 1 else run_inline
+    def name_of(self, trial: Any) -> str:
+        """Return our name of one of Ray's trials."""
+        return self.names[trial.trial_id]
 
-    def _resources(self) -> dict[str, float]:
-        """What Ray Tune reserves for a trial; of a nested one its workers' share is Ray Train's to reserve."""
-        resources, have = self.sweep.resources, ray.cluster_resources()
-        nested = resources.workers > 1
-        out = {"cpu": 0.01 if nested else resources.cpus, "gpu": 0.0 if nested else resources.gpus}
-        if SLOT in have:
-            out[SLOT] = 1.0
-        elif self.sweep.scheduler.type in NEEDS_POINTERS and not nested:
-            out["cpu"] = max(out["cpu"], have.get("CPU", 0.0) / self.concurrency)  # its trials take turns
-        return out
+    def _exploit(self, trial: str, donor: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
+        return exploit(self.program, trial, donor, pointer)
+
+    def _resources(self) -> tune.PlacementGroupFactory | dict[str, float]:
+        """Return what Ray Tune reserves for a trial: of one worker its process, of several nothing but a slot.
+
+        The workers of a trial of several reserve their own share through Ray Train.
+        """
+        have = ray.cluster_resources()
+        slot = {SLOT: 1.0} if SLOT in have else {}
+        if self._options.most > 1:
+            return {"cpu": 0.01, **slot}
+        bundle = dict(self._options.bundle)
+        if not slot and self.sweep.scheduler.type in NEEDS_POINTERS:
+            bundle["CPU"] = max(bundle.get("CPU", 0.0), have.get("CPU", 0.0) / self.concurrency)  # trials take turns
+        return tune.PlacementGroupFactory([{}, {**bundle, **slot}])
+
+    def _supervise(self, thread: threading.Thread) -> None:
+        """Until the sweep ends: find out whether it is to stop, and let its trials save then."""
+        deadline = math.inf
+        while thread.is_alive() and time.monotonic() < deadline:
+            try:
+                thread.join(POLL_S)
+            except KeyboardInterrupt:
+                self.stopped = self.stopped or "SIGINT"
+            self.stopped = self.stopped or self._request.reason
+            if self._time_limit_s and time.monotonic() - self._began > self._time_limit_s:
+                self.stopped = self.stopped or "time limit"
+            if self.stopped is not None and deadline == math.inf:
+                deadline = time.monotonic() + STOP_TIMEOUT_S
+                self.console.print(
+                    f"asked to stop ({self.stopped}): the running trials save, and go on with the next start"
+                )
+                with suppress(ray.exceptions.RayError):
+                    sweep_channel().put(STOP, self.stopped)
 
     def _finish(self) -> None:
         """Leave the records as the next start is to find them."""
@@ -182,11 +244,12 @@ class SweepDriver:
                 trial.state = WAITING
                 self._count_seconds(trial)
                 self.ledger.save(trial)
-            release_group(self.ledger.folder(trial.id))
-        self.interrupted = self.over is None and not self.program.is_over()
-        self._note_standing()
+        with suppress(ray.exceptions.RayError):
+            for run, _ in self._to_release.values():
+                release(run)
+        self._write_ranking()
         limit = self.sweep.keep.bytes
-        self.program.keeper().prune(room=min(REPORT, limit // 3) if limit is not None else 0)
+        self.program.keeper().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
 
     # -- what happens to trials -------------------------------------------------------------------------------------
 
@@ -194,7 +257,7 @@ class SweepDriver:
         """The next trial to start; None for now, or for ever."""
         takes_turns = self.sweep.scheduler.type in NEEDS_POINTERS  # more trials than run at a time
         full = not takes_turns and len(self._running) >= self.concurrency
-        if self.over is not None or full or self.is_out_of_budget():
+        if self.stopped is not None or self.over is not None or full or self.is_out_of_budget():
             return None
         trial = self.program.next()
         if trial is not None:
@@ -203,7 +266,13 @@ class SweepDriver:
 
     def is_done(self) -> bool:
         """Whether no trial will be added and none is under way: until then, actors are kept for the next one."""
-        return not self._running and (self.program.is_exhausted or self.over is not None)
+        ends = self.program.is_exhausted or self.over is not None or self.stopped is not None
+        return ends and not self._running
+
+    def is_to_end(self) -> bool:
+        """Whether Ray Tune has to end the sweep now: its budget is used up, or its trials have saved and stopped."""
+        saved = self.stopped is not None and all(trial.state != RUNNING for trial in self.program.trials.values())
+        return saved or self.is_out_of_budget()
 
     def is_out_of_budget(self) -> bool:
         """Whether the whole sweep has to end now."""
@@ -222,7 +291,7 @@ class SweepDriver:
         if trial.state != RUNNING:
             trial.state = RUNNING
             self.ledger.save(trial)
-            self._note_standing()
+            self._write_ranking()
             if not trial.reports:
                 self._event(trial)
 
@@ -238,6 +307,7 @@ class SweepDriver:
             Why it is to stop; None where it goes on.
         """
         trial = self.program.trials[name]
+        self.restarted(name, str(result["why"]), int(result["restarts"]))
         report = {"at": result["at"], "score": result["score"], "time": time.time(), "generation": trial.generation}
         trial.reports = [other for other in trial.reports if other["at"] < report["at"]] + [report]
         self._count_seconds(trial)
@@ -252,22 +322,41 @@ class SweepDriver:
 
     def noted(self, name: str) -> None:
         """A report has been dealt with: show it."""
-        self._note_standing()
+        self._write_ranking()
         self._event(self.program.trials[name])
 
+    def restarted(self, name: str, why: str, restarts: int) -> None:
+        """Note that a trial was started again after a process of its has died."""
+        trial = self.program.trials[name]
+        if restarts > trial.restarts:
+            trial.restarts = restarts
+            self.ledger.save(trial)
+            self.console.print(
+                f"trial {name}  {why}: it goes on from its newest checkpoint, restart {restarts} of "
+                f"{self._options.max_failures}"
+            )
+
     def ended(self, name: str, error: BaseException | None = None) -> None:
-        """A trial is over."""
+        """Note that a trial has ended, was stopped, or was interrupted with the whole sweep."""
         trial = self.program.trials[name]
         if trial.state not in OPEN:
             return
         self._running.discard(name)
         self._count_seconds(trial)
         self._started.pop(name, None)
-        said = read_end(self.ledger.folder(name), trial.generation)
-        if error is not None:
+        self._to_release[name] = (f"{name}-gen{trial.generation}", time.monotonic() + RELEASE_AFTER_S)
+        if trial.restarts:  # a report may have been on its way when a process died
+            trial.reports = self.ledger.reports(name)
+        state, reason = read_end(self.ledger.folder(name), trial.generation) or ("", "")
+        if state == INTERRUPTED and self.stopped is not None:
+            trial.state = WAITING
+            self.ledger.save(trial)
+            self._write_ranking()
+            return
+        if state == FAILED or error is not None:
             trial.state = FAILED
-            trial.reason = said[1] if said and said[0] == "failed" else reason_of(error)
-        elif (said and said[0] == "done") or trial.at >= trial.length:
+            trial.reason = reason if state == FAILED or error is None else describe_failure(error)
+        elif state == DONE or trial.at >= trial.length:
             trial.state = DONE
         else:
             trial.state = STOPPED
@@ -276,16 +365,14 @@ class SweepDriver:
         self.program.keeper().unpin(trial.starts_from)
         self.ledger.save(trial)
         self.program.conclude(trial.number)
-        self._note_standing()
+        self._write_ranking()
         self.program.keeper().prune()
-        self._leaving[name] = time.monotonic() + (GRACE_S if error is None else 0.0)
         self._event(trial)
 
     def tick(self) -> None:
-        """Now and then: show how it stands, and see that what stopped trials had reserved is free."""
-        for name in [name for name, deadline in self._leaving.items() if time.monotonic() > deadline]:
-            del self._leaving[name]
-            release_group(self.ledger.folder(name))
+        """Show how the sweep stands, and free what trials that have ended may still hold."""
+        for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
+            release(self._to_release.pop(name)[0])
         self.console.tick(list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
 
     def left_s(self) -> float | None:
@@ -306,7 +393,7 @@ class SweepDriver:
         if trial.id in self._started:
             trial.seconds = self._before_s.get(trial.id, 0.0) + time.monotonic() - self._started[trial.id]
 
-    def _note_standing(self) -> None:
+    def _write_ranking(self) -> None:
         self.ledger.write_standing(self.program.trials.values(), self.sweep.mode)
         self.ledger.note_time(self.elapsed_s)
 
@@ -315,7 +402,7 @@ class SweepDriver:
 
 
 def _name(trial: Any) -> str:
-    return str(trial.trial_id)
+    return str(trial.config["trial"])
 
 
 def _error_of(trial: Any) -> BaseException:
@@ -331,36 +418,36 @@ def _error_of(trial: Any) -> BaseException:
     return RuntimeError("its process could not be used again after the trial before")
 
 
-class TrialSearcher(SearchAlgorithm):
-    """Hands our trials, under our names, to Ray Tune.
+class TrialSearcher(Searcher):
+    """Hands the trials of the queue to Ray Tune.
 
     Args:
         driver: The sweep.
     """
 
     def __init__(self, driver: SweepDriver) -> None:
+        super().__init__()
         self._driver = driver
-        self._parser = _make_parser()
-        self._spec: dict[str, Any] = {}
 
-    def add_configurations(self, experiments: Any) -> None:
-        """Take what all trials have in common."""
-        self._spec = experiments[0].spec
-
-    def next_trial(self) -> Any:
-        """The next trial, for Ray."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial's config; None where there is none for now."""
+        if self._driver.is_done():
+            return str(Searcher.FINISHED)
         trial = self._driver.next_trial()
         if trial is None:
             return None
-        config = {"task": self._driver.program.task_of(trial).to_dict()}
-        return _create_trial_from_spec({**self._spec, "config": config}, self._parser, trial_id=trial.id)
+        self._driver.names[trial_id] = trial.id
+        return {"trial": self._driver.program.task_of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the watcher sees it, too."""
+        """Do nothing: the callback sees it, too."""
 
-    def is_finished(self) -> bool:
-        """Whether no trial will be added, and none is under way."""
-        return self._finished or self._driver.is_done()
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: a sweep goes on from its trial store."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read nothing."""
 
 
 class SweepStopper(tune.Stopper):
@@ -374,12 +461,14 @@ class SweepStopper(tune.Stopper):
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a trial stops with this report."""
-        return "at" in result and not result.get("done") and self._driver.reported(trial_id, result) is not None
+        """Return whether a trial stops with this report."""
+        if "at" not in result or result.get("done"):
+            return False
+        return self._driver.reported(self._driver.names[trial_id], result) is not None
 
     def stop_all(self) -> bool:
-        """Whether the sweep stops."""
-        return self._driver.is_out_of_budget()
+        """Return whether the sweep stops."""
+        return self._driver.is_to_end()
 
 
 class SweepCallback(tune.Callback):
@@ -393,28 +482,33 @@ class SweepCallback(tune.Callback):
         self._driver = driver
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process begins."""
-        self._driver.started(trial.trial_id)
+        """Note that a trial's process begins."""
+        self._driver.started(self._driver.name_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report has been dealt with."""
-        self._driver.noted(trial.trial_id)
+        """Note that a report has been dealt with."""
+        self._driver.noted(self._driver.name_of(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a trial's actor has died and starts again."""
+        name = self._driver.name_of(trial)
+        self._driver.restarted(name, "its process or node died", self._driver.program.trials[name].restarts + 1)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended or was stopped."""
-        self._driver.ended(trial.trial_id)
+        """Note that a trial has ended or was stopped."""
+        self._driver.ended(self._driver.name_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed."""
-        self._driver.ended(trial.trial_id, _error_of(trial))
+        """Note that a trial has failed."""
+        self._driver.ended(self._driver.name_of(trial), _error_of(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Now and then."""
+        """Look after trials that no other callback reports, and show how the sweep stands."""
         for trial in trials:
             if trial.status == trial.PAUSED:
-                self._driver.paused(trial.trial_id)
-            elif trial.status == trial.ERROR:  # where an actor could not be used again, nobody else says so
-                self._driver.ended(trial.trial_id, _error_of(trial))
+                self._driver.paused(self._driver.name_of(trial))
+            elif trial.status == trial.ERROR:  # where an actor could not be used again, nothing else says so
+                self._driver.ended(self._driver.name_of(trial), _error_of(trial))
         self._driver.tick()

@@ -240,9 +240,9 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
     """Names of the metrics, and bytes of the model."""
     import torch
 
+    from raydet3d.launch.process_isolation import isolated
     from raydet3d.launch.run_spec import RunSpec
     from raydet3d.runtime.build import assemble
-    from raydet3d.sweep.process_isolation import clean_slate
 
     small = cfg.copy()
     loader = small["val_dataloader"]
@@ -255,7 +255,7 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
     small["log_level"] = "CRITICAL"
     small["load_from"], small["resume"] = None, False
     small.pop("test_dataloader"), small.pop("test_cfg"), small.pop("test_evaluator")
-    with tempfile.TemporaryDirectory() as folder, clean_slate(RunSpec(cfg={}, filename=None, run_id="probe")):
+    with tempfile.TemporaryDirectory() as folder, isolated(RunSpec(cfg={}, filename=None, run_id="probe")):
         small["work_dir"] = folder
         small.import_custom_modules()
         runner = assemble(small, device=torch.device("cpu"))

@@ -22,7 +22,8 @@ class Mood(Hook):
     """Ends, or spoils, a run in its second epoch; and slows it down.
 
     Args:
-        mood: ``well``, ``raises``, ``nan`` (weights), ``hungry`` (asks for more memory than there is), ``killed``.
+        mood: ``well``, ``raises``, ``nan`` (weights), ``hungry`` (asks for more memory than there is), ``killed``,
+            ``hangs`` (the first time).
         nap: Seconds to sleep in each epoch.
     """
 
@@ -34,6 +35,9 @@ class Mood(Hook):
         time.sleep(self.nap)
         if runner.epoch != 1:
             return
+        if self.mood == "hangs" and not (runner.work_dir / "hung").exists():
+            (runner.work_dir / "hung").touch()
+            time.sleep(600)
         if self.mood == "raises":
             raise ValueError("a mistake in somebody's code")
         if self.mood == "nan":

@@ -61,8 +61,8 @@ def test_what_others_hold_does_not_count(cluster: Any, tmp_path: Path) -> None:
     from raydet3d.launch.cluster import connect
 
     # What was held is given back a moment later: that is waited for.
-    ground = connect(RayOptions(num_workers=4, gpus_per_worker=1, cpus_per_worker=0.5), tmp_path)
-    assert (ground.options.num_workers, ground.is_ours) == (4, False)
+    cluster = connect(RayOptions(num_workers=4, gpus_per_worker=1, cpus_per_worker=0.5), tmp_path)
+    assert (cluster.options.num_workers, cluster.is_ours) == (4, False)
 
 
 def test_a_placement_or_a_label_that_no_nodes_have(cluster: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ray
 import ray.train
 
 from raydet3d.errors import InputError
-from raydet3d.launch.failures import death_in, user_mistake, was_not_placed
+from raydet3d.launch.failures import process_death, user_mistake, was_not_placed
 
 
 class WorkerGroupError(Exception):
@@ -28,20 +28,20 @@ class WorkerGroupStartupTimeoutError(Exception):
 def test_a_process_that_died_is_found_behind_what_its_death_has_caused() -> None:
     # Rank 0 raises since its peer is gone; rank 1 is the one that died.
     failures = {0: RuntimeError("Connection reset by peer"), 1: ray.exceptions.ActorDiedError()}
-    assert death_in(WorkerGroupError(failures)) == "ActorDiedError"
-    assert death_in(ray.exceptions.ActorDiedError()) == "ActorDiedError"  # the controller itself
+    assert process_death(WorkerGroupError(failures)) == "ActorDiedError"
+    assert process_death(ray.exceptions.ActorDiedError()) == "ActorDiedError"  # the controller itself
 
 
 def test_a_lost_node_is_told_by_the_ranks_that_miss_it() -> None:
     reset = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:4268: Connection reset by peer.")
-    assert death_in(WorkerGroupError({0: reset})) == "its peers lost it"
+    assert process_death(WorkerGroupError({0: reset})) == "its peers lost it"
     # Where a rank has raised, the others miss it too; what it raised is what counts.
-    assert death_in(WorkerGroupError({0: reset, 1: ZeroDivisionError("of no use")})) is None
+    assert process_death(WorkerGroupError({0: reset, 1: ZeroDivisionError("of no use")})) is None
 
 
 def test_a_mistake_in_code_is_no_death() -> None:
     error = WorkerGroupError({0: ZeroDivisionError("of no use")})
-    assert death_in(error) is None
+    assert process_death(error) is None
     assert user_mistake(error) is None
 
 
@@ -62,4 +62,4 @@ class WorkerGroupStartupFailedError(Exception):
 
 def test_a_worker_that_dies_while_it_starts_is_a_death() -> None:
     """Its cause is gone by the time it comes out of Ray's controller, which is another process."""
-    assert death_in(ControllerError(WorkerGroupStartupFailedError("a worker died"))) is not None
+    assert process_death(ControllerError(WorkerGroupStartupFailedError("a worker died"))) is not None

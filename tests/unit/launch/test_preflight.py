@@ -8,7 +8,7 @@ from raydet3d.launch.preflight import (
     check_room_on_disk,
     check_this_machine,
     check_token,
-    check_work_dir,
+    check_writable,
     checkpoint_size,
     settle,
     token_hint,
@@ -47,14 +47,14 @@ def test_half_a_cpu_each_fits():
 
 
 def test_work_dir_is_made_and_left_empty(tmp_path):
-    check_work_dir(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b", "work_dir")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_work_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"work_dir .*file/x cannot be written to .*--work-dir"):
-        check_work_dir(tmp_path / "file" / "x")
+        check_writable(tmp_path / "file" / "x", "work_dir")
 
 
 def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):

@@ -1,6 +1,7 @@
 """What every training process does: a whole toy run from a plan, and what of its config it leaves on disk."""
 
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -52,5 +53,5 @@ def test_folders_of_the_users_modules_come_along(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}{tmp_path / 'gone'}")
     plan = RunSpec(cfg=cfg.to_dict(), filename=None, run_id="with")
     monkeypatch.delenv("PYTHONPATH")
-    run_worker(RunSpec(**plan.to_dict()))
+    run_worker(pickle.loads(pickle.dumps(plan)))
     assert sys.modules.pop("rd_elsewhere").LOADED

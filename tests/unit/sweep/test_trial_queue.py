@@ -46,4 +46,4 @@ def test_shards_are_something_to_start_from(tmp_path: Path) -> None:
     assert trial is not None
     (tmp_path / "epoch_1.pth").mkdir()
     trial.starts_from = str(tmp_path / "epoch_1.pth")
-    assert made.task_of(trial).to_run_spec().resume == trial.starts_from
+    assert made.task_of(trial).run.resume == trial.starts_from

@@ -35,7 +35,14 @@ def make(kind: dict[str, Any], trials: list[Trial], folder: Path) -> Any:
     from raydet3d.sweep.trial_schedulers import make_scheduler
 
     source = {"metric": "AP", "mode": "max", "trials": 4, "space": {"lr": [1, 2]}, "scheduler": kind}
-    return make_scheduler(read_sweep(source), length=9, past=trials, explore=lambda *_: {}, pointers=folder)
+    return make_scheduler(
+        read_sweep(source),
+        names={str(n): str(n) for n in range(8)},
+        length=9,
+        past=trials,
+        explore=lambda *_: {},
+        pointers=folder,
+    )
 
 
 BEFORE = [past("0", 10, 20, 30), past("1", 11, 21, 31), past("2", 12, 22, 32)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raydet3d.errors import InputError
-from raydet3d.sweep.trial_failures import BadValue, reason_of
+from raydet3d.launch.failures import NonFiniteError, describe_failure
 
 
 class RayActorError(Exception):
@@ -23,7 +23,7 @@ def wrapped(inner: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (BadValue("AP is nan at epoch 2"), "AP is nan at epoch 2"),
+        (NonFiniteError("AP is nan at epoch 2"), "AP is nan at epoch 2"),
         (InputError("lr must be above 0"), "lr must be above 0"),
         (ValueError("no\nsuch thing"), "ValueError: no such thing"),
         (MemoryError("Unable to allocate 1 PiB"), "out of memory: Unable to allocate 1 PiB"),
@@ -40,5 +40,5 @@ def wrapped(inner: BaseException) -> BaseException:
     ],
 )
 def test_reasons(error: BaseException, reason: str) -> None:
-    assert reason_of(error).startswith(reason)
-    assert "\n" not in reason_of(error)
+    assert describe_failure(error).startswith(reason)
+    assert "\n" not in describe_failure(error)

@@ -1,4 +1,4 @@
-"""A process that runs one trial after the other, given back after each as it was before."""
+"""Restore process-global state between runs that share a process."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from raydet3d.launch.run_spec import RunSpec
 
 
 @contextmanager
-def clean_slate(plan: RunSpec) -> Iterator[None]:
-    """Leave nothing of a run behind: tables, generators, threads, folder, environment, torch's switches, memory.
+def isolated(spec: RunSpec) -> Iterator[None]:
+    """Restore registries, generators, threads, folder, environment, torch's flags and memory after a run.
 
     Modules that the config imports stay imported, and what they entered into the tables stays there.
 
     Args:
-        plan: The run.
+        spec: The run.
     """
     import numpy as np
     import torch
 
-    Config(plan.cfg, filename=plan.filename).import_custom_modules()
+    Config(spec.cfg, filename=spec.filename).import_custom_modules()
     environment, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
-    switches = _switches()
+    flags = _read_flags()
     generators = (random.getstate(), np.random.get_state(), torch.get_rng_state())
     try:
         with ExitStack() as stack:
@@ -45,13 +45,13 @@ def clean_slate(plan: RunSpec) -> Iterator[None]:
         for name in set(os.environ) - set(environment):
             del os.environ[name]
         os.environ.update(environment)
-        _set_switches(switches)
+        _set_flags(flags)
         gc.collect()  # a run is a ring of objects: its model goes now, not some time during the next one
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def _switches() -> dict[str, Any]:
+def _read_flags() -> dict[str, Any]:
     import torch
 
     return {
@@ -63,11 +63,11 @@ def _switches() -> dict[str, Any]:
     }
 
 
-def _set_switches(switches: dict[str, Any]) -> None:
+def _set_flags(flags: dict[str, Any]) -> None:
     import torch
 
-    torch.backends.cudnn.benchmark = switches["benchmark"]
-    torch.backends.cudnn.deterministic = switches["deterministic"]
-    torch.use_deterministic_algorithms(switches["algorithms"])
-    torch.set_default_dtype(switches["dtype"])
-    torch.set_grad_enabled(switches["grad"])
+    torch.backends.cudnn.benchmark = flags["benchmark"]
+    torch.backends.cudnn.deterministic = flags["deterministic"]
+    torch.use_deterministic_algorithms(flags["algorithms"])
+    torch.set_default_dtype(flags["dtype"])
+    torch.set_grad_enabled(flags["grad"])
