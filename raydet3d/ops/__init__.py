@@ -1,6 +1,7 @@
 """Geometry, voxelization and numerical kernels: functions from tensors to tensors, without modules or configs."""
 
 from raydet3d.ops.anchor_grid import AnchorGrid
+from raydet3d.ops.batch_norm import batch_norm_channels_last, moments_channels_last
 from raydet3d.ops.iou import (
     aligned_iou,
     nearest_bev,
@@ -19,12 +20,14 @@ from raydet3d.ops.voxelize import grid_size, voxelize_dynamic, voxelize_hard
 __all__ = [
     "AnchorGrid",
     "aligned_iou",
+    "batch_norm_channels_last",
     "bev_corners",
     "box_corners",
     "cast_to_autocast",
     "grid_size",
     "limit_period",
     "map_to_rows",
+    "moments_channels_last",
     "multiclass_nms",
     "nearest_bev",
     "nms_aligned",

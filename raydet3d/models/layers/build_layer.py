@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from raydet3d.errors import InputError
+from raydet3d.models.layers.batch_norm2d import BatchNorm2d
 from raydet3d.models.layers.deconv import Deconv
 from raydet3d.registry import MODELS
 
 NORMS: dict[str, type[nn.Module]] = {
-    "BN": nn.BatchNorm2d,
+    "BN": BatchNorm2d,
     "BN1d": nn.BatchNorm1d,
-    "BN2d": nn.BatchNorm2d,
+    "BN2d": BatchNorm2d,
     "BN3d": nn.BatchNorm3d,
     "SyncBN": nn.SyncBatchNorm,
 }

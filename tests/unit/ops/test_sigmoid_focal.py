@@ -38,3 +38,12 @@ def test_extreme_logits_and_no_positives():
     assert total.item() == pytest.approx(0.25 * 90 + 0.75 * 200 + 0.1875 * math.log(2), rel=1e-5)
     assert torch.isfinite(logits.grad).all()
     assert sigmoid_focal_sum(torch.zeros(4), none, none).item() == pytest.approx(4 * 0.1875 * math.log(2))
+
+
+def test_sum_over_a_large_map_is_that_of_float64():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2_000_000, generator=generator) - 4.6
+    none = torch.empty(0, dtype=torch.long)
+    assert sigmoid_focal_sum(logits, none, none).item() == pytest.approx(
+        sigmoid_focal_sum(logits.double(), none, none).item(), rel=1e-6
+    )
