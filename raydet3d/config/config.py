@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from raydet3d import compat
 from raydet3d.config.config_dict import ConfigDict, merge, to_plain
-from raydet3d.config.config_file import Source
+from raydet3d.config.config_file import ConfigFile
 from raydet3d.config.dump import redact, to_text, write_text
-from raydet3d.config.inheritance import Chain, read_chain
-from raydet3d.config.interpolation import put_written, take_written
+from raydet3d.config.inheritance import InheritanceChain, read_chain
+from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
@@ -77,6 +77,7 @@ class Config(MutableMapping[str, Any]):
         options: Mapping[str, Any] | None = None,
         *,
         import_custom_modules: bool = True,
+        require_env: bool = True,
         lazy_import: bool | None = None,
         format_python_code: bool = True,
     ) -> Self:
@@ -88,6 +89,8 @@ class Config(MutableMapping[str, Any]):
                 file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
                 merged into the result.
             import_custom_modules: Whether to run ``custom_imports``.
+            require_env: Whether an environment variable that is not set and has no default is an error; else the
+                placeholder is kept as written, to compare dumped configs.
             lazy_import: Accepted for MMEngine's sake: the file itself says which kind of config it is.
             format_python_code: Accepted for MMEngine's sake: a dump is laid out in any case.
 
@@ -97,34 +100,36 @@ class Config(MutableMapping[str, Any]):
         """
         path = find_config(filename)
         options = dict(options or {})
-        knobs = {key: value for key, value in options.items() if _is_knob(key, value)}
-        chain = read_chain(path, knobs)
+        overrides = {key: value for key, value in options.items() if _is_variable_override(key, value)}
+        chain = read_chain(path, overrides, require_env=require_env)
         for source in chain.sources:
             _refuse_misspelt(source, chain.values)
         values: dict[str, Any] = chain.values
         for key, value in options.items():
-            if key in chain.turned:
-                _refuse_idle(path, key, knobs, chain)
+            if key in chain.overridden:
+                _refuse_without_effect(path, key, overrides, chain)
             else:
                 _refuse_unknown(key, values)
                 values = set_key(values, key, value)
-                _refuse_late(key, chain)
+                _refuse_read_variable(key, chain)
         text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
         lines = merged_lines((str(source.path), source.places) for source in chain.sources)
         env = {name: value for source in chain.sources for name, value in source.env.items()}
-        values, written = take_written(values, env)
-        cfg = cls(values, filename=path, text=text, origin=Origin(lines=lines, env=env, written=written))
+        values, references = extract_references(values, env)
+        origin = Origin(lines=lines, env=env, references=references)
+        _refuse_nul(values, origin, path)
+        cfg = cls(values, filename=path, text=text, origin=origin)
         if import_custom_modules:
             cfg.import_custom_modules()
         return cfg
 
     @classmethod
-    def fromstring(cls, text: str, suffix: str = ".py") -> Self:
-        """Read a config from its text; ``suffix`` says in which language. Relative bases do not resolve."""
+    def fromstring(cls, text: str, suffix: str = ".py", *, require_env: bool = True) -> Self:
+        """Read a config from its text in the language of `suffix`. Relative bases are not found; see `fromfile`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"config{suffix}")
             path.write_text(text, encoding="utf-8")
-            cfg = cls.fromfile(path)
+            cfg = cls.fromfile(path, require_env=require_env)
         object.__setattr__(cfg, "_filename", None)
         object.__setattr__(cfg, "_origin", replace(cfg.origin, lines={}))
         return cfg
@@ -207,7 +212,7 @@ class Config(MutableMapping[str, Any]):
 
         What environment variables gave is written as they were asked for, other secrets are redacted.
         """
-        return to_text(self._values, written=self._origin.written)
+        return to_text(self._values, references=self._origin.references)
 
     def dump(self, path: str | Path | None = None) -> str:
         """Write the config to a ``.py``, ``.yaml``, ``.yml`` or ``.json`` file, which loads to an equal one.
@@ -217,7 +222,7 @@ class Config(MutableMapping[str, Any]):
         """
         if path is None:
             return self.pretty_text
-        write_text(Path(path), self._values, written=self._origin.written)
+        write_text(Path(path), self._values, references=self._origin.references)
         return Path(path).read_text(encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,8 +230,8 @@ class Config(MutableMapping[str, Any]):
         return self._values.to_dict()
 
     def redacted(self) -> dict[str, Any]:
-        """The config as it is dumped, as plain data: secrets hidden, blanks as they were written. For records."""
-        plain: dict[str, Any] = redact(put_written(to_plain(self._values), self._origin.written))
+        """The config as it is dumped, as plain data: secrets hidden, placeholders as they were written. For records."""
+        plain: dict[str, Any] = redact(restore_references(to_plain(self._values), self._origin.references))
         return plain
 
     @staticmethod
@@ -332,11 +337,20 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _is_knob(key: str, value: Any) -> bool:
+def _is_variable_override(key: str, value: Any) -> bool:
     return len(split_key(key)) == 1 and not isinstance(value, Mapping)
 
 
-def _refuse_misspelt(source: Source, merged: Mapping[str, Any]) -> None:
+def _refuse_nul(values: Any, origin: Origin, path: Path, key: str = "") -> None:
+    """Refuse a string with a NUL character: no path and no environment variable may contain it."""
+    if isinstance(values, str) and "\0" in values:
+        raise InputError(f"{origin.where(key) or path}: {key} must not contain a NUL character, got {values!r}")
+    items = values.items() if isinstance(values, dict) else enumerate(values) if type(values) in (list, tuple) else ()
+    for name, item in items:
+        _refuse_nul(item, origin, path, f"{key}.{name}" if key else str(name))
+
+
+def _refuse_misspelt(source: ConfigFile, merged: Mapping[str, Any]) -> None:
     """Refuse a top-level key that must be a slip of the keys.
 
     Where a base holds the right key, the slip is told by what the file itself does: it sets the wrong key, does not set
@@ -362,7 +376,7 @@ def _refuse_unknown(key: str, values: Mapping[str, Any]) -> None:
     raise InputError(f"config option {key}: the config has no {first!r}, so this changes nothing{hint}")
 
 
-def _refuse_late(key: str, chain: Chain) -> None:
+def _refuse_read_variable(key: str, chain: InheritanceChain) -> None:
     """Refuse to merge into a variable that the files have read already: what was made of it stays as it is."""
     first = str(split_key(key)[0])
     if first not in KNOWN_KEYS and any(first in source.used for source in chain.sources):
@@ -372,10 +386,10 @@ def _refuse_late(key: str, chain: Chain) -> None:
         )
 
 
-def _refuse_idle(path: Path, key: str, knobs: Mapping[str, Any], chain: Chain) -> None:
+def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, Any], chain: InheritanceChain) -> None:
     """Refuse a knob that is there but whose value reaches nothing, because later code sets it anew."""
-    if chain.values.get(key) == knobs[key]:
+    if chain.values.get(key) == overrides[key]:
         return
-    without = read_chain(path, {name: value for name, value in knobs.items() if name != key})
+    without = read_chain(path, {name: value for name, value in overrides.items() if name != key})
     if _listed(to_plain(without.values)) == _listed(to_plain(chain.values)):
         raise InputError(f"config option {key}: later code in {path.name} sets {key} anew, so this changes nothing")

@@ -14,18 +14,18 @@ from raydet3d.errors import InputError
 
 
 @dataclass
-class Source:
+class ConfigFile:
     """One file as read.
 
     Attributes:
         path: The file.
-        text: What stands in it.
+        text: Its text.
         values: Its own top-level keys, not yet merged over its bases.
         lines: The line at which each top-level key is set first.
         used: The top-level names that the file itself reads, its own and those of its bases.
         places: The line of each key, at any depth.
         env: The environment variables that it took values from.
-        space: All its names with what they stand for, imported ones too: what a pure-python config may take from it.
+        namespace: All its names with their values, imported ones too: what a pure-python config may import from it.
         imported: The names that it imports, which are no values.
     """
 
@@ -36,22 +36,22 @@ class Source:
     used: set[str] = field(default_factory=set)
     places: dict[str, Line] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
-    space: dict[str, Any] = field(default_factory=dict)
+    namespace: dict[str, Any] = field(default_factory=dict)
     imported: set[str] = field(default_factory=set)
 
 
-Run = Callable[[ConfigDict], Source]
+Run = Callable[[ConfigDict], ConfigFile]
 
 
 @dataclass
-class Draft:
+class ParsedFile:
     """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not.
 
     ``pure`` holds the bases of a pure-python config; of all others it is None.
     """
 
     bases: list[str]
-    knobs: set[str]
+    overrides: set[str]
     run: Run
     line: int | None = None
     pure: list[pure_python.Base] | None = None

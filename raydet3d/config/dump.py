@@ -14,18 +14,18 @@ import yaml
 
 from raydet3d.compat import DottedPath
 from raydet3d.config.config_dict import to_plain
-from raydet3d.config.interpolation import Place, put_written
+from raydet3d.config.interpolation import Place, restore_references
 from raydet3d.config.yaml_json import SHORT_FLOAT
 from raydet3d.errors import InputError
 
 WIDTH = 110
 SECRET_KEYS = frozenset({"api_key", "token", "secret", "password"})
 REDACTED = "<redacted>"
-_ASKS = re.compile(r"\{\{\$(\w+):.*?\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\$(\w+):.*?\}\}")
 
 
 def to_text(
-    values: Mapping[str, Any], suffix: str = ".py", *, written: Mapping[Place, tuple[Any, str]] | None = None
+    values: Mapping[str, Any], suffix: str = ".py", *, references: Mapping[Place, tuple[Any, str]] | None = None
 ) -> str:
     """A config as the text of a ``.py``, ``.yaml``/``.yml`` or ``.json`` file.
 
@@ -35,16 +35,16 @@ def to_text(
     Args:
         values: The config.
         suffix: Of the file.
-        written: What the environment gave (``Origin.written``).
+        references: What the environment gave (`Origin.references`).
 
     Raises:
         InputError: A value is no plain data, JSON is to hold a key that is no text, or the suffix is another one.
     """
-    bare: dict[str, str] = {}
-    filled = put_written(_checked(to_plain(values), ""), written or {}, bare)
+    literals: dict[str, str] = {}
+    filled = restore_references(_checked(to_plain(values), ""), references or {}, literals)
     text = _in_language(redact(filled), suffix)
-    for mark, blank in bare.items():
-        text = re.sub(f"""['"]?{mark}['"]?""", lambda _, blank=blank: blank, text)  # type: ignore[misc]
+    for mark, placeholder in literals.items():
+        text = re.sub(f"""['"]?{mark}['"]?""", lambda _, placeholder=placeholder: placeholder, text)  # type: ignore[misc]
     return text
 
 
@@ -63,29 +63,43 @@ def _in_language(plain: dict[str, Any], suffix: str) -> str:
 
 
 def write_text(
-    path: Path, values: Mapping[str, Any], *, written: Mapping[Place, tuple[Any, str]] | None = None
+    path: Path, values: Mapping[str, Any], *, references: Mapping[Place, tuple[Any, str]] | None = None
 ) -> None:
     """Write a config to a file whose suffix says how; folders are made as needed. See ``to_text``."""
-    text = to_text(values, path.suffix, written=written)
+    text = to_text(values, path.suffix, references=references)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
 def redact(value: Any) -> Any:
-    """``value`` with the texts under secret keys replaced; what asks for an environment variable loses its default."""
+    """Return `value` without secrets.
+
+    Strings under `api_key`, `token`, `secret` and `password` are replaced; a placeholder loses its default. Values
+    under `env_vars` become placeholders for the environment variables of the same names, so that a run that is started
+    from the dumped config says which variables it needs.
+    """
     if isinstance(value, Mapping):
-        return {
-            key: _hidden(item) if str(key).lower() in SECRET_KEYS and isinstance(item, str) else redact(item)
-            for key, item in value.items()
-        }
+        return {key: _redacted(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(redact(item) for item in value)
     return value
 
 
-def _hidden(text: str) -> str:
-    asked = _ASKS.sub(r"{{$\1:}}", text)
-    return asked if "{{$" in asked or not text else REDACTED
+def _redacted(key: str, value: Any) -> Any:
+    """The value of a key without secrets."""
+    if key == "env_vars" and isinstance(value, Mapping):
+        return {name: _variable(str(name), item) for name, item in value.items()}
+    if key.lower() in SECRET_KEYS and isinstance(value, str):
+        without_default = _PLACEHOLDER.sub(r"{{$\1:}}", value)
+        return without_default if "{{$" in without_default or not value else REDACTED
+    return redact(value)
+
+
+def _variable(name: str, value: Any) -> str:
+    """A placeholder for the environment variable that a value came from, or else for the one of a name."""
+    placeholder = _PLACEHOLDER.fullmatch(str(value))
+    name = placeholder[1] if placeholder else name
+    return f"{{{{${name}:}}}}" if re.fullmatch(r"\w+", name) else REDACTED
 
 
 def _checked(value: Any, path: str) -> Any:

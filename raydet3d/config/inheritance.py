@@ -1,7 +1,7 @@
 """From a config file to its merged values: run or parse the file, load its bases, merge it over them.
 
-A reader per suffix (``READERS``) turns one file into a ``Draft``, and that into a ``Source``; all about bases and
-merging is the same for all of them.
+A reader per suffix (`READERS`) turns one file into a `ParsedFile`, and that into a `ConfigFile`; bases and merging are
+the same for all of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raydet3d.config import pure_python
 from raydet3d.config.config_dict import ConfigDict, merge
-from raydet3d.config.config_file import Draft, Source
+from raydet3d.config.config_file import ConfigFile, ParsedFile
+from raydet3d.config.interpolation import Placeholders, find_placeholders
 from raydet3d.config.python_file import is_value, read_python
 from raydet3d.config.shipped_configs import OURS, installed, shipped
 from raydet3d.config.source_map import BASE, line_of
@@ -30,23 +32,23 @@ class MissingConfig(InputError, FileNotFoundError):
 
 
 @dataclass
-class Chain:
+class InheritanceChain:
     """A config file with all that it inherits from.
 
     Attributes:
         values: The merged config.
         sources: The files, bases first.
-        turned: The knobs that some file has.
+        overridden: The overrides that some file has.
         kind: ``pure`` (python with ``read_base`` or imports), ``text`` (with ``_base_``), or ``plain`` (neither).
     """
 
     values: ConfigDict
-    sources: list[Source]
-    turned: set[str]
+    sources: list[ConfigFile]
+    overridden: set[str]
     kind: str = "plain"
 
 
-READERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Draft]] = {
+READERS: dict[str, Callable[[Placeholders, Mapping[str, Any]], ParsedFile]] = {
     ".py": read_python,
     ".yaml": read_yaml,
     ".yml": read_yaml,
@@ -54,22 +56,32 @@ READERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Draft]] = {
 }
 
 
-def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple[tuple[Path, str], ...] = ()) -> Chain:
+def read_chain(
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    require_env: bool = True,
+    via: tuple[tuple[Path, str], ...] = (),
+) -> InheritanceChain:
     """Read a config file and, before it, everything that it inherits from.
 
     Args:
         path: A ``.py``, ``.yaml``, ``.yml`` or ``.json`` file.
-        knobs: Values that replace those of plain module-level ``NAME = ...`` in every file of the chain.
+        overrides: Values that replace those of plain module-level ``NAME = ...`` in every file of the chain.
+        require_env: Whether an environment variable that is not set and has no default is an error; else the
+            placeholder is kept as written.
         via: The files whose ``_base_`` led here, each with the place where it says so.
 
     Raises:
         InputError: Something in a file cannot be read, run or merged; the message names file, line and key.
     """
+    if "\0" in str(path):
+        raise MissingConfig(f"{f'{via[-1][1]}: ' if via else ''}a path must not contain a NUL character: {str(path)!r}")
     path = Path(os.path.abspath(path))
     ring = [file.resolve() for file, _ in via]
     if path.resolve() in ring:
         names = " -> ".join(str(file) for file in (*ring[ring.index(path.resolve()) :], path))
-        raise InputError(f"{via[-1][1]}: {BASE} goes round in a circle: {names}")
+        raise InputError(f"{via[-1][1]}: {BASE} is circular: {names}")
     if not path.is_file():
         asked = f"{via[-1][1]}: {BASE} names a file that does not exist: {path}" if via else f"no such config: {path}"
         raise MissingConfig(asked)
@@ -79,20 +91,22 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
             f"{path}: a config is a .py, .yaml, .yml or .json file, not {path.suffix or 'without suffix'!r}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    draft = reader(path, text, knobs or {})
-    here = draft.place(path)
-    if draft.pure is not None:
-        return _read_pure(path, draft, draft.pure, knobs, via)
+    parsed = reader(find_placeholders(path, text, require_env=require_env), overrides or {})
+    here = parsed.place(path)
+    if parsed.pure is not None:
+        return _read_pure(
+            path, parsed, parsed.pure, partial(read_chain, overrides=overrides, require_env=require_env), via
+        )
 
     base: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    sources: list[Source] = []
-    turned = set(draft.knobs)
-    for name in draft.bases:
-        chain = read_chain(_base_path(path, name, here), knobs, via=(*via, (path, here)))
+    sources: list[ConfigFile] = []
+    overridden = set(parsed.overrides)
+    for name in parsed.bases:
+        chain = read_chain(_base_path(path, name, here), overrides, require_env=require_env, via=(*via, (path, here)))
         if chain.kind == "pure":
             raise InputError(
                 f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
@@ -104,51 +118,51 @@ def read_chain(path: Path, knobs: Mapping[str, Any] | None = None, *, via: tuple
                 raise InputError(f"{here}: two of its bases set {key!r}: {origin[key]} and {place}")
             base[key], origin[key] = value, place
         sources += chain.sources
-        turned |= chain.turned
+        overridden |= chain.overridden
 
     inherited = ConfigDict(base)
-    own = draft.run(inherited)
+    own = parsed.run(inherited)
     _deprecated(path, own.values.pop(DEPRECATION, None))
     try:
         merged = merge(inherited, own.values)
     except InputError as error:
         line = line_of(own.places, str(error).partition(":")[0]) or own.lines.get(str(error).split(".")[0])
         raise InputError(f"{path}{f':{line}' if line else ''}: {error}") from None
-    return Chain(ConfigDict(merged), [*sources, own], turned, "text" if draft.bases else "plain")
+    return InheritanceChain(ConfigDict(merged), [*sources, own], overridden, "text" if parsed.bases else "plain")
 
 
 def _read_pure(
     path: Path,
-    draft: Draft,
+    parsed: ParsedFile,
     bases: list[pure_python.Base],
-    knobs: Mapping[str, Any] | None,
+    read_base: Callable[..., InheritanceChain],
     via: tuple[tuple[Path, str], ...],
-) -> Chain:
+) -> InheritanceChain:
     """As ``read_chain``, for a pure-python config: it starts with the names of its bases, and nothing is merged."""
     taken: dict[str, Any] = {}
     imported: set[str] = set()
-    sources: list[Source] = []
-    turned = set(draft.knobs)
-    read: dict[Path, Chain] = {}
+    sources: list[ConfigFile] = []
+    overridden = set(parsed.overrides)
+    read: dict[Path, InheritanceChain] = {}
     for base in bases:
         if base.file not in read:
-            chain = read[base.file] = read_chain(base.file, knobs, via=(*via, (path, base.place)))
+            chain = read[base.file] = read_base(base.file, via=(*via, (path, base.place)))
             if chain.kind == "text":
                 raise InputError(
                     f"{base.place}: {base.file.name} sets {BASE}, and this is a pure-python config: "
                     "a chain is of one kind"
                 )
             sources += chain.sources
-            turned |= chain.turned
+            overridden |= chain.overridden
             imported |= chain.sources[-1].imported
-        taken |= base.take(read[base.file].sources[-1].space)
-    own = draft.run(ConfigDict(taken))
+        taken |= base.take(read[base.file].sources[-1].namespace)
+    own = parsed.run(ConfigDict(taken))
     own.imported |= imported
-    values = {key: value for key, value in own.space.items() if key not in own.imported and is_value(value)}
-    return Chain(ConfigDict(pure_python.settled(values)), [*sources, own], turned, "pure")
+    values = {key: value for key, value in own.namespace.items() if key not in own.imported and is_value(value)}
+    return InheritanceChain(ConfigDict(pure_python.to_dotted_paths(values)), [*sources, own], overridden, "pure")
 
 
-def _set_at(chain: Chain, key: str) -> str:
+def _set_at(chain: InheritanceChain, key: str) -> str:
     """``file:line`` at which a chain sets a top-level key last."""
     for source in reversed(chain.sources):
         if key in source.lines:

@@ -1,12 +1,12 @@
-"""Blanks: what stands in double braces in a config file, and what comes in its place.
+"""Interpolation: placeholders in double braces in a config file, and the values that replace them.
 
-``{{ fileDirname }}``, ``{{ fileBasename }}``, ``{{ fileBasenameNoExtension }}`` and ``{{ fileExtname }}`` are what the
-file knows of itself; ``{{_base_.a.b}}`` is a value of the bases; ``{{$NAME:default}}`` is an environment variable: text
-inside of quotes, a literal outside of them (``{{'$NAME:80'}}`` too).
+`{{ fileDirname }}`, `{{ fileBasename }}`, `{{ fileBasenameNoExtension }}` and `{{ fileExtname }}` are parts of the
+file's path; `{{_base_.a.b}}` is a value of the base configs; `{{$NAME:default}}` is an environment variable: a string
+inside quotes, a literal outside of them (`{{'$NAME:80'}}` too).
 
-A file is parsed with a mark in place of each blank, and the marks are filled when its values are known. So a blank may
-hold anything, may stand inside of a longer text, and costs nothing in a comment; and what came from the environment is
-known as such when the config is dumped.
+A file is parsed with a marker in place of each placeholder, and the markers are replaced when the values of its bases
+are known. So a placeholder may have a value of any type, may be part of a longer string, costs nothing in a comment,
+and what came from the environment is known when the config is dumped.
 """
 
 from __future__ import annotations
@@ -28,45 +28,46 @@ from raydet3d.errors import InputError
 FILL = "__fill__"
 _BASE = re.compile(r"\{\{\s*_base_\.(?P<key>[\w.]+)\s*\}\}")
 _ENV = re.compile(r"""\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""")
-_BLANK = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
-_TAG = "blank_9d41c6"  # odd enough to stand in no config by itself
-_MARK = re.compile(rf"_{_TAG}_(\d+)_")
-_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
-# What a variable's value is looked for inside of other texts from: so many letters; fewer where it names a secret.
-_SHORTEST, _SHORTEST_SECRET = 8, 4
+_PLACEHOLDER = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
+_TAG = "placeholder_9d41c6"  # a string that no config contains
+_MARKER = re.compile(rf"_{_TAG}_(\d+)_")
+_UNQUOTED = re.compile(rf"<{_TAG} (\d+)>")
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# A variable's value is found inside other strings from this length on; a shorter one if the name is that of a secret.
+_MIN_LENGTH, _MIN_SECRET_LENGTH = 8, 4
 _SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|CRED", re.IGNORECASE)
 
 
-class EnvText(str):
-    """A text that came from the environment, as long as its file is read; ``written`` is how it stood there."""
+class _FromEnv:
+    """A value that came from the environment, while its file is read; `reference` is the placeholder as written."""
 
-    written: str
-
-
-class EnvInt(int):
-    """As ``EnvText``, a whole number."""
-
-    written: str
+    reference: str
 
 
-class EnvFloat(float):
-    """As ``EnvText``, a number."""
-
-    written: str
+class _EnvStr(_FromEnv, str):
+    pass
 
 
-_KINDS: dict[type[Any], type[Any]] = {str: EnvText, int: EnvInt, float: EnvFloat}
+class _EnvInt(_FromEnv, int):
+    pass
+
+
+class _EnvFloat(_FromEnv, float):
+    pass
+
+
+_FROM_ENV: dict[type, Any] = {str: _EnvStr, int: _EnvInt, float: _EnvFloat}
 
 
 @dataclass
-class Blank:
+class Placeholder:
     """One pair of double braces.
 
     Attributes:
         line: Its line.
-        base: The key of the bases that it asks for, or None.
+        base: The key of the bases that it names, or None.
         name: Else, the environment variable.
-        default: What to take where the variable is not set.
+        default: The value where the variable is not set.
     """
 
     line: int
@@ -75,158 +76,166 @@ class Blank:
     default: str = ""
 
     @property
-    def written(self) -> str:
-        """The blank as it stands inside of a text."""
+    def reference(self) -> str:
+        """The placeholder as written inside a string."""
         return f"{{{{${self.name}:{self.default}}}}}"
 
     @property
-    def bare(self) -> str:
-        """The blank as it stands outside of one."""
+    def literal_reference(self) -> str:
+        """The placeholder as written outside of a string."""
         return f"{{{{'${self.name}:{self.default}'}}}}"
 
 
 @dataclass
-class Blanks:
-    """The blanks of one file.
+class Placeholders:
+    """A file's text and its placeholders.
 
     Attributes:
         path: The file.
-        text: Its text, with marks.
-        items: What the marks stand for.
-        found: The environment variables that were set and used.
+        source: Its text.
+        text: Its text with markers.
+        items: The placeholders that the markers stand for.
+        require_env: Whether a variable that is not set and has no default is an error; else it is kept as written.
+        env: The environment variables that were set and used.
     """
 
     path: Path
+    source: str
     text: str
-    items: list[Blank]
-    found: dict[str, str] = field(default_factory=dict)
+    items: list[Placeholder]
+    require_env: bool = True
+    env: dict[str, str] = field(default_factory=dict)
 
     @property
-    def asked(self) -> set[str]:
+    def base_keys(self) -> set[str]:
         """The top-level keys of the bases that are read."""
-        return {blank.base.partition(".")[0] for blank in self.items if blank.base}
+        return {item.base.partition(".")[0] for item in self.items if item.base}
 
     def fill(self, value: Any, base: Mapping[str, Any]) -> Any:
-        """``value`` of a data file with its marks filled, at any depth."""
+        """Return `value` of a YAML or JSON file with its markers replaced, at any depth."""
         if isinstance(value, dict):
             return {self.fill(key, base): self.fill(item, base) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self.fill(item, base) for item in value)
-        return self.text_of(value, base) if isinstance(value, str) and _MARK.search(value) else value
+        return self.fill_string(value, base) if isinstance(value, str) and _MARKER.search(value) else value
 
-    def text_of(self, text: str, base: Mapping[str, Any]) -> Any:
-        """What a text with marks comes to; a lone blank of the bases keeps its type."""
-        lone = _MARK.fullmatch(text)
-        if lone and self.items[int(lone[1])].base is not None:
-            return self._of_base(self.items[int(lone[1])], base)
-        parts = _MARK.split(text)
-        filled, written = parts[:1], parts[:1]
+    def fill_string(self, text: str, base: Mapping[str, Any]) -> Any:
+        """Return a string with its markers replaced; a single placeholder of the bases keeps its type."""
+        whole = _MARKER.fullmatch(text)
+        if whole and self.items[int(whole[1])].base is not None:
+            return self._base_value(self.items[int(whole[1])], base)
+        parts = _MARKER.split(text)
+        filled, reference = parts[:1], parts[:1]
         for number, rest in zip(parts[1::2], parts[2::2], strict=True):
-            blank = self.items[int(number)]
-            value = self._of_env(blank) if blank.base is None else str(self._of_base(blank, base))
+            item = self.items[int(number)]
+            value = self._env_value(item) if item.base is None else str(self._base_value(item, base))
             filled += [value, rest]
-            written += [blank.written if blank.name in self.found else value, rest]
-        used = [self.items[int(number)].name for number in parts[1::2]]
-        return self._tainted("".join(filled), "".join(written), used)
+            reference += [item.reference if item.name in self.env else value, rest]
+        names = [self.items[int(number)].name for number in parts[1::2]]
+        return self._with_reference("".join(filled), "".join(reference), names)
 
-    def literal_of(self, number: int, base: Mapping[str, Any], parse: Callable[[str], Any]) -> Any:
-        """What a blank outside of quotes comes to.
+    def fill_literal(self, number: int, base: Mapping[str, Any], parse: Callable[[str], Any]) -> Any:
+        """Return the value of a placeholder outside of quotes.
 
         Args:
-            number: Which.
+            number: Its index in `items`.
             base: The merged bases.
             parse: From a text to the literal that it is in this file's language.
         """
-        blank = self.items[number]
-        if blank.base is not None:
-            return self._of_base(blank, base)
-        text = self._of_env(blank)
+        item = self.items[number]
+        if item.base is not None:
+            return self._base_value(item, base)
+        text = self._env_value(item)
         try:
             value = parse(text)
         except (ValueError, SyntaxError, yaml.YAMLError):
             raise InputError(
-                f"{self.path}:{blank.line}: {blank.bare} comes to {text}, which is no literal; "
-                "put the braces in quotes to have it as text"
+                f"{self.path}:{item.line}: {item.literal_reference} is replaced by {text}, which is no literal; "
+                "put the braces in quotes for a string"
             ) from None
-        return self._tainted(value, blank.bare, [blank.name])
+        return self._with_reference(value, item.literal_reference, [item.name])
 
-    def _of_base(self, blank: Blank, base: Mapping[str, Any]) -> Any:
+    def _base_value(self, item: Placeholder, base: Mapping[str, Any]) -> Any:
         here: Any = base
-        for step in str(blank.base).split("."):
+        for step in str(item.base).split("."):
             inside = isinstance(here, Mapping) and step in here
             listed = isinstance(here, list | tuple) and step.isdigit() and int(step) < len(here)
             if not inside and not listed:
-                raise InputError(
-                    f"{self.path}:{blank.line}: {{{{_base_.{blank.base}}}}}: the bases have no {blank.base!r}"
-                )
+                written = f"{{{{_base_.{item.base}}}}}"
+                raise InputError(f"{self.path}:{item.line}: {written}: the bases have no {item.base!r}")
             here = here[step] if inside else here[int(step)]
         return copy.deepcopy(here)
 
-    def _of_env(self, blank: Blank) -> str:
-        value = os.environ.get(blank.name)
+    def _env_value(self, item: Placeholder) -> str:
+        value = os.environ.get(item.name)
         if value:
-            self.found[blank.name] = value
+            self.env[item.name] = value
             return value
-        if not blank.default:
-            raise InputError(
-                f"{self.path}:{blank.line}: the environment variable {blank.name} is not set, "
-                f"and {blank.written} has no default"
-            )
-        return _unescaped(blank.default)
+        if item.default:
+            return _unescaped(item.default)
+        if not self.require_env:
+            return item.reference
+        unset = {one.name for one in self.items if one.name and not one.default and not os.environ.get(one.name)}
+        also = sorted(unset - {item.name})
+        more = f" (also not set, without default: {', '.join(also)})" if also else ""
+        raise InputError(
+            f"{self.path}:{item.line}: the environment variable {item.name} is not set, and {item.reference} has no "
+            f"default{more}"
+        )
 
-    def _tainted(self, value: Any, written: str, names: list[str]) -> Any:
-        """The value, with how it was written where a variable gave it."""
-        kind = _KINDS.get(type(value))
-        if kind is None or not any(name in self.found for name in names):
+    def _with_reference(self, value: Any, reference: str, names: list[str]) -> Any:
+        """The value, marked with the placeholder as written if an environment variable gave it."""
+        kind = _FROM_ENV.get(type(value))
+        if kind is None or not any(name in self.env for name in names):
             return value
         marked = kind(value)
-        marked.written = written
+        marked.reference = reference
         return marked
 
 
-def read_blanks(path: Path, text: str) -> Blanks:
-    """Fill in what the file knows of itself, and put marks in place of the other blanks."""
+def find_placeholders(path: Path, source: str, *, require_env: bool = True) -> Placeholders:
+    """Replace the parts of the file's path in a text, and put markers in place of the other placeholders."""
     own = {
         "fileDirname": path.parent.as_posix(),
         "fileBasename": path.name,
         "fileBasenameNoExtension": path.stem,
         "fileExtname": path.suffix,
     }
-    text = re.sub(r"\{\{\s*(" + "|".join(own) + r")\s*\}\}", lambda found: own[found[1]], text)
-    items: list[Blank] = []
+    text = re.sub(r"\{\{\s*(" + "|".join(own) + r")\s*\}\}", lambda found: own[found[1]], source)
+    items: list[Placeholder] = []
 
     def mark(found: re.Match[str]) -> str:
         line = text.count("\n", 0, found.start()) + 1
         if found["base"]:
-            items.append(Blank(line, base=found["key"]))
+            items.append(Placeholder(line, base=found["key"]))
         else:
-            items.append(Blank(line, name=found["name"], default=found["default"]))
+            items.append(Placeholder(line, name=found["name"], default=found["default"]))
         return f"_{_TAG}_{len(items) - 1}_"
 
-    return Blanks(path, _BLANK.sub(mark, text), items)
+    return Placeholders(path, source, _PLACEHOLDER.sub(mark, text), items, require_env)
 
 
-# ----------------------------------------------------------------------------------------------- in each language
+# ----------------------------------------------------------------------------------------------------- Python files
 
 
-def fill_calls(tree: ast.AST) -> ast.AST:
-    """The tree of a python file with calls, ``__fill__(text or number)``, in place of its marks."""
-    filled: ast.AST = _Filler().visit(tree)
+def insert_fill_calls(tree: ast.AST) -> ast.AST:
+    """Return the tree of a Python file with calls `__fill__(string or number)` in place of its markers."""
+    filled: ast.AST = _InsertFillCalls().visit(tree)
     return ast.fix_missing_locations(filled)
 
 
-class _Filler(ast.NodeTransformer):
+class _InsertFillCalls(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        # A docstring is no value: like a comment, it asks for nothing.
+        # A docstring is no value: like a comment, it needs no variable.
         return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        mark = _MARK.fullmatch(node.id)
-        return _call(node, int(mark[1])) if mark else node
+        marker = _MARKER.fullmatch(node.id)
+        return _call(node, int(marker[1])) if marker else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        has = isinstance(node.value, str) and _MARK.search(node.value)
-        return _call(node, str(node.value)) if has else node
+        has_marker = isinstance(node.value, str) and _MARKER.search(node.value)
+        return _call(node, str(node.value)) if has_marker else node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         values: list[ast.expr] = []
@@ -241,37 +250,40 @@ def _call(node: ast.expr, argument: str | int) -> ast.expr:
     return ast.copy_location(call, node)
 
 
-def python_filler(blanks: Blanks, base: Mapping[str, Any]) -> Callable[[str | int], Any]:
-    """What the calls that ``fill_calls`` makes come to."""
+def fill_function(placeholders: Placeholders, base: Mapping[str, Any]) -> Callable[[str | int], Any]:
+    """Return the function that the calls inserted by `insert_fill_calls` call."""
 
-    def fill(mark: str | int) -> Any:
-        if isinstance(mark, str):
-            return blanks.text_of(mark, base)
-        return blanks.literal_of(mark, base, ast.literal_eval)
+    def fill(marker: str | int) -> Any:
+        if isinstance(marker, str):
+            return placeholders.fill_string(marker, base)
+        return placeholders.fill_literal(marker, base, ast.literal_eval)
 
     return fill
 
 
-def json_marks(blanks: Blanks) -> str:
-    """The text of a JSON file, in which marks outside of quotes are texts of their own (``bare``)."""
+# ---------------------------------------------------------------------------------------------- YAML and JSON files
+
+
+def quote_markers(placeholders: Placeholders) -> str:
+    """Return the text of a JSON file in which markers outside of strings are strings of their own."""
     pieces: list[str] = []
     at = 0
-    for found in [*_JSON_TEXT.finditer(blanks.text), None]:
-        end = len(blanks.text) if found is None else found.start()
-        pieces.append(_MARK.sub(rf'"<{_TAG} \1>"', blanks.text[at:end]))
+    for found in [*_JSON_STRING.finditer(placeholders.text), None]:
+        end = len(placeholders.text) if found is None else found.start()
+        pieces.append(_MARKER.sub(rf'"<{_TAG} \1>"', placeholders.text[at:end]))
         if found is not None:
             pieces.append(found[0])
             at = found.end()
     return "".join(pieces)
 
 
-def bare(text: str) -> str:
-    """A text of a data file that stands without quotes: where it is a mark and nothing else, it is a literal's."""
-    return _MARK.sub(rf"<{_TAG} \1>", text) if _MARK.fullmatch(text) else text
+def mark_unquoted(text: str) -> str:
+    """Return an unquoted YAML string; one that is a single marker is marked as a literal."""
+    return _MARKER.sub(rf"<{_TAG} \1>", text) if _MARKER.fullmatch(text) else text
 
 
-def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
-    """The values of a data file, marks of both kinds filled."""
+def fill_data(placeholders: Placeholders, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
+    """Return the values of a YAML or JSON file with the markers of both kinds replaced."""
     parse: Callable[[str], Any] = json.loads if suffix == ".json" else yaml.safe_load
 
     def literals(here: Any) -> Any:
@@ -279,65 +291,66 @@ def fill_data(blanks: Blanks, value: Any, base: Mapping[str, Any], suffix: str) 
             return {key: literals(item) for key, item in here.items()}
         if isinstance(here, list | tuple):
             return type(here)(literals(item) for item in here)
-        found = re.fullmatch(rf"<{_TAG} (\d+)>", here) if isinstance(here, str) else None
-        return blanks.literal_of(int(found[1]), base, parse) if found else here
+        found = _UNQUOTED.fullmatch(here) if isinstance(here, str) else None
+        return placeholders.fill_literal(int(found[1]), base, parse) if found else here
 
-    return blanks.fill(literals(value), base) if blanks.items else value
+    return placeholders.fill(literals(value), base) if placeholders.items else value
 
 
-# -------------------------------------------------------------------------------------------------- what came of it
+# ----------------------------------------------------------------------------------------- references in dumped configs
 
 Place = tuple[str | int, ...]
-Written = dict[Place, tuple[Any, str]]
-"""By place: the value that the environment gave, and how it was written."""
+References = dict[Place, tuple[Any, str]]
+"""By place in the config: the value that the environment gave, and the placeholder as written."""
 
 
-def take_written(values: Any, found: Mapping[str, str]) -> tuple[Any, Written]:
-    """Plain values, and how those that the environment gave were written.
+def extract_references(values: Any, env: Mapping[str, str]) -> tuple[Any, References]:
+    """Return plain values, and the placeholders of those that came from the environment.
 
-    Also a text that was computed from a variable's value (a path below a root, a header round a key) is found, by the
-    value inside of it; short values of variables that name no secret are not looked for, since they occur anyway.
+    A string that was computed from a variable's value (a path below a root folder) is found by the value inside it;
+    short values of variables whose name is not that of a secret are not looked for, since they occur by chance.
 
     Args:
         values: A config's values; not changed.
-        found: The environment variables that were used.
+        env: The environment variables that were used.
     """
-    written: Written = {}
-    telling = [
+    references: References = {}
+    searched = [
         (name, value)
-        for name, value in found.items()
-        if len(value) >= (_SHORTEST_SECRET if _SECRET_NAME.search(name) else _SHORTEST)
+        for name, value in sorted(env.items(), key=lambda item: -len(item[1]))
+        if len(value) >= (_MIN_SECRET_LENGTH if _SECRET_NAME.search(name) else _MIN_LENGTH)
     ]
-    inner = sorted(telling, key=lambda item: -len(item[1]))
 
     def plain(here: Any, place: Place) -> Any:
         if isinstance(here, dict):
             return type(here)({key: plain(item, (*place, key)) for key, item in here.items()})
         if type(here) in (list, tuple):
             return type(here)(plain(item, (*place, number)) for number, item in enumerate(here))
-        if isinstance(here, EnvText | EnvInt | EnvFloat):
-            value = next(kind for kind in _KINDS if isinstance(here, kind))(here)
-            written[place] = value, here.written
+        if isinstance(here, _FromEnv):
+            value = next(kind for kind in _FROM_ENV if isinstance(here, kind))(here)
+            references[place] = value, here.reference
             return value
         if isinstance(here, str):
             text = here
-            for name, part in inner:
+            for name, part in searched:
                 text = text.replace(part, f"{{{{${name}:}}}}")
             if text != here:
-                written[place] = here, text
+                references[place] = here, text
         return here
 
-    return (plain(values, ()), written) if found else (values, written)
+    return (plain(values, ()), references) if env else (values, references)
 
 
-def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dict[str, str] | None = None) -> Any:
-    """``values`` with what the environment gave as it was written, where it still has the value that it was given.
+def restore_references(
+    values: Any, references: Mapping[Place, tuple[Any, str]], literals: dict[str, str] | None = None
+) -> Any:
+    """Return `values` with placeholders in place of what came from the environment and has not changed since.
 
     Args:
         values: Plain values.
-        written: What the environment gave.
-        bare: Where given, a blank outside of quotes becomes a text that can be looked for in the dumped config, and is
-            entered here by this text; else it becomes its own text.
+        references: From `extract_references`.
+        literals: If given, a placeholder outside of quotes becomes a string to be replaced in the dumped config, and is
+            entered here by this string; else it becomes a string itself.
     """
 
     def put(here: Any, place: Place) -> Any:
@@ -345,20 +358,20 @@ def put_written(values: Any, written: Mapping[Place, tuple[Any, str]], bare: dic
             return {key: put(item, (*place, key)) for key, item in here.items()}
         if isinstance(here, list | tuple):
             return type(here)(put(item, (*place, number)) for number, item in enumerate(here))
-        value, text = written.get(place, (None, None))
+        value, text = references.get(place, (None, None))
         if text is None or value != here:
             return here
-        if isinstance(here, str) or bare is None:
+        if isinstance(here, str) or literals is None:
             return text
-        mark = f"_{_TAG}_{len(bare)}_"
-        bare[mark] = text
-        return mark
+        marker = f"_{_TAG}_{len(literals)}_"
+        literals[marker] = text
+        return marker
 
-    return put(values, ()) if written else values
+    return put(values, ()) if references else values
 
 
 def _unescaped(text: str) -> str:
-    """A default as the string literal round it would have it."""
+    """A default as the string literal around it would have it."""
     if "\\" not in text:
         return text
     try:

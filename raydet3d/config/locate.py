@@ -27,6 +27,8 @@ def find_config(path: str | Path) -> Path:
     Raises:
         InputError: There is none; the message names the nearest ones.
     """
+    if "\0" in str(path):
+        raise MissingConfig(f"no such config: {str(path)!r}: a path must not contain a NUL character")
     given = Path(path).expanduser()
     if given.is_file():
         return given

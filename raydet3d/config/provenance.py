@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from raydet3d.config.interpolation import Written
+from raydet3d.config.interpolation import References
 from raydet3d.errors import InputError
 
 _KEY = re.compile(r"^(?:config option )?(?P<key>[A-Za-z_][\w]*(?:\.\w+|\[\d+\])*)(?=[:\s])")
@@ -23,23 +23,23 @@ class Origin:
     Attributes:
         lines: ``file:line`` at which each dotted key was set last.
         env: The environment variables that values were taken from.
-        written: By place, the values that the environment gave, and how they were written.
+        references: By place, the values that the environment gave, and the placeholders as written.
     """
 
     lines: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
-    written: Written = field(default_factory=dict)
+    references: References = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as what JSON knows, for another process."""
-        written = [[list(place), value, text] for place, (value, text) in self.written.items()]
-        return {"lines": dict(self.lines), "env": dict(self.env), "written": written}
+        references = [[list(place), value, text] for place, (value, text) in self.references.items()]
+        return {"lines": dict(self.lines), "env": dict(self.env), "references": references}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Origin:
         """What ``to_dict`` gave."""
-        written = {tuple(place): (value, text) for place, value, text in given.get("written", ())}
-        return cls(lines=given.get("lines", {}), env=given.get("env", {}), written=written)
+        references = {tuple(place): (value, text) for place, value, text in given.get("references", ())}
+        return cls(lines=given.get("lines", {}), env=given.get("env", {}), references=references)
 
     def where(self, key: str) -> str:
         """``file:line`` of a dotted key, or of the nearest thing round it that has one; else an empty text."""

@@ -82,16 +82,16 @@ class Base:
     names: tuple[tuple[str, str], ...]
     place: str
 
-    def take(self, space: Mapping[str, Any]) -> dict[str, Any]:
+    def take(self, namespace: Mapping[str, Any]) -> dict[str, Any]:
         """What this import brings, out of the names of the base."""
         taken: dict[str, Any] = {}
         for name, mine in self.names:
             if name == "*":
-                taken.update(space)
-            elif name in space:
-                taken[mine] = space[name]
+                taken.update(namespace)
+            elif name in namespace:
+                taken[mine] = namespace[name]
             else:
-                raise InputError(f"{self.place}: {self.file} has no {name!r}{nearest(name, space)}")
+                raise InputError(f"{self.place}: {self.file} has no {name!r}{nearest(name, namespace)}")
         return taken
 
 
@@ -110,7 +110,7 @@ def is_pure(tree: ast.Module) -> bool:
     return imports
 
 
-def imports_guests(tree: ast.Module) -> bool:
+def imports_aliases(tree: ast.Module) -> bool:
     """Whether a parsed file imports something by a guest's name."""
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -145,7 +145,7 @@ def take_bases(path: Path, tree: ast.Module) -> list[Base]:
     return bases
 
 
-class Lazy(ast.NodeTransformer):
+class LazyImports(ast.NodeTransformer):
     """Turns imports of a pure-python config, but for python's own modules, into names.
 
     Args:
@@ -193,7 +193,7 @@ class Lazy(ast.NodeTransformer):
         return _set(alias.asname or bound, alias.name if alias.asname else bound, node)
 
 
-def settled(value: Any, key: str = "") -> Any:
+def to_dotted_paths(value: Any, key: str = "") -> Any:
     """A value of a pure-python config as it comes out: names as dotted paths.
 
     Under ``type`` a plain string, which the registries know; elsewhere one that becomes what it names when it is read.
@@ -205,18 +205,18 @@ def settled(value: Any, key: str = "") -> Any:
     if isinstance(value, Name):
         return repr(value) if key == "type" else compat.DottedPath(repr(value))
     if isinstance(value, Mapping):
-        return {name: settled(item, str(name)) for name, item in value.items()}
+        return {name: to_dotted_paths(item, str(name)) for name, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(settled(item) for item in value)
+        return type(value)(to_dotted_paths(item) for item in value)
     return value
 
 
-def fresh(value: Any) -> Any:
+def copy_containers(value: Any) -> Any:
     """A value with all its containers new, dicts as ConfigDicts: what one file hands to the files that import it."""
     if isinstance(value, dict):
-        return ConfigDict({key: fresh(item) for key, item in value.items()})
+        return ConfigDict({key: copy_containers(item) for key, item in value.items()})
     if type(value) in (list, tuple):
-        return type(value)(fresh(item) for item in value)
+        return type(value)(copy_containers(item) for item in value)
     return value
 
 

@@ -1,4 +1,4 @@
-"""Config files that are Python: parsed, the knobs put in, and run over the values of their bases."""
+"""Config files that are Python: parsed, the overrides put in, and run over the values of their bases."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any
 from raydet3d import compat
 from raydet3d.config import pure_python
 from raydet3d.config.config_dict import ConfigDict, to_config
-from raydet3d.config.config_file import Draft, Source, bases_of
-from raydet3d.config.interpolation import FILL, Blanks, fill_calls, python_filler, read_blanks
+from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
+from raydet3d.config.interpolation import FILL, Placeholders, fill_function, insert_fill_calls
 from raydet3d.config.source_map import BASE, python_lines
 from raydet3d.errors import InputError
 
-KNOBS = "__knobs__"
+OVERRIDES = "__overrides__"
 
 
-def read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
     """Parse a Python file; it runs once the values of its bases are known."""
-    blanks = read_blanks(path, text)
+    path, text = placeholders.path, placeholders.source
     try:
-        tree = ast.parse(blanks.text, str(path))
+        tree = ast.parse(placeholders.text, str(path))
     except SyntaxError as error:
         number = error.lineno or 1
         line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
@@ -39,7 +39,7 @@ def read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     body = []
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(_is_name(target, BASE) for target in node.targets):
-            bases = bases_of(path, _literal(path, node.value, blanks), node.lineno)
+            bases = bases_of(path, _literal(path, node.value, placeholders), node.lineno)
             base_line = node.lineno
         else:
             body.append(node)
@@ -53,52 +53,52 @@ def read_python(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
     names = _Names()
     names.visit(tree)
     if pure is not None:
-        tree = pure_python.Lazy(path).visit(tree)
-    guests = pure_python.imports_guests(tree)  # what is left of them is carried out
-    turner = _Turner(knobs)
-    code: Any = fill_calls(turner.visit(tree))
+        tree = pure_python.LazyImports(path).visit(tree)
+    has_aliases = pure_python.imports_aliases(tree)  # what is left of them is carried out
+    variables = _OverrideVariables(overrides)
+    code: Any = insert_fill_calls(variables.visit(tree))
 
-    def run(base: ConfigDict) -> Source:
-        space: dict[str, Any] = {
+    def run(base: ConfigDict) -> ConfigFile:
+        namespace: dict[str, Any] = {
             "__file__": str(path),
             "__name__": f"config:{path.stem}",
-            KNOBS: copy.deepcopy(dict(knobs)),
-            FILL: python_filler(blanks, base),
+            OVERRIDES: copy.deepcopy(dict(overrides)),
+            FILL: fill_function(placeholders, base),
             pure_python.MAKE_NAME: pure_python.Name,
         }
-        space.update({BASE: base} if pure is None else base)
-        if guests:
+        namespace.update({BASE: base} if pure is None else base)
+        if has_aliases:
             compat.install()
         try:
-            exec(compile(code, str(path), "exec"), space)  # a python config is code
+            exec(compile(code, str(path), "exec"), namespace)  # a python config is code
         except InputError:
             raise
         except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
-            given = ", ".join(f"{key}={knobs[key]!r}" for key in sorted(turner.turned))
+            given = ", ".join(f"{key}={overrides[key]!r}" for key in sorted(variables.overridden))
             raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
-        there = {key: value for key, value in space.items() if not key.startswith("__") and key != BASE}
+        there = {key: value for key, value in namespace.items() if not key.startswith("__") and key != BASE}
         values = {
             key: to_config(value)
             for key, value in there.items()
             if key not in names.imported and is_value(value) and (pure is None or key in names.lines)
         }
-        env = blanks.found | {name: os.environ[name] for name in names.env if os.environ.get(name)}
-        found = Source(path, text, values, names.lines, names.used | blanks.asked, places, env)
+        env = placeholders.env | {name: os.environ[name] for name in names.env if os.environ.get(name)}
+        found = ConfigFile(path, text, values, names.lines, names.used | placeholders.base_keys, places, env)
         if base_line is None:
-            found.space, found.imported = (
-                {key: pure_python.fresh(value) for key, value in there.items()},
+            found.namespace, found.imported = (
+                {key: pure_python.copy_containers(value) for key, value in there.items()},
                 names.imported,
             )
         return found
 
-    return Draft(bases, turner.turned, run, base_line, pure)
+    return ParsedFile(bases, variables.overridden, run, base_line, pure)
 
 
-def _literal(path: Path, node: ast.expr, blanks: Blanks) -> Any:
+def _literal(path: Path, node: ast.expr, placeholders: Placeholders) -> Any:
     """The value of ``_base_ = ...``, which may use no names."""
-    code: Any = fill_calls(ast.Expression(node))
+    code: Any = insert_fill_calls(ast.Expression(node))
     try:
-        return eval(compile(code, str(path), "eval"), {"__builtins__": {}, FILL: python_filler(blanks, {})})
+        return eval(compile(code, str(path), "eval"), {"__builtins__": {}, FILL: fill_function(placeholders, {})})
     except InputError:
         raise
     except Exception as error:  # any failure means that it is no literal
@@ -164,12 +164,12 @@ class _Names(ast.NodeVisitor):
     visit_ImportFrom = visit_Import
 
 
-class _Turner(ast.NodeTransformer):
-    """Puts the knobs' values in place of what a config assigns to these names at its module level."""
+class _OverrideVariables(ast.NodeTransformer):
+    """Puts the overrides' values in place of what a config assigns to these names at its module level."""
 
-    def __init__(self, knobs: Mapping[str, Any]) -> None:
-        self.knobs = knobs
-        self.turned: set[str] = set()
+    def __init__(self, overrides: Mapping[str, Any]) -> None:
+        self.overrides = overrides
+        self.overridden: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
         return node  # names in there are its own
@@ -177,15 +177,15 @@ class _Turner(ast.NodeTransformer):
     visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | list[ast.AST]:
-        names = [target.id for target in node.targets if isinstance(target, ast.Name) and target.id in self.knobs]
+        names = [target.id for target in node.targets if isinstance(target, ast.Name) and target.id in self.overrides]
         inner = {
             part.id
             for target in node.targets
             if isinstance(target, ast.Tuple | ast.List)
             for part in ast.walk(target)
-            if isinstance(part, ast.Name) and part.id in self.knobs
+            if isinstance(part, ast.Name) and part.id in self.overrides
         }
-        self.turned |= {*names, *inner}
+        self.overridden |= {*names, *inner}
         others = [target for target in node.targets if not (isinstance(target, ast.Name) and target.id in names)]
         new: list[ast.AST] = []
         if others:
@@ -194,11 +194,11 @@ class _Turner(ast.NodeTransformer):
         return new
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if isinstance(node.target, ast.Name) and node.target.id in self.knobs and node.value is not None:
-            self.turned.add(node.target.id)
+        if isinstance(node.target, ast.Name) and node.target.id in self.overrides and node.value is not None:
+            self.overridden.add(node.target.id)
             return ast.copy_location(self.setting(node.target.id), node)
         return node
 
     def setting(self, name: str) -> ast.Assign:
-        value = ast.Subscript(ast.Name(KNOBS, ast.Load()), ast.Constant(name), ast.Load())
+        value = ast.Subscript(ast.Name(OVERRIDES, ast.Load()), ast.Constant(name), ast.Load())
         return ast.Assign([ast.Name(name, ast.Store())], value)

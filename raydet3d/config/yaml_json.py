@@ -1,4 +1,4 @@
-"""Config files that are data: YAML and JSON."""
+"""Config files in YAML and JSON."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raydet3d.config.config_dict import ConfigDict
-from raydet3d.config.config_file import Draft, Source, bases_of
-from raydet3d.config.interpolation import Blanks, bare, fill_data, json_marks, read_blanks
+from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
+from raydet3d.config.interpolation import Placeholders, fill_data, mark_unquoted, quote_markers
 from raydet3d.config.source_map import BASE, Line, yaml_lines
 from raydet3d.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with two additions: ``1e-4`` is a number, and tuples come back as written by ``dump``."""
+    """Safe YAML with two additions: `1e-4` is a number, and tuples are read back as `dump` writes them."""
 
+
+_MAX_VALUES = 1_000_000
+_MAX_DEPTH = 500
+_TOO_DEEP = "lists and dicts are nested too deeply"
 
 # YAML 1.1 takes `1e-4`, without a dot, for text.
 SHORT_FLOAT = (
@@ -37,60 +42,130 @@ def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
 
 def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
     text = str(loader.construct_scalar(node))
-    return bare(text) if node.style is None else text
+    return mark_unquoted(text) if node.style is None else text
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
-def read_yaml(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+def read_yaml(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
     """Parse a YAML file."""
-    blanks = read_blanks(path, text)
+    path = placeholders.path
+    _check_depth(path, placeholders.text)
     try:
-        values = yaml.load(blanks.text, _Loader)
+        tree = yaml.compose(placeholders.text, _Loader)
+        _check_tree(path, tree)
+        values = yaml.load(placeholders.text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{path}{line}: {why}") from error
-    try:
-        places = yaml_lines(yaml.compose(blanks.text, _Loader))
     except RecursionError:
-        raise InputError(f"{path}: a value holds itself (an alias inside of its own anchor)") from None
-    return _data_draft(blanks, text, values, places, knobs)
+        raise InputError(f"{path}: {_TOO_DEEP}") from None
+    return _parsed_data(placeholders, values, yaml_lines(tree), overrides)
 
 
-def read_json(path: Path, text: str, knobs: Mapping[str, Any]) -> Draft:
+def read_json(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
     """Parse a JSON file."""
-    blanks = read_blanks(path, text)
-    marked = json_marks(blanks)
+    path, text = placeholders.path, quote_markers(placeholders)
+    _check_depth(path, text)
+    lines: dict[str, Line] = {}
     try:
-        values = json.loads(marked)
+        # A string in JSON may hold tabs, which YAML does not allow; then the lines of keys are not known.
+        with suppress(yaml.YAMLError):
+            tree = yaml.compose(text, _Loader)
+            _check_tree(path, tree)
+            lines = yaml_lines(tree)
+        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(path, text, pairs))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
-    try:
-        places = yaml_lines(yaml.compose(marked, _Loader))
-    except yaml.YAMLError:  # JSON that is no YAML (tabs): its lines are not known
-        places = {}
-    return _data_draft(blanks, text, values, places, knobs)
+    except RecursionError:
+        raise InputError(f"{path}: {_TOO_DEEP}") from None
+    return _parsed_data(placeholders, values, lines, overrides)
 
 
-def _data_draft(blanks: Blanks, text: str, values: Any, places: dict[str, Line], knobs: Mapping[str, Any]) -> Draft:
-    path = blanks.path
+def _check_depth(path: Path, text: str) -> None:
+    """Refuse deeply nested brackets, over which PyYAML takes a time that grows with the square of the depth."""
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
+        if depth > _MAX_DEPTH:
+            raise InputError(f"{path}: {_TOO_DEEP}")
+
+
+def _check_tree(path: Path, tree: yaml.Node | None) -> None:
+    """Refuse a YAML tree with duplicate keys, or with aliases that refer to themselves or multiply its size.
+
+    Raises:
+        InputError: That is so; the message names the lines.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        line = node.start_mark.line + 1
+        if id(node) in sizes:
+            if sizes[id(node)] == 0:
+                raise InputError(f"{path}:{line}: a value contains itself (an alias inside its own anchor)")
+            return sizes[id(node)]
+        sizes[id(node)] = 0
+        inner: list[yaml.Node] = list(node.value) if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            seen: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                name = (key.tag, str(key.value))
+                if name in seen and name[0] != "tag:yaml.org,2002:merge":
+                    raise _duplicate(path, key.value, seen[name], key.start_mark.line + 1)
+                seen[name] = key.start_mark.line + 1
+                inner.append(value)
+        total = 1 + sum(map(size, inner))
+        if total > _MAX_VALUES:
+            raise InputError(f"{path}:{line}: aliases expand to more than {_MAX_VALUES:,} values")
+        sizes[id(node)] = total
+        return total
+
+    if tree is not None:
+        size(tree)
+
+
+def _unique(path: Path, text: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict, for files whose lines YAML's parser does not know."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        lines = [
+            text.count("\n", 0, key.start()) + 1 for key in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
+        ]
+        raise _duplicate(path, name, *lines[:2])
+    return found
+
+
+def _duplicate(path: Path, key: object, first: int, second: int) -> InputError:
+    return InputError(f"{path}:{second}: the key {key!r} is also on line {first}; remove one of them")
+
+
+def _parsed_data(
+    placeholders: Placeholders, values: Any, places: dict[str, Line], overrides: Mapping[str, Any]
+) -> ParsedFile:
+    path = placeholders.path
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise InputError(f"{path}: a config is a mapping at its top, got a {type(values).__name__}")
+        raise InputError(f"{path}: the top level of a config must be a mapping, got a {type(values).__name__}")
     lines = {key: line.number for key, line in places.items()}
     for key in values:
         if not isinstance(key, str):
-            raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys are names, got {key!r}")
+            raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys must be names, got {key!r}")
     own = {key: value for key, value in values.items() if key != BASE}
-    turned = {key for key in own if key in knobs}
+    overridden = {key for key in own if key in overrides}
 
-    def run(base: ConfigDict) -> Source:
-        filled = fill_data(blanks, own, base, path.suffix) | {key: copy.deepcopy(knobs[key]) for key in turned}
-        return Source(path, text, filled, lines, blanks.asked, places, blanks.found)
+    def run(base: ConfigDict) -> ConfigFile:
+        filled = fill_data(placeholders, own, base, path.suffix) | {
+            key: copy.deepcopy(overrides[key]) for key in overridden
+        }
+        source = placeholders.source
+        return ConfigFile(path, source, filled, lines, placeholders.base_keys, places, placeholders.env)
 
-    bases = fill_data(blanks, values.get(BASE, []), {}, path.suffix)
-    return Draft(bases_of(path, bases, lines.get(BASE)), turned, run, lines.get(BASE))
+    bases = fill_data(placeholders, values.get(BASE, []), {}, path.suffix)
+    return ParsedFile(bases_of(path, bases, lines.get(BASE)), overridden, run, lines.get(BASE))

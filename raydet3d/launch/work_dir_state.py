@@ -149,7 +149,7 @@ def _config_name(cfg: Config) -> str:
 
 def _read_config(path: Path) -> Config | None:
     with suppress(InputError, OSError, ValueError):
-        return Config.fromfile(path)
+        return Config.fromfile(path, require_env=False)
     return None
 
 
@@ -165,7 +165,7 @@ def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: 
         with suppress(InputError, OSError, ValueError, KeyError, TypeError):
             text = load_metadata(one.location(manifest))["meta"]["cfg"]
             if text_digest(text) == manifest.config:
-                return Config.fromstring(text, ".py")
+                return Config.fromstring(text, ".py", require_env=False)
     return None
 
 

@@ -44,18 +44,18 @@ class TrialConfigBuilder:
         space = self.sweep.space
         overrides = space.overrides(setting, extra=self.sweep.scheduler.mutate)
         whole = {key for key in setting if key in space and isinstance(space[key], Alternatives)}
-        knobs: dict[str, Any] = {}
+        variables: dict[str, Any] = {}
         later: list[tuple[str, Any, bool]] = []
         for key, value in {**self.options, **overrides}.items():
             is_known = len(split_key(key)) > 1 or isinstance(value, Mapping) or has_expression(value)
             if is_known or (key in whole and key in KNOWN_KEYS):
                 later.append((key, value, key in overrides))
             else:
-                knobs[key] = value
-        cfg = Config.fromfile(self.config, options=knobs, import_custom_modules=False)
+                variables[key] = value
+        cfg = Config.fromfile(self.config, options=variables, import_custom_modules=False)
         values = cfg.to_dict()
         for key in overrides:
-            if key in knobs and key not in values:
+            if key in variables and key not in values:
                 raise self._unknown(key, values)
         # What lies higher comes first: an optimizer as a whole before its learning rate.
         for key, value, must_exist in sorted(later, key=lambda item: len(split_key(item[0]))):

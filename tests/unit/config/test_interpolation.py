@@ -112,7 +112,7 @@ class TestFilling:
             ),
             (
                 "a = {{$RD_UNSET:cosine}}",
-                "a.py:1: {{'$RD_UNSET:cosine'}} comes to cosine, which is no literal; put the",
+                "a.py:1: {{'$RD_UNSET:cosine'}} is replaced by cosine, which is no literal; put the",
             ),
             ("\n\na = {{_base_.lr}}", "a.py:3: {{_base_.lr}}: the bases have no 'lr'"),
             ("a = dict(\nb = {{$RD_UNSET:1}}", "a.py:1: '(' was never closed: a = dict("),

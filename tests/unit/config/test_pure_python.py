@@ -243,7 +243,7 @@ def test_the_marker_of_ours_works_too(home: Path) -> None:
         ),
         ({"run": READ + "with read_base():\n    from .none import *\n"}, "run.py:3", "none.py"),
         ({"run": READ + "with read_base():\n    from nowhere.none import *\n"}, "run.py:3", "nowhere/none.py"),
-        ({"run": READ + "with read_base():\n    from .run import *\n"}, "run.py:3", "circle"),
+        ({"run": READ + "with read_base():\n    from .run import *\n"}, "run.py:3", "circular"),
         (
             {"run": "_base_ = './one.py'\n", "one": READ + "with read_base():\n    from .two import *\n", "two": ""},
             "run.py:1",
