@@ -14,6 +14,7 @@ from typing import Any
 
 from raydet3d.cli import add_config, add_ray, read_config, run_command, version
 from raydet3d.config import Config
+from raydet3d.config.dump import redact
 from raydet3d.errors import InputError, nearest
 from raydet3d.launch.ray_options import RayOptions, describe
 from raydet3d.registry import tables
@@ -156,7 +157,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
 def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
     """Print learning rate and momentum as a table; write them as CSV and PNG where asked to."""
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
-    workers = options.slots or options.most or 1
+    workers = options.resolved_batch_workers or options.max_workers or 1
     if args.rows < 2:
         raise InputError(f"--rows must be 2 or more, got {args.rows}")
     if args.epoch_length is None and counts_iterations(cfg):
@@ -328,8 +329,8 @@ def show_ray(cfg: Config, args: argparse.Namespace) -> None:
     print()
     for item in fields(options):
         value = getattr(options, item.name)
-        if item.name == "env_vars":  # a value may be a secret
-            value = sorted(value)
+        if item.name in ("env_vars", "runtime_env"):
+            value = redact({item.name: value})[item.name]
         print(f"{item.name:<22} {value!r:<24} {'' if item.name in given else '(default)'}".rstrip())
 
 

@@ -37,9 +37,13 @@ NonEmptyStr = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True)
 class Described:
-    """Metadata of an annotation: the words for it in error messages."""
+    """Metadata of an annotation: the words for it in error messages; empty for those of its type."""
 
     text: str
+
+
+SECRET = Described("")
+"""Metadata of a field whose values must not be repeated in messages."""
 
 
 def _may_be_part(value: object) -> bool:
@@ -119,7 +123,8 @@ def field_types(schema: type) -> dict[str, Any]:
 def check_value(annotation: Any, value: object, where: str) -> None:
     """Raise an `InputError` that names `where` unless a value fits an annotation."""
     if not fits(annotation, value):
-        raise InputError(f"{where} must be {describe(annotation)}, got {value!r}")
+        got = "" if SECRET in get_args(annotation) else f", got {value!r}"
+        raise InputError(f"{where} must be {describe(annotation)}{got}")
 
 
 def fits(annotation: Any, value: object) -> bool:
@@ -275,7 +280,7 @@ def describe(annotation: Any, *, plural: bool = False) -> str:
 
 
 def _described(annotation: Any, metadata: Sequence[object], *, plural: bool) -> str:
-    own = [item.text for item in metadata if isinstance(item, Described)]
+    own = [item.text for item in metadata if isinstance(item, Described) and item.text]
     if own:
         return own[0].replace("a dict", "dicts", 1) if plural else own[0]
     words = describe(annotation, plural=plural)

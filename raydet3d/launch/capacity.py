@@ -92,7 +92,7 @@ def workers_on(free: Mapping[str, float], labels: Mapping[str, str], options: Ra
         return 0
     # A hair's breadth for fractions such as 0.1 that do not add up.
     fits = [math.floor(free.get(name, 0) / each + 1e-6) for name, each in options.bundle.items()]
-    return min(fits, default=options.most)
+    return min(fits, default=options.max_workers)
 
 
 def _has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
@@ -159,6 +159,6 @@ def max_workers_after_autoscaling(options: RayOptions, nodes: Iterable[Node]) ->
     for resources, labels, count in groups:
         kind = f"accelerator_type:{options.accelerator_type}"
         known = {**resources, kind: 1.0} if options.accelerator_type and resources.get("GPU") else resources
-        counts += [workers_on(known, labels, options)] * min(count, 2 * options.most + len(nodes))
+        counts += [workers_on(known, labels, options)] * min(count, 2 * options.max_workers + len(nodes))
     held = max_placeable_workers(options, nodes, occupied=True) - max_placeable_workers(options, nodes)
     return max(_place(counts, options.placement_strategy) - held, 0)

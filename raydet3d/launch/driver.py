@@ -223,7 +223,7 @@ class RetryLoop:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
         if self._executor.is_placed or ray.get_runtime_context().get_node_id() in draining_nodes():
             return False
-        return max_placeable_workers(self.options, read_nodes()) >= self.options.least or self._cluster.wait_s > 0
+        return max_placeable_workers(self.options, read_nodes()) >= self.options.min_workers or self._cluster.wait_s > 0
 
     def _await_room(self) -> int:
         """Return how many workers to start: as many as there is room for, within what was asked for.
@@ -232,7 +232,7 @@ class RetryLoop:
             Stopped: This process was asked to stop meanwhile, or there was no room any more.
             InputError: There was no room for the least number in time.
         """
-        least, most = self.options.least, self.options.most
+        least, most = self.options.min_workers, self.options.max_workers
         deadline = time.monotonic() + max(self._wait_s, STABLE_S + 1)
         wanted = self._goal or most  # what was there before is about to be free again
         stable, since, told = -1, time.monotonic(), False
@@ -263,7 +263,7 @@ class RetryLoop:
 
     def _room(self, nodes: Sequence[Node]) -> int:
         """Return for how many workers there is room, of numbers that may be there and that share an iteration."""
-        fits, batches = min(max_placeable_workers(self.options, nodes), self.options.most), self.options.slots
+        fits, batches = min(max_placeable_workers(self.options, nodes), self.options.max_workers), self.options.resolved_batch_workers
         return shared_evenly(fits, batches) if batches and asks_others(self._spec.cfg) else fits
 
     def _leave_if_asked(self) -> None:
@@ -285,7 +285,7 @@ class RetryLoop:
             self._spec,
             threads=options.threads_per_worker,
             retry=True,  # Ray may start a try's workers again by itself; of a first start nothing is there yet
-            batch_workers=options.slots,
+            batch_workers=options.resolved_batch_workers,
             why=self.why,
             hang_timeout_s=options.hang_timeout_s,
             straggler_ratio=options.straggler_ratio,
@@ -324,7 +324,7 @@ class RetryLoop:
                 if reason is None and drain.is_due():
                     mine = {*attempt.node_ids(), ray.get_runtime_context().get_node_id()}
                     reason = "drain" if draining_nodes() & mine else None
-                if reason is None and has_stepped and self.workers < self.options.most and resize.is_due():
+                if reason is None and has_stepped and self.workers < self.options.max_workers and resize.is_due():
                     fits = self._room(excluding_own(read_nodes(), attempt.node_ids(), self.options))
                     growth_seen = growth_seen + 1 if fits > self.workers else 0
                     if growth_seen == 1:  # a resource that shows up for a moment is no reason to start again

@@ -191,7 +191,7 @@ def fill(options: RayOptions, resources: Mapping[str, float]) -> RayOptions:
 
 
 def _refuse_too_much(options: RayOptions, have: Mapping[str, float], where: str, held: str = "") -> None:
-    workers = options.least
+    workers = options.min_workers
     for name in sorted(options.bundle, key=lambda name: name != "GPU"):
         each, there = options.bundle[name], have.get(name, 0)
         if workers * each > there + 1e-6:
@@ -235,20 +235,20 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     deadline = time.monotonic() + SETTLE_S
     while True:
         nodes = read_nodes()
-        if max_placeable_workers(options, nodes) >= options.least:
+        if max_placeable_workers(options, nodes) >= options.min_workers:
             return options, options.resource_timeout_s or 0.0
-        if time.monotonic() >= deadline or max_placeable_workers(options, nodes, occupied=True) < options.least:
+        if time.monotonic() >= deadline or max_placeable_workers(options, nodes, occupied=True) < options.min_workers:
             break
         time.sleep(0.2)
     to_come = max_workers_after_autoscaling(options, nodes)
-    if to_come >= options.least:
+    if to_come >= options.min_workers:
         return options, AUTOSCALER_TIMEOUT_S if options.resource_timeout_s is None else options.resource_timeout_s
     if options.resource_timeout_s:
         return options, options.resource_timeout_s
     if to_come:
         raise InputError(
-            f"asked for {options.least} workers with {options.bundle} each; with all that the autoscaler may add there "
-            f"is room for {to_come}; use --workers {to_come}, or let it add more nodes (max_workers)"
+            f"asked for {options.min_workers} workers with {options.bundle} each; with all that the autoscaler may add "
+            f"there is room for {to_come}; use --workers {to_come}, or let it add more nodes (max_workers)"
         )
     raise InputError(_why_not(options, nodes, where))
 
@@ -269,12 +269,12 @@ def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
         held = ""
         for name in options.bundle:
             others = sums("total")[name] - sums("free")[name]
-            if options.least * options.bundle[name] > sums("free")[name]:
+            if options.min_workers * options.bundle[name] > sums("free")[name]:
                 held = f" free, others hold {others:g}"
         _refuse_too_much(options, sums("free"), where, held)
     except InputError as error:
         return f"{error}, or {wait}"
-    fits, asked = max_placeable_workers(options, nodes), options.least
+    fits, asked = max_placeable_workers(options, nodes), options.min_workers
     wishes = [f"placement_strategy {options.placement_strategy!r}", f"{options.bundle}"]
     wishes += [f"label_selector {dict(options.label_selector)}"] if options.label_selector else []
     wishes += [f"accelerator_type {options.accelerator_type!r}"] if options.accelerator_type else []
@@ -297,7 +297,7 @@ def check_this_machine(options: RayOptions) -> None:
             {"CPU": num_processors()},
             where="this machine",
         )
-    elif options.most > 0:
+    elif options.max_workers > 0:
         check_token()
 
 

@@ -1,38 +1,48 @@
-"""``ray=dict(...)`` of a config: how many workers, what each of them gets, and what happens when one is lost."""
+"""`ray=dict(...)` of a config: the number of workers, their resources, and what happens when one is lost."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
-from raydet3d.errors import InputError, nearest
+from annotated_types import Gt
 
-STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+from raydet3d.config.schema import (
+    SECRET,
+    NonEmptyStr,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_value,
+    read_section,
+)
+from raydet3d.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """What a run asks of Ray.
+    """What a run asks of Ray: the schema of `ray=dict(...)`.
 
     Args:
-        num_workers: Training processes; a range, ``(1, 3)`` or ``'1-3'``, for as many as there is room for at the
+        num_workers: Training processes; a range, `(1, 3)` or `'1-3'`, for as many as there is room for at the
             time. None: one for each GPU of the cluster, or one where there is none.
         batch_workers: How many workers' batches make an iteration, however many are there. None: as many as when the
             run began; with a range, its upper end.
         cpus_per_worker: CPUs that each worker reserves.
         gpus_per_worker: GPUs that each worker reserves. None: 1 where the cluster has any, else 0.
         resources_per_worker: Further resources of the cluster's own making that each worker reserves.
-        accelerator_type: Kind of GPU, as Ray calls it (``'A100'``, ``'H100'``, ``'L4'``).
-        label_selector: Labels that a worker's node must have, ``{'region': 'us-west1'}``.
+        accelerator_type: Kind of GPU, as Ray calls it (`'A100'`, `'H100'`, `'L4'`).
+        label_selector: Labels that a worker's node must have, `{'region': 'us-west1'}`.
         placement_strategy: PACK (few nodes), SPREAD (many), STRICT_PACK (one node), STRICT_SPREAD (a node each).
         threads_per_worker: Torch threads of each worker. Part of exactness: the same number gives the same bits.
         env_vars: Environment variables of the workers.
         runtime_env: Ray's runtime environment of the workers, where env_vars are not enough.
         max_failures: How often a run whose worker, node or controller died is started again from its newest
             checkpoint. Drained nodes and other sizes do not count.
-        storage: Folder for Ray's own small files, which get one of their own in it. None: ``.ray`` in the work dir.
+        storage: Folder for Ray's own small files, which get one of their own in it. None: `.ray` in the work dir.
         resource_timeout_s: How long to wait for resources that are not there. None: not at all at the beginning
             (but half an hour for an autoscaler), and 10 minutes after a node was lost.
         start_timeout_s: How long workers may take to be placed once there is room for them. None: 60, and 20 with a
@@ -47,90 +57,83 @@ class RayOptions:
             after its workers' reservations, and says so every second.
     """
 
-    num_workers: int | tuple[int, int] | None = None
-    batch_workers: int | None = None
-    cpus_per_worker: float = 1
-    gpus_per_worker: float | None = None
-    resources_per_worker: Mapping[str, float] = field(default_factory=dict)
-    accelerator_type: str | None = None
+    num_workers: NonNegativeInt | tuple[PositiveInt, PositiveInt] | None = None
+    batch_workers: PositiveInt | None = None
+    cpus_per_worker: NonNegativeFloat = 1
+    gpus_per_worker: NonNegativeFloat | None = None
+    resources_per_worker: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
+    accelerator_type: NonEmptyStr | None = None
     label_selector: Mapping[str, str] = field(default_factory=dict)
-    placement_strategy: str = "PACK"
-    threads_per_worker: int = 1
-    env_vars: Mapping[str, str] = field(default_factory=dict)
-    runtime_env: Mapping[str, Any] = field(default_factory=dict)
-    max_failures: int = 3
-    storage: str | None = None
-    resource_timeout_s: float | None = None
-    start_timeout_s: float | None = None
-    collective_timeout_s: float = 1800
-    hang_timeout_s: float = 600
-    resize_interval_s: float = 30
-    drain_poll_s: float = 5
-    straggler_ratio: float = 1.5
-    time_limit_s: float = 0
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    threads_per_worker: PositiveInt = 1
+    env_vars: Annotated[Mapping[str, str], SECRET] = field(default_factory=dict)
+    runtime_env: Annotated[Mapping[str, Any], SECRET] = field(default_factory=dict)
+    max_failures: NonNegativeInt = 3
+    storage: NonEmptyStr | None = None
+    resource_timeout_s: NonNegativeFloat | None = None
+    start_timeout_s: NonNegativeFloat | None = None
+    collective_timeout_s: PositiveFloat = 1800
+    hang_timeout_s: NonNegativeFloat = 600
+    resize_interval_s: PositiveFloat = 30
+    drain_poll_s: PositiveFloat = 5
+    straggler_ratio: Annotated[float, Gt(1)] = 1.5
+    time_limit_s: NonNegativeFloat = 0
     dashboard: bool = True
 
     @classmethod
     def from_config(cls, ray: Mapping[str, Any] | None, *, workers: int | str | None = None) -> RayOptions:
-        """Read the config's ``ray`` dict.
+        """Read the config's `ray` dict.
 
         Args:
             ray: The dict, or None where the config has none.
-            workers: The door's ``--workers``, which goes before ``ray.num_workers``.
+            workers: The command's `--workers`, which overrides `ray.num_workers`.
 
         Raises:
             InputError: An unknown key, or a value of the wrong kind.
         """
+        check_value(Mapping[str, Any], ray or {}, "ray")
         given = dict(ray or {})
-        known = [item.name for item in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise InputError(f"ray has no option {key!r}{nearest(key, known) or '; it has ' + ', '.join(known)}")
         if workers is not None:
             given["num_workers"] = workers
         if "num_workers" in given:
             given["num_workers"] = read_workers(given["num_workers"], "--workers" if workers is not None else None)
-        for key, value in given.items():
-            _check(key, value)
-        return cls(**given)
-
-    # -- what follows from them ---------------------------------------------------------------------------------
+        return read_section(cls, given, "ray")
 
     @property
-    def least(self) -> int:
-        """Workers that must be there."""
+    def min_workers(self) -> int:
+        """The least number of workers that a run starts with."""
         workers = 1 if self.num_workers is None else self.num_workers
         return workers if isinstance(workers, int) else workers[0]
 
     @property
-    def most(self) -> int:
-        """Workers that there may be."""
+    def max_workers(self) -> int:
+        """The greatest number of workers."""
         workers = 1 if self.num_workers is None else self.num_workers
         return workers if isinstance(workers, int) else workers[1]
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the number of workers may change."""
-        return self.least < self.most
+        """Whether the number of workers may change during the run."""
+        return self.min_workers < self.max_workers
 
     @property
-    def slots(self) -> int | None:
-        """How many workers' batches make an iteration, where the options say so."""
-        return self.batch_workers or (self.most if self.is_elastic else None)
+    def resolved_batch_workers(self) -> int | None:
+        """How many workers' batches make an iteration, or None for as many as the run begins with."""
+        return self.batch_workers or (self.max_workers if self.is_elastic else None)
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What one worker reserves."""
+        """The resources that one worker reserves."""
         out = {"CPU": float(self.cpus_per_worker), "GPU": float(self.gpus_per_worker or 0)}
         return {name: value for name, value in {**out, **self.resources_per_worker}.items() if value}
 
     @property
     def placement_timeout_s(self) -> float:
-        """How long workers may take to be placed, before any start was measured."""
+        """Seconds in which workers must be placed, before any start was measured."""
         return self.start_timeout_s if self.start_timeout_s is not None else 20.0 if self.is_elastic else 60.0
 
     def with_workers(self, workers: int) -> RayOptions:
-        """The same with a number of workers."""
+        """Return a copy with a number of workers."""
         return replace(self, num_workers=workers)
 
 
@@ -138,7 +141,7 @@ def read_workers(value: Any, key: str | None = None) -> Any:
     """A number of workers, or a range of them, from what a config or a flag says; other things as they are.
 
     Args:
-        value: ``4``, ``'4'`` (flags only), ``'1-3'``, ``(1, 3)`` or None.
+        value: `4`, `'4'` (flags only), `'1-3'`, `(1, 3)` or None.
         key: The flag, for messages.
 
     Raises:
@@ -148,7 +151,7 @@ def read_workers(value: Any, key: str | None = None) -> Any:
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+)\s*(?:(?:-|\.\.)\s*(\d+)\s*)?", value)
         if found is None or (found[2] is None and key is None):
-            raise InputError(f"{name} must be a whole number from 0 up or a range such as '1-3', got {value!r}")
+            raise InputError(f"{name} must be an integer of at least 0 or a range such as '1-3', got {value!r}")
         value = int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
     if isinstance(value, list | tuple):
         pair = tuple(value)
@@ -158,62 +161,19 @@ def read_workers(value: Any, key: str | None = None) -> Any:
     return value
 
 
-_LEAST = {"max_failures": 0, "threads_per_worker": 1, "batch_workers": 1}
-_DICTS = ("resources_per_worker", "label_selector", "env_vars", "runtime_env")
-_OPEN = (
-    "num_workers",
-    "batch_workers",
-    "gpus_per_worker",
-    "accelerator_type",
-    "storage",
-    "resource_timeout_s",
-    "start_timeout_s",
-)
-
-
-def _check(key: str, value: Any) -> None:
-    if value is None and key in _OPEN:
-        return
-    whole = type(value) is int
-    if key == "num_workers":
-        right, wanted = isinstance(value, tuple) or (whole and value >= 0), "a whole number from 0 up, or a range '1-3'"
-    elif key == "dashboard":
-        right, wanted = isinstance(value, bool), "True or False"
-    elif key == "placement_strategy":
-        right, wanted = value in STRATEGIES, f"one of {', '.join(STRATEGIES)}"
-    elif key in ("accelerator_type", "storage"):
-        right, wanted = isinstance(value, str) and bool(value), "a text"
-    elif key in _DICTS:
-        right, wanted = isinstance(value, Mapping) and all(isinstance(name, str) for name in value), "a dict by name"
-        if right and key in ("env_vars", "label_selector"):
-            right, wanted = all(isinstance(text, str) for text in value.values()), "a dict of texts"
-        if right and key == "resources_per_worker":
-            right, wanted = all(type(n) in (int, float) and n >= 0 for n in value.values()), "a dict of numbers"
-    elif key in _LEAST:
-        right, wanted = whole and value >= _LEAST[key], f"a whole number from {_LEAST[key]} up"
-    elif key == "straggler_ratio":
-        right, wanted = type(value) in (int, float) and value > 1, "a number above 1"
-    elif key in ("resize_interval_s", "drain_poll_s", "collective_timeout_s"):
-        right, wanted = type(value) in (int, float) and value > 0, "a number above 0"
-    else:
-        right, wanted = type(value) in (int, float) and value >= 0, "a number from 0 up"
-    if not right:
-        raise InputError(f"ray.{key} must be {wanted}, got {value!r}")
-
-
 def describe(options: RayOptions) -> list[str]:
     """What a run asks of a cluster, as sentences.
 
     Args:
         options: The options; open values are explained.
     """
-    if options.most == 0:
+    if options.max_workers == 0:
         return ["no Ray: the run trains in the process that starts it"]
     how_many = "a worker for each GPU of the cluster, or one where there is none"
     if options.num_workers is not None:
-        how_many = f"{options.most} worker{'s' if options.most > 1 else ''}"
+        how_many = f"{options.max_workers} worker{'s' if options.max_workers > 1 else ''}"
     if options.is_elastic:
-        how_many = f"{options.least} to {options.most} workers, as many as there is room for"
+        how_many = f"{options.min_workers} to {options.max_workers} workers, as many as there is room for"
     bundle = [f"{value:g} {name}" for name, value in options.bundle.items()]
     if options.gpus_per_worker is None:
         bundle.append("1 GPU where the cluster has any")
@@ -222,12 +182,12 @@ def describe(options: RayOptions) -> list[str]:
     where += [f"on nodes with {key}={value}" for key, value in options.label_selector.items()]
     lines = [f"{how_many}, each with {', '.join(bundle) or 'nothing reserved'}, {', '.join(where)}"]
     if options.num_workers is not None:
-        totals = [f"{value * options.least:g} {name}" for name, value in options.bundle.items()]
-        most = [f"{value * options.most:g} {name}" for name, value in options.bundle.items()]
+        totals = [f"{value * options.min_workers:g} {name}" for name, value in options.bundle.items()]
+        most = [f"{value * options.max_workers:g} {name}" for name, value in options.bundle.items()]
         span = f"{', '.join(totals)} at least, {', '.join(most)} at most" if options.is_elastic else ", ".join(totals)
         lines.append(f"in all: {span}; and a controller that reserves nothing, on the driver's node")
-    slots = options.slots or (options.most if options.num_workers is not None else None)
-    lines.append(f"an iteration is the batches of {slots or 'as many'} workers, however many are there")
+    batch_workers = options.resolved_batch_workers or (options.max_workers if options.num_workers is not None else None)
+    lines.append(f"an iteration is the batches of {batch_workers or 'as many'} workers, however many are there")
     wait = options.resource_timeout_s
     lines.append(
         "resources that are not there: " + ("refused, unless an autoscaler may add them" if not wait else f"{wait:g} s")

@@ -84,7 +84,7 @@ def run_trial(config: dict[str, TrialSpec]) -> None:
 
 def _executor(trial: TrialSpec) -> Executor:
     global _process
-    if trial.options.most > 1:
+    if trial.options.max_workers > 1:
         return TorchExecutor(str(Path(trial.sweep) / ".ray" / "train"))
     if _process is None:
         _process = ProcessExecutor(trial.options)

@@ -211,7 +211,7 @@ class SweepDriver:
         """
         have = ray.cluster_resources()
         slot = {SLOT: 1.0} if SLOT in have else {}
-        if self._options.most > 1:
+        if self._options.max_workers > 1:
             return {"cpu": 0.01, **slot}
         bundle = dict(self._options.bundle)
         if not slot and self.sweep.scheduler.type in NEEDS_POINTERS:
