@@ -117,7 +117,7 @@ def test_a_dumped_config_names_all_variables_that_are_not_set(tmp_path: Path, mo
         monkeypatch.delenv(name, raising=False)
     cfg = Config({"ray": {"env_vars": {"RD_A": "1", "RD_B": "2"}}, "lr": 1})
     cfg.dump(tmp_path / "out.py")
-    with pytest.raises(InputError, match="RD_A is not set.*RD_B"):
+    with pytest.raises(InputError, match=r"RD_A is not set.*RD_B"):
         Config.fromfile(tmp_path / "out.py")
     kept = Config.fromfile(tmp_path / "out.py", require_env=False)
     assert kept.lr == 1
