@@ -306,13 +306,8 @@ def train_on_ray(
     cfg: Config, spec: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
 ) -> RunResult:
     """Train on Ray workers; with none of them, in this process."""
-<<<<<<< HEAD
     connecting: Any = None
     if options.max_workers > 0:
-=======
-    opening: Any = None
-    if options.max_workers > 0:
->>>>>>> e8e8f62 (ray=dict(...) is a typed schema; values of env_vars and runtime_env are in no message)
         from raydet3d.launch.cluster import ConnectThread
 
         connecting = ConnectThread(options, cfg["work_dir"])

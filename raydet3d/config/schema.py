@@ -96,11 +96,13 @@ def read_section(schema: type[T], given: object, where: str) -> T:
         raise InputError(f"{where} must be a dict with {', '.join(annotations)}, got {given!r}")
     for name in given:
         if name not in annotations:
-            raise unknown_key(where, name, annotations)
+            raise unknown_key(where or "the top level", name, annotations)
     for field in dataclasses.fields(schema):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and given.get(field.name) is None:
-            raise InputError(f"{where} has no {field.name}, which must be {describe(annotations[field.name])}")
+            raise InputError(
+                f"{where or 'the top level'} has no {field.name}, which must be {describe(annotations[field.name])}"
+            )
     values = {}
     for name, annotation in annotations.items():
         if name not in given:

@@ -1,57 +1,47 @@
-"""A sweep as its YAML describes it: read, completed and checked, before anything starts."""
+"""The schema of a sweep's YAML: read, completed and checked before anything starts."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from raydet3d.config import find_config
 from raydet3d.config.config_dict import merge, to_plain
-from raydet3d.config.inheritance import read_chain
+from raydet3d.config.inheritance import InheritanceChain, read_chain
+from raydet3d.config.provenance import Origin
+from raydet3d.config.schema import (
+    NonEmptyStr,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    field_types,
+    read_section,
+)
+from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import parse_bytes
 from raydet3d.sweep.domains import Domain, read_domain
 from raydet3d.sweep.space import Setting, Space
 from raydet3d.sweep.stop_rules import StopRule, read_rules
 
-SEARCHES = ("random", "grid", "optuna")
-SCHEDULERS: dict[str, dict[str, float | int | None]] = {
-    "fifo": {},
-    "asha": {"grace_period": 1, "reduction_factor": 3, "brackets": 1, "max_t": None},
-    "median": {"grace_period": 1, "min_samples": 3},
-    "hyperband": {"reduction_factor": 3, "max_t": None},
-    "pbt": {"interval": 1, "burn_in": 0, "quantile": 0.25, "resample": 0.25},
-}
-KEYS = (
-    "metric",
-    "mode",
-    "trials",
-    "search",
-    "scheduler",
-    "resources",
-    "concurrency",
-    "budget",
-    "keep",
-    "seeds",
-    "stop",
-    "baseline",
-    "cfg_options",
-    "space",
-    "smoke",
-)
+Time = Annotated[float, Gt(0), Lt(math.inf)]
+"""Epochs, or iterations where the config counts those."""
+Factor = Annotated[float, Gt(1), Lt(math.inf)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How settings are found: ``random``, ``grid`` or ``optuna``; ``startup`` random ones before Optuna's model."""
+    """How settings are found; `startup` is the number of random ones before Optuna's model is used."""
 
-    type: str = "random"
-    seed: int = 0
-    startup: int = 5
+    type: Literal["random", "grid", "optuna"] = "random"
+    seed: NonNegativeInt = 0
+    startup: NonNegativeInt = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +49,65 @@ class Scheduler:
     """How trials are stopped early or varied; times are epochs, or iterations where the config counts those.
 
     Args:
-        type: ``fifo``, ``asha``, ``median``, ``hyperband`` or ``pbt``.
+        type: `fifo`, `asha`, `median`, `hyperband` or `pbt`.
         options: Its numbers.
-        mutate: Of ``pbt``: the keys that may change, with their domains.
+        mutate: Of `pbt`: the keys that may change, with their domains.
     """
 
     type: str = "fifo"
     options: Mapping[str, Any] = field(default_factory=dict)
     mutate: Mapping[str, Domain] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fifo:
+    """All trials run to their end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asha:
+    """Asynchronous successive halving."""
+
+    grace_period: Time = 1
+    reduction_factor: Factor = 3
+    brackets: PositiveInt = 1
+    max_t: Time | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    """A trial below the median of the others ends."""
+
+    grace_period: Time = 1
+    min_samples: PositiveInt = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperBand:
+    """HyperBand."""
+
+    reduction_factor: Factor = 3
+    max_t: Time | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationBased:
+    """Population based training; `mutate` lists keys of the space, or gives them other domains."""
+
+    interval: Time = 1
+    burn_in: Annotated[float, Ge(0), Lt(math.inf)] = 0
+    quantile: Annotated[float, Gt(0), Le(0.5)] = 0.25
+    resample: Probability = 0.25
+    mutate: Mapping[str, Any] | Sequence[str] | None = None
+
+
+SCHEDULERS: dict[str, type] = {
+    "fifo": Fifo,
+    "asha": Asha,
+    "median": Median,
+    "hyperband": HyperBand,
+    "pbt": PopulationBased,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,37 +118,62 @@ class Resources:
     often as the config's `ray.max_failures` says.
     """
 
-    workers: int = 1
-    cpus: float = 1
-    gpus: float = 0
-    threads: int | None = None
-    max_failures: int | None = None
+    workers: PositiveInt = 1
+    cpus: Annotated[float, Ge(0.01), Lt(math.inf)] = 1
+    gpus: Annotated[float, Ge(0), Lt(math.inf)] = 0
+    threads: PositiveInt | None = None
+    max_failures: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What the whole sweep may take; None for no limit."""
+    """Limits of the whole sweep; None for no limit. `time` is in seconds; in YAML also `90s`, `15m`, `2h` or `1d`."""
 
-    seconds: float | None = None
-    trials: int | None = None
-    epochs: float | None = None
+    time: Annotated[float, Gt(0)] | None = None
+    trials: PositiveInt | None = None
+    epochs: Annotated[float, Ge(1), Lt(math.inf)] | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        return self.time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Which checkpoints stay.
+    """Which checkpoints are kept.
 
     Args:
         last: Newest ones of each trial.
         best: Best ones of each trial.
         trials: Best trials that keep theirs once they have ended; None for all.
-        bytes: What the sweep's folder may hold; None for no limit.
+        bytes: Limit of the sweep's folder; None for no limit. In YAML also `500MB`, `20GB`, `1TiB`.
     """
 
-    last: int = 1
-    best: int = 1
-    trials: int | None = None
-    bytes: int | None = None
+    last: NonNegativeInt = 1
+    best: NonNegativeInt = 1
+    trials: PositiveInt | None = None
+    bytes: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sections:
+    """The top level of a sweep's YAML."""
+
+    metric: NonEmptyStr
+    mode: Literal["max", "min"]
+    space: Mapping[str, Any] | None = None
+    trials: PositiveInt | None = None
+    search: str | Mapping[str, Any] = "random"
+    scheduler: str | Mapping[str, Any] = "fifo"
+    resources: Resources = Resources()
+    concurrency: PositiveInt | None = None
+    budget: Budget = Budget()
+    keep: Keep = Keep()
+    seeds: PositiveInt | Sequence[NonNegativeInt] | None = None
+    stop: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    baseline: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    cfg_options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,33 +227,41 @@ class Sweep:
 
 
 def read_sweep(source: str | Path | Mapping[str, Any], *, smoke: bool = False) -> Sweep:
-    """A sweep from its YAML.
+    """Read a sweep from its YAML.
 
     Args:
-        source: The file (or a shipped one's path), or what would stand in it.
-        smoke: Merge its ``smoke`` section over it: the same sweep in a size that takes a minute.
+        source: The file (or a shipped one's path), or its content.
+        smoke: Merge its `smoke` section over it: the same sweep in a size that takes a minute.
 
     Raises:
         InputError: Anything in it is unknown, malformed or contradicts itself.
     """
+    lines: dict[str, str] = {}
     if isinstance(source, Mapping):
         file, given = "sweep", to_plain(source)
     else:
         path = find_config(source)
         if path.suffix not in (".yaml", ".yml", ".json"):
             raise InputError(f"{path}: a sweep is a .yaml file; the config comes first: CONFIG SWEEP.yaml")
-        file, given = str(source), to_plain(_read_safely(path))
+        chain = _read_safely(path)
+        file, given = str(source), to_plain(chain.values)
+        lines = merged_lines((str(one.path), one.places) for one in chain.sources)
     small = given.pop("smoke", None)
     if smoke:
         if not isinstance(small, Mapping):
             raise InputError(f"{file}: --smoke needs a section smoke: {{trials: ..., cfg_options: {{...}}}}")
         given = merge(given, small)
-    return _check(file, given)
-
-
-def _read_safely(path: Path) -> Mapping[str, Any]:
+        lines |= {key.removeprefix("smoke."): line for key, line in lines.items() if key.startswith("smoke.")}
     try:
-        return read_chain(path).values
+        return _read(file, given)
+    except InputError as error:
+        message = str(error).removeprefix(f"{file}: ")
+        raise InputError(f"{Origin(lines=lines).place_of(message) or file}: {message}") from None
+
+
+def _read_safely(path: Path) -> InheritanceChain:
+    try:
+        return read_chain(path)
     except InputError as error:
         if "python/" in str(error) or "could not determine a constructor" in str(error):
             raise InputError(
@@ -197,219 +271,132 @@ def _read_safely(path: Path) -> Mapping[str, Any]:
         raise
 
 
-def _check(file: str, given: Mapping[str, Any]) -> Sweep:
-    for key in given:
-        if key not in KEYS:
-            raise InputError(f"{file}: unknown key {key!r}{nearest(str(key), KEYS) or '; it takes ' + ', '.join(KEYS)}")
-    metric, mode = given.get("metric"), given.get("mode")
-    if not isinstance(metric, str) or not metric:
-        raise InputError(f"{file}: metric must name what trials are ranked by, got {metric!r}")
-    if mode not in ("max", "min"):
-        raise InputError(f"{file}: mode must be max or min, got {mode!r}")
-    space = Space.read(file, given.get("space"))
-    search = _search(file, given.get("search", "random"))
-    scheduler = _scheduler(file, given.get("scheduler", "fifo"), space)
+def _read(file: str, given: Mapping[str, Any]) -> Sweep:
+    parsed = _with_parsed(given, "budget", "time", _parse_seconds, "written 90s, 15m, 2h or 1d")
+    parsed = _with_parsed(parsed, "keep", "bytes", parse_bytes, "written 500MB, 20GB or 1TiB")
+    sections = read_section(_Sections, parsed, "")
+    space = Space.read(file, sections.space)
+    search = _search(sections.search)
+    scheduler = _scheduler(file, sections.scheduler, space)
     if scheduler.type == "pbt" and search.type == "optuna":
-        raise InputError(
-            f"{file}: scheduler pbt finds its settings by itself and goes with search: random, not {search.type}"
-        )
-    options = given.get("cfg_options") or {}
-    if not isinstance(options, Mapping):
-        raise InputError(f"{file}: cfg_options must be a mapping of keys to values, got {options!r}")
+        raise InputError("scheduler: pbt finds its settings by itself and goes with search: random, not optuna")
+    options = {str(key): value for key, value in (sections.cfg_options or {}).items()}
     for key in options:
         if key in space:
-            raise InputError(f"{file}: {key} is both in cfg_options and in space; one of them says what it is")
-    keep = _keep(file, given.get("keep"))
+            raise InputError(f"cfg_options: {key} is both in cfg_options and in space; remove one of them")
+    baseline = _baseline(file, sections.baseline, space)
     sweep = Sweep(
         file=file,
-        metric=metric,
-        mode=mode,
+        metric=sections.metric,
+        mode=sections.mode,
         space=space,
-        trials=_trials(file, given, space, search),
+        trials=_trials(sections, space, search, baseline),
         search=search,
         scheduler=scheduler,
-        resources=_resources(file, given.get("resources")),
-        concurrency=_number(file, "concurrency", given.get("concurrency"), least=1, whole=True),
-        budget=_budget(file, given.get("budget")),
-        keep=keep,
-        seeds=_seeds(file, given.get("seeds")),
-        stop=read_rules(file, given.get("stop")),
-        baseline=_baseline(file, given.get("baseline"), space),
-        cfg_options={str(key): value for key, value in options.items()},
+        resources=sections.resources,
+        concurrency=sections.concurrency,
+        budget=sections.budget,
+        keep=sections.keep,
+        seeds=_seeds(sections.seeds),
+        stop=read_rules(file, sections.stop),
+        baseline=baseline,
+        cfg_options=options,
         raw=given,
     )
     _check_pbt(sweep)
     return sweep
 
 
+def _with_parsed(
+    given: Mapping[str, Any], section: str, key: str, parse: Callable[[Any], float | None], words: str
+) -> Mapping[str, Any]:
+    """The sweep's dict with one value of a section replaced by what it is parsed to."""
+    inner = given.get(section)
+    if not isinstance(inner, Mapping) or inner.get(key) is None:
+        return given
+    try:
+        value = parse(inner[key])
+    except ValueError:
+        value = None
+    if not value:
+        raise InputError(f"{section}.{key} must be {words}, got {inner[key]!r}")
+    return {**given, section: {**inner, key: value}}
+
+
 def _check_pbt(sweep: Sweep) -> None:
     if sweep.scheduler.type != "pbt":
         return
     if sweep.num_seeds > 1:
-        raise InputError(f"{sweep.file}: pbt varies its trials as they go, so seeds cannot repeat them; remove seeds")
+        raise InputError("seeds: pbt varies its trials as they go, so seeds cannot repeat them; remove seeds")
     if sweep.trials is None and sweep.budget.trials is None:
-        raise InputError(f"{sweep.file}: pbt needs trials: the size of its population")
+        raise InputError("scheduler: pbt needs trials: the size of its population")
     if sweep.trials is not None and sweep.trials < 2:
-        raise InputError(f"{sweep.file}: trials is pbt's population; it needs 2 or more, got {sweep.trials}")
+        raise InputError(f"trials: pbt takes it for the size of its population; it needs 2 or more, got {sweep.trials}")
     if sweep.keep.last < 1:
-        raise InputError(f"{sweep.file}: keep.last must be 1 or more with pbt: a bad trial goes on from a good one's")
+        raise InputError("keep.last must be 1 or more with pbt: a bad trial continues from a good one's checkpoint")
 
 
-def _search(file: str, given: Any) -> Search:
-    args = _typed(file, "search", given, SEARCHES, ("seed", "startup"))
-    for name in ("seed", "startup"):
-        _number(file, f"search.{name}", args.get(name), least=0, whole=True)
-    if args["type"] == "grid" and len(args) > 1:
-        raise InputError(f"{file}: search grid takes no {', '.join(key for key in args if key != 'type')}")
-    return Search(**args)
+def _search(given: str | Mapping[str, Any]) -> Search:
+    args = {"type": given} if isinstance(given, str) else given
+    _check_type("search", args.get("type"), ("random", "grid", "optuna"))
+    search = read_section(Search, args, "search")
+    if search.type == "grid" and len(args) > 1:
+        raise InputError(f"search: grid takes no {', '.join(key for key in args if key != 'type')}")
+    return search
 
 
-def _scheduler(file: str, given: Any, space: Space) -> Scheduler:
-    kind = given.get("type") if isinstance(given, Mapping) else given
-    defaults = SCHEDULERS.get(str(kind), {})
-    extra = ("mutate",) if kind == "pbt" else ()
-    args = _typed(file, "scheduler", given, tuple(SCHEDULERS), (*defaults, *extra))
-    args.pop("type")
-    mutate = args.pop("mutate", None)
-    least = {"reduction_factor": 1.0001, "quantile": 0.0001, "resample": 0, "burn_in": 0}
-    options = {**defaults, **args}
-    for name, value in options.items():
-        whole = name in ("brackets", "min_samples")
-        _number(file, f"scheduler.{name}", value, least=least.get(name, 1 if whole else 1e-9), whole=whole)
-    if options.get("quantile", 0) > 0.5 or options.get("resample", 0) > 1:
-        name = "quantile" if options["quantile"] > 0.5 else "resample"
-        raise InputError(
-            f"{file}: scheduler.{name} must be at most {0.5 if name == 'quantile' else 1}, got {options[name]}"
-        )
+def _scheduler(file: str, given: str | Mapping[str, Any], space: Space) -> Scheduler:
+    args = {"type": given} if isinstance(given, str) else dict(given)
+    kind = args.pop("type", None)
+    _check_type("scheduler", kind, SCHEDULERS)
+    read: object = read_section(SCHEDULERS[str(kind)], args, "scheduler")
+    options = {name: getattr(read, name) for name in field_types(SCHEDULERS[str(kind)])}
+    mutate = options.pop("mutate", None)
     domains: dict[str, Domain] = {}
     if kind == "pbt":
-        if isinstance(mutate, list):
-            mutate = {str(key): None for key in mutate}
-        if not isinstance(mutate, Mapping) or not mutate:
-            raise InputError(
-                f"{file}: scheduler.mutate names the keys of the space that pbt may change, got {mutate!r}"
-            )
-        for key, value in mutate.items():
+        if not mutate:
+            raise InputError(f"scheduler.mutate must name the keys of the space that pbt may change, got {mutate!r}")
+        for key, value in (mutate if isinstance(mutate, Mapping) else dict.fromkeys(mutate)).items():
             if key not in space:
-                raise InputError(f"{file}: scheduler.mutate: {key!r} is not in the space{nearest(str(key), space)}")
+                raise InputError(f"scheduler.mutate: {key!r} is not in the space{nearest(str(key), space)}")
             domains[key] = space[key] if value is None else read_domain(f"{file}: scheduler.mutate.{key}", value)
     return Scheduler(type=str(kind), options=options, mutate=domains)
 
 
-def _trials(file: str, given: Mapping[str, Any], space: Space, search: Search) -> int | None:
-    trials: int | None = _number(file, "trials", given.get("trials"), least=1, whole=True)
+def _check_type(key: str, kind: object, kinds: Collection[str]) -> None:
+    if kind not in kinds:
+        raise InputError(f"{key} must be one of {', '.join(kinds)}, got {kind!r}{nearest(str(kind), kinds)}")
+
+
+def _trials(sections: _Sections, space: Space, search: Search, baseline: tuple[Setting, ...]) -> int | None:
+    trials = sections.trials
     if search.type == "grid":
         # Baselines have numbers of their own; of those that lie on the grid, the search itself ends earlier.
-        size = len(space.grid()) + len(_baseline(file, given.get("baseline"), space))
+        size = len(space.grid()) + len(baseline)
         return size if trials is None else min(trials, size)
-    budget = given.get("budget")
-    if trials is None and not (isinstance(budget, Mapping) and any(value is not None for value in budget.values())):
-        raise InputError(f"{file}: trials must say how many settings are tried (or budget when to end)")
+    if trials is None and sections.budget == Budget():
+        raise InputError("trials must say how many settings are tried (or budget when to end)")
     return trials
 
 
-def _resources(file: str, given: Any) -> Resources:
-    args = _section(file, "resources", given, ("workers", "cpus", "gpus", "threads", "max_failures"))
-    for name in ("workers", "threads"):
-        _number(file, f"resources.{name}", args.get(name), least=1, whole=True)
-    _number(file, "resources.max_failures", args.get("max_failures"), least=0, whole=True)
-    _number(file, "resources.cpus", args.get("cpus"), least=0.01)
-    _number(file, "resources.gpus", args.get("gpus"), least=0)
-    return Resources(**args)
+def _seeds(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if given is None or isinstance(given, int):
+        return None if given is None else tuple(range(given))
+    if not given or len(set(given)) < len(given):
+        raise InputError(f"seeds must be a number of seeds or a list of different ones, got {given!r}")
+    return tuple(given)
 
 
-def _budget(file: str, given: Any) -> Budget:
-    args = _section(file, "budget", given, ("time", "trials", "epochs"))
-    return Budget(
-        seconds=_seconds(file, args.get("time")),
-        trials=_number(file, "budget.trials", args.get("trials"), least=1, whole=True),
-        epochs=_number(file, "budget.epochs", args.get("epochs"), least=1),
-    )
-
-
-def _keep(file: str, given: Any) -> Keep:
-    args = _section(file, "keep", given, ("last", "best", "trials", "bytes"))
-    for name, least in (("last", 0), ("best", 0), ("trials", 1)):
-        _number(file, f"keep.{name}", args.get(name), least=least, whole=True)
-    return Keep(**{**args, "bytes": _bytes(file, args.get("bytes"))})
-
-
-def _seeds(file: str, given: Any) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    if isinstance(given, list):
-        right = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in given)
-        if not right or not given or len(set(given)) < len(given):
-            raise InputError(f"{file}: seeds must be a number of them or a list of different ones, got {given!r}")
-        return tuple(given)
-    count = _number(file, "seeds", given, least=1, whole=True)
-    return tuple(range(int(count or 1)))
-
-
-def _baseline(file: str, given: Any, space: Space) -> tuple[Setting, ...]:
-    if given is None:
-        return ()
-    settings = [given] if isinstance(given, Mapping) else given
-    if not isinstance(settings, list) or not all(isinstance(item, Mapping) for item in settings):
-        raise InputError(f"{file}: baseline is a list of settings such as [{{}}, {{lr: 0.001}}], got {given!r}")
+def _baseline(
+    file: str, given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, space: Space
+) -> tuple[Setting, ...]:
+    settings = [given] if isinstance(given, Mapping) else given or []
     for item in settings:
         space.check(f"{file}: baseline", item)
     return tuple(dict(item) for item in settings)
 
 
-# ------------------------------------------------------------------------------------------------------ small things
-
-
-def _typed(file: str, key: str, given: Any, kinds: tuple[str, ...], known: tuple[str, ...]) -> dict[str, Any]:
-    """``name`` or ``{type: name, ...}``."""
-    args = {"type": given} if isinstance(given, str) else given
-    if not isinstance(args, Mapping) or args.get("type") not in kinds:
-        kind = args.get("type") if isinstance(args, Mapping) else args
-        raise InputError(f"{file}: {key} must be one of {', '.join(kinds)}, got {kind!r}{nearest(str(kind), kinds)}")
-    return _section(file, key, args, ("type", *known))
-
-
-def _section(file: str, key: str, given: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"{file}: {key} must be a mapping with {', '.join(known)}, got {given!r}")
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"{file}: {key} has no {name!r}{nearest(str(name), known) or '; it takes ' + ', '.join(known)}"
-            )
-    return dict(given)
-
-
-def _number(file: str, key: str, value: Any, *, least: float, whole: bool = False) -> Any:
-    if value is None:
-        return None
-    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not right or not math.isfinite(value) or value < least:
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{file}: {key} must be {kind} of at least {least:g}, got {value!r}")
-    return value
-
-
-def _seconds(file: str, value: Any) -> float | None:
-    """``90``, ``90s``, ``15m``, ``2h``, ``1.5h``, ``1d``."""
-    if value is None:
-        return None
+def _parse_seconds(value: object) -> float | None:
+    """Seconds from `90`, `90s`, `15m`, `2h`, `1.5h`, `1d`; None for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
-    if not found or float(found[1]) <= 0:
-        raise InputError(f"{file}: budget.time is written 90s, 15m, 2h or 1d, got {value!r}")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-
-
-def _bytes(file: str, value: Any) -> int | None:
-    """``500MB``, ``20GB``, ``1TiB`` or a number of bytes."""
-    if value is None:
-        return None
-    try:
-        size = parse_bytes(value)
-    except ValueError:
-        size = 0
-    if size <= 0:
-        raise InputError(f"{file}: keep.bytes is written 500MB, 20GB or 1TiB, got {value!r}")
-    return size
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None

@@ -51,9 +51,9 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrik": 1}, "unknown key 'metrik'; did you mean 'metric'"),
-        ({"metric": None}, "metric must name"),
-        ({"mode": "maximum"}, "mode must be max or min"),
+        ({"metrik": 1}, "has no 'metrik'; did you mean 'metric'"),
+        ({"metric": None}, "has no metric"),
+        ({"mode": "maximum"}, "mode must be one of max, min"),
         ({"space": {}}, "space is empty"),
         ({"space": {"lr": {"uniform": [1, 1]}}}, r"space.lr: uniform \[1, 1\] is an empty range"),
         ({"space": {"lr": {"loguniform": [0, 1]}}}, "loguniform needs numbers above 0"),
@@ -65,7 +65,7 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
         ({"space": {"lr": {"uniform": [0, 1], "when": {"x": 1}}}}, "when: 'x' is not in the space"),
         ({"space": {"a": {"choice": [1, 2]}, "b": {"choice": [1], "when": {"a": 3}}}}, "a is never 3; it may be 1, 2"),
         ({"space": {"a": {"choice": [1], "when": {"b": 1}}, "b": {"choice": [1], "when": {"a": 1}}}}, "circle"),
-        ({"trials": 0}, "trials must be a whole number of at least 1"),
+        ({"trials": 0}, "trials must be an integer of at least 1"),
         ({"trials": None}, "trials must say"),
         ({"search": "optunna"}, "did you mean 'optuna'"),
         ({"search": {"type": "random", "sed": 1}}, "search has no 'sed'; did you mean 'seed'"),
@@ -73,7 +73,7 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
         ({"scheduler": "ash"}, "did you mean 'asha'"),
         ({"scheduler": {"type": "asha", "grace": 1}}, "scheduler has no 'grace'"),
         ({"scheduler": {"type": "asha", "reduction_factor": 1}}, "reduction_factor must be"),
-        ({"scheduler": {"type": "pbt"}}, "mutate names the keys"),
+        ({"scheduler": {"type": "pbt"}}, "mutate must name the keys"),
         ({"scheduler": {"type": "pbt", "mutate": ["lrr"]}}, "'lrr' is not in the space; did you mean 'lr'"),
         ({"scheduler": {"type": "pbt", "mutate": ["lr"]}, "search": "optuna"}, "pbt finds its settings by itself"),
         ({"scheduler": {"type": "pbt", "mutate": ["lr"]}, "seeds": 2}, "seeds cannot repeat them"),
@@ -85,8 +85,8 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
         ({"trials": None, "budget": {}}, "trials must say how many"),
         ({"resources": {"cpu": 1}}, "resources has no 'cpu'; did you mean 'cpus'"),
         ({"resources": {"workers": 0}}, "resources.workers must be"),
-        ({"budget": {"time": "soon"}}, "budget.time is written"),
-        ({"keep": {"bytes": "lots"}}, "keep.bytes is written"),
+        ({"budget": {"time": "soon"}}, "budget.time must be written"),
+        ({"keep": {"bytes": "lots"}}, "keep.bytes must be written"),
         ({"seeds": [1, 1]}, "seeds must be"),
         ({"stop": [{"abov": 1}]}, "stop has no 'abov'; did you mean 'above'"),
         ({"stop": [{"after": 1}]}, "says above, below or plateau"),
@@ -112,3 +112,21 @@ def test_a_config_in_the_sweeps_place(tmp_path: Path) -> None:
     path.write_text("a = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="the config comes first"):
         read_sweep(path)
+
+
+def test_an_error_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    text = "metric: AP\nmode: max\ntrials: 2\nspace:\n  lr:\n    uniform: [0, 1]\nkeep:\n  last: -1\n"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"s\.yaml:8: keep\.last must be an integer of at least 0, got -1"):
+        read_sweep(path)
+    path.write_text(text.replace("last: -1", "lasst: 1") + "smoke:\n  keep:\n    bytes: lots\n")
+    with pytest.raises(InputError, match=r"s\.yaml:8: keep has no 'lasst'; did you mean 'last'"):
+        read_sweep(path)
+    with pytest.raises(InputError, match=r"s\.yaml:11: keep\.bytes must be written .*, got 'lots'"):
+        read_sweep(path, smoke=True)
+
+
+def test_sizes_are_those_of_every_other_size() -> None:
+    assert read_sweep({**GOOD, "keep": {"bytes": "1GiB"}}).keep.bytes == 2**30
+    assert read_sweep({**GOOD, "keep": {"bytes": "1GB"}}).keep.bytes == 10**9
