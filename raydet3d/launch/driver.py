@@ -263,7 +263,8 @@ class RetryLoop:
 
     def _room(self, nodes: Sequence[Node]) -> int:
         """Return for how many workers there is room, of numbers that may be there and that share an iteration."""
-        fits, batches = min(max_placeable_workers(self.options, nodes), self.options.max_workers), self.options.resolved_batch_workers
+        fits = min(max_placeable_workers(self.options, nodes), self.options.max_workers)
+        batches = self.options.resolved_batch_workers
         return shared_evenly(fits, batches) if batches and asks_others(self._spec.cfg) else fits
 
     def _leave_if_asked(self) -> None:
