@@ -275,6 +275,7 @@ def _check_validation(root: Section) -> Iterator[Contradiction]:
     elif validates and isinstance(interval, int) and interval > limit:
         message = f"train_cfg.val_interval={interval} is above train_cfg.{key}={limit}: one validation, at the end"
         yield warning(f"{message}, which {readers[0]} has to be content with" if readers else message)
+    yield from _check_schedules(root, kind, key, limit)
     for hook in _hooks(root):
         if type_name(hook.get("type")) != "CheckpointHook":
             continue
@@ -287,6 +288,21 @@ def _check_validation(root: Section) -> Iterator[Contradiction]:
                 yield error(f"{end} and save_last=False: no checkpoint is ever written")
         if by_epoch is False and kind == "epoch" and every == 1:
             yield warning(f"{hook.path}: by_epoch=False and interval=1 write a checkpoint after every iteration")
+
+
+def _check_schedules(root: Section, kind: str, key: str, limit: int) -> Iterator[Contradiction]:
+    """Warn about schedules that begin, or have milestones, after the end of training only."""
+    for schedule in root.sections("param_scheduler"):
+        if schedule.get("by_epoch", True) != (kind == "epoch") or schedule.get("convert_to_iter_based"):
+            continue
+        begin, milestones = schedule.get("begin", 0), schedule.get("milestones")
+        if isinstance(begin, int) and begin >= limit:
+            yield warning(f"{schedule.path}.begin={begin} is after the end of training (train_cfg.{key}={limit})")
+        numbers = [n for n in milestones if isinstance(n, int)] if isinstance(milestones, list | tuple) else []
+        if numbers and min(numbers) >= limit:
+            yield warning(
+                f"{schedule.path}.milestones={numbers} are after the end of training (train_cfg.{key}={limit})"
+            )
 
 
 def _hooks(root: Section) -> Iterator[Section]:
