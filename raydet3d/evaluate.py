@@ -101,8 +101,11 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
 
     from raydet3d.dist import is_main_process, on_rank0
     from raydet3d.runtime.build import assemble, check_data
+    from raydet3d.runtime.consistency import warn_of_contradictions
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
+    if is_main_process():
+        warn_of_contradictions(cfg)
     on_rank0(lambda: check_data(cfg))
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)

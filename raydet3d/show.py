@@ -90,6 +90,16 @@ def show_config(cfg: Config, args: argparse.Namespace) -> None:
         print(Config.diff(Config.fromfile(args.diff), cfg) or "no difference")
 
 
+def print_contradictions(cfg: Config) -> None:
+    """Print to standard error where sections of the config contradict each other. Imports torch."""
+    from raydet3d.runtime.consistency import find_contradictions
+
+    sys.stdout.flush()
+    for found in find_contradictions(cfg):
+        kind = "training would be refused" if found.is_error else "warning"
+        print(f"raydet3d: {kind}: {found.message}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------------------------------------------------- schedule
 
 
@@ -404,6 +414,8 @@ def main() -> int:
     cfg = read_config(args)
     with cfg.origin.located():
         VIEWS[args.view](cfg, args)
+    if args.view != "ray":
+        print_contradictions(cfg)
     return 0
 
 

@@ -281,9 +281,12 @@ def check_parts(cfg: Config) -> None:
     """Check what can be checked without building it. Imports torch: what comes before fails fast."""
     from raydet3d.optim import check_optimization
     from raydet3d.runtime.build import check_sections
+    from raydet3d.runtime.consistency import warn_of_contradictions
 
     check_sections(cfg)
     check_optimization(cfg)
+    if os.environ.get("RANK", "0") == "0":
+        warn_of_contradictions(cfg)
 
 
 def train_under_torchrun(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Predictions, RunContext
+from raydet3d.progress_bar import LiveLine, draw_bar
 from raydet3d.registry import HOOKS
 
 
@@ -65,7 +64,7 @@ class LoggerHook(Hook):
         self.log_metric_by_epoch = log_metric_by_epoch
         self._headline = tuple(headline)
         self.is_log_point = False  # whether the iteration that runs reads the history: the same on every rank
-        self._live = _LiveLine()
+        self._live = LiveLine()
 
     @property
     def headline(self) -> Sequence[str]:
@@ -85,8 +84,8 @@ class LoggerHook(Hook):
                 self._write_train(runner, batch_idx)
             else:
                 runner.message_hub.flush()
-        elif self._live.on and runner.rank == 0:
-            self._live.show(runner, batch_idx)
+        elif runner.rank == 0 and self._live.is_due():
+            self._live.show(_progress_text(runner))
 
     def _is_time(self, runner: RunContext, batch_idx: int) -> bool:
         if (batch_idx + 1) % self.interval == 0:
@@ -168,37 +167,7 @@ def _num_batches(loader: DataLoader | None) -> int:
     return 0 if loader is None else len(loader)
 
 
-class _LiveLine:
-    """One line on a terminal that moves on between log lines. It shows only what the host knows anyway."""
-
-    PERIOD_S = 0.2
-
-    def __init__(self) -> None:
-        self.on = sys.stdout.isatty()
-        self._shown = 0
-        self._next = 0.0
-
-    def show(self, runner: RunContext, batch_idx: int) -> None:
-        """Draw it anew, a few times a second."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self.PERIOD_S
-        done, total = runner.iter + 1, runner.max_iters or 1
-        filled = 24 * done // total
-        eta = int(runner.message_hub.get_info("eta", 0))
-        text = (
-            f"[{'#' * filled}{'.' * (24 - filled)}] {done}/{total}  eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}"
-        )
-        width = shutil.get_terminal_size().columns - 1
-        text = text[:width]
-        sys.stdout.write(f"\r{text:<{min(self._shown, width)}}")
-        sys.stdout.flush()
-        self._shown = len(text)
-
-    def clear(self) -> None:
-        """Wipe it, so that a log line can take its place."""
-        if self._shown:
-            sys.stdout.write(f"\r{'':<{self._shown}}\r")
-            sys.stdout.flush()
-            self._shown = 0
+def _progress_text(runner: RunContext) -> str:
+    done, total = runner.iter + 1, runner.max_iters or 1
+    eta = int(runner.message_hub.get_info("eta", 0))
+    return f"{draw_bar(done, total)} {done}/{total}  eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}"

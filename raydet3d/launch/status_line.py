@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-WIDTH = 24
+from raydet3d.progress_bar import LiveLine, draw_bar
+
 LINE = re.compile(
     r"(?:Epoch\(train\)\s+\[ *(?P<epoch>\d+)\]|Iter\(train\)\s+)\[ *(?P<done>\d+)/(?P<of>\d+)\].*?eta: (?P<eta>\S+)"
 )
@@ -28,7 +28,7 @@ class StatusTerminal:
         self._terminal = terminal
         self._max_epochs = max_epochs
         self._status = ""
-        self._is_shown = False
+        self._line = LiveLine(terminal)
         self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
@@ -36,25 +36,18 @@ class StatusTerminal:
         with self._lock:
             for match in LINE.finditer(text):
                 self._status = self._draw(match)
-            self._wipe()
+            self._line.clear()
             self._terminal.write(text)
             if self._status and text.endswith("\n"):
-                self._terminal.write(self._status)
-                self._is_shown = True
+                self._line.show(self._status)
             self._terminal.flush()
         return len(text)
 
     def clear(self) -> None:
         """Wipe the status line for good."""
         with self._lock:
-            self._wipe()
-            self._terminal.flush()
+            self._line.clear()
             self._status = ""
-
-    def _wipe(self) -> None:
-        if self._is_shown:
-            self._terminal.write("\r\x1b[K")
-            self._is_shown = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._terminal, name)
@@ -66,9 +59,7 @@ class StatusTerminal:
             epoch = int(match["epoch"])
             where = f"epoch {epoch}/{self._max_epochs}, batch {done}/{of}"
             done, of = (epoch - 1) * of + done, self._max_epochs * of
-        filled = WIDTH * done // max(of, 1)
-        line = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {100 * done // max(of, 1)} %  {where}  eta {match['eta']}"
-        return line[: shutil.get_terminal_size().columns - 1]
+        return f"{draw_bar(done, of)} {100 * done // max(of, 1)} %  {where}  eta {match['eta']}"
 
 
 @contextmanager

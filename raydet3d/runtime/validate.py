@@ -11,6 +11,7 @@ from raydet3d.config.provenance import config_context
 from raydet3d.config.sections import RunConfig, read_run_config
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
+from raydet3d.runtime.consistency import check_consistency
 
 TRIPLES = {
     "train": ("train_dataloader", "train_cfg", "optim_wrapper"),
@@ -34,7 +35,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
 
     Raises:
         InputError: Parts of training, validation or testing are missing, or a section has an unknown key or a value of
-            the wrong type or range.
+            the wrong type or range, or two sections contradict each other.
     """
     if not isinstance(cfg.get("model"), Mapping):
         raise InputError("the config has no model=dict(type=...)")
@@ -49,6 +50,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
             with config_context(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
     refuse_deleted_optimizer(cfg)
+    check_consistency(cfg)
     return run
 
 

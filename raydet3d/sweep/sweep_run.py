@@ -78,9 +78,11 @@ def sweep(
     _check_same(folder, spec, configs[0])
 
     from raydet3d.runtime.build import check_data, check_sections  # torch is imported from here on
+    from raydet3d.runtime.consistency import warn_of_contradictions
 
     for cfg in configs:
         check_sections(cfg)
+    warn_of_contradictions(configs[0])
     configs[0].import_custom_modules()
     check_data(configs[0])
     metric = check_metric(spec, configs[1] if spec.baseline else configs[0])

@@ -17,7 +17,19 @@ PARTS = {"optim", "data", "models", "metrics", "visual", "hooks", "checkpoint"}
 LAYERS = {
     **dict.fromkeys(
         [
-            *("errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"),
+            *(
+                "errors",
+                "registry",
+                "config",
+                "compat",
+                "active_run",
+                "dist",
+                "files",
+                "log",
+                "info_file",
+                "host",
+                "progress_bar",
+            ),
             "worker_process",
         ],
         0,
@@ -32,7 +44,7 @@ LAYERS = {
     **dict.fromkeys(["train", "tune", "evaluate", "show"], 8),
 }
 WITHOUT_TORCH = {
-    *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file"),
+    *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file", "progress_bar"),
     "worker_process",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -2,6 +2,5 @@
 
 from raydet3d.data.prepare.kitti import prepare_kitti
 from raydet3d.data.prepare.preparers import PREPARERS
-from raydet3d.data.prepare.progress_bar import ProgressBar
 
-__all__ = ["PREPARERS", "ProgressBar", "prepare_kitti"]
+__all__ = ["PREPARERS", "prepare_kitti"]

@@ -16,10 +16,10 @@ from raydet3d.data.prepare.database import write_database
 from raydet3d.data.prepare.journal import Journal
 from raydet3d.data.prepare.kitti_frames import DATABASE, FrameJob, FrameRecord, describe_problems, prepare_frame
 from raydet3d.data.prepare.preparers import PREPARERS, check_writable, report_unwritable
-from raydet3d.data.prepare.progress_bar import ProgressBar
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
+from raydet3d.progress_bar import ProgressBar
 from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 SPLITS = {"train": "training", "val": "training", "trainval": "training", "test": "testing"}

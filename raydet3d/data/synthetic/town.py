@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from raydet3d.data.prepare import ProgressBar, prepare_kitti
+from raydet3d.data.prepare import prepare_kitti
 from raydet3d.data.synthetic.kitti_layout import write_town
 from raydet3d.data.synthetic.town_settings import TownSettings
 from raydet3d.errors import InputError
 from raydet3d.files import locked
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
+from raydet3d.progress_bar import ProgressBar
 
 SETTINGS_FILE = "settings.json"
 MOST_WORKERS = 16

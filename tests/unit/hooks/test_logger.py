@@ -139,14 +139,14 @@ def test_a_live_line_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("raydet3d.hooks.logger._LiveLine.PERIOD_S", 0.0)
+    monkeypatch.setattr("raydet3d.progress_bar.LiveLine.is_due", lambda line: line.is_terminal)
     run(tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"\r\[\.+\] 1/36  eta 0:00:0\d", out)
-    assert re.search(r"\r\[#+\.*\] 33/36  eta ", out)
+    assert re.search(r"\r\x1b\[K\[\.+\] 1/36  eta 0:00:0\d", out)
+    assert re.search(r"\r\x1b\[K\[#+\.*\] 33/36  eta ", out)
     # It is wiped before a line of the log takes its place.
     assert all(part.endswith("\r") or "\r" not in part for part in out.split("11/")[0:1])
-    assert re.search(r"\r +\r\d\d/\d\d ", out)
+    assert re.search(r"eta \S+\r\x1b\[K\d\d/\d\d ", out)
 
 
 def test_only_folders_are_written_to() -> None:
