@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.checkpoint.safe_load import read_checkpoint, read_stored_checkpoint
 from raydet3d.checkpoint.staging import is_sharded
-from raydet3d.checkpoint.storage import Location, Storage, open_storage, read
+from raydet3d.checkpoint.storage import Location, Storage, open_storage
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 
@@ -31,7 +31,7 @@ def load_metadata(location: Location) -> dict[str, Any]:
         return read_checkpoint(location)
     if not isinstance(location, Path):
         try:
-            return read_checkpoint(read(place, name), name=str(location))
+            return read_stored_checkpoint(place, name, title=str(location))
         except OSError as error:
             if not place.names(name):
                 raise InputError(f"cannot read checkpoint {location}: {error.strerror or error}") from None

@@ -1,9 +1,11 @@
-"""Reading checkpoints without running what is in them: ours, and MMEngine's with their history objects left out."""
+"""Read checkpoints without running their code: ours, and MMEngine's without their history objects."""
 
 from __future__ import annotations
 
-import io
 import pickle
+import shutil
+import tempfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,34 +13,39 @@ from typing import Any
 
 import torch
 
+from raydet3d.checkpoint.storage import CHUNK, LocalStorage, Storage
 from raydet3d.errors import InputError
 
 _PLAIN = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")}
 _REBUILD = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 
 
-def read_checkpoint(source: Path | bytes, *, name: str | None = None) -> dict[str, Any]:
-    """A checkpoint's content, on the host.
+def read_checkpoint(source: Path, *, name: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint to the host.
+
+    The file is mapped into memory: its tensors are read when they are used, and a process that copies them into a model
+    needs no memory of its own for them. Who changes such a tensor changes its own copy and not the file.
 
     Args:
-        source: A file, or its bytes.
+        source: The file.
         name: What to call it in messages; the path by default.
 
     Returns:
-        The dict; one that holds weights only is put under ``state_dict``.
+        The dict; one that holds only weights is put under `state_dict`.
 
     Raises:
         InputError: It is no checkpoint, is damaged, or does not exist.
     """
     title = name or str(source)
     try:
-        data = source.read_bytes() if isinstance(source, Path) else source
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {title}: {error.strerror}") from None
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        is_zip = zipfile.is_zipfile(source)
+        source.open("rb").close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read checkpoint {title}: {getattr(error, 'strerror', None) or error}") from None
+    try:  # torch maps files of its newer format only, which are zip files
+        content = torch.load(str(source), map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
-        content = _read_foreign(data, title)
+        content = _read_foreign(source, title, mmap=is_zip)
     except Exception as error:  # noqa: BLE001 - whatever a file that is no checkpoint makes torch trip over
         raise InputError(f"checkpoint {title} is damaged or no checkpoint: {_first_line(error)}") from None
     if not isinstance(content, dict):
@@ -48,6 +55,26 @@ def read_checkpoint(source: Path | bytes, *, name: str | None = None) -> dict[st
             raise InputError(f"checkpoint {title} has no 'state_dict'; it holds {', '.join(map(str, content))}")
         content = {"state_dict": content}
     return content
+
+
+def read_stored_checkpoint(storage: Storage, name: str, *, title: str) -> dict[str, Any]:
+    """Read a checkpoint of a storage; one that is not on this machine is copied once, to a file that is then mapped.
+
+    Args:
+        storage: The storage.
+        name: Name of the file.
+        title: What to call it in messages.
+
+    Raises:
+        OSError: It cannot be copied.
+        InputError: It is no checkpoint, is damaged, or does not exist.
+    """
+    if isinstance(storage, LocalStorage):
+        return read_checkpoint(storage.location(name), name=title)
+    with tempfile.NamedTemporaryFile(suffix=".pth") as copy, storage.open(name) as file:
+        shutil.copyfileobj(file, copy, CHUNK)
+        copy.flush()
+        return read_checkpoint(Path(copy.name), name=title)  # the mapping outlives the file's name
 
 
 class _Inert:
@@ -91,12 +118,12 @@ def _load(file: Any, **kwargs: Any) -> Any:
     return _Unpickler(file, **kwargs).load()
 
 
-def _read_foreign(data: bytes, title: str) -> Any:
+def _read_foreign(source: Path, title: str, *, mmap: bool) -> Any:
     """Read a file that holds objects of other classes, without them."""
     # Torch reads older layouts by `load`, newer ones by `Unpickler`: neither may be pickle's own.
     module = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", pickle_module=module, weights_only=False)
+        content = torch.load(str(source), map_location="cpu", pickle_module=module, weights_only=False, mmap=mmap)
     except Exception as error:  # noqa: BLE001 - whatever an arbitrary file makes the reader trip over
         raise InputError(f"checkpoint {title} is damaged or no checkpoint: {_first_line(error)}") from None
     return _without_inert(content)

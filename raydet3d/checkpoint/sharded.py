@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor import zeros as sharded_zeros
 
-from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.checkpoint.safe_load import read_stored_checkpoint
 from raydet3d.checkpoint.storage import LocalStorage, ObjectStorage, Storage, digest_of, read
 from raydet3d.errors import InputError
 
@@ -167,7 +167,7 @@ def read_rest(place: Storage, name: str) -> dict[str, Any]:
     serial = _newest(place, name)
     whole = f"{name}/{serial}/{REST}"
     try:
-        return read_checkpoint(read(place, whole), name=str(place.location(name)))
+        return read_stored_checkpoint(place, whole, title=str(place.location(name)))
     except OSError as error:
         raise InputError(f"cannot read checkpoint {place.location(name)}: {error.strerror or error}") from None
 

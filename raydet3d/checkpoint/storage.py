@@ -6,6 +6,7 @@ bucket knows no rename: there an object appears when it is whole, and a checkpoi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -70,6 +71,9 @@ class Storage(Protocol):
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
+
+    def stat(self, name: str) -> tuple[int, int]:
+        """Size of a file in bytes and its modification time in nanoseconds."""
 
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it, if it is there."""
@@ -205,6 +209,11 @@ class LocalStorage:
         """Whether there is such a file or folder."""
         return (self.path / name).exists()
 
+    def stat(self, name: str) -> tuple[int, int]:
+        """Size and modification time of a file."""
+        stat = (self.path / name).stat()
+        return stat.st_size, stat.st_mtime_ns
+
     def remove(self, name: str) -> None:
         """Delete a file, or a folder, if it is there."""
         path = self.path / name
@@ -328,6 +337,13 @@ class ObjectStorage:
         """Whether there is such an object or folder."""
         (info,) = self.files.get_file_info([self._at(name)])
         return bool(info.type != self._arrow.FileType.NotFound)
+
+    def stat(self, name: str) -> tuple[int, int]:
+        """Size and modification time of an object."""
+        (info,) = self.files.get_file_info([self._at(name)])
+        if info.type != self._arrow.FileType.File:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return int(info.size), int(info.mtime_ns or 0)
 
     def remove(self, name: str) -> None:
         """Delete an object, or a folder, if it is there."""
