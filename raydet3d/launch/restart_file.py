@@ -32,7 +32,8 @@ def _is_entry(entry: Mapping[str, Any]) -> bool:
         return False
     if "from" in entry:
         return all(isinstance(entry.get(key), int) for key in ("from", "redone"))
-    return isinstance(entry.get("iter"), int) and isinstance(entry.get("result", {}), dict)
+    has_counts = isinstance(entry.get("iter"), int) and isinstance(entry.get("saved"), int | None)
+    return has_counts and isinstance(entry.get("result", {}), dict)
 
 
 def append_start(work_dir: Path, entry: Mapping[str, Any]) -> None:

@@ -33,7 +33,8 @@ class RestartLogHook(Hook):
             return
         folder, here = runner.work_dir, runner.iter
         starts = [entry for entry in read_starts(folder) if entry.get("run") == runner.run_name and "from" in entry]
-        reached = read_reached(folder) if starts else None
+        reached = read_reached(folder)
+        reached = reached if starts else None
         redone = max(0, (reached if reached is not None else here) - here)
         restarts = len(starts)
         total = redone + sum(entry["redone"] for entry in starts)

@@ -121,9 +121,7 @@ def _newest_run(
     own = [manifest for manifest in manifests if manifest.run == newest.run]
     regular = [manifest.step for manifest in own if not manifest.is_best]
     last: dict[str, Any] = next((entry for entry in reversed(starts) if entry["run"] == newest.run), {})
-    saved = last.get("saved")
-    is_kept = not isinstance(saved, int) or max(regular, default=0) >= saved
-    finished = last.get("finished") is True and is_kept
+    finished = last.get("finished") is True and _is_kept(store, newest.run, last.get("saved"))
     reached = read_reached(work_dir) if starts and starts[-1]["run"] == newest.run else None
     return PreviousRun(
         run=newest.run,
@@ -132,6 +130,16 @@ def _newest_run(
         result=dict(last.get("result") or {}),
         differences=_differences(_config_of(store, newest, work_dir, cfg), cfg),
         saved=any(manifest.resumable for manifest in own),
+    )
+
+
+def _is_kept(store: CheckpointStore, run: str, step: int | None) -> bool:
+    """Whether a run's last weights are there and whole; of a run that has saved none, nothing is missing."""
+    if step is None:
+        return True
+    return any(
+        one.find(lambda manifest: manifest.run == run and not manifest.is_best and manifest.step >= step) is not None
+        for one in store.with_elsewhere()
     )
 
 
@@ -164,8 +172,7 @@ def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: 
     for one in store.with_elsewhere():
         with suppress(InputError, OSError, ValueError, KeyError, TypeError):
             text = load_metadata(one.location(manifest))["meta"]["cfg"]
-            if text_digest(text) == manifest.config:
-                return Config.fromstring(text, ".py", require_env=False)
+            return Config.fromstring(text, ".py", require_env=False)
     return None
 
 

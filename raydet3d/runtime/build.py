@@ -18,6 +18,7 @@ from torch import nn
 from raydet3d import __version__, dist
 from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
+from raydet3d.files import set_aside
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
@@ -423,6 +424,8 @@ def _introduce(runner: Runner) -> None:
     runner.logger.info("Hooks of each stage, in order (with their priorities):\n%s", runner.hook_table())
     if runner.rank == 0 and runner.cfg_text:
         stem = Path(runner.cfg.filename).name if runner.cfg.filename else "config.py"
+        if (runner.work_dir / stem).is_dir():
+            set_aside(runner.work_dir / stem)
         try:
             runner.cfg.dump(runner.work_dir / stem)
         except InputError as error:  # the text was python: the file's own language may hold less

@@ -26,7 +26,7 @@ def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence
     Raises:
         InputError: The batch or the optim wrapper cannot be divided.
     """
-    if not hasattr(optim_wrapper, "part"):
+    if not hasattr(optim_wrapper, "micro_batch"):
         raise InputError(
             f"{type(optim_wrapper).__name__} cannot train on an iteration in parts, which fewer workers than the run "
             "was laid out for need; start as many workers as before, or begin a new run"

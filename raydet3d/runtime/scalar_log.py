@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.log import LineFile
+from raydet3d.files import read_json_lines, write_atomic
+from raydet3d.log import LineFile, get_logger
 
 
 class ScalarLog:
@@ -41,22 +41,17 @@ class ScalarLog:
         self._lines.close()  # what is written from now on goes into the new file
         if iteration == 0:
             self._put_aside()
-        kept: list[tuple[int, str]] = []
-        cut: list[tuple[int, str]] = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    at = int(entry["iter"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # the torn last line of a process that was killed
-                again = at > iteration or (drop_validation and at == iteration and entry.get("mode") == "val")
-                (cut if again else kept).append((at, line))
-        self._reached = max((at for at, _ in cut), default=-1)
+        entries, damage = read_json_lines(self.path, lambda entry: isinstance(entry.get("iter"), int))
+        if damage is not None:
+            get_logger().warning("%s", damage)
+        is_cut = [
+            entry["iter"] > iteration or (drop_validation and entry["iter"] == iteration and entry.get("mode") == "val")
+            for entry in entries
+        ]
+        self._reached = max((entry["iter"] for entry, cut in zip(entries, is_cut, strict=True) if cut), default=-1)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(f"{line}\n" for _, line in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        kept = [json.dumps(entry) for entry, cut in zip(entries, is_cut, strict=True) if not cut]
+        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _put_aside(self) -> None:
         """Give an earlier run's record another name."""
