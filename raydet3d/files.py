@@ -51,7 +51,14 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False)
         if durable:
             file.flush()
             os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(temporary, path)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file in place of another one; a folder that has the name is set aside."""
+    if target.is_dir() and not target.is_symlink():
+        set_aside(target)
+    source.replace(target)
 
 
 def write_pickle(path: Path, content: Any) -> None:

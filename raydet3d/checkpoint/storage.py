@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
-from raydet3d.files import set_aside
+from raydet3d.files import replace_file
 
 CHUNK = 1 << 22
 Location = Path | str  # of a file: a path, or a URI
@@ -181,9 +181,7 @@ class LocalStorage:
     def commit(self, name: str) -> None:
         """Give what was prepared its name."""
         path = self.path / name
-        if path.is_dir() and not path.is_symlink():
-            set_aside(path)
-        self._temporary(name).replace(path)
+        replace_file(self._temporary(name), path)
         parent = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(parent)

@@ -17,15 +17,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from raydet3d.files import write_atomic
+from raydet3d.files import read_json_lines, set_aside, write_atomic
+from raydet3d.log import get_logger
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OPEN = (WAITING, RUNNING)
+STATES = (*OPEN, DONE, STOPPED, FAILED)
 
 
 @dataclass(kw_only=True)
@@ -110,40 +112,36 @@ class TrialStore:
         for folder in sorted(self.trials.iterdir()) if self.trials.is_dir() else []:
             if not folder.is_dir():
                 continue
-            record = read_json(folder / "trial.json")
+            record = _read_record(folder / "trial.json")
             if record is None:
-                record = read_json(folder / "setting.json")
+                set_aside(folder / "trial.json")
+                record = _read_record(folder / "setting.json")
                 what = "it goes on from its checkpoints" if record else "its setting is lost, so it counts as failed"
                 wrong.append(f"the record of trial {folder.name} cannot be read: {what}")
             out.append(self._restored(folder, record))
         return out, wrong
 
     def _restored(self, folder: Path, record: Mapping[str, Any] | None) -> Trial:
-        known = {f.name for f in fields(Trial)}
-        try:
-            trial = Trial(**{key: value for key, value in (record or {}).items() if key in known})
-        except TypeError:
+        if record is None:
             number = int("".join(filter(str.isdigit, folder.name.split("-")[0])) or 0)
             trial = Trial(id=folder.name, number=number, setting={}, seed=None, digest="")
             trial.state, trial.reason = FAILED, "its record is damaged"
+        else:
+            known = {f.name for f in fields(Trial)} - {"reports"}
+            trial = Trial(**{key: value for key, value in record.items() if key in known})
         trial.reports = self.reports(trial.id)
         if trial.state in OPEN and trial.length and trial.at >= trial.length:
             trial.state = DONE
         return trial
 
     def reports(self, trial: str) -> list[dict[str, Any]]:
-        """A trial's validations, each point of the run once; a torn last line is passed over."""
-        try:
-            lines = (self.folder(trial) / "reports.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
+        """A trial's validations, each point of the run once; damaged lines are named and set aside."""
+        lines, damage = read_json_lines(self.folder(trial) / "reports.jsonl", _is_report)
+        if damage is not None:
+            get_logger().warning("%s", damage)
         by_point: dict[float, dict[str, Any]] = {}
-        for line in lines:
-            try:
-                report = json.loads(line)
-                at, _ = float(report["at"]), float(report["score"])
-            except (ValueError, KeyError, TypeError):
-                continue
+        for report in lines:
+            at = float(report["at"])
             by_point = {point: other for point, other in by_point.items() if point < at}  # gone back to there
             by_point[at] = report
         return list(by_point.values())
@@ -155,7 +153,8 @@ class TrialStore:
     def time_spent(self) -> float:
         """The same, read; 0 where it is not known."""
         found = read_json(self.path / "time.json")
-        return float(found["seconds"]) if isinstance(found, dict) and "seconds" in found else 0.0
+        seconds = found.get("seconds") if isinstance(found, dict) else None
+        return max(float(cast("float", seconds)), 0.0) if _is_number(seconds) else 0.0
 
     def write_standing(self, trials: Iterable[Trial], mode: str) -> None:
         """Note how the trials stand, best first."""
@@ -167,7 +166,7 @@ class TrialStore:
     def standing(self) -> list[dict[str, Any]]:
         """The same, read."""
         found = read_json(self.path / "standing.json")
-        return found if isinstance(found, list) else []
+        return [entry for entry in found if _is_standing(entry)] if isinstance(found, list) else []
 
 
 def ranked(trials: list[Trial], mode: str) -> list[Trial]:
@@ -204,6 +203,44 @@ def append_report(folder: Path, report: Mapping[str, Any]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file, whole or not at all."""
     write_atomic(path, json.dumps(value, indent=1, default=str).encode(), durable=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_report(entry: Mapping[str, Any]) -> bool:
+    score = entry.get("score")
+    return _is_number(entry.get("at")) and isinstance(score, int | float) and isinstance(entry.get("metrics", {}), dict)
+
+
+def _is_standing(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or entry.get("state") not in STATES:
+        return False
+    return entry.get("best") is None or _is_number(entry["best"])
+
+
+_VALID_RECORD: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("reason", "digest"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("length", "created", "seconds"), _is_number),
+    **dict.fromkeys(("number", "generation"), lambda value: isinstance(value, int) and value >= 0),
+    "setting": lambda value: isinstance(value, dict),
+    "seed": lambda value: value is None or isinstance(value, int),
+    "state": lambda value: value in STATES,
+    "starts_from": lambda value: value is None or isinstance(value, str),
+    "exploits": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+}
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """A trial's record; None where there is none whose values can be used."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("id") != path.parent.name:
+        return None
+    if not {"number", "setting", "seed", "digest"} <= set(record):
+        return None
+    is_valid = all(key not in record or check(record[key]) for key, check in _VALID_RECORD.items())
+    return record if is_valid else None
 
 
 def read_json(path: Path) -> Any:
