@@ -11,7 +11,10 @@ from torch import nn
 from raydet3d.models.weight_init import initialize
 from raydet3d.registry import MODELS, Registry, build_from_cfg
 
-InitCfg = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+ConfigType = Mapping[str, Any]
+"""A config dict, as MMDetection3D calls its type."""
+
+InitCfg = ConfigType | Sequence[ConfigType] | None
 
 
 class BaseModule(nn.Module):

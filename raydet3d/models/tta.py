@@ -1,4 +1,4 @@
-"""Test-time augmentation: predict on several views of each sample, and make one prediction of them."""
+"""Test-time augmentation: predict on several views of each sample and merge the predictions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from raydet3d.registry import MODELS
 
 
 class BaseTTAModel(nn.Module):
-    """A model round a model whose ``test_step`` sees each view of a batch; how predictions merge is to be written.
+    """Wraps a model to predict on each view of a batch; subclasses define `merge_preds`.
 
     Args:
         module: The model, or its config.
-        data_preprocessor: Put into that config.
+        data_preprocessor: Added to that config.
     """
 
     def __init__(self, module: nn.Module | Mapping[str, Any], data_preprocessor: Any = None) -> None:
@@ -31,13 +31,13 @@ class BaseTTAModel(nn.Module):
         self.module: Any = module
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
-        """Make one prediction of each sample's; to be written.
+        """Merge the predictions of each sample.
 
         Args:
-            data_samples_list: For each sample of the batch, its predictions, one a view.
+            data_samples_list: For each sample of the batch, the predictions of its views.
 
         Returns:
-            For each sample, the merged prediction.
+            The merged prediction of each sample.
         """
         raise NotImplementedError(f"{type(self).__name__} must define merge_preds(data_samples_list)")
 
@@ -49,23 +49,23 @@ class BaseTTAModel(nn.Module):
             data: A collated batch of samples with several views each: a dict whose values are lists over the views, or
                 a list over the views.
         """
-        found = [self.module.test_step(view) for view in views_of(data)]
-        return self.merge_preds(list(zip(*found, strict=True)))
+        per_view = [self.module.test_step(view) for view in split_views(data)]
+        return self.merge_preds(list(zip(*per_view, strict=True)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Not for training or plain predictions."""
-        raise NotImplementedError(f"{type(self).__name__} only tests: call test_step")
+        """Raise `NotImplementedError`: the model is for `test_step` only."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward; call test_step")
 
 
-def views_of(data: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
-    """A batch of samples with several views each, as one batch for each view.
+def split_views(data: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+    """Split a batch of samples with several views into one batch per view.
 
     Args:
-        data: What collation made of it: ``{key: [view, ...]}``; ``[{key: ...}, ...]``, a batch for each view; or a
+        data: Output of the collate function: `{key: [view, ...]}`, `[{key: ...}, ...]` with one dict per view, or a
             tuple of lists over the views.
 
     Example:
-        >>> views_of({"inputs": [["a0", "b0"], ["a1", "b1"]], "data_samples": [[0, 1], [2, 3]]})[1]
+        >>> split_views({"inputs": [["a0", "b0"], ["a1", "b1"]], "data_samples": [[0, 1], [2, 3]]})[1]
         {'inputs': ['a1', 'b1'], 'data_samples': [2, 3]}
     """
     if isinstance(data, Mapping):

@@ -1,8 +1,8 @@
-"""First values of weights: the functions that models call, and ``init_cfg`` dicts that name them.
+"""Weight initialization: functions that models call, and `init_cfg` dicts that name them.
 
-``init_cfg=dict(type='Kaiming', layer='Conv2d')`` gives every convolution of a module Kaiming's values;
-``override=dict(name='head', type='Normal', std=0.01)`` gives one part others; ``dict(type='Pretrained',
-checkpoint=...)`` loads a checkpoint. Several dicts in a list are done in order.
+`init_cfg=dict(type='Kaiming', layer='Conv2d')` initializes every convolution of a module;
+`override=dict(name='head', type='Normal', std=0.01)` initializes one submodule differently; `dict(type='Pretrained',
+checkpoint=...)` loads a checkpoint. A list of dicts is applied in order.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from raydet3d.registry import WEIGHT_INITIALIZERS
 
 
 def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
-    """Set a module's weight to a number, and its bias to another."""
+    """Fill a module's weight and bias with constants."""
     _fill(module, lambda weight: nn.init.constant_(weight, val), bias)
 
 
 def xavier_init(module: nn.Module, gain: float = 1, bias: float = 0, distribution: str = "normal") -> None:
-    """Xavier's values. Source: Glorot and Bengio, "Understanding the difficulty of training deep networks", 2010."""
+    """Initialize a module as in Glorot and Bengio, "Understanding the difficulty of training deep networks", 2010."""
     draw = _choose(distribution, uniform=nn.init.xavier_uniform_, normal=nn.init.xavier_normal_)
     _fill(module, lambda weight: draw(weight, gain=gain), bias)
 
@@ -39,12 +39,12 @@ def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float 
 def trunc_normal_init(
     module: nn.Module, mean: float = 0, std: float = 1, a: float = -2, b: float = 2, bias: float = 0
 ) -> None:
-    """Draw a module's weight from a normal distribution that is cut off at ``a`` and ``b``."""
+    """Draw a module's weight from a normal distribution truncated at `a` and `b`."""
     _fill(module, lambda weight: nn.init.trunc_normal_(weight, mean, std, a, b), bias)
 
 
 def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
-    """Draw a module's weight evenly from ``a`` to ``b``."""
+    """Draw a module's weight uniformly from `a` to `b`."""
     _fill(module, lambda weight: nn.init.uniform_(weight, a, b), bias)
 
 
@@ -56,18 +56,18 @@ def kaiming_init(
     bias: float = 0,
     distribution: str = "normal",
 ) -> None:
-    """Kaiming's values. Source: He et al., "Delving deep into rectifiers", 2015."""
+    """Initialize a module as in He et al., "Delving deep into rectifiers", 2015."""
     draw: Any = _choose(distribution, uniform=nn.init.kaiming_uniform_, normal=nn.init.kaiming_normal_)
     _fill(module, lambda weight: draw(weight, a=a, mode=mode, nonlinearity=nonlinearity), bias)
 
 
 def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
-    """What Caffe2 calls Xavier's: Kaiming's even values over the inputs, with a slope of 1."""
+    """Initialize a module as Caffe2's XavierFill: Kaiming uniform over the fan-in, with a slope of 1."""
     kaiming_init(module, a=1, mode="fan_in", nonlinearity="leaky_relu", bias=bias, distribution="uniform")
 
 
 def bias_init_with_prob(prior_prob: float) -> float:
-    """The bias with which a sigmoid begins at a probability."""
+    """Return the bias for which a sigmoid gives a probability."""
     return -math.log((1 - prior_prob) / prior_prob)
 
 
@@ -82,80 +82,80 @@ INITIALIZERS: dict[str, Callable[..., None]] = {
 }
 
 
-class _Each:
-    """Gives the layers of a kind, in a module, their first values.
+class _LayerInit:
+    """Initializes the layers of some classes in a module.
 
     Args:
-        values: The function of ``INITIALIZERS``.
-        layer: Name or names of classes; a class counts by its own name and those that it is made from.
-        bias: The bias's value.
-        bias_prob: The probability that a sigmoid over the bias shows; instead of ``bias``.
-        **settings: The function's.
+        initializer: A function of `INITIALIZERS`.
+        layer: Name or names of classes; a class matches by its own name and those of its direct bases.
+        bias: Value of the bias.
+        bias_prob: Probability that a sigmoid of the bias gives; replaces `bias`.
+        **settings: Settings of the function.
     """
 
     def __init__(
         self,
-        values: Callable[..., None],
+        initializer: Callable[..., None],
         layer: str | Sequence[str] | None = None,
         bias: float = 0,
         bias_prob: float | None = None,
         **settings: Any,
     ) -> None:
-        self.values = values
+        self.initializer = initializer
         self.layers = {layer} if isinstance(layer, str) else set(layer or ())
         self.settings = {**settings, "bias": bias if bias_prob is None else bias_init_with_prob(bias_prob)}
 
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
-        """Do it; to every part that has a weight, with ``whole``."""
+        """Initialize the layers of a module; with `whole`, every submodule that has a weight."""
         for part in module.modules():
-            kind = type(part)
-            if whole or self.layers & {kind.__name__, *(base.__name__ for base in kind.__bases__)}:
-                self.values(part, **self.settings)
+            cls = type(part)
+            if whole or self.layers & {cls.__name__, *(base.__name__ for base in cls.__bases__)}:
+                self.initializer(part, **self.settings)
 
 
 class PretrainedInit:
     """Loads a checkpoint into a module.
 
     Args:
-        checkpoint: Path of the checkpoint, or of the weights alone.
-        prefix: Only what lies under this name in it, and without it.
-        map_location: Accepted for MMEngine's sake: it is read to the host first.
+        checkpoint: Path of a checkpoint or of a state dict.
+        prefix: Load only the entries under this name, with the name removed.
+        map_location: Accepted for MMEngine's configs; the file is always read to the host first.
     """
 
-    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: Any = None) -> None:
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: object = None) -> None:
         self.checkpoint = checkpoint
         self.prefix = prefix
 
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
-        """Load it; a module is taken as a whole in either case."""
+        """Load the checkpoint into a module."""
         path = Path(self.checkpoint)
         if not path.is_file():
             raise InputError(f"init_cfg: checkpoint {self.checkpoint} does not exist")
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever torch's reader says
-            raise InputError(f"init_cfg: {path} holds more than weights, or is damaged: {error}") from error
+        except Exception as error:  # torch.load raises many types
+            raise InputError(f"init_cfg: {path} is not a weights-only checkpoint, or is damaged: {error}") from error
         weights = weights.get("state_dict", weights)
         if self.prefix is not None:
             start = self.prefix.rstrip(".") + "."
             weights = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
             if not weights:
-                raise InputError(f"init_cfg: {path} has nothing under prefix {self.prefix!r}")
+                raise InputError(f"init_cfg: {path} has no entries under prefix {self.prefix!r}")
         result = module.load_state_dict({name.removeprefix("module."): v for name, v in weights.items()}, strict=False)
-        for title, names in (("without a value", result.missing_keys), ("not known", result.unexpected_keys)):
+        for title, names in (("missing", result.missing_keys), ("unexpected", result.unexpected_keys)):
             if names:
                 get_logger().warning("%s: %s: %s", path, title, ", ".join(names))
 
 
 def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
-    """Give a module the first values that ``init_cfg`` asks for.
+    """Initialize a module as `init_cfg` says.
 
     Args:
         module: The module.
-        init_cfg: A dict, or several: ``type``, ``layer``, ``override`` and the type's own settings.
+        init_cfg: A dict or several: `type`, `layer`, `override` and the settings of the type.
 
     Raises:
-        InputError: A dict names no type, or a part that the module does not have.
+        InputError: A dict names no type, or a submodule that does not exist.
     """
     for cfg in [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg:
         args = dict(cfg)
@@ -168,7 +168,7 @@ def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping
                 raise InputError(f"init_cfg: override names {name!r}, which {type(module).__name__} does not have")
             if own and "type" not in own:
                 raise InputError(f"init_cfg: the override of {name!r} has settings but no type")
-            # A name alone means: as the rest, though its layers are of another kind.
+            # A name alone means the same initialization for layers of other classes.
             own = own or {key: value for key, value in args.items() if key != "layer"}
             WEIGHT_INITIALIZERS.build(own)(getattr(module, name), whole=True)
 
@@ -188,11 +188,11 @@ def _choose(distribution: str, **kinds: Callable[..., Any]) -> Callable[..., Any
 
 
 def _register() -> None:
-    """Enter each initializer under the name in configs (``Kaiming``) and that of MMEngine's class (``KaimingInit``)."""
+    """Register each initializer under its config name (`Kaiming`) and MMEngine's class name (`KaimingInit`)."""
     for name, function in INITIALIZERS.items():
 
-        def make(*, _function: Callable[..., None] = function, **settings: Any) -> _Each:
-            return _Each(_function, **settings)
+        def make(*, _function: Callable[..., None] = function, **settings: Any) -> _LayerInit:
+            return _LayerInit(_function, **settings)
 
         make.__name__ = f"{name}Init"
         WEIGHT_INITIALIZERS.register_module(name=[name, f"{name}Init"], module=make)

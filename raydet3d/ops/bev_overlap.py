@@ -1,6 +1,6 @@
-"""Which rectangles on the ground overlap: the collision test of pasting and of object noise.
+"""Collision test of bird's-eye-view rectangles, for object sampling and object noise.
 
-Legend: A, B rectangles · P pairs. A rectangle is (4, 2): corners in order around it.
+Shapes: A and B rectangles, P pairs. A rectangle is (4, 2): its corners in order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def overlaps(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """Tell which rectangles of `a` overlap which of `b`; touching is not overlapping.
+    """Test which rectangles of `a` overlap which of `b`; touching is not overlapping.
 
     Args:
         a: (A, 4, 2) corners.
@@ -27,7 +27,7 @@ def overlaps(a: Floats, b: Floats) -> NDArray[np.bool_]:
     reach_a = np.hypot(*(a[:, 0] - centre_a).T)
     reach_b = np.hypot(*(b[:, 0] - centre_b).T)
     apart = centre_a[:, None] - centre_b
-    # Few pairs are near enough to meet; only those are worth the exact test.
+    # Only the few pairs whose circumscribed circles meet need the exact test.
     out: NDArray[np.bool_] = apart[..., 0] ** 2 + apart[..., 1] ** 2 < (reach_a[:, None] + reach_b) ** 2
     i, j = np.nonzero(out)
     if len(i):
@@ -36,7 +36,7 @@ def overlaps(a: Floats, b: Floats) -> NDArray[np.bool_]:
 
 
 def _separated(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """Tell for each pair whether a side of `a` has all of `b` on its outside: (P, 4, 2) twice -> (P,)."""
+    """Test for each of P pairs (4, 2) whether a side of `a` separates it from `b`."""
     sides = a[:, [1, 3]] - a[:, :1]  # (P, 2 sides, xy)
     along = np.einsum("pcx,psx->psc", b - a[:, :1], sides)  # (P, sides, corners)
     length = (sides**2).sum(-1)

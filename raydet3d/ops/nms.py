@@ -1,6 +1,6 @@
-"""Non-maximum suppression: of boxes that overlap too much, keep the best.
+"""Non-maximum suppression by rotated IoU, by axis-aligned IoU and by distance.
 
-All three take boxes in any order and give indices in the order of scores, ties in the order given. Legend: N boxes.
+All functions take N boxes in any order and return indices by descending score; ties keep the given order.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def nms_rotated(
 
     Args:
         boxes: (N, 5) centre x, y, dx, dy, yaw (counter-clockwise).
-        scores: (N,) the higher the better.
+        scores: (N,) scores.
         threshold: IoU above which (strictly) a box is suppressed.
-        pre_max: How many of the best boxes take part; None for all.
-        post_max: How many are kept at most; None for all.
+        pre_max: Number of best boxes that take part; None for all.
+        post_max: Maximum number of results; None for all.
 
     Returns:
         Indices of the kept boxes, best first.
@@ -40,7 +40,7 @@ def nms_rotated(
 def nms_aligned(
     boxes: Tensor, scores: Tensor, threshold: float, *, pre_max: int | None = None, post_max: int | None = None
 ) -> Tensor:
-    """Suppress axis-aligned boxes (N, 4) x1, y1, x2, y2; all else as `nms_rotated`."""
+    """Suppress axis-aligned boxes (N, 4) x1, y1, x2, y2; otherwise as `nms_rotated`."""
     order = _best_first(scores, pre_max)
     chosen = boxes[order]
     return order[suppress(aligned_iou(chosen, chosen) > threshold)][:post_max]
@@ -52,12 +52,12 @@ def nms_circle(
     """Suppress boxes whose centre is close to a better one's.
 
     Args:
-        centers: (N, 2+) centre x, y; columns after them are not looked at.
-        scores: (N,) the higher the better.
-        threshold: **Squared** distance up to which (inclusive) a box is suppressed. CenterPoint's configs call it
-            `min_radius` and compare it with the square; so do we.
-        pre_max: How many of the best boxes take part; None for all.
-        post_max: How many are kept at most; None for all.
+        centers: (N, 2+) centre x, y; further columns are not used.
+        scores: (N,) scores.
+        threshold: **Squared** distance up to which (inclusive) a box is suppressed; CenterPoint's configs call it
+            `min_radius` and compare it with the squared distance as well.
+        pre_max: Number of best boxes that take part; None for all.
+        post_max: Maximum number of results; None for all.
 
     Returns:
         Indices of the kept boxes, best first.
@@ -106,10 +106,10 @@ def multiclass_nms(
 
 
 def suppress(conflict: Tensor) -> Tensor:
-    """Say who survives when each kept box removes those after it that it is in conflict with.
+    """Return which boxes are kept when each kept box removes the later ones that it is in conflict with.
 
     Args:
-        conflict: (N, N) booleans, boxes in order of preference; only the part above the diagonal is looked at.
+        conflict: (N, N) booleans, boxes by descending score; only the part above the diagonal is used.
 
     Returns:
         (N,) booleans.
@@ -118,7 +118,7 @@ def suppress(conflict: Tensor) -> Tensor:
 
 
 def suppress_greedy(conflict: Tensor) -> Tensor:
-    """`suppress` by going through the boxes once; for the CPU."""
+    """Compute `suppress` in one loop over the boxes; for CPUs."""
     rows = conflict.numpy()
     removed = np.zeros(len(rows), dtype=bool)
     kept = np.zeros(len(rows), dtype=bool)
@@ -130,16 +130,16 @@ def suppress_greedy(conflict: Tensor) -> Tensor:
 
 
 def suppress_fixpoint(conflict: Tensor) -> Tensor:
-    """`suppress` without going through the boxes one by one; for GPUs.
+    """Compute `suppress` as a fixpoint; for GPUs.
 
-    Greedy suppression is the only solution of "kept = in conflict with no kept box before me". Starting from all
-    boxes, each round settles at least one more link of every chain of conflicts, so it ends after as many rounds as
-    the longest chain has links; a few in practice.
+    Greedy suppression is the only solution of "kept = in conflict with no earlier kept box". Starting from all boxes,
+    each iteration decides at least one more link of every chain of conflicts, so it ends after as many iterations as
+    the longest chain has links; about nine in practice.
     """
     before = torch.triu(conflict, diagonal=1).float()
     kept = conflict.new_ones(len(conflict), dtype=torch.float32)
     while True:
-        # Several rounds between looks at the result: every look makes the host wait.
+        # Several iterations between comparisons, because a comparison synchronizes with the device.
         for _ in range(4):
             last = kept
             kept = (kept @ before == 0).float()

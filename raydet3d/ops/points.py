@@ -1,8 +1,9 @@
-"""Geometry of points and upright boxes: rotation about z, corners, and which points lie in which box.
+"""Geometry of points and upright boxes: rotation about z, corners, points in boxes.
 
-Everything takes and gives numpy arrays or torch tensors, whichever it was handed. Boxes are upright, in a frame
-whose z points up: (x, y, z of the bottom centre, dx, dy, dz, yaw); yaw in radians, counter-clockwise about z, 0 along
-+x, dx along the heading. Legend: N points · K boxes.
+Functions take numpy arrays or torch tensors and return the same type. Boxes are (x, y, z of the bottom centre, dx, dy,
+dz, yaw) in a frame whose z points up; yaw in radians, counter-clockwise about z, 0 along +x, dx along the heading.
+
+Shapes: N points, K boxes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Either world; a function that is given one answers in the same.
+# A function returns the type that it is given.
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 # Corner signs, x slowest: the eight corners of a box around the middle of its bottom face.
@@ -23,8 +24,8 @@ _SIGN_X = (-0.5, -0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 0.5)
 _SIGN_Y = (-0.5, -0.5, 0.5, 0.5, -0.5, -0.5, 0.5, 0.5)
 _SIGN_Z = (0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 
-# Pairs of (point, box) that a GPU looks at in one go; bounds the temporaries to some 500 MB.
-_PAIRS_AT_ONCE = 1 << 25
+# Pairs of (point, box) that are tested at a time on a GPU; limits the temporaries to about 500 MB.
+_PAIRS_PER_STEP = 1 << 25
 
 
 def limit_period(value: Array, offset: float = 0.5, period: float = 2 * math.pi) -> Array:
@@ -47,11 +48,11 @@ def limit_period(value: Array, offset: float = 0.5, period: float = 2 * math.pi)
 
 
 def rotate_z(points: Array, angle: Array | float) -> Array:
-    """Turn points counter-clockwise about the z axis; columns after y stay as they are.
+    """Rotate points counter-clockwise about the z axis; columns after y are copied.
 
     Args:
-        points: (..., 2+) coordinates x, y and anything after them.
-        angle: Radians; a number, or anything that broadcasts against `points[..., 0]`.
+        points: (..., 2+) x, y and further columns.
+        angle: Radians; a number, or an array that broadcasts with `points[..., 0]`.
 
     Returns:
         A new array of the points' shape and dtype.
@@ -85,7 +86,7 @@ def rotate_z(points: Array, angle: Array | float) -> Array:
 
 
 def box_corners(boxes: Array) -> Array:
-    """Corners of boxes that stand on their bottom centre.
+    """Return the corners of upright boxes.
 
     The order is MMDetection3D's: x slowest, and around each end face (y0 z0, y0 z1, y1 z1, y1 z0).
 
@@ -93,7 +94,7 @@ def box_corners(boxes: Array) -> Array:
         boxes: (K, 7+) x, y, z (bottom), dx, dy, dz, yaw.
 
     Returns:
-        (K, 8, 3) corners in the boxes' own frame of reference.
+        (K, 8, 3) corners in the frame of the boxes.
     """
     if isinstance(boxes, Tensor):
         signs = boxes.new_tensor((_SIGN_X, _SIGN_Y, _SIGN_Z)).T
@@ -104,7 +105,7 @@ def box_corners(boxes: Array) -> Array:
 
 
 def bev_corners(boxes: Array) -> Array:
-    """Corners of bird's-eye-view rectangles, counter-clockwise from (-dx, -dy).
+    """Return the corners of bird's-eye-view rectangles, counter-clockwise from (-dx, -dy).
 
     Args:
         boxes: (K, 5) centre x, y, dx, dy, yaw.
@@ -121,14 +122,13 @@ def bev_corners(boxes: Array) -> Array:
 
 
 def points_in_boxes(points: Array, boxes: Array, *, closed: bool = False) -> Array:
-    """Tell which points lie in which boxes.
+    """Test which points lie in which boxes.
 
     Args:
         points: (N, 3+) coordinates.
         boxes: (K, 7+) x, y, z (bottom), dx, dy, dz, yaw.
-        closed: False counts a point only strictly inside all six faces (what MMDetection3D's `points_in_rbbox`
-            does, for the database and the pasting of objects); True also counts points on the bottom and top faces
-            (its CUDA operator's rule).
+        closed: False counts points strictly inside all six faces (MMDetection3D's `points_in_rbbox`, for the database
+            and object sampling); True also counts points on the bottom and top faces (its CUDA operator).
 
     Returns:
         (N, K) booleans.
@@ -142,12 +142,12 @@ def points_in_boxes(points: Array, boxes: Array, *, closed: bool = False) -> Arr
 
 
 def _points_in_boxes_dense(points: Tensor, boxes: Tensor, closed: bool) -> Tensor:
-    """Every point against every box; for GPUs, which do it faster than they sort."""
+    """Test every point against every box; for GPUs, where this is faster than sorting."""
     cos, sin = torch.cos(boxes[:, 6]), torch.sin(boxes[:, 6])
     half = boxes[:, 3:6] / 2  # (K, 3)
     middle_z = boxes[:, 2] + half[:, 2]
     out = torch.empty((len(points), len(boxes)), dtype=torch.bool, device=points.device)
-    step = max(1, _PAIRS_AT_ONCE // max(1, len(boxes)))
+    step = max(1, _PAIRS_PER_STEP // max(1, len(boxes)))
     for begin in range(0, len(points), step):
         x, y, z = points[begin : begin + step, :3, None].unbind(1)  # (n, 1)
         x, y, z = x - boxes[:, 0], y - boxes[:, 1], (z - middle_z).abs_()
@@ -160,7 +160,7 @@ def _points_in_boxes_dense(points: Tensor, boxes: Tensor, closed: bool) -> Tenso
 
 
 def _points_in_boxes_sparse(points: NDArray[Any], boxes: NDArray[Any], closed: bool) -> NDArray[Any]:
-    """Every box against the points near it; for the CPU."""
+    """Test every box against the points near it; for CPUs."""
     boxes = boxes.astype(points.dtype, copy=False)
     out = np.zeros((len(points), len(boxes)), dtype=bool)
     if not len(points) or not len(boxes):
@@ -168,8 +168,8 @@ def _points_in_boxes_sparse(points: NDArray[Any], boxes: NDArray[Any], closed: b
     half = boxes[:, 3:6] / 2
     middle_z = boxes[:, 2] + half[:, 2]
     cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
-    # Few points are near any box: order them along x once, and look only at each box's slice of that order. A
-    # millimetre more than the radius, so that rounding far from the origin drops nobody.
+    # Few points are near a box: sort them along x once, and test only each box's slice. One millimetre more than the
+    # radius, so that rounding far from the origin drops no point.
     reach = np.hypot(half[:, 0], half[:, 1]) + boxes.dtype.type(1e-3)
     by_x = np.argsort(points[:, 0])
     xs = points[by_x, 0]

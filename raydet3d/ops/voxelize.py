@@ -1,7 +1,8 @@
-"""Points to voxels: hard (a fixed number of points per voxel, first come first served) and dynamic (all of them).
+"""Voxelization: hard (the first points of each voxel, up to a limit) and dynamic (all points).
 
-Source: the deterministic hard voxelisation that the published PointPillars and SECOND configs were trained with.
-Legend: N points · C numbers per point · V voxels · P points per voxel.
+Source: the deterministic hard voxelization that the published PointPillars and SECOND checkpoints were trained with.
+
+Shapes: N points, C features of a point, V voxels, P points of a voxel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 def grid_size(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> tuple[int, int, int]:
-    """Number of voxels along x, y, z.
+    """Return the number of voxels along x, y, z.
 
     Example:
         >>> grid_size([0.16, 0.16, 4], [0, -39.68, -3, 69.12, 39.68, 1])
@@ -39,17 +40,16 @@ def voxelize_hard(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Group points by voxel, keeping at most P points in each of at most V voxels.
 
-    Voxels are numbered in the order in which their first points come; a voxel keeps its first P points in their
-    order. When there are V voxels no new one is begun, but points still enter those there are. Points out of range,
-    and those that are not finite, are dropped. A point's voxel is floor((p - low) / size), computed in the points'
-    own precision.
+    Voxels are numbered in the order of their first points; a voxel keeps its first P points in their order. Once there
+    are V voxels no new one is made, but points still enter the existing ones. Points out of range and points that are
+    not finite are dropped. A point's voxel is floor((p - low) / size), computed in the type of the points.
 
     Args:
-        points: (N, C) x, y, z and anything after them.
-        voxel_size: Metres along x, y, z.
+        points: (N, C) x, y, z and further features.
+        voxel_size: Along x, y, z; metres.
         point_cloud_range: x, y, z of the lower and of the upper corner; a point on the upper one is out of range.
         max_num_points: P.
-        max_voxels: The most voxels there may be.
+        max_voxels: Maximum of V.
 
     Returns:
         voxels (V, P, C), zero where a voxel has fewer points; coords (V, 3) int32 as z, y, x; num_points (V,) int32.
@@ -63,11 +63,11 @@ def voxelize_hard(
 
 
 def voxelize_dynamic(points: Tensor, *, voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> Tensor:
-    """Give every point the coordinates of its voxel.
+    """Return the voxel of every point.
 
     Args:
-        points: (N, C) x, y, z and anything after them.
-        voxel_size: Metres along x, y, z.
+        points: (N, C) x, y, z and further features.
+        voxel_size: Along x, y, z; metres.
         point_cloud_range: x, y, z of the lower and of the upper corner.
 
     Returns:
@@ -81,7 +81,7 @@ def voxelize_dynamic(points: Tensor, *, voxel_size: Sequence[float], point_cloud
 def _cells(
     points: Tensor, voxel_size: Sequence[float], point_cloud_range: Sequence[float], size: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """(N, 3) voxel coordinates x, y, z as whole floats, and (N,) which of them lie in the grid."""
+    """Return (N, 3) voxel coordinates x, y, z as whole floats, and (N,) whether they lie in the grid."""
     xyz = points[:, :3]
     if xyz.dtype in (torch.float16, torch.bfloat16):
         xyz = xyz.float()
@@ -99,11 +99,11 @@ def _hard_torch(
     max_num_points: int,
     max_voxels: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For GPUs: one sort, no loop, and one wait for the device (for the number of voxels)."""
+    """Voxelize with one sort, no loop, and one synchronization with the device (for the number of voxels)."""
     nx, ny, nz = size
     cells, inside = _cells(points, voxel_size, point_cloud_range, size)
     x, y, z = torch.where(inside[:, None], cells, 0).long().unbind(1)
-    # Points out of range sort behind all others.
+    # Points out of range are sorted behind all others.
     key, order = torch.sort(torch.where(inside, (z * ny + y) * nx + x, nx * ny * nz), stable=True)
     counted = key < nx * ny * nz
     begins = counted.clone()
@@ -114,8 +114,8 @@ def _hard_torch(
     if count == 0:
         empty = points.new_zeros((0, 3), dtype=torch.int32)
         return points.new_zeros((0, max_num_points, points.shape[1])), empty, empty[:, 0]
-    # A voxel's number: how many voxels have their first point before its own. Whatever finds no room goes to one
-    # more row at the end, which is cut off.
+    # A voxel's number is the number of voxels whose first point is earlier. Points and voxels beyond the limits are
+    # written to one more row at the end, which is cut off.
     first = order[starts]
     is_first = torch.zeros_like(begins)
     is_first[first] = True
@@ -155,7 +155,7 @@ def _hard_numpy(
     for axis in (2, 1, 0):
         key *= size[axis]
         key += cells[axis][index].astype(np.int64)
-    # Sorting (voxel, point) packed into one integer is stable by nature, and numpy's fastest sort.
+    # Sorting (voxel, point) packed into one integer is stable, and numpy's fastest sort.
     bits = max(1, len(points).bit_length())
     key <<= bits
     key |= index
@@ -165,7 +165,7 @@ def _hard_numpy(
     starts = np.flatnonzero(np.concatenate((np.ones(min(1, len(key)), dtype=bool), key[1:] != key[:-1])))
     counts = np.diff(starts, append=len(key))
     first = order[starts]
-    # A voxel's number: how many voxels have their first point before its own.
+    # A voxel's number is the number of voxels whose first point is earlier.
     is_first = np.zeros(len(points), dtype=np.int32)
     is_first[first] = 1
     voxel = (np.cumsum(is_first, dtype=np.int32)[first] - 1).astype(np.int64)

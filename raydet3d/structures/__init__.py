@@ -1,4 +1,4 @@
-"""What the rooms pass to each other: boxes in their frames, instances, samples."""
+"""Data structures that the packages exchange: boxes in their frames, instances, data samples."""
 
 from raydet3d.structures.boxes import (
     BOX_TYPES,

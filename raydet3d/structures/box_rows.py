@@ -1,4 +1,4 @@
-"""The container half of 3D boxes: rows of a float32 tensor that are chosen, joined, copied and moved."""
+"""Container of boxes as rows of a float32 tensor: indexing, concatenation, copies, devices."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+BoxData = Tensor | NDArray[Any] | Sequence[Sequence[float]]
+BoxIndex = int | slice | list[int] | list[bool] | Tensor | NDArray[Any]
+
 
 class BoxRows:
-    """(K, box_dim) rows; the class with geometry derives from it.
+    """(K, box_dim) rows; base class of `Boxes3D`, which adds the geometry.
 
     Args:
-        tensor: (K, box_dim) numbers; a tensor (shared, never written to), an array or nested lists (copied).
-        box_dim: Numbers per box.
+        tensor: (K, box_dim) values; a tensor (shared, never written to), an array or nested lists (copied).
+        box_dim: Values of a box.
     """
 
     with_yaw = True
 
-    def __init__(self, tensor: Any, box_dim: int = 7) -> None:
+    def __init__(self, tensor: BoxData, box_dim: int = 7) -> None:
         rows = tensor.to(torch.float32) if isinstance(tensor, Tensor) else torch.from_numpy(_floats(tensor))
         if rows.numel() == 0:
             rows = rows.reshape(-1, box_dim)
         if rows.ndim != 2 or rows.shape[1] != box_dim:
-            raise ValueError(f"{type(self).__name__} wants (K, {box_dim}) numbers, got {tuple(rows.shape)}")
+            raise ValueError(f"{type(self).__name__} needs (K, {box_dim}) values, got {tuple(rows.shape)}")
         self.tensor: Tensor = rows
         self.box_dim = box_dim
 
-    def new_box(self, data: Any) -> Self:
-        """Make boxes of the same kind, on the same device, from other numbers."""
+    def new_box(self, data: BoxData) -> Self:
+        """Create boxes of the same class on the same device from other values."""
         boxes = type(self)(data, box_dim=self.box_dim)
         boxes.tensor = boxes.tensor.to(self.device)
         boxes.with_yaw = self.with_yaw
@@ -43,8 +46,8 @@ class BoxRows:
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensor)
 
-    def __getitem__(self, index: Any) -> Self:
-        """Choose boxes by a number, a slice, a list, a mask or indices."""
+    def __getitem__(self, index: BoxIndex) -> Self:
+        """Select boxes by an index, a slice, a list, a mask or indices."""
         if isinstance(index, np.ndarray | list):
             index = torch.as_tensor(np.asarray(index, dtype=np.int64 if len(index) == 0 else None))
         if isinstance(index, Tensor):
@@ -59,7 +62,7 @@ class BoxRows:
 
     @classmethod
     def cat(cls, boxes: Sequence[BoxRows]) -> Self:
-        """Join boxes of one kind; none at all gives no boxes."""
+        """Concatenate boxes of one class; an empty sequence gives no boxes."""
         if not boxes:
             return cls(torch.empty(0, 7))
         wrong = [box for box in boxes if not isinstance(box, cls)]
@@ -74,10 +77,10 @@ class BoxRows:
         return self.new_box(self.tensor.clone())
 
     def detach(self) -> Self:
-        """Cut the boxes from the graph that made them."""
+        """Detach the boxes from the autograd graph."""
         return self.new_box(self.tensor.detach())
 
-    def to(self, device: Any, *args: Any, **kwargs: Any) -> Self:
+    def to(self, device: torch.device | str | int, *args: Any, **kwargs: Any) -> Self:
         """Move the boxes to a device; they stay float32."""
         boxes = self.new_box(self.tensor[:0])
         boxes.tensor = self.tensor.to(device, *args, **kwargs).float()
@@ -92,12 +95,12 @@ class BoxRows:
         return self.to("cuda", *args, **kwargs)
 
     def numpy(self) -> NDArray[np.float32]:
-        """The rows as an array that shares memory with a host tensor."""
+        """Return the rows as an array, which shares memory with a tensor on the host."""
         return self.tensor.detach().cpu().numpy()
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """Device of the rows."""
         return self.tensor.device
 
     @property
@@ -106,5 +109,5 @@ class BoxRows:
         return self.tensor.shape
 
 
-def _floats(values: Any) -> NDArray[np.float32]:
+def _floats(values: BoxData) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32)

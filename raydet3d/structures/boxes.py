@@ -1,8 +1,10 @@
-"""3D boxes in the LiDAR, the camera and the depth frame: geometry, augmentation, and the way from one to another.
+"""3D boxes in the LiDAR, camera and depth frames: geometry, augmentation, conversion.
 
-A box is a row [x, y, z, size along x, along y, along z, yaw, velocity...] of a float32 tensor, the position being the
-middle of its **bottom** face, sizes measured before the yaw is applied, metres and radians. What differs between
-frames is written down once, in the class attributes of the three classes at the end. Legend: K boxes · N points.
+A box is a row [x, y, z, size along x, y, z, yaw, velocity...] of a float32 tensor: the position is the centre of the
+**bottom** face, sizes are those before the yaw is applied; metres and radians. The differences between the frames are
+class attributes of the three classes at the end.
+
+Shapes: K boxes, N points.
 """
 
 from __future__ import annotations
@@ -39,31 +41,31 @@ class Box3DMode(IntEnum):
 
 
 class Boxes3D(BoxRows):
-    """Boxes of one frame of reference; use one of the three classes below.
+    """Base class of the boxes of one frame; use one of the three classes below.
 
-    `rotate`, `flip` and their kin change the boxes by putting a new tensor into `tensor`; the old one stays as it was.
+    `rotate`, `flip`, `scale`, `translate` and `limit_yaw` assign a new tensor to `tensor`; the old one is not changed.
 
     Args:
         tensor: (K, box_dim) rows as described above; a tensor (shared, never written to), an array or nested lists.
-        box_dim: Numbers per box: 7, or more where velocity follows the yaw (6 where there is no yaw).
-        with_yaw: Whether rows hold a yaw; where not, boxes are axis-aligned and a yaw of 0 is put in.
-        origin: Which point of the box the given x, y, z mean, as shares of its sizes; None for the frame's own,
-            the middle of the bottom face. (0.5, 0.5, 0.5) is the box's centre.
+        box_dim: Values of a box: 7, or more with velocities after the yaw (6 without yaw).
+        with_yaw: Whether the rows have a yaw; without, boxes are axis-aligned and a yaw of 0 is added.
+        origin: Point of the box that the given x, y, z are, as shares of its sizes; the centre of the bottom face by
+            default. (0.5, 0.5, 0.5) is the centre of the box.
     """
 
     mode: ClassVar[Box3DMode]
     ORIGIN: ClassVar[tuple[float, float, float]]
-    """Where the position lies inside a box, as shares of its sizes."""
+    """Position of x, y, z inside a box, as shares of its sizes."""
     GROUND: ClassVar[tuple[int, int]]
     """The two axes that span the ground."""
     UP: ClassVar[tuple[int, int]]
-    """The vertical axis and the sign of 'up' on it."""
+    """The vertical axis, and the sign of the upward direction on it."""
     TURN: ClassVar[int]
-    """Sign of a yaw, seen in the plane of `GROUND`: 1 counter-clockwise, -1 clockwise."""
+    """Sense of a positive yaw in the plane of `GROUND`: 1 counter-clockwise, -1 clockwise."""
     FLIPS: ClassVar[dict[str, int]]
-    """Which axis a flip negates."""
+    """Axis that each flip negates."""
     FROM_LIDAR: ClassVar[tuple[tuple[int, int, int], ...]]
-    """Rows: this frame's axes in the LiDAR frame."""
+    """Axes of this frame in the LiDAR frame, as rows."""
     YAW_FROM_LIDAR: ClassVar[tuple[int, float]]
     """(s, o) of yaw = s * lidar yaw + o."""
 
@@ -79,7 +81,7 @@ class Boxes3D(BoxRows):
             self.tensor = torch.cat((self.tensor, self.tensor.new_zeros(len(self), 1)), dim=1)
             self.box_dim = 7
         elif box_dim < 7:
-            raise ValueError(f"{type(self).__name__} wants 7 or more numbers a box (6 without yaw), got {box_dim}")
+            raise ValueError(f"{type(self).__name__} needs at least 7 values a box (6 without yaw), got {box_dim}")
         self.with_yaw = with_yaw
         if origin is not None and tuple(origin) != self.ORIGIN:
             self.translate(self.dims * (self.tensor.new_tensor(self.ORIGIN) - self.tensor.new_tensor(origin)))
@@ -98,22 +100,22 @@ class Boxes3D(BoxRows):
 
     @property
     def yaw(self) -> Tensor:
-        """(K,) radians, in this frame's own sense."""
+        """(K,) radians, in the sense of this frame."""
         return self.tensor[:, 6]
 
     @property
     def center(self) -> Tensor:
-        """(K, 3) the position that rows hold: the middle of the bottom face."""
+        """(K, 3) centres of the bottom faces, the x, y, z of the rows."""
         return self.tensor[:, :3]
 
     @property
     def bottom_center(self) -> Tensor:
-        """(K, 3) the middle of the bottom face."""
+        """(K, 3) centres of the bottom faces."""
         return self.tensor[:, :3]
 
     @property
     def gravity_center(self) -> Tensor:
-        """(K, 3) the middle of the box."""
+        """(K, 3) centres of the boxes."""
         return self.tensor[:, :3] + self.dims * (0.5 - self.tensor.new_tensor(self.ORIGIN))
 
     @property
@@ -133,19 +135,19 @@ class Boxes3D(BoxRows):
 
     @property
     def bev(self) -> Tensor:
-        """(K, 5) rectangles on the ground: centre, sizes, and a yaw that is counter-clockwise in these two axes."""
+        """(K, 5) bird's-eye-view rectangles: centre, sizes, and a yaw that is counter-clockwise in the ground axes."""
         first, second = self.GROUND
         rectangles = self.tensor[:, [first, second, 3 + first, 3 + second, 6]]
         return rectangles if self.TURN == 1 else rectangles * rectangles.new_tensor((1, 1, 1, 1, self.TURN))
 
     @property
     def nearest_bev(self) -> Tensor:
-        """(K, 4) x1, y1, x2, y2 of the ground rectangles turned to the nearest axis."""
+        """(K, 4) x1, y1, x2, y2 of the rectangles rotated to the nearest axis."""
         return nearest_bev(self.upright)
 
     @property
     def upright(self) -> Tensor:
-        """(K, 7) the boxes as `raydet3d.ops` wants them: ground axes first, then up; yaw counter-clockwise."""
+        """(K, 7) boxes as `raydet3d.ops` takes them: ground axes first, then up; yaw counter-clockwise."""
         bev, (axis, sign) = self.bev, self.UP
         return torch.stack((bev[:, 0], bev[:, 1], sign * self.tensor[:, axis], bev[:, 2], bev[:, 3], self.height,
                             bev[:, 4]), dim=1)  # fmt: skip
@@ -160,16 +162,16 @@ class Boxes3D(BoxRows):
         return self._turn(around, self.yaw[:, None]) + self.tensor[:, None, :3]
 
     def _turn(self, points: Tensor, angle: Tensor | float) -> Tensor:
-        """Turn (..., 3) points about the vertical, in the sense of this frame's yaw."""
+        """Rotate (..., 3) points about the vertical, in the sense of this frame's yaw."""
         order = [*self.GROUND, self.UP[0]]
         back = [order.index(axis) for axis in range(3)]
         return rotate_z(points[..., order], self.TURN * angle)[..., back]
 
     def in_range_bev(self, box_range: Sequence[float] | Tensor) -> Tensor:
-        """Tell which boxes have their centre strictly inside a rectangle on the ground.
+        """Test which boxes have their centre strictly inside a bird's-eye-view rectangle.
 
         Args:
-            box_range: x0, y0, x1, y1 in metres, on the frame's ground axes.
+            box_range: x0, y0, x1, y1 on the ground axes; metres.
 
         Returns:
             (K,) booleans.
@@ -178,12 +180,12 @@ class Boxes3D(BoxRows):
         return (x > box_range[0]) & (y > box_range[1]) & (x < box_range[2]) & (y < box_range[3])
 
     def in_range_3d(self, box_range: Sequence[float] | Tensor) -> Tensor:
-        """Tell which boxes have their position strictly inside x0, y0, z0, x1, y1, z1."""
+        """Test which boxes have x, y, z strictly inside x0, y0, z0, x1, y1, z1."""
         low, high = (self.tensor.new_tensor([float(v) for v in part]) for part in (box_range[:3], box_range[3:]))
         return ((self.tensor[:, :3] > low) & (self.tensor[:, :3] < high)).all(dim=1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """(K,) which boxes are larger than `threshold` in all three sizes."""
+        """Test which (K,) boxes are larger than `threshold` in all three sizes."""
         return (self.dims > threshold).all(dim=1)
 
     @overload
@@ -191,14 +193,14 @@ class Boxes3D(BoxRows):
     @overload
     def points_in_boxes(self, points: Tensor, *, closed: bool = False) -> Tensor: ...
     def points_in_boxes(self, points: Points, *, closed: bool = False) -> Points:
-        """Tell which points of this frame lie in which boxes; see `raydet3d.ops.points.points_in_boxes`.
+        """Test which points of this frame lie in which boxes; see `raydet3d.ops.points.points_in_boxes`.
 
         Args:
             points: (N, 3+) coordinates in this frame, an array or a tensor.
-            closed: Whether the bottom and the top face belong to a box.
+            closed: Whether the bottom and top faces belong to a box.
 
         Returns:
-            (N, K) booleans, of the points' kind.
+            (N, K) booleans, an array or a tensor as the points.
         """
         (first, second), (axis, sign) = self.GROUND, self.UP
         boxes = self.upright
@@ -212,7 +214,7 @@ class Boxes3D(BoxRows):
 
     @classmethod
     def overlaps(cls, boxes1: Boxes3D, boxes2: Boxes3D, mode: str = "iou") -> Tensor:
-        """Overlap of every box with every other in 3D.
+        """Compute the 3D IoU of every pair of boxes.
 
         Args:
             boxes1: K boxes.
@@ -220,7 +222,7 @@ class Boxes3D(BoxRows):
             mode: "iou" for intersection over union, "iof" for intersection over the first box's volume.
 
         Returns:
-            (K, M) shares.
+            (K, M) IoUs.
         """
         if type(boxes1) is not type(boxes2):
             raise TypeError(f"overlaps of {type(boxes1).__name__} with {type(boxes2).__name__}; use convert_to first")
@@ -229,15 +231,15 @@ class Boxes3D(BoxRows):
     # ------------------------------------------------------------------ augmentation
 
     def translate(self, offset: Sequence[float] | Tensor | NDArray[Any]) -> None:
-        """Move by x, y, z metres: three numbers for all boxes, or (K, 3)."""
+        """Move by x, y, z metres: three values for all boxes, or (K, 3)."""
         shift = torch.as_tensor(offset, dtype=torch.float32, device=self.device)
         self.tensor = torch.cat((self.tensor[:, :3] + shift, self.tensor[:, 3:]), dim=1)
 
     def scale(self, factor: float) -> None:
         """Multiply positions, sizes and velocities."""
-        turned = self.tensor * factor
-        turned[:, 6] = self.tensor[:, 6]
-        self.tensor = turned
+        scaled = self.tensor * factor
+        scaled[:, 6] = self.tensor[:, 6]
+        self.tensor = scaled
 
     def limit_yaw(self, offset: float = 0.5, period: float = 2 * math.pi) -> None:
         """Bring yaws into [-offset * period, (1 - offset) * period)."""
@@ -246,14 +248,14 @@ class Boxes3D(BoxRows):
         self.tensor = limited
 
     def rotate(self, angle: float | Tensor | NDArray[Any], points: Points | None = None) -> Any:
-        """Turn the boxes, and points with them, about the vertical; a positive angle adds to the yaw.
+        """Rotate the boxes, and points with them, about the vertical; a positive angle adds to the yaw.
 
         Args:
             angle: Radians, or a (3, 3) matrix that rows of coordinates are multiplied with (a transposed rotation).
-            points: (N, 3+) coordinates to be turned as well.
+            points: (N, 3+) coordinates to rotate as well.
 
         Returns:
-            None, or with points: the turned points (new memory) and the transposed (3, 3) rotation matrix.
+            None, or with points: the rotated points (new memory) and the transposed (3, 3) rotation matrix.
         """
         given = torch.as_tensor(angle, dtype=torch.float32, device=self.device)
         if given.numel() == 1:
@@ -264,7 +266,7 @@ class Boxes3D(BoxRows):
             first, second = self.GROUND
             radians = self.TURN * torch.atan2(matrix[first, second], matrix[first, first])
         else:
-            raise ValueError(f"rotate wants an angle or a (3, 3) matrix, got {tuple(given.shape)} numbers")
+            raise ValueError(f"rotate needs an angle or a (3, 3) matrix, got shape {tuple(given.shape)}")
         turned = self.tensor.clone()
         turned[:, :3] = turned[:, :3] @ matrix
         turned[:, 6] += radians
@@ -288,7 +290,7 @@ class Boxes3D(BoxRows):
             None, or the mirrored points (new memory) where points were given.
         """
         if bev_direction not in self.FLIPS:
-            raise ValueError(f"flip knows 'horizontal' and 'vertical', got {bev_direction!r}")
+            raise ValueError(f"bev_direction must be 'horizontal' or 'vertical', got {bev_direction!r}")
         axis = self.FLIPS[bev_direction]
         flipped = self.tensor.clone()
         flipped[:, axis] *= -1
@@ -307,13 +309,12 @@ class Boxes3D(BoxRows):
     # ------------------------------------------------------------------ other frames
 
     def convert_to(self, dst: str | Box3DMode, rt_mat: Any = None, *, correct_yaw: bool = False) -> Boxes3D:
-        """Give the same boxes in another frame.
+        """Convert the boxes to another frame.
 
         Args:
             dst: "lidar", "camera" or "depth", or a `Box3DMode`.
             rt_mat: (3, 3), (3, 4) or (4, 4) matrix from this frame to the other; None only swaps the axes.
-            correct_yaw: Whether a tilt in `rt_mat` shall turn the heading too. KITTI's labels and MMDetection3D's
-                numbers do without.
+            correct_yaw: Rotate the heading by a tilt in `rt_mat` as well; KITTI's labels and MMDetection3D do not.
 
         Returns:
             Boxes of the other frame, yaws in [-pi, pi).
@@ -328,7 +329,7 @@ class Boxes3D(BoxRows):
             matrix = torch.from_numpy(np.asarray(rt_mat, dtype=np.float64))
         if matrix.shape not in ((3, 3), (3, 4), (4, 4)):
             raise ValueError(f"rt_mat is a (3, 3), (3, 4) or (4, 4) matrix, got {tuple(matrix.shape)}")
-        # In double precision: a rigid matrix and its inverse then give a label's digits back.
+        # In float64, so that a rigid matrix and its inverse give the digits of a label back.
         matrix, axes = matrix.to(self.device), axes.to(self.device)
         xyz = self.tensor[:, :3].double() @ matrix[:3, :3].T
         if matrix.shape[1] == 4:
@@ -360,7 +361,7 @@ class Boxes3D(BoxRows):
         return dims
 
     def _heading(self) -> Tensor:
-        """(K, 3) unit vectors along the boxes' own x, in double precision."""
+        """Return (K, 3) unit vectors along the x axes of the boxes, in float64."""
         heading = torch.zeros(len(self), 3, dtype=torch.float64, device=self.device)
         yaw = self.TURN * self.yaw.double()
         heading[:, self.GROUND[0]], heading[:, self.GROUND[1]] = torch.cos(yaw), torch.sin(yaw)
@@ -419,11 +420,11 @@ _MODES = {box.mode: box for box in BOX_TYPES.values()}
 
 
 def get_box_type(box_type: str) -> tuple[type[Boxes3D], Box3DMode]:
-    """Give the class and the frame for a config's `box_type_3d`: "LiDAR", "Camera" or "Depth", in any case."""
+    """Return the class and the frame of a config's `box_type_3d`: "LiDAR", "Camera" or "Depth", in any case."""
     for name, box in BOX_TYPES.items():
         if name.lower() == box_type.lower():
             return box, box.mode
-    raise InputError(f"box_type_3d={box_type!r} is not known; use one of {', '.join(map(repr, BOX_TYPES))}")
+    raise InputError(f"box_type_3d={box_type!r} is unknown; use one of {', '.join(map(repr, BOX_TYPES))}")
 
 
 def _mode(name: str | Box3DMode) -> Box3DMode:

@@ -1,4 +1,4 @@
-"""What instances and samples share: named data fields beside meta information, read as attributes or as items."""
+"""`DataElement`: named data fields and meta information, read as attributes or as items."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class DataElement:
-    """A bag of named data fields and of meta information.
+    """Named data fields and meta information; base class of `InstanceData` and `Det3DDataSample`.
 
-    `element.name = value` and `element["name"] = value` set a data field; reading finds data fields first, then meta
-    keys. A name is one or the other, never both. `len`, indexing and checks are left to those who derive from it.
+    `element.name = value` and `element["name"] = value` set a data field; reading looks up data fields, then meta
+    keys. A name is one or the other, never both.
 
     Args:
-        metainfo: What is known about the data (ids, paths, sizes, calibration); never moved between devices.
-        **fields: Data fields to begin with.
+        metainfo: Information about the data (ids, paths, sizes, calibration); never moved between devices.
+        **fields: Initial data fields.
     """
 
     _data: dict[str, Any]
@@ -32,7 +32,7 @@ class DataElement:
     # ------------------------------------------------------------------ fields
 
     def _check(self, name: str, value: Any) -> Any:
-        """Refuse or adapt a value before it becomes a data field; for those who derive from this class."""
+        """Check or convert a value before it becomes a data field; subclasses override this."""
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -40,23 +40,23 @@ class DataElement:
             raise AttributeError(f"{type(self).__name__}: a field's name may not begin with '_', got {name!r}")
         if name in self._meta:
             raise AttributeError(f"{type(self).__name__}: {name!r} is meta information; use set_metainfo to change it")
-        if isinstance(getattr(type(self), name, None), property):  # of a class that someone derived from this one
+        if isinstance(getattr(type(self), name, None), property):  # of a subclass
             object.__setattr__(self, name, value)
             return
         if hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__}: {name!r} is a name of the class itself, not of a field")
+            raise AttributeError(f"{type(self).__name__}: {name!r} is an attribute of the class and cannot be a field")
         self._data[name] = self._check(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        # Only called when ordinary lookup fails. Private names end here, or unpickling would look for `_data` for ever.
+        # Called when ordinary lookup fails. Private names raise at once: unpickling would look for `_data` forever.
         if not name.startswith("_"):
             if name in self._data:
                 return self._data[name]
             if name in self._meta:
                 return self._meta[name]
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}{self._what_there_is(name)}")
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}{self._field_hint(name)}")
 
-    def _what_there_is(self, name: str) -> str:
+    def _field_hint(self, name: str) -> str:
         if name.startswith("_"):
             return ""
         names = sorted([*self._data, *self._meta])
@@ -77,34 +77,34 @@ class DataElement:
         return name in self._data or name in self._meta
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Give a field or meta value, or `default` where there is none."""
+        """Return a field or meta value, or the default."""
         return self._data.get(name, self._meta.get(name, default))
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Take a field or meta value out; a second argument is given where there is none."""
+        """Remove and return a field or meta value; a second argument is the default."""
         if name in self._data:
             return self._data.pop(name)
         return self._meta.pop(name, *default)
 
     def keys(self) -> KeysView[str]:
-        """Names of the data fields, in the order they were set."""
+        """Return the names of the data fields, in the order in which they were set."""
         return self._data.keys()
 
     def values(self) -> ValuesView[Any]:
-        """Values of the data fields."""
+        """Return the values of the data fields."""
         return self._data.values()
 
     def items(self) -> ItemsView[str, Any]:
-        """Names and values of the data fields."""
+        """Return names and values of the data fields."""
         return self._data.items()
 
     def all_items(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the meta information, then of the data fields."""
+        """Yield names and values of the meta information, then of the data fields."""
         yield from self._meta.items()
         yield from self._data.items()
 
     def update(self, other: DataElement) -> None:
-        """Take over another element's data fields and meta information."""
+        """Set the data fields and meta information of another element."""
         self.set_metainfo(other.metainfo)
         for name, value in other.items():
             setattr(self, name, value)
@@ -117,15 +117,15 @@ class DataElement:
         return dict(self._meta)
 
     def metainfo_keys(self) -> list[str]:
-        """Names of the meta information."""
+        """Return the names of the meta information."""
         return list(self._meta)
 
     def metainfo_items(self) -> ItemsView[str, Any]:
-        """Names and values of the meta information."""
+        """Return names and values of the meta information."""
         return self._meta.items()
 
     def set_metainfo(self, metainfo: Mapping[str, Any]) -> None:
-        """Add meta information, or change it."""
+        """Add or change meta information."""
         for name, value in metainfo.items():
             if name in self._data:
                 raise AttributeError(f"{type(self).__name__}: {name!r} is a data field already")
@@ -134,7 +134,7 @@ class DataElement:
     # ------------------------------------------------------------------ copies
 
     def new(self, *, metainfo: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None) -> Self:
-        """Make an element of the same class, with this one's meta information or data where none are given."""
+        """Create an element of the same class, by default with this one's meta information and data."""
         other = type(self)(metainfo=self._meta if metainfo is None else metainfo)
         for name, value in (self._data if data is None else data).items():
             setattr(other, name, value)
@@ -148,27 +148,27 @@ class DataElement:
         return self._map(_clone)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move everything that can be moved; arguments as for `torch.Tensor.to`."""
+        """Move every field that has a `to` method; arguments as for `torch.Tensor.to`."""
         return self._map(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def cpu(self) -> Self:
-        """Copy everything that can be moved to host memory."""
+        """Copy every field that has a `cpu` method to host memory."""
         return self._map(lambda value: value.cpu() if hasattr(value, "cpu") else value)
 
     def cuda(self) -> Self:
-        """Copy everything that can be moved to the current GPU."""
+        """Copy the fields to the current GPU."""
         return self.to("cuda")
 
     def detach(self) -> Self:
-        """Cut everything from the graph that made it."""
+        """Detach the fields from the autograd graph."""
         return self._map(lambda value: value.detach() if hasattr(value, "detach") else value)
 
     def numpy(self) -> Self:
-        """Turn tensors into numpy arrays; other fields stay as they are."""
+        """Convert tensors to numpy arrays; other fields are kept."""
         return self._map(_numpy)
 
     def to_dict(self) -> dict[str, Any]:
-        """Meta information and data in one plain dict; nested elements become dicts as well."""
+        """Return meta information and data in one dict; nested elements become dicts as well."""
         return {name: value.to_dict() if isinstance(value, DataElement) else value for name, value in self.all_items()}
 
     def __repr__(self) -> str:

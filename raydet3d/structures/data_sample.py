@@ -9,27 +9,27 @@ from raydet3d.structures.data_element import DataElement
 
 
 class Det3DDataSample(DataElement):
-    """What travels with one frame's points, from the data set through the model to the metric.
+    """Data of one frame beside its points, from the data set through the model to the metric.
 
-    Fields are free; those with a meaning are
+    Any field is allowed; these have a meaning:
 
     * `gt_instances_3d`: `InstanceData` with `bboxes_3d` and `labels_3d`; `gt_instances`: their 2D boxes;
     * `pred_instances_3d`: `InstanceData` with `bboxes_3d`, `scores_3d` and `labels_3d`; `pred_instances`: 2D;
-    * `gt_pts_seg`, `pred_pts_seg`: labels of single points;
-    * `eval_ann_info`: the annotation as the metric wants it, a dict.
+    * `gt_pts_seg`, `pred_pts_seg`: labels of the points;
+    * `eval_ann_info`: the annotation for the metric, a dict.
 
     Meta keys (`sample_idx`, `lidar_path`, `lidar2img`, ...) are read as attributes too.
 
     Args:
-        metainfo: What is known about the frame.
-        **fields: Data fields to begin with.
+        metainfo: Information about the frame.
+        **fields: Initial data fields.
     """
 
     def __init__(self, metainfo: Mapping[str, Any] | None = None, **fields: Any) -> None:
         super().__init__(metainfo=metainfo, **fields)
 
     def __getitem__(self, name: str) -> Any:
-        """Give a field or a meta value by its name."""
+        """Return a field or a meta value by its name."""
         try:
             return getattr(self, name)
         except AttributeError as error:

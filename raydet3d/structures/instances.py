@@ -1,4 +1,4 @@
-"""`InstanceData`: fields of equal length (boxes, scores, labels) that are sliced together."""
+"""`InstanceData`: fields of equal length (boxes, scores, labels) that are indexed together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InstanceData(DataElement):
     Fields may be tensors, numpy arrays, lists, boxes, or anything else with a length that can be indexed.
 
     Args:
-        metainfo: What is known about all of them.
+        metainfo: Information about all of them.
         **fields: Data fields of equal length.
 
     Example:
@@ -48,7 +48,7 @@ class InstanceData(DataElement):
         return len(next(iter(self._data.values()))) if self._data else 0
 
     def __getitem__(self, index: Index | str) -> Any:
-        """Give a field by its name, or the chosen instances as new `InstanceData`."""
+        """Return a field by its name, or the selected instances as new `InstanceData`."""
         if isinstance(index, str):
             return getattr(self, index)
         if isinstance(index, int | np.integer):
@@ -69,10 +69,10 @@ class InstanceData(DataElement):
 
     @staticmethod
     def cat(parts: Sequence[InstanceData]) -> InstanceData:
-        """Join instances one after the other.
+        """Concatenate instances.
 
         Args:
-            parts: At least one; all with the same fields. The first one's meta information is kept.
+            parts: At least one; all with the same fields. The meta information of the first is kept.
         """
         if not parts:
             raise ValueError("InstanceData.cat needs at least one part")
@@ -111,4 +111,4 @@ def _cat(values: list[Any]) -> Any:
         return type(first)(itertools.chain.from_iterable(values))
     if hasattr(first, "cat"):
         return first.cat(values)
-    raise TypeError(f"InstanceData.cat does not know how to join fields of type {type(first).__name__}")
+    raise TypeError(f"InstanceData.cat cannot concatenate fields of type {type(first).__name__}")

@@ -1,1 +1,1 @@
-"""Backbones: from a map to maps of several strides."""
+"""Backbones: from a bird's-eye-view map to maps of several strides."""

@@ -1,1 +1,1 @@
-"""Dense heads: from maps to losses and boxes."""
+"""Dense heads: from feature maps to losses and boxes."""

@@ -30,7 +30,7 @@ from raydet3d.models.dense_heads.sparse_anchor_targets import (
     sparse_anchor_targets,
 )
 from raydet3d.models.losses import FocalLoss
-from raydet3d.models.module import InitCfg
+from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.models.task_modules.anchor_generators import Anchor3DRangeGenerator
 from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
 from raydet3d.models.task_modules.samplers import PseudoSampler
@@ -94,8 +94,8 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         loss_cls: Mapping[str, Any] = {"type": "FocalLoss"},
         loss_bbox: Mapping[str, Any] = {"type": "SmoothL1Loss", "beta": 1 / 9, "loss_weight": 2.0},
         loss_dir: Mapping[str, Any] = {"type": "CrossEntropyLoss", "loss_weight": 0.2},
-        train_cfg: Mapping[str, Any] | None = None,
-        test_cfg: Mapping[str, Any] | None = None,
+        train_cfg: ConfigType | None = None,
+        test_cfg: ConfigType | None = None,
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg or {"type": "Normal", "layer": "Conv2d", "std": 0.01})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from raydet3d.models.module import BaseModule, InitCfg
+from raydet3d.models.module import BaseModule, ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample, InstanceData
 
@@ -38,9 +38,7 @@ class BaseModel(BaseModule):
 
     default_preprocessor: ClassVar[str] = "BaseDataPreprocessor"
 
-    def __init__(
-        self, data_preprocessor: Mapping[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None
-    ) -> None:
+    def __init__(self, data_preprocessor: ConfigType | nn.Module | None = None, init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         if not isinstance(data_preprocessor, nn.Module):
             data_preprocessor = MODELS.build(data_preprocessor or {}, {"type": self.default_preprocessor})

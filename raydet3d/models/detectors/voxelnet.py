@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.models.detectors.base import Base3DDetector, Losses
-from raydet3d.models.module import InitCfg
+from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample
 
@@ -33,14 +33,14 @@ class VoxelNet(Base3DDetector):
 
     def __init__(
         self,
-        voxel_encoder: Mapping[str, Any],
-        middle_encoder: Mapping[str, Any],
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any] | None = None,
-        bbox_head: Mapping[str, Any] | None = None,
-        train_cfg: Mapping[str, Any] | None = None,
-        test_cfg: Mapping[str, Any] | None = None,
-        data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
+        voxel_encoder: ConfigType,
+        middle_encoder: ConfigType,
+        backbone: ConfigType,
+        neck: ConfigType | None = None,
+        bbox_head: ConfigType | None = None,
+        train_cfg: ConfigType | None = None,
+        test_cfg: ConfigType | None = None,
+        data_preprocessor: ConfigType | nn.Module | None = None,
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)

@@ -25,8 +25,9 @@ class BatchNorm2d(nn.BatchNorm2d):
             if momentum is None:  # a cumulative average
                 momentum = 1 / float(self.num_batches_tracked)
             count = input.numel() // input.shape[1]
-            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-            self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var), momentum)
+            # `data`, because torch's kernel saves both for a backward pass that may still come, without using them.
+            self.running_mean.data.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.data.lerp_((var * (count / (count - 1))).to(self.running_var), momentum)
         return out
 
 

@@ -1,6 +1,6 @@
-"""Middle encoders: from features of voxels to a dense bird's-eye-view map.
+"""`PointPillarsScatter`: features of pillars to a dense bird's-eye-view map.
 
-Legend: V voxels · C channels · B batch · H, W bird's-eye grid.
+Shapes: V pillars, C channels, B batch, H and W size of the map.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raydet3d.registry import MODELS
 
 @MODELS.register_module()
 class PointPillarsScatter(nn.Module):
-    """Puts each pillar's feature at its cell of an otherwise empty map.
+    """Writes each pillar's feature to its cell of a map of zeros.
 
     Args:
         in_channels: C.
@@ -28,17 +28,17 @@ class PointPillarsScatter(nn.Module):
         self.height, self.width = map(int, output_shape)
 
     def forward(self, features: Tensor, coors: Tensor, batch_size: int) -> Tensor:
-        """Scatter.
+        """Scatter the features of a batch.
 
         Args:
             features: (V, C).
             coors: (V, 4) batch, z, y, x.
-            batch_size: B; frames without a voxel count too.
+            batch_size: B, frames without pillars included.
 
         Returns:
             (B, C, H, W), stored channels-last.
         """
-        features = cast_to_autocast(features)  # the next convolution would cast the whole map
+        features = cast_to_autocast(features)  # otherwise the next convolution casts the whole map
         cells = batch_size * self.height * self.width
         sample, _, y, x = coors.long().unbind(1)
         cell = (sample * self.height + y) * self.width + x

@@ -1,14 +1,13 @@
-"""Voxel encoders: from the points of each voxel to one feature per voxel.
+"""`PillarFeatureNet`: one feature per pillar from its points.
 
-Legend: V voxels · P slots of a voxel, filled or empty · N points (filled slots) · C channels.
-Source: PointPillars (Lang et al. 2019), section 2.1, with the particulars of the published KITTI checkpoints.
+Shapes: V pillars, P slots of a pillar (filled with points or empty), N points, C channels.
+Source: PointPillars (Lang et al. 2019), section 2.1, with the quirks of the published KITTI checkpoints.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from raydet3d.errors import InputError
 from raydet3d.models.layers.build_layer import build_norm_layer
+from raydet3d.models.module import ConfigType
 from raydet3d.ops import grid_size, pillar_max
 from raydet3d.registry import MODELS
 
@@ -23,19 +23,19 @@ _NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
 
 
 class PFNLayer(nn.Module):
-    """Linear, normalisation, ReLU, and the maximum over a pillar's slots.
+    """Linear layer, normalization, ReLU, and the maximum over a pillar's slots.
 
     Args:
-        in_channels: C of the input.
-        out_channels: C of the output.
-        norm_cfg: Kind of normalisation.
-        last_layer: The last one gives the maximum alone; others give each slot half as many channels, and the maximum
-            beside them.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        norm_cfg: Normalization.
+        last_layer: The last layer returns the maximum; others return half as many channels per slot, concatenated
+            with their maximum.
         mode: "max", or "avg" for the mean over all slots.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, norm_cfg: Mapping[str, Any], last_layer: bool, mode: str
+        self, in_channels: int, out_channels: int, *, norm_cfg: ConfigType, last_layer: bool, mode: str
     ) -> None:
         super().__init__()
         self.last_layer = last_layer
@@ -45,7 +45,7 @@ class PFNLayer(nn.Module):
         self.linear = nn.Linear(in_channels, units, bias=False)
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Work on all slots, the empty ones included: they take part in the statistics and in the maximum.
+        """Compute on all slots; empty ones take part in the statistics and in the maximum.
 
         Args:
             slots: (V, P, C), zero where a slot is empty.
@@ -54,30 +54,29 @@ class PFNLayer(nn.Module):
             (V, 1, C) from the last layer, else (V, P, C).
         """
         x = self.linear(slots)
-        # Batch norm refuses to learn from nothing; a step without a point must still reach the weights.
+        # BatchNorm raises on an empty batch; a step without points must still reach the weights.
         x = self.norm(x.flatten(0, 1)).view_as(x) if len(x) else x * self.norm.weight + self.norm.bias
         x = F.relu(x)
         pooled = x.amax(dim=1, keepdim=True) if self.mode == "max" else x.mean(dim=1, keepdim=True)
         return pooled if self.last_layer else torch.cat((x, pooled.expand_as(x)), dim=2)
 
     @property
-    def can_skip_empty(self) -> bool:
-        """Whether `pool_points` can stand in for `forward`."""
+    def supports_pool_points(self) -> bool:
+        """Whether `pool_points` gives the result of `forward`."""
         norm = self.norm
         return self.last_layer and self.mode == "max" and type(norm) is nn.BatchNorm1d and norm.affine
 
-    def pool_points(self, points: Tensor, voxel: Tensor, lengths: Tensor, slots: int) -> Tensor:
-        """Give what `forward` gives, without looking at empty slots.
+    def pool_points(self, points: Tensor, pillar: Tensor, lengths: Tensor, slots: int) -> Tensor:
+        """Compute `forward` from the points alone.
 
-        Normalisation and ReLU are monotonous in each channel, so the maximum can be taken before them (the minimum,
-        where a channel's scale is negative). Empty slots hold zeros: they are the value zero in that maximum, and
-        they dilute the moments. As points carry no gradient, moments of the linear layer's output follow from those
-        of its input, which are 10 numbers and 10 x 10: mean W m and variance diag(W S W').
+        Empty slots hold zeros: a zero in the maximum, and further samples of the moments. As points have no gradient,
+        the moments of the linear layer's output follow from those of its input, (C_in,) and (C_in, C_in): mean W m
+        and variance diag(W S W').
 
         Args:
-            points: (N, C) features, without a gradient.
-            voxel: (N,) the pillar of each.
-            lengths: (V,) points of each pillar, none of them zero.
+            points: (N, C_in) features, without a gradient.
+            pillar: (N,) pillar of each.
+            lengths: (V,) numbers of points of the pillars, at least 1.
             slots: P.
 
         Returns:
@@ -91,26 +90,26 @@ class PFNLayer(nn.Module):
         else:
             mean, var = norm.running_mean, norm.running_var
         scale = norm.weight * torch.rsqrt(var + norm.eps)
-        return pillar_max(points, voxel, lengths < slots, weight, scale, norm.bias - mean * scale)
+        return pillar_max(points, pillar, lengths < slots, weight, scale, norm.bias - mean * scale)
 
     def _moments(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of the linear layer's output over all slots; running ones are brought up to date."""
+        """Return mean and biased variance of the linear layer's output over all slots; update the running ones."""
         norm = self.norm
         assert isinstance(norm, nn.BatchNorm1d)
         weight = self.linear.weight.double()
         if not count:
             return norm.bias.detach() * 0, norm.bias.detach() * 0 + 1
-        rows = points.double()  # squares summed and subtracted: 53 bits leave nothing to be centred first
-        middle = (rows.new_ones(1, len(rows)) @ rows)[0] / count
-        spread = rows.T @ rows / count - torch.outer(middle, middle)
-        mean = weight @ middle
-        var = ((weight @ spread) * weight).sum(1).clamp(min=0)
+        rows = points.double()  # float64, because squares are summed without being centred
+        point_mean = (rows.new_ones(1, len(rows)) @ rows)[0] / count
+        covariance = rows.T @ rows / count - torch.outer(point_mean, point_mean)
+        mean = weight @ point_mean
+        var = ((weight @ covariance) * weight).sum(1).clamp(min=0)
         with torch.no_grad():
             if norm.running_mean is not None and norm.running_var is not None and norm.training:
                 assert norm.num_batches_tracked is not None
                 norm.num_batches_tracked += 1
                 momentum = norm.momentum
-                if momentum is None:  # a plain average over all batches
+                if momentum is None:  # a cumulative average
                     momentum = 1 / float(norm.num_batches_tracked)
                 unbiased = var * (count / max(count - 1, 1))
                 norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
@@ -120,22 +119,22 @@ class PFNLayer(nn.Module):
 
 @MODELS.register_module()
 class PillarFeatureNet(nn.Module):
-    """Decorates each point with offsets, and brings the points of a pillar to one feature.
+    """Adds offsets to the features of each point, and reduces the points of a pillar to one feature.
 
     Args:
-        in_channels: Numbers per point.
+        in_channels: Features of a point.
         feat_channels: Channels of the layers.
-        with_distance: Add the length of the point's first three numbers.
-        with_cluster_center: Add the offset from the mean of the pillar's points.
-        with_voxel_center: Add the offset from the pillar's centre.
-        voxel_size: Metres along x, y, z.
-        point_cloud_range: x, y, z of the lower and of the upper corner.
-        norm_cfg: Kind of normalisation.
-        mode: How slots are pooled: "max" or "avg".
-        legacy: The offsets from the pillar's centre also replace the first three numbers of the point, as they did
-            (by an in-place operation) when the published checkpoints were trained.
-        padded: Compute with all slots, empty ones included, instead of the filled ones only. The result is the same;
-            it takes several times longer. Several layers, and other normalisations than `BN1d`, always do.
+        with_distance: Add the norm of the first three features.
+        with_cluster_center: Add the offset to the mean of the pillar's points.
+        with_voxel_center: Add the offset to the pillar's centre.
+        voxel_size: Along x, y, z; metres.
+        point_cloud_range: x, y, z of the lower and of the upper corner; LiDAR frame, metres.
+        norm_cfg: Normalization.
+        mode: Pooling over the slots: "max" or "avg".
+        legacy: The offsets to the pillar's centre also replace the first three features, as they did (by an in-place
+            operation) when the published checkpoints were trained.
+        padded: Compute on all slots instead of the points alone: the same result, several times slower. Always done
+            for several layers and for other normalizations than `BN1d`.
     """
 
     def __init__(
@@ -147,17 +146,17 @@ class PillarFeatureNet(nn.Module):
         with_voxel_center: bool = True,
         voxel_size: Sequence[float] = (0.2, 0.2, 4),
         point_cloud_range: Sequence[float] = (0, -40, -3, 70.4, 40, 1),
-        norm_cfg: Mapping[str, Any] = _NORM,
+        norm_cfg: ConfigType = _NORM,
         mode: str = "max",
         legacy: bool = True,
         padded: bool = False,
     ) -> None:
         super().__init__()
         if mode not in ("max", "avg"):
-            raise InputError(f"PillarFeatureNet: mode is 'max' or 'avg', got {mode!r}")
+            raise InputError(f"PillarFeatureNet: mode must be 'max' or 'avg', got {mode!r}")
         if not feat_channels:
-            raise InputError("PillarFeatureNet: feat_channels names the channels of at least one layer, got none")
-        grid_size(voxel_size, point_cloud_range)  # refuses sizes that leave no voxel
+            raise InputError("PillarFeatureNet: feat_channels needs at least one layer, got none")
+        grid_size(voxel_size, point_cloud_range)  # raises if there is no voxel
         channels = [in_channels + with_distance + 3 * with_cluster_center + 3 * with_voxel_center, *feat_channels]
         self.pfn_layers = nn.ModuleList(
             PFNLayer(before, after, norm_cfg=norm_cfg, last_layer=index == len(feat_channels) - 1, mode=mode)
@@ -172,13 +171,11 @@ class PillarFeatureNet(nn.Module):
         self.padded = padded
 
     def forward(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
-        """Encode pillars.
-
-        Always in float32: bfloat16 would round a point at 70 m to 25 cm.
+        """Encode pillars, in float32 under autocast too: bfloat16 would round a point at 70 m to 25 cm.
 
         Args:
             voxels: (V, P, in_channels) points, zero where a slot is empty.
-            num_points: (V,) filled slots.
+            num_points: (V,) numbers of points.
             coors: (V, 4) batch, z, y, x.
 
         Returns:
@@ -187,11 +184,17 @@ class PillarFeatureNet(nn.Module):
         with torch.autocast(voxels.device.type, enabled=False):
             first = self.pfn_layers[0]
             assert isinstance(first, PFNLayer)
-            if not self.padded and len(self.pfn_layers) == 1 and first.can_skip_empty and not voxels.requires_grad:
-                return self._filled_slots(first, voxels, num_points, coors)
-            return self._all_slots(voxels, num_points, coors)
+            if (
+                not self.padded
+                and len(self.pfn_layers) == 1
+                and first.supports_pool_points
+                and not voxels.requires_grad
+            ):
+                return self._encode_points(first, voxels, num_points, coors)
+            return self._encode_slots(voxels, num_points, coors)
 
-    def _all_slots(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+    def _encode_slots(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        """Encode pillars from all slots, as published."""
         filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points[:, None]  # (V, P)
         mean = voxels[..., :3].sum(dim=1, keepdim=True) / num_points[:, None, None].to(voxels)
         x = self._decorate(voxels, mean, self._centers(coors, voxels)[:, None]) * filled[..., None]
@@ -199,27 +202,37 @@ class PillarFeatureNet(nn.Module):
             x = layer(x)
         return x.squeeze(1)
 
-    def _filled_slots(self, layer: PFNLayer, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+    def _encode_points(self, layer: PFNLayer, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        """Encode pillars from their points alone."""
         slots = voxels.shape[1]
         lengths = num_points.long()
-        voxel = torch.repeat_interleave(lengths)  # (N,) the pillar of each point
+        pillar = torch.repeat_interleave(lengths)  # (N,)
         first = lengths.cumsum(0) - lengths
-        slot = torch.arange(len(voxel), device=voxels.device) - first.index_select(0, voxel)
-        points = voxels.flatten(0, 1).index_select(0, voxel * slots + slot)
+        slot = torch.arange(len(pillar), device=voxels.device) - first.index_select(0, pillar)
+        points = voxels.flatten(0, 1).index_select(0, pillar * slots + slot)
         means = points[:, :3].contiguous()
         means = torch.segment_reduce(means, "mean", lengths=lengths, axis=0, unsafe=True) if len(lengths) else means
         around = torch.cat((means, self._centers(coors, voxels)), dim=1)
-        mean, center = around.index_select(0, voxel).split(3, dim=1)
-        return layer.pool_points(self._decorate(points, mean, center), voxel, lengths, slots)
+        mean, center = around.index_select(0, pillar).split(3, dim=1)
+        return layer.pool_points(self._decorate(points, mean, center), pillar, lengths, slots)
 
     def _centers(self, coors: Tensor, like: Tensor) -> Tensor:
-        """(V, 3) centre of each pillar."""
+        """Return the (V, 3) centres of the pillars."""
         size = like.new_tensor(self.voxel_size)
         first = like.new_tensor([s / 2 + low for s, low in zip(self.voxel_size, self.low, strict=True)])
         return coors[:, 1:].flip(1).to(like) * size + first
 
     def _decorate(self, points: Tensor, mean: Tensor, center: Tensor) -> Tensor:
-        """(..., C) features of points (..., in_channels), given what lies around them (..., 3)."""
+        """Add offsets to points.
+
+        Args:
+            points: (..., in_channels).
+            mean: (..., 3) mean of the pillar's points.
+            center: (..., 3) centre of the pillar.
+
+        Returns:
+            (..., C_in of the first layer).
+        """
         xyz = points[..., :3]
         offset = xyz - center
         parts = [points]

@@ -53,10 +53,10 @@ def test_moving() -> None:
 
 
 def test_annealed() -> None:
-    # Shares 3/(3+1) and 3/(3+2).
+    # Momenta 3/(3+1) and 3/(3+2).
     averaged = feed(MomentumAnnealingEMA(One(), momentum=0.1, gamma=3), [0, 4, 8])
     assert averaged.module.weight.item() == pytest.approx(3 + 0.6 * (8 - 3))
-    assert averaged.share(10**6) == 0.1
+    assert averaged.momentum_at(10**6) == 0.1
 
 
 def test_state_comes_back_with_its_count() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from raydet3d.errors import InputError
 from raydet3d.models import BaseTTAModel
-from raydet3d.models.tta import views_of
+from raydet3d.models.tta import split_views
 
 
 class Echo(nn.Module):
@@ -40,7 +40,7 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(InputError, match="module must be a model with a test_step, got Linear"):
         Join(nn.Linear(1, 1))
     with pytest.raises(InputError, match="needs a batch of views, got int"):
-        views_of(3)  # type: ignore[arg-type]
+        split_views(3)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="merge_preds"):
         BaseTTAModel(Echo()).test_step(BATCHES["a list over views"])  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="call test_step"):

@@ -102,7 +102,7 @@ def test_a_checkpoint_that_does_not_help(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.pth does not exist"):
         initialize(Part(), {"type": "Pretrained", "checkpoint": str(tmp_path / "none.pth")})
     torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="nothing under prefix 'neck'"):
+    with pytest.raises(InputError, match="no entries under prefix 'neck'"):
         initialize(Part(), {"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth"), "prefix": "neck"})
 
 

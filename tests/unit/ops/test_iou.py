@@ -76,7 +76,7 @@ class TestRotated:
         generator = torch.Generator().manual_seed(0)
         many = torch.rand(30, 5, generator=generator) * 3 + 0.1
         whole = rotated_iou_bev(many, many)
-        monkeypatch.setattr(iou, "_PAIRS_AT_ONCE", 7)
+        monkeypatch.setattr(iou, "_PAIRS_PER_STEP", 7)
         assert torch.equal(rotated_iou_bev(many, many), whole)
 
     def test_mode_is_checked(self) -> None:
@@ -114,7 +114,7 @@ class TestAligned:
 
         some = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).cumsum(1)
         whole = aligned_iou(some[:9], some)
-        monkeypatch.setattr(iou, "_CELLS_AT_ONCE", 120)
+        monkeypatch.setattr(iou, "_ENTRIES_PER_STEP", 120)
         assert torch.equal(aligned_iou(some[:9], some), whole)
         assert torch.equal(aligned_iou(some, some[:9]), whole.T)
 

@@ -34,3 +34,12 @@ def test_frozen_weights_get_no_gradient():
     norm(x).square().sum().backward()
     assert x.grad is not None
     assert norm.weight.grad is None
+
+
+def test_backward_after_a_forward_pass_of_another_type():
+    norm = BatchNorm2d(4)
+    x = torch.randn(2, 4, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    half = norm(x.bfloat16())
+    norm(x)
+    half.float().sum().backward()
+    assert x.grad is not None
