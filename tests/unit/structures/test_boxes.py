@@ -53,7 +53,7 @@ class TestContainer:
             LiDARInstance3DBoxes(torch.zeros(2, 9))
         with pytest.raises(ValueError, match=r"\(K, 7\)"):
             LiDARInstance3DBoxes([1.0, 2, 3, 4, 5, 6, 7])
-        with pytest.raises(ValueError, match="7 or more"):
+        with pytest.raises(ValueError, match="at least 7"):
             LiDARInstance3DBoxes(torch.zeros(2, 6), box_dim=6)
 
     def test_without_yaw(self) -> None:

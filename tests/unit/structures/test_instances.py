@@ -120,7 +120,7 @@ def test_names_that_are_taken() -> None:
         some.frame = torch.zeros(4)
     with pytest.raises(AttributeError, match="a data field already"):
         some.set_metainfo({"names": 1})
-    with pytest.raises(AttributeError, match="of the class itself"):
+    with pytest.raises(AttributeError, match="attribute of the class"):
         some.keys = torch.zeros(4)
     with pytest.raises(AttributeError, match="'_'"):
         some._hidden = torch.zeros(4)
