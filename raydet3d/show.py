@@ -15,6 +15,8 @@ from typing import Any
 from raydet3d.cli import add_config, add_ray, read_config, run_command, version
 from raydet3d.config import Config
 from raydet3d.config.dump import redact
+from raydet3d.config.schema import read_section
+from raydet3d.config.sections import AutoScaleLR
 from raydet3d.errors import InputError, nearest
 from raydet3d.launch.ray_options import RayOptions, describe
 from raydet3d.registry import tables
@@ -139,11 +141,9 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
-    scale = cfg.get("auto_scale_lr") or {}
-    if scale.get("enable"):
-        if not scale.get("base_batch_size"):
-            raise InputError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size")
-        wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale["base_batch_size"])
+    scale = read_section(AutoScaleLR, cfg.get("auto_scale_lr"), "auto_scale_lr")
+    if scale.enable and scale.base_batch_size:
+        wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale.base_batch_size)
     loop = _needed(cfg, "train_cfg")
     max_epochs, max_iters = (None if loop.get(key) is None else int(loop[key]) for key in ("max_epochs", "max_iters"))
     by_epoch = max_epochs is not None

@@ -2,12 +2,10 @@
 
 from raydet3d.config.config import Config
 from raydet3d.config.config_dict import ConfigDict
-from raydet3d.config.inheritance import MissingConfig
-from raydet3d.config.locate import default_work_dir, find_config, is_uri, work_dir_of
+from raydet3d.config.locate import MissingConfig, configs_root, default_work_dir, find_config, is_uri, work_dir_of
 from raydet3d.config.overrides import DictAction, parse_options, parse_value
 from raydet3d.config.provenance import Origin
 from raydet3d.config.pure_python import read_base
-from raydet3d.config.shipped_configs import configs_root
 
 __all__ = [
     "Config",

@@ -18,17 +18,13 @@ from raydet3d.config import pure_python
 from raydet3d.config.config_dict import ConfigDict, merge
 from raydet3d.config.config_file import ConfigFile, ParsedFile
 from raydet3d.config.interpolation import Placeholders, find_placeholders
+from raydet3d.config.locate import OURS, MissingConfig, installed, shipped
 from raydet3d.config.python_file import is_value, read_python
-from raydet3d.config.shipped_configs import OURS, installed, shipped
 from raydet3d.config.source_map import BASE, line_of
 from raydet3d.config.yaml_json import read_json, read_yaml
 from raydet3d.errors import InputError
 
 DEPRECATION = "_deprecation_"
-
-
-class MissingConfig(InputError, FileNotFoundError):
-    """A config file that does not exist."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Where a config lies, as a path or among the configs that come with the package; and where its run writes."""
+"""Find config files, those shipped with the package included, and the folder that a run writes to."""
 
 from __future__ import annotations
 
@@ -6,23 +6,60 @@ import difflib
 import getpass
 import hashlib
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from raydet3d.config.inheritance import READERS, MissingConfig
-from raydet3d.config.shipped_configs import OURS, configs_root, shipped
 from raydet3d.errors import InputError
+
+SUFFIXES = (".py", ".yaml", ".yml", ".json")
+OURS = ("mmdet3d", "raydet3d")
+"""Package names before `::` that stand for this package's configs."""
+
+
+def configs_root() -> Path | None:
+    """Return the folder of shipped configs: the repository's `configs/`, or its copy in an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "_base_").is_dir():
+            return folder
+    return None
+
+
+def shipped(name: str | Path) -> Path | None:
+    """Return the shipped config at a path below `configs/`, with or without that in front, or None."""
+    root = configs_root()
+    parts = Path(name).parts
+    if root is None:
+        return None
+    file = root.joinpath(*(parts[1:] if parts[:1] == ("configs",) else parts))
+    return file if file.is_file() and file.resolve().is_relative_to(root) else None
+
+
+def installed(package: str, name: str) -> Path | None:
+    """Return the config `package::name` that an installed package of OpenMMLab's has in `.mim`, or None.
+
+    Nothing of the package is imported.
+    """
+    if not package.isidentifier():
+        return None
+    files = (Path(folder, package, ".mim", "configs", name) for folder in sys.path)
+    return next((file for file in files if file.is_file()), None)
+
+
+class MissingConfig(InputError, FileNotFoundError):
+    """A config file that does not exist."""
 
 
 def find_config(path: str | Path) -> Path:
-    """The file that ``path`` means.
+    """Return the config file of a path.
 
-    That is the path itself where it exists; else the same relative path, with or without the leading ``configs/``,
-    among the shipped configs, so that ``configs/demo/x.py`` works from anywhere after ``pip install``; with
-    ``mmdet3d::`` in front it is a shipped one in any case.
+    That is the path itself if it exists; else the same relative path, with or without the leading `configs/`, among the
+    shipped configs, so that `configs/demo/x.py` works from anywhere after `pip install`. With `mmdet3d::` in front it
+    is always a shipped one.
 
     Raises:
         InputError: There is none; the message names the nearest ones.
@@ -47,7 +84,7 @@ def find_config(path: str | Path) -> Path:
     known = [
         file.relative_to(root).as_posix()
         for file in sorted(root.rglob("*"))
-        if file.suffix in READERS and "_base_" not in file.parts and "__pycache__" not in file.parts
+        if file.suffix in SUFFIXES and "_base_" not in file.parts and "__pycache__" not in file.parts
     ]
     near = difflib.get_close_matches("/".join(parts), known, n=2, cutoff=0.6) or [
         name for name in known if Path(name).stem == given.stem
@@ -57,14 +94,14 @@ def find_config(path: str | Path) -> Path:
 
 
 def is_uri(text: str) -> bool:
-    """Whether a place is named by a URI (``s3://bucket/run``), and not by a path."""
+    """Whether a string is a URI (`s3://bucket/run`) and not a path."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text) is not None
 
 
 def work_dir_of(cfg: Mapping[str, Any], filename: str | Path | None) -> str:
-    """``work_dir`` of the config, else ``work_dirs/<config's name>``: a URI as it is given, a path made absolute.
+    """Return `work_dir` of the config, else `work_dirs/<config's name>`: a URI as given, a path made absolute.
 
-    ``file://`` is a path.
+    `file://` is a path.
     """
     given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
     text = str(given)
@@ -75,7 +112,7 @@ def work_dir_of(cfg: Mapping[str, Any], filename: str | Path | None) -> str:
 
 
 def default_work_dir(cfg: Mapping[str, Any], filename: str | Path | None) -> Path:
-    """Where a run's logs are written: its work dir, or a folder of this machine that stands for one behind a URI."""
+    """Return the local folder for a run's logs: its work dir, or a temporary folder if that is a URI."""
     work_dir = work_dir_of(cfg, filename)
     if not is_uri(work_dir):
         return Path(work_dir)

@@ -1,4 +1,4 @@
-"""Text files as people have them, or as an attacker writes them: byte order marks, duplicate keys, aliases, NUL."""
+"""Config files as editors and attackers write them: byte order marks, duplicate keys, alias bombs, NUL, commands."""
 
 import json
 import time
@@ -8,6 +8,7 @@ import pytest
 
 from raydet3d.config import Config, MissingConfig
 from raydet3d.errors import InputError
+from raydet3d.runtime.build import build_hooks, build_model
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 7))
 
@@ -122,3 +123,19 @@ def test_a_dumped_config_names_all_variables_that_are_not_set(tmp_path: Path, mo
     kept = Config.fromfile(tmp_path / "out.py", require_env=False)
     assert kept.lr == 1
     assert kept.ray.env_vars.RD_A == "{{$RD_A:}}"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+@pytest.mark.parametrize("kind", ["os.system", "subprocess.getoutput", "subprocess.Popen", "shutil.rmtree"])
+def test_a_type_that_names_a_command_is_not_called(tmp_path: Path, suffix: str, kind: str) -> None:
+    touch = f"touch {tmp_path}/called"
+    for key in ("command", "cmd", "args", "path"):
+        (tmp_path / f"{key}.{suffix}").write_text(
+            json.dumps({"custom_hooks": [{key: touch, "type": kind}], "model": {key: touch, "type": kind}})
+        )
+        cfg = Config.fromfile(tmp_path / f"{key}.{suffix}")
+        with pytest.raises(InputError, match=rf"custom_hooks\[0\]: .*{kind}"):
+            build_hooks(cfg)
+        with pytest.raises(InputError, match=f"model: .*{kind}"):
+            build_model(cfg)
+    assert not (tmp_path / "called").exists()
