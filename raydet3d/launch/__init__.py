@@ -1,4 +1,4 @@
-"""The floor that knows Ray: from a config to workers that train, and back with their result."""
+"""Launch runs on Ray: from a config to workers that train, and their result."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the cluster has room for: nodes that are there, what others hold on them, and what an autoscaler may add.
+"""Capacity of the cluster: its nodes, what others hold on them, and what an autoscaler may add.
 
 The only file that asks Ray's internal state; where a newer Ray answers no more, less is known and nothing breaks.
 """
@@ -38,7 +38,7 @@ class Node:
 
 
 def read_nodes() -> list[Node]:
-    """The nodes that are alive."""
+    """Return the nodes that are alive."""
     free = _free_by_node()
     draining = draining_nodes()
     return [
@@ -65,14 +65,14 @@ def _free_by_node() -> dict[str, dict[str, float]] | None:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to be taken away."""
+    """Return the ids of the nodes that are being drained."""
     state = getattr(getattr(ray, "_private", None), "state", None)
     ask = getattr(getattr(state, "state", None), "get_draining_nodes", None)
     return set(ask() or {}) if ask is not None else set()
 
 
 def groups_of_autoscaler() -> list[tuple[dict[str, float], dict[str, str], int]] | None:
-    """(resources of a node, its labels, how many of them there may be) of each kind; None without an autoscaler."""
+    """Return (resources, labels, maximum number) of each kind of node; None without an autoscaler."""
     state = getattr(getattr(ray, "_private", None), "state", None)
     ask = getattr(getattr(state, "state", None), "get_cluster_config", None)
     config = ask() if ask is not None else None
@@ -85,7 +85,7 @@ def groups_of_autoscaler() -> list[tuple[dict[str, float], dict[str, str], int]]
 
 
 def workers_on(free: Mapping[str, float], labels: Mapping[str, str], options: RayOptions) -> int:
-    """How many workers a node has room for."""
+    """Return how many workers a node has room for."""
     if any(not _has_label(labels, key, wanted) for key, wanted in options.label_selector.items()):
         return 0
     if options.accelerator_type and f"accelerator_type:{options.accelerator_type}" not in free:
@@ -96,7 +96,7 @@ def workers_on(free: Mapping[str, float], labels: Mapping[str, str], options: Ra
 
 
 def _has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
-    """Ray's selectors: ``value``, ``!value``, ``in(a, b)`` and ``!in(a, b)``."""
+    """Evaluate Ray's label selectors: `value`, `!value`, `in(a, b)` and `!in(a, b)`."""
     negated, text = wanted.startswith("!"), wanted.removeprefix("!")
     listed = re.fullmatch(r"in\((.*)\)", text)
     values = [item.strip() for item in listed[1].split(",")] if listed else [text]
@@ -104,7 +104,7 @@ def _has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
 
 
 def _place(counts: Iterable[int], strategy: str) -> int:
-    """Workers that find a place on nodes with room for so many each."""
+    """Return how many workers find a place on nodes with room for so many each."""
     counts = list(counts)
     if strategy == "STRICT_SPREAD":
         return sum(count > 0 for count in counts)
@@ -114,7 +114,7 @@ def _place(counts: Iterable[int], strategy: str) -> int:
 
 
 def max_placeable_workers(options: RayOptions, nodes: Iterable[Node], *, occupied: bool = False) -> int:
-    """How many workers there is room for on nodes that stay.
+    """Return how many workers there is room for on nodes that are not drained.
 
     Args:
         options: What a worker asks for, and where.
@@ -127,12 +127,12 @@ def max_placeable_workers(options: RayOptions, nodes: Iterable[Node], *, occupie
 
 
 def shared_evenly(workers: int, slots: int) -> int:
-    """The largest number of workers, not above a given one, of which each has equally many of the slots to do."""
+    """Return the largest number of workers, not above a given one, that divides the batches of an iteration evenly."""
     return next((count for count in range(workers, 0, -1) if count >= slots or slots % count == 0), workers)
 
 
 def excluding_own(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptions) -> list[Node]:
-    """The nodes as they would be without a run's workers.
+    """Return the nodes as they would be without a run's workers.
 
     Args:
         nodes: The cluster.
@@ -150,7 +150,7 @@ def excluding_own(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptio
 
 
 def max_workers_after_autoscaling(options: RayOptions, nodes: Iterable[Node]) -> int:
-    """How many workers there would be room for if the autoscaler added all it may; others keep what they hold."""
+    """Return how many workers there is room for if the autoscaler adds all it may; others keep what they hold."""
     groups = groups_of_autoscaler()
     if groups is None:
         return 0

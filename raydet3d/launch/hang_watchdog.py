@@ -1,8 +1,8 @@
-"""A run that hangs ends, with every rank's Python stack in a file, so that it can be started again.
+"""Hang watchdog: end a run without progress, with every rank's Python stack in a file, so that it is tried again.
 
 A rank that never reaches the all-reduce leaves the others waiting for it, each in its own process. So each process
 watches its own progress: nobody has to be asked, and no network has to work. The stack is written by a thread of C
-(``faulthandler``), which also sees a rank that holds the interpreter.
+(`faulthandler`), which also sees a rank that holds the interpreter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST = 4000  # characters of a rank's stack in the log; the file has all
 
 
 class HangWatchdogHook(Hook):
-    """Ends the process when nothing has moved for too long: no iteration, no validation batch, no epoch.
+    """Ends the process after too long without progress: no iteration, no validation batch, no epoch.
 
     Every rank's stack is written before the first of them ends.
 
@@ -40,13 +40,13 @@ class HangWatchdogHook(Hook):
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self._moved = self._armed = 0.0
+        self._progressed = self._armed = 0.0
         self._file: FileIO | None = None
         self._path: Path | None = None
         self._over = threading.Event()
 
     def before_run(self, runner: RunContext) -> None:
-        """Begin to watch."""
+        """Start the watchdog."""
         self._path = runner.log_dir / FOLDER / f"rank{runner.rank}.txt"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = FileIO(self._path, "a")
@@ -56,7 +56,7 @@ class HangWatchdogHook(Hook):
             threading.Thread(target=self._watch, args=(runner.rank,), name="hang-watch", daemon=True).start()
 
     def _touch(self) -> None:
-        self._moved = now = time.monotonic()
+        self._progressed = now = time.monotonic()
         # Setting the alarm anew starts a thread, so not in every iteration. It goes off between 0.7 and 0.8 of the
         # time without progress; the process ends at 0.95, when the other ranks' stacks are written too. A rank alone
         # waits for nobody's stack: it ends with its alarm, between 1.0 and 1.1.
@@ -68,7 +68,7 @@ class HangWatchdogHook(Hook):
     def _watch(self, rank: int) -> None:
         pause = min(1.0, self.timeout_s / 50)
         while not self._over.wait(pause):
-            if time.monotonic() - self._moved > 0.95 * self.timeout_s:
+            if time.monotonic() - self._progressed > 0.95 * self.timeout_s:
                 print(f"rank {rank} made no progress for {self.timeout_s:g} s: it ends", file=sys.stderr, flush=True)
                 os._exit(EXIT)
 
@@ -96,20 +96,20 @@ class HangWatchdogHook(Hook):
         self._touch()
 
     def after_val(self, runner: RunContext) -> None:
-        """Metrics are worked out."""
+        """Count computed metrics as progress."""
         self._touch()
 
     def before_save_checkpoint(self, runner: RunContext, checkpoint: Any = None) -> None:
-        """A checkpoint is collected."""
+        """Count a collected checkpoint as progress."""
         self._touch()
 
     def after_run(self, runner: RunContext) -> None:
-        """The end may wait for the last checkpoint to be written."""
+        """Count the end of training as progress: the last checkpoint may still be written."""
         self._touch()
 
 
 def read_stacks(log_dir: Path, *, since: float) -> list[str]:
-    """What hanging ranks have left behind.
+    """Read the stacks that hanging ranks have written.
 
     Args:
         log_dir: Folder of the start.

@@ -1,4 +1,4 @@
-"""Keep the memory that each training step asks for again: on a CPU, glibc gives large blocks back after every step."""
+"""Configure glibc's allocator for training on a CPU: it returns large blocks to the system after every step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep freed blocks for the next step.
+    """Let glibc's allocator keep freed blocks for the next step.
 
     A step on the CPU frees and asks for the same hundreds of megabytes; given back to the system each time, they cost
     some ten thousand page faults a step, a tenth of its time. What is kept is memory that the process has had already.

@@ -1,4 +1,4 @@
-"""What is checked before a worker starts: refuse early, and say what to do."""
+"""Checks before a worker starts: folders, disk space, resources, and access to the cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raydet3d.launch.capacity import Node
 
 NODE_TIMEOUT_S = 10.0
-SETTLE_S = 3.0  # what the job before held is given back a moment after it has ended
+RELEASE_S = 3.0  # what the job before held is given back a moment after it has ended
 AUTOSCALER_TIMEOUT_S = 1800.0
 TOKEN = (
     "wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> (`ray get-auth-token` on its head shows it), or "
@@ -73,11 +73,11 @@ def check_output_folders(cfg: Mapping[str, Any]) -> None:
 
 
 def check_room_on_disk(work_dir: Path, num_bytes: int) -> None:
-    """Two checkpoints must find room: one that is written, and the one that it takes the place of.
+    """Check that two checkpoints have room: one that is written, and the one that it replaces.
 
     Args:
         work_dir: Where they go.
-        num_bytes: Size of one; 0 where nobody knows.
+        num_bytes: Size of one; 0 if unknown.
 
     Raises:
         InputError: They do not.
@@ -91,7 +91,7 @@ def check_room_on_disk(work_dir: Path, num_bytes: int) -> None:
 
 
 def checkpoint_size(cfg: Any) -> int:
-    """Bytes of a checkpoint, about: weights and two moments of each; 0 where the model cannot be looked at here."""
+    """Estimate the bytes of a checkpoint: weights and two moments of each; 0 where the model cannot be built here."""
     import torch
 
     from raydet3d.runtime.build import build_model
@@ -105,7 +105,7 @@ def checkpoint_size(cfg: Any) -> int:
 
 
 def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
-    """Write in the work dir here, read it on every node that a worker may run on, and write there.
+    """Check that every node that a worker may run on sees the work dir and may write to it.
 
     Raises:
         InputError: A node does not see it, or may not write to it.
@@ -141,7 +141,7 @@ def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
 
 
 def _visit(token: str) -> str | None:
-    """On another node: what is wrong with the work dir there."""
+    """Return what is wrong with the work dir on this node."""
     path = Path(token)
     try:
         seen = path.read_text()
@@ -159,12 +159,12 @@ def _visit(token: str) -> str | None:
 # ------------------------------------------------------------------------------------------------------- resources
 
 
-def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -> RayOptions:
-    """Fill in what was left open and hold it against what there is in all.
+def resolve_options(options: RayOptions, resources: Mapping[str, float], *, where: str) -> RayOptions:
+    """Fill in open values and compare with the totals of a cluster.
 
     Args:
         options: What the run asks for.
-        resources: Totals of the cluster, as ``ray.cluster_resources()`` gives them.
+        resources: Totals of the cluster, as `ray.cluster_resources()` gives them.
         where: What to call the cluster in messages ("this machine", "the cluster").
 
     Returns:
@@ -173,13 +173,13 @@ def settle(options: RayOptions, resources: Mapping[str, float], *, where: str) -
     Raises:
         InputError: More was asked for than there is.
     """
-    options = fill(options, resources)
+    options = fill_open_values(options, resources)
     _refuse_too_much(options, {name: resources.get(name, 0) for name in options.bundle}, where)
     return options
 
 
-def fill(options: RayOptions, resources: Mapping[str, float]) -> RayOptions:
-    """Fill in what was left open: a worker for each GPU, or one."""
+def fill_open_values(options: RayOptions, resources: Mapping[str, float]) -> RayOptions:
+    """Fill in open values: a worker for each GPU, or one."""
     gpus = resources.get("GPU", 0)
     each = options.gpus_per_worker
     if each is None:
@@ -206,7 +206,7 @@ def _refuse_too_much(options: RayOptions, have: Mapping[str, float], where: str,
 
 
 def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, float]:
-    """Hold what is asked for against what nobody else holds, and what an autoscaler may add.
+    """Compare what is asked for with what is free, and with what an autoscaler may add.
 
     Args:
         options: What the run asks for.
@@ -231,8 +231,8 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     for resources, _, count in groups_of_autoscaler() or []:
         if count:
             totals = {"GPU": resources.get("GPU", 0), **totals}
-    options = fill(options, totals)
-    deadline = time.monotonic() + SETTLE_S
+    options = fill_open_values(options, totals)
+    deadline = time.monotonic() + RELEASE_S
     while True:
         nodes = read_nodes()
         if max_placeable_workers(options, nodes) >= options.min_workers:
@@ -254,7 +254,7 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
 
 
 def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
-    """The sentence that says what is missing, and what to do."""
+    """Say what is missing, and what to do."""
     from raydet3d.launch.capacity import max_placeable_workers
 
     def sums(kind: str) -> dict[str, float]:
@@ -285,14 +285,14 @@ def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
 
 
 def check_this_machine(options: RayOptions) -> None:
-    """Answer the common slips before anything is made: more workers than CPUs here, no token for the cluster there.
+    """Check what needs no cluster: more workers than CPUs on this machine, no token for the cluster that is joined.
 
     Raises:
         InputError: This machine has fewer CPUs than was asked for (its GPUs are for Ray to count), or the cluster that
             is to be joined wants a token and there is none.
     """
     if not os.environ.get("RAY_ADDRESS"):
-        settle(
+        resolve_options(
             replace(options, gpus_per_worker=0, resources_per_worker={}),
             {"CPU": num_processors()},
             where="this machine",
@@ -305,7 +305,7 @@ def check_this_machine(options: RayOptions) -> None:
 
 
 def check_token() -> None:
-    """Where Ray is told to send a token, there must be one.
+    """Check that there is a token where Ray is told to send one.
 
     Raises:
         InputError: There is none.
@@ -321,7 +321,7 @@ def check_token() -> None:
 
 
 def no_answer(address: str, error: BaseException) -> str:
-    """What to do where Ray cannot be joined; something may be there that does not let us in without a token."""
+    """Say what to do where a cluster cannot be joined; one may be there that wants a token."""
     said = str(error).splitlines()[0]
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and _is_open(address):
         return (
@@ -343,7 +343,7 @@ def _is_open(address: str) -> bool:
 
 
 def token_hint(error: BaseException) -> str | None:
-    """What to export where a cluster has turned us away for want of the right token; None for other errors."""
+    """Say what to export where a cluster has refused the token; None for other errors."""
     text = str(error)
     if not any(
         word in text for word in ("authentication token", "Unauthorized", "Unauthenticated", "InvalidAuthToken")

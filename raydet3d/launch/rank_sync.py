@@ -1,7 +1,7 @@
-"""``RankSyncHook``: looks up from training now and then: is the run to stop, who is slow, how much is done.
+"""Periodic rank sync: agree on a stop, detect stragglers, report throughput.
 
-All ranks look at the same iterations and exchange a row of five numbers each, in one all-reduce on the host (0.1 to
-0.3 ms). How many iterations it is to the next look follows from the rows, which every rank has, so the ranks need not
+All ranks sync at the same iterations and exchange a row of five numbers each, in one all-reduce on the host (0.1 to
+0.3 ms). How many iterations it is to the next sync follows from the rows, which every rank has, so the ranks need not
 agree on anything else; it comes to about half a second. The device is not waited for.
 """
 
@@ -26,7 +26,7 @@ ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
 
 
 class StepTimer(Hook):
-    """Notes how long this rank works in each iteration before it meets the others.
+    """Measures how long this rank works in each iteration before it waits for the others.
 
     That is from the end of an iteration to the end of the next forward pass: waiting for data, computing, hooks. (The
     backward pass ends when the slowest rank is there, so its length tells nothing about this one.)
@@ -39,17 +39,17 @@ class StepTimer(Hook):
         self._began = self._computed = 0.0
 
     def before_train(self, runner: RunContext) -> None:
-        """Notice the end of every forward pass."""
+        """Register a hook that notes the end of each forward pass."""
         module = getattr(runner.model, "module", runner.model)
         module.register_forward_hook(self._note_forward)
         self._began = time.perf_counter()
 
     def after_val(self, runner: RunContext) -> None:
-        """A validation is no part of an iteration."""
+        """Leave the validation out of the iteration."""
         self._began = time.perf_counter()
 
     def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """An iteration ends, the next one begins."""
+        """Add the iteration that ends, begin the next one."""
         self.busy += max(self._computed - self._began, 0.0)
         self._began = time.perf_counter()
 
@@ -61,12 +61,12 @@ class RankSyncHook(Hook):
     """Stops the run when it is asked to, names slow ranks, and reports each rank's throughput.
 
     Args:
-        asked: Says why the run is to stop (one of ``REASONS``), or None. Any rank's answer counts.
-        pace: This rank's, registered as a hook too.
-        look_s: Seconds from one look to the next, about.
+        asked: Says why the run is to stop (one of `REASONS`), or None. Any rank's answer counts.
+        timer: This rank's, registered as a hook too.
+        interval_s: Seconds between two syncs, about.
         window_s: Seconds over which ranks are compared.
         report_s: Seconds from one line about throughput to the next.
-        ratio: A rank that takes so many times as long as the median of the others is named.
+        ratio: A rank that takes so many times as long as the median of the others is named a straggler.
     """
 
     priority = "LOWEST"
@@ -74,47 +74,47 @@ class RankSyncHook(Hook):
     def __init__(
         self,
         asked: Callable[[], str | None],
-        pace: StepTimer,
+        timer: StepTimer,
         *,
-        look_s: float = 0.5,
+        interval_s: float = 0.5,
         window_s: float = 10.0,
         report_s: float = 60.0,
         ratio: float = 1.5,
     ) -> None:
         self._asked = asked
-        self._pace = pace
-        self.look_s, self.window_s, self.report_s, self.ratio = look_s, window_s, report_s, ratio
+        self._timer = timer
+        self.interval_s, self.window_s, self.report_s, self.ratio = interval_s, window_s, report_s, ratio
         self._left = 1
         self._iterations = self._samples = 0
         self._since = 0.0
         self._window: torch.Tensor | None = None
         self._total: torch.Tensor | None = None
         self._named: set[int] = set()
-        self._evaluation_looks = 0
+        self._val_syncs = 0
 
     # -- training -----------------------------------------------------------------------------------------------
 
     def before_train(self, runner: RunContext) -> None:
-        """Begin to count."""
+        """Reset the counters."""
         self._reset()
 
     def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count, and look when it is time."""
+        """Count the iteration, and sync when it is time."""
         self._iterations += 1
         self._samples += _num_samples(data_batch)
         self._left -= 1
         if self._left > 0:
             return
-        rows = self._look(runner)
+        rows = self._sync(runner)
         mean = float(rows[:, SECONDS].mean()) / self._iterations
-        self._left = max(1, min(10_000, round(self.look_s / max(mean, 1e-6))))
+        self._left = max(1, min(10_000, round(self.interval_s / max(mean, 1e-6))))
         self._add(runner, rows, runner.iter + 1)
         self._reset()
         if reason := _reason_in(rows):
             self._save(runner, reason, runner.iter + 1)
 
     def after_train(self, runner: RunContext) -> None:
-        """Say how it went, and drop what was saved for a stop: the run's own checkpoints go further."""
+        """Report throughput, and delete what was saved for a stop: the run's own checkpoints are newer."""
         if runner.rank == 0:
             parts = [part for part in (self._total, self._window) if part is not None]
             if parts:
@@ -130,26 +130,26 @@ class RankSyncHook(Hook):
     # -- validation ---------------------------------------------------------------------------------------------
 
     def before_val(self, runner: RunContext) -> None:
-        """The last moment before a validation, which may be long: save and stop here, if that is wanted."""
+        """Sync before a validation, which may be long: save and stop here if that is asked for."""
         if not runner.is_training:
             return
-        if reason := _reason_in(self._look(runner)):
+        if reason := _reason_in(self._sync(runner)):
             self._save(runner, reason, runner.iter)
-        self._evaluation_looks = _shortest(runner.val_dataloader)
+        self._val_syncs = _num_shared_batches(runner.val_dataloader)
         self._left = 1
         self._reset()
 
     def after_val_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Within a validation there is nothing to save; leave it where the run can go on from this very point."""
-        if not runner.is_training or batch_idx >= self._evaluation_looks:
+        """Stop within a validation where a checkpoint of this iteration exists."""
+        if not runner.is_training or batch_idx >= self._val_syncs:
             return
         self._iterations += 1
         self._left -= 1
         if self._left > 0:
             return
-        rows = self._look(runner)
+        rows = self._sync(runner)
         mean = float(rows[:, SECONDS].mean()) / self._iterations
-        self._left = max(1, min(10_000, round(self.look_s / max(mean, 1e-6))))
+        self._left = max(1, min(10_000, round(self.interval_s / max(mean, 1e-6))))
         self._reset()
         if reason := _reason_in(rows):
             saved = dist.on_rank0(lambda: _saved_at(runner))
@@ -157,31 +157,31 @@ class RankSyncHook(Hook):
                 raise Stopped(reason, runner.iter, saved)
 
     def after_val(self, runner: RunContext) -> None:
-        """Training goes on."""
+        """Sync again after the next iteration."""
         self._left = 1
         self._reset()
 
-    # -- looking ------------------------------------------------------------------------------------------------
+    # -- syncing --------------------------------------------------------------------------------------------------
 
     def _reset(self) -> None:
         self._iterations = self._samples = 0
-        self._pace.busy = 0.0
+        self._timer.busy = 0.0
         self._since = time.perf_counter()
 
-    def _look(self, runner: RunContext) -> torch.Tensor:
-        """Every rank's row: (world, 5), the same on all."""
+    def _sync(self, runner: RunContext) -> torch.Tensor:
+        """Exchange the rows of all ranks: (world, 5), the same on all."""
         reason = self._asked()
         rows = torch.zeros(runner.world_size, 5, dtype=torch.float64)
         asked = 0 if reason is None else 1 + REASONS.index(reason)
         seconds = time.perf_counter() - self._since
         rows[runner.rank] = torch.tensor(
-            [asked, self._pace.busy, self._iterations, self._samples, seconds], dtype=torch.float64
+            [asked, self._timer.busy, self._iterations, self._samples, seconds], dtype=torch.float64
         )
         dist.all_reduce(rows)
         return rows
 
     def _save(self, runner: RunContext, reason: str, iteration: int) -> None:
-        """Save this very point, and leave."""
+        """Save a checkpoint of this iteration and raise `Stopped`."""
         runner.logger.info("asked to stop (%s): saving iteration %d", reason, iteration)
         name = f"stop_iter_{iteration}.pth"
         path = runner.save_checkpoint(runner.work_dir, name, group=GROUP, limit=1, point=True)
@@ -211,7 +211,7 @@ class RankSyncHook(Hook):
             self._total = None
 
     def _compare(self, runner: RunContext, rows: torch.Tensor) -> None:
-        """Name the ranks that the others wait for, once until they have caught up."""
+        """Log the ranks that the others wait for, once until they have caught up."""
         if runner.world_size == 1:
             return
         own = (rows[:, BUSY] / rows[:, ITERATIONS]).tolist()
@@ -233,7 +233,7 @@ class RankSyncHook(Hook):
             self._named = self._named | {rank} if slow else self._named - {rank}
 
     def _report(self, runner: RunContext, iteration: int) -> None:
-        """Each rank's throughput as a line and as scalars."""
+        """Log each rank's throughput as a line and as scalars."""
         assert self._total is not None
         rates = (self._total[:, SAMPLES] / self._total[:, SECONDS]).tolist()
         busy = (100 * self._total[:, BUSY] / self._total[:, SECONDS]).tolist()
@@ -263,8 +263,8 @@ def _num_samples(batch: Any) -> int:
     return len(samples) if hasattr(samples, "__len__") else 0
 
 
-def _shortest(loader: Any) -> int:
-    """Batches that every rank has of a loader, of several the first: sampler shares may differ by one.
+def _num_shared_batches(loader: Any) -> int:
+    """Return how many batches every rank has of a loader (of several, the first): shares may differ by one.
 
     After the first loader a rank may be at its metric while another has a batch more.
     """
@@ -279,7 +279,7 @@ def _shortest(loader: Any) -> int:
 
 
 def _saved_at(runner: RunContext) -> str | None:
-    """The checkpoint of the very iteration where the run stands, if there is one."""
+    """Return the checkpoint of the current iteration, if there is one."""
     runner.store.drain()
     store, run, step = runner.store, runner.run_name, runner.iter
     found = store.find(lambda manifest: manifest.resumable and manifest.run == run and manifest.step == step)

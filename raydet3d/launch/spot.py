@@ -152,7 +152,7 @@ class Node:
     """This machine's node of a Ray cluster.
 
     Args:
-        address: Of the cluster's head; ``auto`` finds the one that was joined here.
+        address: Of the cluster's head; `auto` finds the one that was joined here.
         node_id: The node; found by this machine's address by default.
     """
 

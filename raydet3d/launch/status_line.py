@@ -1,4 +1,4 @@
-"""The driver's terminal: the workers' lines as they come, and under them one line that says how far the run is."""
+"""Terminal of the driver: the workers' lines as they come, and below them one line with the progress of the run."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class StatusTerminal:
 
 @contextmanager
 def status_line(train_cfg: Mapping[str, Any] | None) -> Iterator[None]:
-    """Show the run's progress for as long as the ``with`` block, where there is a terminal.
+    """Show the run's progress for as long as the `with` block, where there is a terminal.
 
     Args:
-        train_cfg: The config's ``train_cfg``, for the number of epochs.
+        train_cfg: The config's `train_cfg`, for the number of epochs.
     """
     if not sys.stdout.isatty():
         yield

@@ -1,4 +1,4 @@
-"""What a population's bad trial becomes: a copy of a good one's weights, with a setting near to the good one's."""
+"""PBT exploit and explore: copy a top trial's checkpoint, perturb its hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from raydet3d.sweep.trial_queue import TrialQueue
 from raydet3d.sweep.trial_spec import TrialSpec
 
 
-def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
-    """Let a trial go on from another's checkpoint.
+def exploit(queue: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
+    """Let a trial continue from another's checkpoint with a perturbed setting.
 
-    The checkpoint is pinned before this returns: the donor trains on, and drops it when it pleases.
+    The checkpoint is pinned before this returns: the donor trains on, and its own one may be deleted.
 
     Args:
-        program: The sweep's trials.
+        queue: The sweep's trials.
         trial_id: The bad one.
         donor_id: The good one.
         pointer: Names the good one's checkpoint; where that is gone, its newest one is taken.
@@ -28,23 +28,23 @@ def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str
     Returns:
         The trial's new Tune config.
     """
-    trial, donor = program.trials[trial_id], program.trials[donor_id]
-    scheduler, space = program.sweep.scheduler, program.sweep.space
+    trial, donor = queue.trials[trial_id], queue.trials[donor_id]
+    scheduler, space = queue.sweep.scheduler, queue.sweep.space
     generation = trial.generation + 1
-    pointed = Path((pointer or {}).get("path") or program.ledger.folder(donor_id) / "none.pth")
-    pinned = program.keeper().pin(pointed, f"{trial_id}-gen{generation}.pth")
+    pointed = Path((pointer or {}).get("path") or queue.store.folder(donor_id) / "none.pth")
+    pinned = queue.keeper().pin(pointed, f"{trial_id}-gen{generation}.pth")
     if pinned is None:
         get_logger().warning("trial %s: no checkpoint of trial %s is there to go on from", trial_id, donor_id)
-        return {"trial": program.task_of(trial)}
-    rng = random.Random(f"{program.sweep.search.seed}/{trial_id}/{generation}")
-    own = {key: value for key, value in program.filled(donor.setting).items() if key in scheduler.mutate}
+        return {"trial": queue.spec_of(trial)}
+    rng = random.Random(f"{queue.sweep.search.seed}/{trial_id}/{generation}")
+    own = {key: value for key, value in queue.filled(donor.setting).items() if key in scheduler.mutate}
     setting = space.perturb({**own, **donor.setting}, scheduler.mutate, rng, resample=scheduler.options["resample"])
     try:
-        program.builder.build(setting)
+        queue.builder.build(setting)
     except InputError:
         setting = dict(donor.setting)
     at = (pointer or {}).get("at", donor.at)
-    program.keeper().unpin(trial.starts_from)
+    queue.keeper().unpin(trial.starts_from)
     trial.exploits.append(
         {
             "at": at,
@@ -55,7 +55,7 @@ def exploit(program: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str
         }
     )
     trial.setting = setting
-    trial.digest = digest(program.config_of(trial))
+    trial.digest = digest(queue.config_of(trial))
     trial.generation, trial.starts_from = generation, str(pinned)
-    program.ledger.save(trial)
-    return {"trial": program.task_of(trial)}
+    queue.store.save(trial)
+    return {"trial": queue.spec_of(trial)}

@@ -1,4 +1,4 @@
-"""When a single trial has done enough, or will come to nothing: rules over the values that it has reported."""
+"""Stop rules of a single trial, over the values that it has reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StopRule:
         below: Stop once it is less than this.
         after: Only from this epoch (iteration) on.
         plateau: Stop when so many reports in a row have brought no better value.
-        min_delta: How much better counts as better, for ``plateau``.
+        min_delta: How much better counts as better, for `plateau`.
     """
 
     metric: str | None = None
@@ -33,12 +33,12 @@ class StopRule:
     min_delta: float = 0.0
 
     def reason(self, reports: Sequence[Mapping[str, Any]], *, metric: str, mode: str) -> str | None:
-        """Why a trial with these reports stops, in a few words; None where it goes on.
+        """Return why a trial with these reports stops, in a few words; None if it goes on.
 
         Args:
-            reports: Its reports, oldest first; each has ``at`` and ``score`` beside the metrics.
+            reports: Its reports, oldest first; each has `at` and `score` beside the metrics.
             metric: Whole name of the sweep's metric.
-            mode: Whether ``max`` or ``min`` of the sweep's metric is better; a plateau of another metric is of its
+            mode: Whether `max` or `min` of the sweep's metric is better; a plateau of another metric is of its
                 greatest value.
         """
         key = self.metric or "score"
@@ -72,7 +72,7 @@ def _find(report: Mapping[str, Any], key: str) -> float | None:
 
 
 def read_rules(file: str, given: Any) -> tuple[StopRule, ...]:
-    """The rules of a sweep's ``stop``.
+    """Read the rules of a sweep's `stop`.
 
     Args:
         file: The file, for messages.

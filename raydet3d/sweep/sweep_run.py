@@ -51,7 +51,7 @@ def sweep(
     Args:
         config: The config.
         source: The sweep's YAML, or what would stand in it.
-        work_dir: The sweep's folder; ``work_dirs/<config's name>-<sweep's name>`` by default.
+        work_dir: The sweep's folder; `work_dirs/<config's name>-<sweep's name>` by default.
         cfg_options: Overrides for all trials, over the sweep's own.
         smoke: Run it in the small size that its `smoke` section describes.
         retry_failed: Whether trials that have failed are tried again, from their newest checkpoints.
@@ -126,8 +126,8 @@ def _run(
     from raydet3d.sweep.trial_queue import TrialQueue
     from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, sweep_cluster
 
-    spec, ledger = builder.sweep, TrialStore(folder)
-    trials, wrong = ledger.load()
+    spec, store = builder.sweep, TrialStore(folder)
+    trials, wrong = store.load()
     for sentence in wrong:
         get_logger().warning("%s", sentence)
     if trials and read_json(folder / "sweep.json") is None:
@@ -138,22 +138,20 @@ def _run(
         for trial in trials:
             if trial.state == FAILED and trial.setting is not None:
                 trial.state, trial.reason, trial.restarts = WAITING, "", 0
-    program = TrialQueue(
+    queue = TrialQueue(
         builder=builder,
         settings=make_settings(spec.space, spec.search, spec.mode),
-        ledger=ledger,
+        store=store,
         trials=trials,
         metric=metric,
         pointers=spec.scheduler.type in NEEDS_POINTERS,
         cwd=Path.cwd(),
         longest=longest,
     )
-    write_json(
-        folder / "sweep.json", _about(spec, program, builder, name=name, metric=metric, counter=counter, own=own)
-    )
+    write_json(folder / "sweep.json", _about(spec, queue, builder, name=name, metric=metric, counter=counter, own=own))
     console = SweepConsole(metric=metric, mode=spec.mode, counter=counter)
-    _announce(console, spec, program, folder, trials)
-    if program.total is not None and len(trials) >= program.total and not any(t.state in OPEN for t in trials):
+    _announce(console, spec, queue, folder, trials)
+    if queue.total is not None and len(trials) >= queue.total and not any(t.state in OPEN for t in trials):
         return None  # nothing is left: no need of a cluster to find that out
     machine = _machine(spec)
     wanted = spec.resources
@@ -163,7 +161,7 @@ def _run(
             concurrency = check_resources(spec, resources(), where="the cluster")
             check_turns(spec, concurrency)
         driver = SweepDriver(
-            program, ledger, console, concurrency=concurrency, spent_s=ledger.time_spent(), request=request
+            queue, store, console, concurrency=concurrency, spent_s=store.time_spent(), request=request
         )
         if request is not None:
             request.listen()  # Ray's core has taken the signals
@@ -182,11 +180,11 @@ def _machine(spec: Sweep) -> dict[str, float] | None:
     return this_machine(gpus=spec.resources.gpus > 0)
 
 
-def _announce(console: SweepConsole, spec: Sweep, program: Any, folder: Path, trials: list[Trial]) -> None:
-    total = program.total
+def _announce(console: SweepConsole, spec: Sweep, queue: Any, folder: Path, trials: list[Trial]) -> None:
+    total = queue.total
     how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
     console.print(
-        f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {program.metric}"
+        f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {queue.metric}"
     )
     if trials:
         ended = sum(trial.state not in OPEN for trial in trials)
@@ -198,9 +196,9 @@ def _announce(console: SweepConsole, spec: Sweep, program: Any, folder: Path, tr
 
 
 def _about(
-    spec: Sweep, program: Any, builder: TrialConfigBuilder, *, name: str, metric: str, counter: str, own: Config
+    spec: Sweep, queue: Any, builder: TrialConfigBuilder, *, name: str, metric: str, counter: str, own: Config
 ) -> dict[str, Any]:
-    """What stands in ``sweep.json``."""
+    """What stands in `sweep.json`."""
     kinds = {
         key: ("log" if domain.is_log else "linear") if isinstance(domain, Range) else "choice"
         for key, domain in {**spec.space.domains}.items()
@@ -215,9 +213,9 @@ def _about(
         "counter": counter,
         "num_seeds": spec.num_seeds,
         "kinds": kinds,
-        "own_values": program.filled({}),
+        "own_values": queue.filled({}),
         "digest": digest(own),
-        "started": (read_json(program.ledger.path / "sweep.json") or {}).get(
+        "started": (read_json(queue.store.path / "sweep.json") or {}).get(
             "started", time.strftime("%Y-%m-%d %H:%M:%S")
         ),
     }

@@ -1,4 +1,4 @@
-"""The trials of a sweep, one after the other: those that were cut off, the baselines, then what the search proposes."""
+"""Queue of a sweep's trials: those that were interrupted, the baselines, then what the search proposes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Trial, Trial
 
 
 class TrialQueue:
-    """Makes trials, and the tasks that processes get.
+    """Makes trials, and the specs from which processes run them.
 
     Args:
         builder: Makes configs.
         settings: Proposes settings.
-        ledger: The sweep's folder.
+        store: The sweep's folder.
         trials: Those that are there already.
         metric: Whole name of the metric.
         pointers: Whether reports carry pointers.
@@ -40,7 +40,7 @@ class TrialQueue:
         *,
         builder: TrialConfigBuilder,
         settings: Settings,
-        ledger: TrialStore,
+        store: TrialStore,
         trials: list[Trial],
         metric: str,
         pointers: bool,
@@ -50,7 +50,7 @@ class TrialQueue:
         self.builder = builder
         self.sweep = builder.sweep
         self.settings = settings
-        self.ledger = ledger
+        self.store = store
         self.trials = {trial.id: trial for trial in trials}
         self.metric = metric
         self.pointers = pointers
@@ -68,19 +68,19 @@ class TrialQueue:
     # -- what comes next ------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:
-        """The next trial to run; None where there is none."""
+        """Return the next trial to run; None if there is none."""
         while not self._queue and self._make_setting():
             pass
         return self._queue.popleft() if self._queue else None
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no trial will be added."""
         return self._exhausted and not self._queue
 
     @property
     def total(self) -> int | None:
-        """How many trials there will be, as far as that is known."""
+        """Number of trials in the end, as far as it is known."""
         sweep, trials = self.sweep, None
         if self._exhausted:
             return len(self.trials)
@@ -91,7 +91,7 @@ class TrialQueue:
         return trials
 
     def epochs(self) -> float:
-        """What all trials have trained, in what runs count."""
+        """Return the epochs (iterations) that all trials have trained."""
         return sum(trial.at for trial in self.trials.values())
 
     def _make_setting(self) -> bool:
@@ -124,7 +124,7 @@ class TrialQueue:
     def _enter(self, trial: Trial) -> None:
         self.trials[trial.id] = trial
         self._seen.add(trial.digest)
-        self.ledger.create(trial)
+        self.store.create(trial)
         self._queue.append(trial)
 
     def _make_trial(self, number: int, setting: Setting, cfg: Config, place: int) -> Trial:
@@ -147,10 +147,10 @@ class TrialQueue:
         cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": seed}
         return cfg
 
-    # -- what has come of it ----------------------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------------------
 
     def _take_up(self, trials: list[Trial]) -> None:
-        """Tell the search of what was there before; make up seeds that are missing."""
+        """Tell the search of the trials of earlier starts; add seeds that are missing."""
         by_number: dict[int, list[Trial]] = {}
         for trial in sorted(trials, key=lambda trial: trial.id):
             by_number.setdefault(trial.number, []).append(trial)
@@ -170,7 +170,7 @@ class TrialQueue:
             self.conclude(number)
 
     def conclude(self, number: int) -> None:
-        """Tell the search what a setting has come to, once all its trials have ended."""
+        """Tell the search the score of a setting, once all its trials have ended."""
         some = [trial for trial in self.trials.values() if trial.number == number]
         if any(trial.state in OPEN for trial in some):
             return
@@ -181,7 +181,7 @@ class TrialQueue:
         self.settings.tell(self.filled(setting), sum(good) / len(good) if good else None)
 
     def filled(self, setting: Mapping[str, Any]) -> Setting:
-        """A setting with the config's own values where it has none and they are in the space."""
+        """Fill a setting with the config's own values that are in the space."""
         out: Setting = {}
         for key, domain in self.sweep.space.domains.items():
             if key in setting:
@@ -195,19 +195,19 @@ class TrialQueue:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def config_of(self, trial: Trial) -> Config:
-        """The config of a trial as it would train outside of the sweep, but for its work dir."""
+        """Return the config of a trial as it would train outside of the sweep, but for its work dir."""
         return self._seeded(self.builder.build(trial.setting), trial.seed or 0)
 
-    def task_of(self, trial: Trial) -> TrialSpec:
-        """What the process that runs a trial is told."""
+    def spec_of(self, trial: Trial) -> TrialSpec:
+        """Return the spec from which processes run a trial."""
         cfg = self.config_of(trial)
         counter, length, _ = run_length(cfg)
-        cfg["work_dir"] = str(self.ledger.folder(trial.id).absolute())
+        cfg["work_dir"] = str(self.store.folder(trial.id).absolute())
         cfg["resume"] = False
         # The sweep saves, by its own limits.
         cfg["default_hooks"] = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
         _add_tensorboard(cfg)
-        folder = self.ledger.folder(trial.id).absolute()
+        folder = self.store.folder(trial.id).absolute()
         start = trial.starts_from if trial.starts_from and Path(trial.starts_from).exists() else False
         options = trial_options(self.sweep, cfg)
         run = RunSpec(
@@ -222,8 +222,8 @@ class TrialQueue:
             lock_file=str(folder / ".lock"),
         )
         return TrialSpec(
-            trial=trial.id,
-            sweep=str(self.ledger.path.absolute()),
+            id=trial.id,
+            sweep=str(self.store.path.absolute()),
             run=run,
             options=options,
             counter=counter,
@@ -236,15 +236,15 @@ class TrialQueue:
         )
 
     def keeper(self) -> Keeper:
-        """The sweep's keeper."""
-        return Keeper(self.ledger.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
+        """Return what deletes checkpoints of the sweep."""
+        return Keeper(self.store.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
 
     def is_over(self) -> bool:
-        """Whether every trial has ended and nothing more will come."""
+        """Return whether every trial has ended and none will be added."""
         return self.is_exhausted and all(trial.state not in OPEN for trial in self.trials.values())
 
     def finished(self) -> int:
-        """Trials that have come to their end."""
+        """Return the number of trials that are done."""
         return sum(trial.state == DONE for trial in self.trials.values())
 
 
@@ -266,7 +266,7 @@ def trial_options(sweep: Sweep, cfg: Mapping[str, Any]) -> RayOptions:
 
 
 def _add_tensorboard(cfg: Config) -> None:
-    """Every trial writes TensorBoard files, whatever the config's visualizer writes."""
+    """Add TensorBoard files to what the config's visualizer writes."""
     visualizer = dict(cfg.get("visualizer") or {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]})
     backends = list(visualizer.get("vis_backends") or [])
     if not any(str(backend.get("type", "")).endswith("TensorboardVisBackend") for backend in backends):

@@ -52,16 +52,16 @@ def surplus(
 ) -> list[Held]:
     """The checkpoints to drop, in order.
 
-    First what the counts do not want: beyond each trial's ``last`` newest and ``best`` best, and all of trials that
-    have ended outside the best ``trials``. Then, as long as the folder is ``over`` its budget by some bytes: of ended
+    First what the counts do not want: beyond each trial's `last` newest and `best` best, and all of trials that
+    have ended outside the best `trials`. Then, as long as the folder is `over` its budget by some bytes: of ended
     trials from the worst to the best, of running ones what is not their newest, and their newest from the worst on. The
     best checkpoint of the best trial never goes.
 
     Args:
         held: All checkpoints of the sweep.
-        standing: Trials, best first: ``id`` and ``state``.
+        standing: Trials, best first: `id` and `state`.
         keep: The limits.
-        mode: ``max`` or ``min``.
+        mode: `max` or `min`.
         over: Bytes too many before anything is dropped.
     """
     place = {entry["id"]: i for i, entry in enumerate(standing)}
@@ -116,11 +116,11 @@ class Keeper:
         folder: The sweep's folder.
         keep: The limits.
         metric: Whole name of the metric.
-        mode: ``max`` or ``min``.
+        mode: `max` or `min`.
     """
 
     def __init__(self, folder: Path, keep: Keep, *, metric: str, mode: str) -> None:
-        self.ledger = TrialStore(folder)
+        self.store = TrialStore(folder)
         self.keep = keep
         self.metric = metric
         self.mode = mode
@@ -128,7 +128,7 @@ class Keeper:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The time in which the one checkpoint may be written; afterwards there is room for the next one."""
-        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
+        with locked(self.store.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             self._prune()
             yield
             self._prune()
@@ -139,7 +139,7 @@ class Keeper:
         Args:
             room: Bytes that something else is about to be written with.
         """
-        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
+        with locked(self.store.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             self._prune(room)
 
     def pin(self, source: Path, name: str) -> Path | None:
@@ -152,10 +152,10 @@ class Keeper:
         Returns:
             Where it lies now; None where its trial has none.
         """
-        pins = self.ledger.path / PINS
+        pins = self.store.path / PINS
         pins.mkdir(exist_ok=True)
         target = pins / name
-        with locked(self.ledger.path / ".keep.lock", timeout_s=1800, busy=BUSY):
+        with locked(self.store.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             for path in (source, *reversed([source.parent / one.name for one in self.held(source.parent)])):
                 with suppress(OSError):
                     _remove(target)
@@ -193,16 +193,14 @@ class Keeper:
         return sorted(out, key=lambda one: one.serial)
 
     def _prune(self, room: int = 0) -> None:
-        folders = (
-            [path for path in self.ledger.trials.iterdir() if path.is_dir()] if self.ledger.trials.is_dir() else []
-        )
+        folders = [path for path in self.store.trials.iterdir() if path.is_dir()] if self.store.trials.is_dir() else []
         held = [one for folder in folders for one in self.held(folder)]
         over = 0
         if self.keep.bytes is not None:
-            over = usage(self.ledger.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 4)
+            over = usage(self.store.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 4)
         standing = self._standing(held)
         for one in surplus(held, standing=standing, keep=self.keep, mode=self.mode, over=over):
-            path = self.ledger.folder(one.trial) / one.name
+            path = self.store.folder(one.trial) / one.name
             try:
                 path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # without it, the other does not exist
                 _remove(path)
@@ -211,7 +209,7 @@ class Keeper:
 
     def _standing(self, held: Sequence[Held]) -> list[dict[str, Any]]:
         """The last written standing, corrected by scores that are newer than it."""
-        standing = self.ledger.standing()
+        standing = self.store.standing()
         sign = 1.0 if self.mode == "max" else -1.0
         newer: dict[str, float] = {}
         for one in held:

@@ -1,4 +1,8 @@
-"""Ray Tune's schedulers as a sweep asks for them, told what happened before the sweep was stopped."""
+"""Ray Tune's schedulers for a sweep, with the reports of earlier starts of the sweep.
+
+Private in Ray Tune and used here only: `_trial_state`, `_perturbation_interval` and `_get_new_config` of its population
+based training, which has no public way to know which trial is exploited, or to restore what it knew.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ class _Named(Protocol):
 
 
 class _Past:
-    """A trial that has ended, for schedulers that compare with those."""
+    """A trial as far as schedulers look at it: its id."""
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
@@ -39,7 +43,7 @@ class _Past:
 def make_scheduler(
     sweep: Sweep, *, names: Mapping[str, str], length: float, past: Sequence[Trial], explore: Explore, pointers: Path
 ) -> Any:
-    """The scheduler.
+    """Make the scheduler.
 
     Args:
         sweep: The sweep.
@@ -85,7 +89,7 @@ def make_scheduler(
 
 
 def _replay(scheduler: Any, past: Sequence[Trial]) -> None:
-    """Show a scheduler all reports of before, in the order of their time."""
+    """Replay all earlier reports to a scheduler, in the order of their time."""
     for trial in past:
         scheduler.on_trial_add(None, _Past(trial.id))
     reports = [
@@ -111,7 +115,7 @@ class Asha(AsyncHyperBandScheduler):
         return _Past(self._names.get(trial.trial_id, trial.trial_id))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in."""
+        """Add a trial."""
         super().on_trial_add(tune_controller, self._named(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -123,12 +127,12 @@ class Asha(AsyncHyperBandScheduler):
         super().on_trial_complete(tune_controller, self._named(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial."""
+        """Remove a trial."""
         super().on_trial_remove(tune_controller, self._named(trial))
 
 
 class Median(MedianStoppingRule):
-    """The median rule, with the values of before.
+    """The median stopping rule, with the values of earlier starts.
 
     Args:
         past: Trials of before.
@@ -146,7 +150,7 @@ class Median(MedianStoppingRule):
                 self._remember(_Past(trial.id), trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in, with what it has reported before."""
+        """Add a trial, with what it has reported before."""
         super().on_trial_add(tune_controller, trial)
         name = self._names.get(trial.trial_id)
         if name in self._past:
@@ -163,7 +167,7 @@ class Median(MedianStoppingRule):
 
 
 class Population(PopulationBasedTraining):
-    """Population based training over our checkpoints: the donor's is pinned, and the new setting is ours to find.
+    """Population based training over our checkpoints: the donor's is pinned, and `explore` makes the new setting.
 
     Args:
         past: Trials of before.
@@ -183,7 +187,7 @@ class Population(PopulationBasedTraining):
         self._pointers = pointers
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in, standing where it stood."""
+        """Add a trial in the state that it had."""
         super().on_trial_add(tune_controller, trial)
         before = self._past.pop(self._names.get(trial.trial_id, ""), None)
         if before is None:

@@ -32,7 +32,7 @@ class TrialSpec:
     """One trial, for the processes that run it.
 
     Args:
-        trial: Its name.
+        id: Its name.
         sweep: The sweep's folder.
         run: The run.
         options: What it asks of Ray.
@@ -45,7 +45,7 @@ class TrialSpec:
         pointers: Whether reports carry a pointer to their checkpoint: where trials are paused, or copied.
     """
 
-    trial: str
+    id: str
     sweep: str
     run: RunSpec
     options: RayOptions
@@ -58,19 +58,19 @@ class TrialSpec:
     pointers: bool = False
 
     def __str__(self) -> str:
-        return self.trial
+        return self.id
 
     __repr__ = __str__  # Ray Tune makes a tag of it
 
     @property
     def name(self) -> str:
         """Name of the run in the cluster."""
-        return f"{self.trial}-gen{self.generation}"
+        return f"{self.id}-gen{self.generation}"
 
     @property
     def folder(self) -> Path:
         """The trial's folder."""
-        return TrialStore(Path(self.sweep)).folder(self.trial)
+        return TrialStore(Path(self.sweep)).folder(self.id)
 
     def keeper(self) -> Keeper:
         """The sweep's keeper."""
@@ -82,7 +82,7 @@ class TrialSpec:
 
 
 def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
-    """How a trial says that it ended: state and reason; None where it has not said so.
+    """Return the state and reason with which a trial has ended; None if it has not.
 
     Args:
         folder: Its folder.
@@ -95,32 +95,32 @@ def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
 
 
 class TrialHook(Hook):
-    """Reports each validation, saves what the trial can go on from, and stops the run when it is told to.
+    """Reports each validation, saves a checkpoint to resume from, and stops the run when it is told to.
 
-    The order is: the report into the trial's own file, the checkpoint with its manifest, then the word to the driver.
-    Whatever is killed in between, what the driver has heard of can be gone on from.
+    The order is: the report into the trial's own file, the checkpoint with its manifest, then the report to the
+    driver. Whatever is killed in between, the trial can be resumed from what the driver knows of.
 
     Args:
-        task: The trial.
+        trial: The trial.
         send: Hands a report on (rank 0 only) and returns whether the run goes on.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, task: TrialSpec, send: Callable[[Report], bool]) -> None:
-        self.task = task
+    def __init__(self, trial: TrialSpec, send: Callable[[Report], bool]) -> None:
+        self.trial = trial
         self.send = send
-        self.keeper = task.keeper()
+        self.keeper = trial.keeper()
         self._since = time.monotonic()
         self._steps = 0
 
     def before_run(self, runner: RunContext) -> None:
-        """Start the clock."""
+        """Start to measure time."""
         runner.store.keep_other_runs = False  # a trial that is given another one's weights leaves its own behind
         self._since = time.monotonic()
 
     def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count."""
+        """Count the iteration."""
         self._steps += 1
 
     def after_train_epoch(self, runner: RunContext) -> None:
@@ -136,9 +136,9 @@ class TrialHook(Hook):
     def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, Any] | None = None) -> None:
         """Report and save."""
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
-        score = scalars.setdefault(self.task.metric, self._value_of(self.task.metric, scalars))
-        at = runner.epoch if self.task.counter == "epoch" else runner.iter
-        self._refuse_nonsense(runner, score, at)
+        score = scalars.setdefault(self.trial.metric, self._value_of(self.trial.metric, scalars))
+        at = runner.epoch if self.trial.counter == "epoch" else runner.iter
+        self._check_finite(runner, score, at)
         report = {
             "at": at,
             "score": score,
@@ -146,22 +146,22 @@ class TrialHook(Hook):
             "iter": runner.iter,
             "seconds": round(time.monotonic() - self._since, 3),
             "time": time.time(),
-            "generation": self.task.generation,
+            "generation": self.trial.generation,
             "metrics": scalars,
         }
         if runner.rank == 0:
-            append_report(self.task.folder, report)
+            append_report(self.trial.folder, report)
         runner.progress.validated = runner.iter
         saved = self._save(runner, at, scalars)
         goes_on = True
         if runner.rank == 0:
-            pointer = {"trial": self.task.trial, "path": str(saved), "at": at}
+            pointer = {"trial": self.trial.id, "path": str(saved), "at": at}
             goes_on = self.send({"at": at, "score": score, "pointer": pointer})
         if not dist.broadcast_object(goes_on):
             runner.train_loop.stop_training = True
 
     def _value_of(self, metric: str, scalars: Mapping[str, float]) -> float:
-        """A metric by its whole name, or by its last part: the sweep may not have been able to ask for the whole one.
+        """Look a metric up by its whole name, or by its last part where the sweep does not know the whole one.
 
         Raises:
             InputError: Validation has not given it.
@@ -173,32 +173,32 @@ class TrialHook(Hook):
             raise InputError(f"validation gave no {metric}; it gave {', '.join(scalars) or 'nothing'}")
         return ending[0]
 
-    def _refuse_nonsense(self, runner: RunContext, score: float, at: float) -> None:
-        """End a trial whose metric is NaN, or that has not made one good step since the last report.
+    def _check_finite(self, runner: RunContext, score: float, at: float) -> None:
+        """End a trial whose metric is not finite, or that has made no finite step since the last report.
 
         Raises:
             NonFiniteError: It is.
         """
-        name = self.task.metric.rsplit("/", 1)[-1]
+        name = self.trial.metric.rsplit("/", 1)[-1]
         if not math.isfinite(score):
-            raise NonFiniteError(f"{name} is {score} at {self.task.counter} {at:g}")
+            raise NonFiniteError(f"{name} is {score} at {self.trial.counter} {at:g}")
         if self._steps and runner.rank == 0:
             series = runner.message_hub.log_scalars.get("train/loss")
             losses = series.data[-self._steps :] if series is not None else []
             if losses and not any(map(math.isfinite, losses)):
-                raise NonFiniteError(f"the loss of every step up to {self.task.counter} {at:g} is not finite")
+                raise NonFiniteError(f"the loss of every step up to {self.trial.counter} {at:g} is not finite")
         self._steps = 0
 
     def _save(self, runner: RunContext, at: float, scores: Mapping[str, float]) -> Path:
-        name = f"{self.task.counter}_{at:g}.pth"
+        name = f"{self.trial.counter}_{at:g}.pth"
         with self.keeper.writing() if runner.rank == 0 else nullcontext():
             path = runner.save_checkpoint(
-                runner.work_dir, name, by_epoch=self.task.counter == "epoch", group="sweep", scores=scores, point=True
+                runner.work_dir, name, by_epoch=self.trial.counter == "epoch", group="sweep", scores=scores, point=True
             )
             runner.store.drain()
         if runner.rank == 0:
             if runner.store.failure:
                 raise RuntimeError(runner.store.failure)
-            start = self.task.run.resume
+            start = self.trial.run.resume
             self.keeper.unpin(start if isinstance(start, str) else None)
         return Path(path)

@@ -40,12 +40,12 @@ class Trial:
         setting: What was drawn.
         seed: The run's seed; None where the config draws one.
         digest: Of the resolved config.
-        state: ``waiting``, ``running``, ``done``, ``stopped`` or ``failed``.
+        state: `waiting`, `running`, `done`, `stopped` or `failed`.
         reason: Why it stopped or failed.
         length: Epochs or iterations of the whole run.
         generation: How often it has gone on from another trial's checkpoint.
         starts_from: The checkpoint that this generation started from.
-        exploits: For each of them: ``at``, ``donor``, the setting ``before``, and the donor's (``donors``).
+        exploits: For each of them: `at`, `donor`, the setting `before`, and the donor's (`donors`).
         created: When it was made, in seconds since 1970.
         seconds: How long it has run.
         restarts: How often it was tried again in this start of the sweep, since a process or node had died.

@@ -29,7 +29,7 @@ from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAI
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is what a sweep goes on from
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the store is what a sweep goes on from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -84,8 +84,8 @@ class SweepDriver:
     """One start of a sweep.
 
     Args:
-        program: Its trials.
-        ledger: Its folder.
+        queue: Its trials.
+        store: Its folder.
         console: Where it is shown.
         concurrency: Trials at a time.
         spent_s: Time that earlier starts have taken.
@@ -99,17 +99,17 @@ class SweepDriver:
 
     def __init__(
         self,
-        program: TrialQueue,
-        ledger: TrialStore,
+        queue: TrialQueue,
+        store: TrialStore,
         console: SweepConsole,
         *,
         concurrency: int,
         spent_s: float,
         request: StopSource | None = None,
     ) -> None:
-        self.program = program
-        self.sweep = program.sweep
-        self.ledger = ledger
+        self.queue = queue
+        self.sweep = queue.sweep
+        self.store = store
         self.console = console
         self.concurrency = concurrency
         self.spent_s = spent_s
@@ -118,11 +118,11 @@ class SweepDriver:
         self.stopped: str | None = None
         self.names: dict[str, str] = {}
         self._request = request or StopRequest()
-        self._options = trial_options(self.sweep, program.base)
-        self._time_limit_s = float((program.base.get("ray") or {}).get("time_limit_s") or 0)
+        self._options = trial_options(self.sweep, queue.base)
+        self._time_limit_s = float((queue.base.get("ray") or {}).get("time_limit_s") or 0)
         self._began = time.monotonic()
         self._started: dict[str, float] = {}
-        self._before_s = {trial.id: trial.seconds for trial in program.trials.values()}
+        self._before_s = {trial.id: trial.seconds for trial in queue.trials.values()}
         self._running: set[str] = set()
         self._to_release: dict[str, tuple[str, float]] = {}
 
@@ -137,7 +137,7 @@ class SweepDriver:
 
     def run(self) -> None:
         """Run until nothing is left, the budget is used up, or this process is asked to stop."""
-        scratch = self.ledger.path / ".ray"
+        scratch = self.store.path / ".ray"
         shutil.rmtree(scratch, ignore_errors=True)
         self._write_ranking()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -154,7 +154,7 @@ class SweepDriver:
         thread = threading.Thread(target=target, name="ray-tune", daemon=True)
         thread.start()
         try:
-            with divert_ray_lines(self.ledger.path / "ray.log"):
+            with divert_ray_lines(self.store.path / "ray.log"):
                 self._supervise(thread)
         finally:
             self.console.close()
@@ -163,15 +163,15 @@ class SweepDriver:
         if self.stopped is None:
             if error:
                 raise error[0]
-            if self.over is None and not self.program.is_over():
+            if self.over is None and not self.queue.is_over():
                 self.stopped = "SIGINT"
 
     def _make_tuner(self, scratch: Path) -> tune.Tuner:
         scheduler = make_scheduler(
             self.sweep,
             names=self.names,
-            length=self.program.longest,
-            past=[trial for trial in self.program.trials.values() if trial.reports],
+            length=self.queue.longest,
+            past=[trial for trial in self.queue.trials.values() if trial.reports],
             explore=self._exploit,
             pointers=scratch / "pointers",
         )
@@ -202,7 +202,7 @@ class SweepDriver:
         return self.names[trial.trial_id]
 
     def _exploit(self, trial: str, donor: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
-        return exploit(self.program, trial, donor, pointer)
+        return exploit(self.queue, trial, donor, pointer)
 
     def _resources(self) -> tune.PlacementGroupFactory | dict[str, float]:
         """Return what Ray Tune reserves for a trial: of one worker its process, of several nothing but a slot.
@@ -239,17 +239,17 @@ class SweepDriver:
 
     def _finish(self) -> None:
         """Leave the records as the next start is to find them."""
-        for trial in self.program.trials.values():
+        for trial in self.queue.trials.values():
             if trial.state in OPEN:
                 trial.state = WAITING
                 self._count_seconds(trial)
-                self.ledger.save(trial)
+                self.store.save(trial)
         with suppress(ray.exceptions.RayError):
             for run, _ in self._to_release.values():
                 release(run)
         self._write_ranking()
         limit = self.sweep.keep.bytes
-        self.program.keeper().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
+        self.queue.keeper().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
 
     # -- what happens to trials -------------------------------------------------------------------------------------
 
@@ -259,19 +259,19 @@ class SweepDriver:
         full = not takes_turns and len(self._running) >= self.concurrency
         if self.stopped is not None or self.over is not None or full or self.is_out_of_budget():
             return None
-        trial = self.program.next()
+        trial = self.queue.next()
         if trial is not None:
             self._running.add(trial.id)
         return trial
 
     def is_done(self) -> bool:
         """Whether no trial will be added and none is under way: until then, actors are kept for the next one."""
-        ends = self.program.is_exhausted or self.over is not None or self.stopped is not None
+        ends = self.queue.is_exhausted or self.over is not None or self.stopped is not None
         return ends and not self._running
 
     def is_to_end(self) -> bool:
         """Whether Ray Tune has to end the sweep now: its budget is used up, or its trials have saved and stopped."""
-        saved = self.stopped is not None and all(trial.state != RUNNING for trial in self.program.trials.values())
+        saved = self.stopped is not None and all(trial.state != RUNNING for trial in self.queue.trials.values())
         return saved or self.is_out_of_budget()
 
     def is_out_of_budget(self) -> bool:
@@ -280,25 +280,25 @@ class SweepDriver:
         if self.over is None:
             if budget.seconds is not None and self.elapsed_s >= budget.seconds:
                 self.over = f"its {budget.seconds / 60:g} minutes are over"
-            elif budget.epochs is not None and self.program.epochs() >= budget.epochs:
+            elif budget.epochs is not None and self.queue.epochs() >= budget.epochs:
                 self.over = f"its {budget.epochs:g} epochs are trained"
         return self.over is not None
 
     def started(self, name: str) -> None:
         """A trial's process begins."""
-        trial = self.program.trials[name]
+        trial = self.queue.trials[name]
         self._started.setdefault(name, time.monotonic())
         if trial.state != RUNNING:
             trial.state = RUNNING
-            self.ledger.save(trial)
+            self.store.save(trial)
             self._write_ranking()
             if not trial.reports:
                 self._event(trial)
 
     def paused(self, name: str) -> None:
         """A trial waits for its turn."""
-        if self.program.trials[name].state == RUNNING:
-            self.program.trials[name].state = WAITING
+        if self.queue.trials[name].state == RUNNING:
+            self.queue.trials[name].state = WAITING
 
     def reported(self, name: str, result: Mapping[str, Any]) -> str | None:
         """A trial has validated.
@@ -306,16 +306,16 @@ class SweepDriver:
         Returns:
             Why it is to stop; None where it goes on.
         """
-        trial = self.program.trials[name]
+        trial = self.queue.trials[name]
         self.restarted(name, str(result["why"]), int(result["restarts"]))
         report = {"at": result["at"], "score": result["score"], "time": time.time(), "generation": trial.generation}
         trial.reports = [other for other in trial.reports if other["at"] < report["at"]] + [report]
         self._count_seconds(trial)
         if self.sweep.stop:
-            full = self.ledger.reports(name)
+            full = self.store.reports(name)
             flat = [{**entry.get("metrics", {}), "at": entry["at"], "score": entry["score"]} for entry in full]
             for rule in self.sweep.stop:
-                if (reason := rule.reason(flat, metric=self.program.metric, mode=self.sweep.mode)) is not None:
+                if (reason := rule.reason(flat, metric=self.queue.metric, mode=self.sweep.mode)) is not None:
                     self.reasons[name] = reason
                     return reason
         return None
@@ -323,14 +323,14 @@ class SweepDriver:
     def noted(self, name: str) -> None:
         """A report has been dealt with: show it."""
         self._write_ranking()
-        self._event(self.program.trials[name])
+        self._event(self.queue.trials[name])
 
     def restarted(self, name: str, why: str, restarts: int) -> None:
         """Note that a trial was started again after a process of its has died."""
-        trial = self.program.trials[name]
+        trial = self.queue.trials[name]
         if restarts > trial.restarts:
             trial.restarts = restarts
-            self.ledger.save(trial)
+            self.store.save(trial)
             self.console.print(
                 f"trial {name}  {why}: it goes on from its newest checkpoint, restart {restarts} of "
                 f"{self._options.max_failures}"
@@ -338,7 +338,7 @@ class SweepDriver:
 
     def ended(self, name: str, error: BaseException | None = None) -> None:
         """Note that a trial has ended, was stopped, or was interrupted with the whole sweep."""
-        trial = self.program.trials[name]
+        trial = self.queue.trials[name]
         if trial.state not in OPEN:
             return
         self._running.discard(name)
@@ -346,11 +346,11 @@ class SweepDriver:
         self._started.pop(name, None)
         self._to_release[name] = (f"{name}-gen{trial.generation}", time.monotonic() + RELEASE_AFTER_S)
         if trial.restarts:  # a report may have been on its way when a process died
-            trial.reports = self.ledger.reports(name)
-        state, reason = read_end(self.ledger.folder(name), trial.generation) or ("", "")
+            trial.reports = self.store.reports(name)
+        state, reason = read_end(self.store.folder(name), trial.generation) or ("", "")
         if state == INTERRUPTED and self.stopped is not None:
             trial.state = WAITING
-            self.ledger.save(trial)
+            self.store.save(trial)
             self._write_ranking()
             return
         if state == FAILED or error is not None:
@@ -362,28 +362,28 @@ class SweepDriver:
             trial.state = STOPPED
             kind = self.sweep.scheduler.type
             trial.reason = self.reasons.get(name) or (kind if kind != "fifo" else "")
-        self.program.keeper().unpin(trial.starts_from)
-        self.ledger.save(trial)
-        self.program.conclude(trial.number)
+        self.queue.keeper().unpin(trial.starts_from)
+        self.store.save(trial)
+        self.queue.conclude(trial.number)
         self._write_ranking()
-        self.program.keeper().prune()
+        self.queue.keeper().prune()
         self._event(trial)
 
     def tick(self) -> None:
         """Show how the sweep stands, and free what trials that have ended may still hold."""
         for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
             release(self._to_release.pop(name)[0])
-        self.console.tick(list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
+        self.console.tick(list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
 
     def left_s(self) -> float | None:
         """A guess at the time that is left, from what an epoch has cost so far; None where there is no telling."""
-        trials, total = list(self.program.trials.values()), self.program.total
-        trained = self.program.epochs()
+        trials, total = list(self.queue.trials.values()), self.queue.total
+        trained = self.queue.epochs()
         seconds = sum(trial.seconds for trial in trials)
         if not trained or total is None or not seconds:
             return None
         ended = [trial for trial in trials if trial.state not in OPEN]
-        usual = sum(trial.at for trial in ended) / len(ended) if ended else self.program.longest
+        usual = sum(trial.at for trial in ended) / len(ended) if ended else self.queue.longest
         open_left = sum(max(usual - trial.at, 0) for trial in trials if trial.state in OPEN)
         left = (open_left + usual * max(total - len(trials), 0)) * seconds / trained / self.concurrency
         limit = self.sweep.budget.seconds
@@ -394,11 +394,11 @@ class SweepDriver:
             trial.seconds = self._before_s.get(trial.id, 0.0) + time.monotonic() - self._started[trial.id]
 
     def _write_ranking(self) -> None:
-        self.ledger.write_standing(self.program.trials.values(), self.sweep.mode)
-        self.ledger.note_time(self.elapsed_s)
+        self.store.write_standing(self.queue.trials.values(), self.sweep.mode)
+        self.store.note_time(self.elapsed_s)
 
     def _event(self, trial: Trial) -> None:
-        self.console.event(trial, list(self.program.trials.values()), total=self.program.total, left_s=self.left_s())
+        self.console.event(trial, list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
 
 
 def _name(trial: Any) -> str:
@@ -437,7 +437,7 @@ class TrialSearcher(Searcher):
         if trial is None:
             return None
         self._driver.names[trial_id] = trial.id
-        return {"trial": self._driver.program.task_of(trial)}
+        return {"trial": self._driver.queue.spec_of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the callback sees it, too."""
@@ -494,7 +494,7 @@ class SweepCallback(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial's actor has died and starts again."""
         name = self._driver.name_of(trial)
-        self._driver.restarted(name, "its process or node died", self._driver.program.trials[name].restarts + 1)
+        self._driver.restarted(name, "its process or node died", self._driver.queue.trials[name].restarts + 1)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial has ended or was stopped."""

@@ -10,7 +10,7 @@ from raydet3d.launch.preflight import (
     check_token,
     check_writable,
     checkpoint_size,
-    settle,
+    resolve_options,
     token_hint,
 )
 from raydet3d.launch.ray_options import RayOptions
@@ -18,32 +18,32 @@ from tests.kit.toy import ToyModel
 
 
 def test_one_worker_a_gpu_where_there_are_gpus():
-    settled = settle(RayOptions(), {"CPU": 16, "GPU": 4}, where="the cluster")
+    settled = resolve_options(RayOptions(), {"CPU": 16, "GPU": 4}, where="the cluster")
     assert (settled.num_workers, settled.gpus_per_worker) == (4, 1)
 
 
 def test_one_worker_without_gpus():
-    settled = settle(RayOptions(), {"CPU": 2}, where="this machine")
+    settled = resolve_options(RayOptions(), {"CPU": 2}, where="this machine")
     assert (settled.num_workers, settled.gpus_per_worker) == (1, 0)
 
 
 def test_more_gpus_than_there_are():
     with pytest.raises(InputError, match=r"8 workers with 1 GPU each \(8 GPUs\), the cluster has 4; use --workers 4"):
-        settle(RayOptions(num_workers=8), {"CPU": 64, "GPU": 4}, where="the cluster")
+        resolve_options(RayOptions(num_workers=8), {"CPU": 64, "GPU": 4}, where="the cluster")
 
 
 def test_more_cpus_than_there_are():
     with pytest.raises(InputError, match=r"3 workers with 1 CPU each \(3 CPUs\), this machine has 2; use --workers 2"):
-        settle(RayOptions(num_workers=3), {"CPU": 2}, where="this machine")
+        resolve_options(RayOptions(num_workers=3), {"CPU": 2}, where="this machine")
 
 
 def test_a_worker_that_fits_nowhere():
     with pytest.raises(InputError, match="use --workers 0"):
-        settle(RayOptions(num_workers=1, cpus_per_worker=4), {"CPU": 2}, where="this machine")
+        resolve_options(RayOptions(num_workers=1, cpus_per_worker=4), {"CPU": 2}, where="this machine")
 
 
 def test_half_a_cpu_each_fits():
-    assert settle(RayOptions(num_workers=4, cpus_per_worker=0.5), {"CPU": 2}, where="x").num_workers == 4
+    assert resolve_options(RayOptions(num_workers=4, cpus_per_worker=0.5), {"CPU": 2}, where="x").num_workers == 4
 
 
 def test_work_dir_is_made_and_left_empty(tmp_path):
@@ -67,7 +67,7 @@ def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):
 
 
 def test_a_range_asks_for_its_lower_end():
-    settled = settle(RayOptions(num_workers=(1, 8)), {"CPU": 2}, where="this machine")
+    settled = resolve_options(RayOptions(num_workers=(1, 8)), {"CPU": 2}, where="this machine")
     assert settled.num_workers == (1, 8)
 
 

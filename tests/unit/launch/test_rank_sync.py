@@ -53,7 +53,7 @@ class Seen(Hook):
 
 
 def test_ranks_leave_together_whichever_is_asked(tmp_path: Path) -> None:
-    first, second = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": QUIET}, 8, 1, {"look_s": 0.0})
+    first, second = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": QUIET}, 8, 1, {"interval_s": 0.0})
     assert first == second == ("SIGTERM", 8, str(tmp_path / "stop_iter_8.pth"))
     state = torch.load(tmp_path / "stop_iter_8.pth", weights_only=True)
     assert state["progress"] == {"epoch": 1, "iter": 8, "round": 1, "batch": 2, "validated": 6}
@@ -64,7 +64,7 @@ def test_ranks_leave_together_whichever_is_asked(tmp_path: Path) -> None:
 def test_within_a_validation_nothing_is_saved(tmp_path: Path, saved: bool) -> None:
     # Nine samples on two ranks: one has a batch more than the other would have alone.
     every = {"type": "CheckpointHook", "interval": 1 if saved else 2}
-    left = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": every}, 1006, 0, {"look_s": 0.0})
+    left = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": every}, 1006, 0, {"interval_s": 0.0})
     if saved:  # the epoch's checkpoint is of this very point
         assert left == [("SIGTERM", 6, str(tmp_path / "epoch_1.pth"))] * 2
     else:  # the validation is finished first
@@ -80,7 +80,7 @@ def test_looks_are_rare_where_iterations_are_short(tmp_path: Path) -> None:
     pace = StepTimer()
     runner = assemble(
         toy_cfg(tmp_path, train_cfg={"max_epochs": 40, "val_interval": 100}, default_hooks__checkpoint=QUIET),
-        extra_hooks=[pace, RankSyncHook(asked, pace, look_s=0.2)],
+        extra_hooks=[pace, RankSyncHook(asked, pace, interval_s=0.2)],
     )
     began = time.perf_counter()
     runner.train()
@@ -97,7 +97,7 @@ def test_a_slow_rank_is_named_with_its_ratio_and_throughput_is_told(tmp_path: Pa
         "default_hooks__checkpoint": QUIET,
         "visualizer": {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]},
     }
-    options = {"look_s": 0.1, "window_s": 0.6, "report_s": 1.2}
+    options = {"interval_s": 0.1, "window_s": 0.6, "report_s": 1.2}
     assert run_ranks(train, 2, str(tmp_path), changes, 10**9, 0, options) == [None, None]
     log = next(tmp_path.glob("*/*.log")).read_text()
     named = re.findall(r"straggler: rank (\d) takes (\d+\.\d) times as long as the others", log)
@@ -119,5 +119,5 @@ def test_equal_ranks_are_no_stragglers(tmp_path: Path) -> None:
         "custom_hooks": [{"type": Slow, "seconds": 0.05}],
         "default_hooks__checkpoint": QUIET,
     }
-    run_ranks(train, 2, str(tmp_path), changes, 10**9, 0, {"look_s": 0.1, "window_s": 0.6})
+    run_ranks(train, 2, str(tmp_path), changes, 10**9, 0, {"interval_s": 0.1, "window_s": 0.6})
     assert "straggler" not in next(tmp_path.glob("*/*.log")).read_text()

@@ -14,17 +14,17 @@ from raydet3d.sweep.trial_store import TrialStore
 from tests.kit.sweeps import write_config
 
 
-def program(folder: Path, **more: Any) -> TrialQueue:
+def queue(folder: Path, **more: Any) -> TrialQueue:
     path = write_config(folder)
     spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
     builder = TrialConfigBuilder(config=find_config(path), sweep=spec, options={})
     settings = make_settings(spec.space, spec.search, spec.mode)
-    ledger = TrialStore(folder / "out")
+    store = TrialStore(folder / "out")
     return TrialQueue(
         builder=builder,
         settings=settings,
-        ledger=ledger,
-        trials=ledger.load()[0],
+        store=store,
+        trials=store.load()[0],
         metric="AP",
         pointers=False,
         cwd=folder,
@@ -33,17 +33,17 @@ def program(folder: Path, **more: Any) -> TrialQueue:
 
 
 def test_the_longest_run_is_that_of_the_space_and_of_what_was_there_before(tmp_path: Path) -> None:
-    assert program(tmp_path, longest=9.0).longest == 9
-    first = program(tmp_path)
+    assert queue(tmp_path, longest=9.0).longest == 9
+    first = queue(tmp_path)
     lengths = {trial.length for trial in iter(first.next, None)}
     assert lengths == {2, 5, 9}
-    assert program(tmp_path).longest == 9
+    assert queue(tmp_path).longest == 9
 
 
 def test_shards_are_something_to_start_from(tmp_path: Path) -> None:
-    made = program(tmp_path)
+    made = queue(tmp_path)
     trial = made.next()
     assert trial is not None
     (tmp_path / "epoch_1.pth").mkdir()
     trial.starts_from = str(tmp_path / "epoch_1.pth")
-    assert made.task_of(trial).run.resume == trial.starts_from
+    assert made.spec_of(trial).run.resume == trial.starts_from
