@@ -101,6 +101,26 @@ def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str
     return {"backend": backend, **({} if timeout is None else {"timeout": timedelta(seconds=float(timeout))})}
 
 
+def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
+    """Join the process group that torchrun's environment describes.
+
+    A rank that sees only one GPU takes it, whatever its local rank.
+
+    Args:
+        dist_cfg: `env_cfg.dist_cfg` of the config.
+
+    Returns:
+        This rank's device.
+    """
+    cuda = torch.cuda.is_available()
+    number = int(os.environ["LOCAL_RANK"]) % max(torch.cuda.device_count(), 1)
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    torch_dist.init_process_group(**group_options(dist_cfg, cuda=cuda))
+    return device
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if get_world_size() > 1:

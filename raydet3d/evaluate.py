@@ -11,7 +11,7 @@ from raydet3d.cli import add_config, add_launcher_flags, run_command, version
 from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_writable
-from raydet3d.launch.worker import is_torchrun, join_torchrun
+from raydet3d.launch.worker import is_torchrun
 
 EXAMPLES = """examples:
   python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth
@@ -99,8 +99,9 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
 
     import torch
 
-    from raydet3d.dist import is_main_process, on_rank0
-    from raydet3d.runtime.build import assemble, check_data
+    from raydet3d.dist import is_main_process, join_torchrun, on_rank0
+    from raydet3d.runtime.assemble import assemble
+    from raydet3d.runtime.build import check_data
     from raydet3d.runtime.consistency import warn_of_contradictions
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None

@@ -15,8 +15,6 @@ from typing import Any
 from raydet3d.cli import add_config, add_ray, read_config, run_command, version
 from raydet3d.config import Config
 from raydet3d.config.dump import redact
-from raydet3d.config.schema import read_section
-from raydet3d.config.sections import AutoScaleLR
 from raydet3d.errors import InputError, nearest
 from raydet3d.launch.ray_options import RayOptions, describe
 from raydet3d.registry import tables
@@ -133,7 +131,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from torch import nn
 
     from raydet3d.optim import Schedule
-    from raydet3d.runtime.build import build_optim, build_schedulers
+    from raydet3d.runtime.build import build_optim, build_schedulers, lr_ratio
     from raydet3d.runtime.validate import refuse_deleted_optimizer
 
     # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
@@ -141,16 +139,19 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
     wrapper = build_optim({"optim_wrapper": plain}, nn.Linear(1, 1))
-    scale = read_section(AutoScaleLR, cfg.get("auto_scale_lr"), "auto_scale_lr")
-    if scale.enable and scale.base_batch_size:
-        wrapper.scale_lr(workers * _needed(cfg, "train_dataloader")["batch_size"] / scale.base_batch_size)
+    if cfg.get("auto_scale_lr"):
+        samples = workers * int(_needed(cfg, "train_dataloader").get("batch_size", 1))
+        wrapper.scale_lr(lr_ratio(cfg["auto_scale_lr"], samples) or 1.0)
     loop = _needed(cfg, "train_cfg")
     max_epochs, max_iters = (None if loop.get(key) is None else int(loop[key]) for key in ("max_epochs", "max_iters"))
     by_epoch = max_epochs is not None
     total = max_iters if max_epochs is None else max_epochs * epoch_length
     if total is None:
         raise InputError("train_cfg has neither max_epochs nor max_iters, so the run has no length")
-    schedulers = build_schedulers(cfg, wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters)
+    schedulers = build_schedulers(
+        cfg.get("param_scheduler"), wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters
+    )
+    assert isinstance(schedulers, list)  # of one optimizer
     curves = [item for item in schedulers if not getattr(item, "need_val_args", False)]
     schedule = Schedule(schedulers)
     lr, momentum = [], []

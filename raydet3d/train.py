@@ -31,7 +31,7 @@ from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunResult, RunSpec
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
-from raydet3d.launch.worker import is_torchrun, join_torchrun, run_worker
+from raydet3d.launch.worker import is_torchrun, run_worker
 
 BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
 
@@ -294,7 +294,7 @@ def train_under_torchrun(
 ) -> RunResult:
     """Train as one of torchrun's ranks."""
     check_parts(cfg)
-    from raydet3d.dist import broadcast_object, get_world_size, is_main_process, on_rank0
+    from raydet3d.dist import broadcast_object, get_world_size, is_main_process, join_torchrun, on_rank0
     from raydet3d.runtime.build import check_data
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))

@@ -121,7 +121,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "base_loop checkpoint log_processor loops priority runner utils",
         {
             "raydet3d.runtime": "Runner",
-            "raydet3d.runtime.custom_loop": "BaseLoop",
+            "raydet3d.runtime.loops": "BaseLoop",
             "raydet3d.checkpoint.load_weights": "load_checkpoint",
             "LOOPS": "EpochBasedTrainLoop IterBasedTrainLoop TestLoop ValLoop",
             "LOG_PROCESSORS": "LogProcessor",

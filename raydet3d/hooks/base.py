@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, Predictions, RunContext
+from raydet3d.hooks.metric_rules import nearest_metrics
 from raydet3d.hooks.serializable import to_plain
 from raydet3d.registry import HOOKS
 
@@ -341,6 +342,25 @@ class Hooks:
                     where = f"epoch {runner.epoch + 1}, iteration {runner.iter + 1}"
                     error.add_note(f"in hook {type(hook).__name__}, stage {stage}, {where}")
                 raise
+
+    def check_metrics(self, given: Sequence[str] | None, *, validates: bool) -> None:
+        """Refuse hooks that need metrics which validation does not give.
+
+        Args:
+            given: Names of the metrics that validation gives; None where they are not known before the first one.
+            validates: Whether there is a validation.
+
+        Raises:
+            InputError: A hook needs a metric that validation does not give, or any where there is no validation.
+        """
+        for hook in self._hooks:
+            for setting, name in hook.required_metrics:
+                where = f"{type(hook).__name__}: {setting}={name!r}"
+                if not validates:
+                    missing = "val_dataloader, val_cfg and val_evaluator"
+                    raise InputError(f"{where}, but there is no validation: the config has no {missing}")
+                if given is not None and name != "auto" and name not in given:
+                    raise InputError(f"{where}, but validation gives {nearest_metrics(given, name)}")
 
     def table(self) -> str:
         """Return the hooks of each stage as lines of text; stages with the same hooks share a line."""

@@ -37,6 +37,7 @@ class EMAHook(Hook):
     """
 
     priority = "NORMAL"
+    copies_model = True
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, RunContext
-from raydet3d.hooks.logger import LoggerHook
 from raydet3d.registry import HOOKS
 
 POLICIES = ("skip", "stop", "rollback")
@@ -77,7 +76,6 @@ class GuardHook(Hook):
     def before_train(self, runner: RunContext) -> None:
         """Find out whether the optim wrapper guards its steps."""
         self._on = bool(getattr(runner.optim_wrapper, "is_guarded", False))
-        self._loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._looked = self._begun = runner.iter
         self._rows: dict[str, int] = {}  # bad steps in a row, by optimizer
         self._forget()
@@ -92,7 +90,7 @@ class GuardHook(Hook):
         self._kept[now] = data_batch
         self._read(runner, wait=False)
         # All ranks have to ask together, so what decides is the logger's interval.
-        if now - self._looked >= self.interval or any(logger.is_log_point for logger in self._loggers):
+        if runner.progress.last_log == now or now - self._looked >= self.interval:
             self._look(runner, now)
 
     def after_train(self, runner: RunContext) -> None:

@@ -63,7 +63,6 @@ class LoggerHook(Hook):
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._headline = tuple(headline)
-        self.is_log_point = False  # whether the iteration that runs reads the history: the same on every rank
         self._live = LiveLine()
 
     @property
@@ -78,8 +77,8 @@ class LoggerHook(Hook):
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        self.is_log_point = self._is_time(runner, batch_idx)
-        if self.is_log_point:
+        if self._is_time(runner, batch_idx):
+            runner.progress.last_log = runner.iter + 1
             if runner.rank == 0:
                 self._write_train(runner, batch_idx)
             else:

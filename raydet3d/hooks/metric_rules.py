@@ -1,4 +1,4 @@
-"""Which of two scores is better, told from the metric's name where nobody says; and a validation's score of it."""
+"""Infer from a metric's name whether greater or less is better; look up a validation's score of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from raydet3d.errors import InputError
 
 GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc", "AP", "NDS", "recall")
-"""Names, or parts of them, of metrics of which more is better: MMEngine's, and those of 3D detection."""
+"""Names, or parts of names, of metrics of which greater is better: MMEngine's, and those of 3D detection."""
 LESS_KEYS = ("loss",)
 
 
@@ -21,17 +21,17 @@ def infer_rule(
     owner: str,
     key: str,
 ) -> str:
-    """Whether ``greater`` or ``less`` of a metric is better: by its name, else by a part of it; case does not count.
+    """Infer `greater` or `less` from a metric's name, else from a part of it; case is ignored.
 
     Args:
-        metric: The metric.
-        greater: Names of which greater is better.
-        less: Those of which less is.
-        owner: Who asks, for the message.
-        key: The argument that names the metric, for the message.
+        metric: Name of the metric.
+        greater: Names of metrics of which greater is better.
+        less: Names of metrics of which less is better.
+        owner: Class that asks, for the message.
+        key: Argument that names the metric, for the message.
 
     Raises:
-        InputError: The name does not tell.
+        InputError: The name matches none of them.
     """
     low = metric.lower()
     for same in (lambda word: word.lower() == low, lambda word: word.lower() in low):
@@ -48,28 +48,33 @@ def is_better(score: float, than: float, rule: str) -> bool:
 
 
 def given_score(metrics: Mapping[str, Any], metric: str, *, owner: str, key: str) -> float:
-    """A metric's score.
+    """Return a metric's score.
 
     Args:
-        metrics: What a validation gave.
-        metric: Its name.
-        owner: Who asks, for the message.
-        key: The argument that names the metric, for the message.
+        metrics: Metrics of a validation.
+        metric: Name of the metric.
+        owner: Class that asks, for the message.
+        key: Argument that names the metric, for the message.
 
     Raises:
-        InputError: Validation did not give it; the message names the nearest.
+        InputError: Validation did not give it; the message lists the most similar names.
     """
     scores = numbers(metrics)
     if metric in scores:
         return scores[metric]
-    ending = [name for name in scores if name.endswith(metric)]
-    near = (ending or difflib.get_close_matches(metric, scores, n=3, cutoff=0.6) or list(scores))[:3]
-    more = f" and {len(scores) - len(near)} others" if len(scores) > len(near) else ""
-    raise InputError(f"{owner}: {key}={metric!r}, but validation gave {', '.join(near) or 'nothing'}{more}")
+    raise InputError(f"{owner}: {key}={metric!r}, but validation gave {nearest_metrics(list(scores), metric)}")
+
+
+def nearest_metrics(names: Sequence[str], metric: str) -> str:
+    """List a few names, those most similar to a metric, and the number of the others."""
+    ending = [name for name in names if name.endswith(metric)]
+    near = (ending or difflib.get_close_matches(metric, names, n=3, cutoff=0.6) or list(names))[:3]
+    more = f" and {len(names) - len(near)} others" if len(names) > len(near) else ""
+    return f"{', '.join(near) or 'nothing'}{more}"
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those of a validation's metrics that are numbers, of one-element tensors and arrays too."""
+    """Return the metrics that are numbers, one-element tensors and arrays included."""
     found = {}
     for name, value in metrics.items():
         if hasattr(value, "item") and getattr(value, "size", None) is not None:

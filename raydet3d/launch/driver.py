@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from raydet3d.launch.run_spec import RunResult, RunSpec
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.launch.status_line import status_line
 from raydet3d.log import close_logger, open_logger
+from raydet3d.runtime.ddp import config_needs_all_ranks
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun
 STABLE_S = 3.0  # room for fewer workers than before counts once it has stayed so for this long
@@ -265,7 +266,7 @@ class RetryLoop:
         """Return for how many workers there is room, of numbers that may be there and that share an iteration."""
         fits = min(max_placeable_workers(self.options, nodes), self.options.max_workers)
         batches = self.options.resolved_batch_workers
-        return shared_evenly(fits, batches) if batches and asks_others(self._spec.cfg) else fits
+        return shared_evenly(fits, batches) if batches and config_needs_all_ranks(self._spec.cfg) else fits
 
     def _leave_if_asked(self) -> None:
         if (reason := self._asked()) is not None:
@@ -381,13 +382,6 @@ class RetryLoop:
             )
             return "the run hung"
         return f"a worker process died ({death})"
-
-
-def asks_others(cfg: Mapping[str, object]) -> bool:
-    """Return whether the model's passes ask other ranks (shards, SyncBatchNorm), so that all do equally many."""
-    wrapper = cfg.get("model_wrapper_cfg")
-    kind = wrapper.get("type") if isinstance(wrapper, Mapping) else None
-    return bool(cfg.get("sync_bn")) or "FullySharded" in str(kind)
 
 
 class Interval:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from raydet3d.config import Config, Origin
 from raydet3d.files import locked
@@ -60,7 +60,7 @@ def _run(
     from raydet3d.launch.hang_watchdog import HangWatchdogHook
     from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
     from raydet3d.launch.restart_log import RestartLogHook
-    from raydet3d.runtime.build import assemble
+    from raydet3d.runtime.assemble import assemble
 
     if os.path.isdir(spec.cwd):
         os.chdir(spec.cwd)
@@ -116,28 +116,3 @@ def quiet_file_loggers(folder: str) -> None:
 def is_torchrun() -> bool:
     """Whether torchrun (or a launcher with its variables) started this process as one rank of several."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
-
-
-def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
-    """Join the process group that torchrun describes.
-
-    A rank that sees one GPU only takes that one, whatever its number on the machine.
-
-    Args:
-        dist_cfg: `env_cfg.dist_cfg` of the config.
-
-    Returns:
-        This rank's device.
-    """
-    import torch
-    import torch.distributed as torch_dist
-
-    from raydet3d.dist import group_options
-
-    cuda = torch.cuda.is_available()
-    number = int(os.environ["LOCAL_RANK"]) % max(torch.cuda.device_count(), 1)
-    device = torch.device("cuda", number) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    torch_dist.init_process_group(**group_options(dist_cfg, cuda=cuda))
-    return device

@@ -1,7 +1,8 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
 from raydet3d.registry import RUNNERS
-from raydet3d.runtime.build import assemble, build_runner, check_data
+from raydet3d.runtime.assemble import assemble
+from raydet3d.runtime.build import build_runner, check_data
 from raydet3d.runtime.ddp import MMDistributedDataParallel
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History, register_statistic
@@ -10,8 +11,6 @@ from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, Test
 from raydet3d.runtime.runner import Runner
 from raydet3d.runtime.tta_runner import build_runner_with_tta
 
-Runner.from_cfg = staticmethod(assemble)
-RUNNERS.register_module(module=Runner)
 RUNNERS.build_func = build_runner
 
 __all__ = [

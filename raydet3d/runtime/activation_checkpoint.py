@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from raydet3d.errors import InputError, nearest
 
 
-def recompute(model: nn.Module, names: Sequence[str]) -> None:
+def checkpoint_activations(model: nn.Module, names: Sequence[str]) -> None:
     """Let some parts of a model trade time for memory. Values, gradients and BatchNorm's statistics stay the same.
 
     Args:

@@ -1,47 +1,107 @@
-"""Model wrappers: what stands round the model when several processes train it."""
+"""Model wrappers for training in several processes, and SyncBatchNorm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from raydet3d.dist import all_reduce_params, broadcast, is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import DataBatch, DataSample
 from raydet3d.log import get_logger
-from raydet3d.optim import OptimWrapperDict
+from raydet3d.models.detectors.base import BaseModel, Losses, StepOptimizer
+from raydet3d.optim import OptimWrapper, OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
-from raydet3d.runtime.wrapper_steps import Steps
 
 __all__ = [
     "MMDistributedDataParallel",
     "MMSeparateDistributedDataParallel",
+    "ModelWrapper",
+    "check_optimizers",
+    "config_needs_all_ranks",
+    "find_unused_parameters",
     "from_sync_bn",
     "is_model_wrapper",
-    "refuse_several",
+    "is_sharded",
+    "needs_all_ranks",
     "to_sync_bn",
-    "unreached",
     "unwrapped",
 ]
 
 
-@MODEL_WRAPPERS.register_module()
-class MMDistributedDataParallel(Steps, DistributedDataParallel):
-    """DistributedDataParallel with ``train_step``, ``val_step`` and ``test_step``.
+class ModelWrapper:
+    """Mixin of model wrappers: runs the steps of `BaseModel`, with forward passes through the wrapper.
 
-    The layout of the gradient buckets is fixed before the first step. (Torch lays them out anew after the first
-    backward pass; from three ranks on that changes the order in which gradients are summed, so a resumed run, whose
-    first step is a later one, would drift from the undisturbed run in the last bits.)
+    Attributes:
+        module: The model.
+        is_sharded: Whether each rank holds a part of the parameters only.
+    """
+
+    module: Any
+    is_sharded: ClassVar[bool] = False
+
+    @property
+    def data_preprocessor(self) -> nn.Module:
+        """The model's data preprocessor."""
+        preprocessor: nn.Module = self.module.data_preprocessor
+        return preprocessor
+
+    def parse_losses(self, losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses as the model does."""
+        parsed: tuple[Tensor, dict[str, Tensor]] = self.module.parse_losses(losses)
+        return parsed
+
+    _run_forward = BaseModel._run_forward
+    train_step = BaseModel.train_step
+
+    def val_step(self, data: DataBatch) -> Sequence[DataSample]:
+        """Predict for a batch of validation."""
+        predictions: Sequence[DataSample] = self.module.val_step(data)
+        return predictions
+
+    def test_step(self, data: DataBatch) -> Sequence[DataSample]:
+        """Predict for a batch of testing."""
+        predictions: Sequence[DataSample] = self.module.test_step(data)
+        return predictions
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model's parameters are sharded over the ranks."""
+    return isinstance(model, ModelWrapper) and model.is_sharded
+
+
+def needs_all_ranks(model: nn.Module) -> bool:
+    """Whether forward or backward passes wait for the other ranks: for shards, or for SyncBatchNorm's statistics."""
+    return is_sharded(model) or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
+def config_needs_all_ranks(cfg: Mapping[str, Any]) -> bool:
+    """Answer `needs_all_ranks` for the model of a config, without building it."""
+    kind = (cfg.get("model_wrapper_cfg") or {}).get("type")
+    wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    sharded = isinstance(wrapper, type) and issubclass(wrapper, ModelWrapper) and wrapper.is_sharded
+    return sharded or bool(cfg.get("sync_bn"))
+
+
+@MODEL_WRAPPERS.register_module()
+class MMDistributedDataParallel(ModelWrapper, DistributedDataParallel):
+    """`DistributedDataParallel` with `train_step`, `val_step` and `test_step`.
+
+    The layout of the gradient buckets is fixed before the first step. torch changes it after the first backward pass:
+    with three or more ranks, that changes the order in which gradients are summed, so that a resumed run, whose first
+    step is a later one, would differ from the uninterrupted run in the last bits.
 
     Args:
         module: The model.
-        detect_anomalous_params: Name parameters that a loss does not reach.
-        **kwargs: Of DistributedDataParallel.
+        detect_anomalous_params: Log the parameters that the loss does not depend on.
+        **kwargs: Arguments of `DistributedDataParallel`.
     """
 
     def __init__(self, module: nn.Module, detect_anomalous_params: bool = False, **kwargs: Any) -> None:
@@ -52,7 +112,7 @@ class MMDistributedDataParallel(Steps, DistributedDataParallel):
             kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")  # its name from torch 2.13 on
         super().__init__(module, **kwargs)
         self.detect_anomalous_params = detect_anomalous_params
-        self._told: list[str] = []
+        self._reported: list[str] = []
         if self._reverse:
             self.reducer._push_all_rebuilt_params()
             self.reducer._rebuild_buckets()
@@ -61,35 +121,36 @@ class MMDistributedDataParallel(Steps, DistributedDataParallel):
         parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
         return (parameters[::-1], sparse[::-1]) if self._reverse else (parameters, sparse)
 
-    def look_at(self, loss: Tensor) -> None:
-        """Warn of parameters that this loss does not reach, unless that was said of them in the last iteration."""
-        if not self.detect_anomalous_params:
-            return
-        names = unreached(self.module, loss)
-        if names and names != self._told:
-            get_logger().warning("parameters that no loss reaches: %s", ", ".join(names))
-        self._told = names
+    @override
+    def parse_losses(self, losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, log_vars = super().parse_losses(losses)
+        if self.detect_anomalous_params:
+            names = find_unused_parameters(self.module, loss)
+            if names and names != self._reported:
+                get_logger().warning("parameters that no loss depends on: %s", ", ".join(names))
+            self._reported = names
+        return loss, log_vars
 
 
 @MODEL_WRAPPERS.register_module()
-class MMSeparateDistributedDataParallel(Steps, nn.Module):
-    """For models that are trained in parts, with an optimizer each (``OptimWrapperDict``): they do their own steps.
+class MMSeparateDistributedDataParallel(ModelWrapper, nn.Module):
+    """Wrapper for models with a `train_step` of their own and several optimizers (`OptimWrapperDict`).
 
-    Whenever a backward pass ends, the gradients that it has touched are averaged over the ranks, in one exchange; so a
-    step may go forward and backward as often as it likes, through any part of the model. (MMEngine puts each child
-    into a wrapper, which changes the names in checkpoints.) All ranks must use the same parameters.
+    At the end of each backward pass, the gradients that it changed are averaged over the ranks in one all-reduce, so a
+    step may run any number of forward and backward passes through any part of the model. (MMEngine wraps each child,
+    which changes the names in checkpoints.) All ranks must use the same parameters.
 
     Args:
         module: The model.
-        device_ids: Accepted for DistributedDataParallel's sake, as are the two below.
-        broadcast_buffers: Buffers are the ranks' own while training, and rank 0's in a validation and in checkpoints.
-        find_unused_parameters: A parameter that no loss reaches gets no gradient.
+        device_ids: Accepted as an argument of `DistributedDataParallel`, without effect, like the two below.
+        broadcast_buffers: Buffers are each rank's own in training, and rank 0's in a validation and in checkpoints.
+        find_unused_parameters: A parameter that no loss depends on gets no gradient.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        device_ids: Any = None,
+        device_ids: Sequence[int | torch.device] | None = None,
         broadcast_buffers: bool = False,
         find_unused_parameters: bool = False,
     ) -> None:
@@ -119,15 +180,15 @@ class MMSeparateDistributedDataParallel(Steps, nn.Module):
         """Call the model."""
         return self.module(*args, **kwargs)
 
-    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """The model's own step of training."""
+    def train_step(self, data: Any, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
+        """Train on a batch with the model's own `train_step`."""
         self._touched.clear()  # of a backward pass that failed
         out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)
         return out
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Backward passes without an exchange; the next one outside averages what they have added up."""
+        """Skip the all-reduce inside the block; the next backward pass outside averages the sum."""
         before, self._exchanges = self._exchanges, False
         try:
             yield
@@ -135,26 +196,22 @@ class MMSeparateDistributedDataParallel(Steps, nn.Module):
             self._exchanges = before
 
 
-def refuse_several(model: nn.Module, optim_wrapper: Any) -> None:
-    """Refuse several optimizers where the model stands in a wrapper that makes the one step of all.
+def check_optimizers(model: nn.Module, optim_wrapper: OptimWrapper) -> None:
+    """Refuse several optimizers for a wrapper that runs one optimizer step for the whole model.
 
     Raises:
-        InputError: They cannot be trained with.
+        InputError: There are several, and the model's wrapper cannot train with them.
     """
-    if isinstance(optim_wrapper, OptimWrapperDict) and getattr(type(model), "train_step", None) is Steps.train_step:
+    one_step = isinstance(model, ModelWrapper) and type(model).train_step is ModelWrapper.train_step
+    if one_step and isinstance(optim_wrapper, OptimWrapperDict):
         raise InputError(
             "several optimizers on several ranks need model_wrapper_cfg=dict("
             "type='MMSeparateDistributedDataParallel'), which leaves the step to the model's train_step"
         )
 
 
-def unreached(model: nn.Module, loss: Tensor) -> list[str]:
-    """Names of the trainable parameters that a loss does not depend on: those that its graph does not lead to.
-
-    Args:
-        model: The model.
-        loss: What it gave, with its graph.
-    """
+def find_unused_parameters(model: nn.Module, loss: Tensor) -> list[str]:
+    """Return the names of the trainable parameters that are not in a loss's autograd graph."""
     reached: set[int] = set()
     left = [loss.grad_fn]
     seen = set(left)
@@ -170,11 +227,11 @@ def unreached(model: nn.Module, loss: Tensor) -> list[str]:
 
 
 def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:
-    """Replace BatchNorm by one whose statistics are those of all ranks.
+    """Replace BatchNorm by SyncBatchNorm, whose statistics are over all ranks.
 
     Args:
         model: The model.
-        kind: ``torch`` (``mmcv`` is taken for the same).
+        kind: `torch`; `mmcv` means the same.
     """
     if kind not in ("torch", "mmcv"):
         raise InputError(f"sync_bn must be 'torch' or 'mmcv', got {kind!r}")
@@ -184,7 +241,7 @@ def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:
 
 
 def from_sync_bn(model: nn.Module) -> nn.Module:
-    """Replace SyncBatchNorm by BatchNorm: a process alone has nobody to share statistics with."""
+    """Replace SyncBatchNorm by BatchNorm, for training in one process."""
     for name, child in model.named_children():
         if isinstance(child, nn.SyncBatchNorm):
             setattr(model, name, _PlainBatchNorm.like(child))
@@ -194,7 +251,7 @@ def from_sync_bn(model: nn.Module) -> nn.Module:
 
 
 class _PlainBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm for inputs of any number of dimensions, as SyncBatchNorm takes them."""
+    """BatchNorm for inputs of any number of dimensions, as SyncBatchNorm accepts them."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

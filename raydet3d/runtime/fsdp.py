@@ -1,15 +1,15 @@
-"""A model whose parameters, gradients and moments are sharded over the ranks: FSDP2 behind MMEngine's name.
+"""Sharded training: torch's `fully_shard` (FSDP2) under MMEngine's name. Optional; nothing else imports this file.
 
-Every rank keeps its share; a layer's parameters are put together for as long as it computes. What is trained is what
-DistributedDataParallel trains, up to the order in which gradients are summed.
+Each rank keeps a shard of parameters, gradients and moments; a unit's parameters are gathered while it computes. The
+result is that of DistributedDataParallel, up to the order in which gradients are summed.
 
-Not supported: ``EMAHook`` (an average needs a copy of the model), ``sync_bn``, and ``detect_anomalous_params``.
+Not supported: hooks that copy the model (`EMAHook`), `sync_bn`, and `detect_anomalous_params`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,30 +17,35 @@ from torch import nn
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.registry import MODEL_WRAPPERS
-from raydet3d.runtime.wrapper_steps import Steps
+from raydet3d.runtime.ddp import ModelWrapper
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @MODEL_WRAPPERS.register_module()
-class MMFullyShardedDataParallel(Steps, nn.Module):
-    """``fully_shard`` with ``train_step``, ``val_step`` and ``test_step``.
+class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
+    """`fully_shard` with `train_step`, `val_step` and `test_step`.
 
-    The model gets its first values before it is sharded, so they are those of an unsharded run.
+    Weights are initialised before the model is sharded, so they equal those of an unsharded run.
 
     Args:
         module: The model.
-        min_params: Children of the model with at least this many parameters (and stages in them, likewise) are
-            gathered one after the other; what is left is gathered with the whole model.
-        reshard_after_forward: Let go of a unit's parameters between its forward and its backward pass; saves memory,
-            costs another exchange.
-        mixed_precision: ``dict(param_dtype='bfloat16', reduce_dtype='float32')``: types to compute and to sum
-            gradients in; parameters and moments stay as they are.
+        min_params: Submodules with at least this many parameters are gathered on their own; the rest is gathered with
+            the whole model.
+        reshard_after_forward: Free a unit's parameters between its forward and its backward pass; saves memory, costs
+            another all-gather.
+        mixed_precision: `dict(param_dtype='bfloat16', reduce_dtype='float32')`: types of the computation and of the
+            gradient reduction; parameters and moments keep theirs.
         cpu_offload: Keep parameters, gradients and moments on the host.
-        device_ids: Accepted for DistributedDataParallel's sake, as are the two below.
-        broadcast_buffers: Buffers are the ranks' own while training, and rank 0's in a validation and in checkpoints.
-        find_unused_parameters: A parameter that no loss reaches keeps its values.
+        device_ids: Accepted as an argument of `DistributedDataParallel`, without effect, like the two below.
+        broadcast_buffers: Buffers are each rank's own in training, and rank 0's in a validation and in checkpoints.
+        find_unused_parameters: A parameter that no loss depends on keeps its values.
     """
+
+    is_sharded: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -49,12 +54,12 @@ class MMFullyShardedDataParallel(Steps, nn.Module):
         reshard_after_forward: bool = True,
         mixed_precision: Mapping[str, str] | None = None,
         cpu_offload: bool = False,
-        device_ids: Any = None,
+        device_ids: Sequence[int | torch.device] | None = None,
         broadcast_buffers: bool = False,
         find_unused_parameters: bool = False,
     ) -> None:
         super().__init__()
-        # Here, not above: half of torch.distributed, which other runs do not need.
+        # Imported here, since it loads half of torch.distributed, which other runs do not need.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
@@ -63,7 +68,7 @@ class MMFullyShardedDataParallel(Steps, nn.Module):
             init()
         for tensor in module.state_dict().values():
             dist.broadcast(tensor)
-        for parameter in module.parameters():  # shards are cut along the first axis of plain rows
+        for parameter in module.parameters():  # shards are slices of the first dimension
             parameter.data = parameter.data.contiguous()
         kind = next((p.device.type for p in module.parameters()), "cpu")
         options: dict[str, Any] = {
@@ -83,10 +88,10 @@ class MMFullyShardedDataParallel(Steps, nn.Module):
 
 
 def units(module: nn.Module, min_params: int) -> list[nn.Module]:
-    """Parts of a model to gather one by one, inner ones first; none holds another's parameters alone.
+    """Return the submodules to shard as units, inner ones first.
 
-    A part must be called as a module, so containers (``ModuleList``, ``ModuleDict``) and heads, which are asked for
-    their ``loss``, are looked into and not taken.
+    A unit must be called as a module. Containers (`ModuleList`, `ModuleDict`) and heads, whose `loss` is called, are
+    therefore searched and not taken.
     """
     found: list[nn.Module] = []
     for child in module.children():
@@ -100,28 +105,7 @@ def units(module: nn.Module, min_params: int) -> list[nn.Module]:
     return found
 
 
-def is_sharded_model(model: nn.Module) -> bool:
-    """Whether a model stands in the wrapper that shards."""
-    return isinstance(model, MMFullyShardedDataParallel)
-
-
-def asks_others(model: nn.Module) -> bool:
-    """Whether a model's passes ask other ranks: for shards, for SyncBatchNorm's statistics."""
-    return is_sharded_model(model) or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-
-
-def refuse_hooks(hooks: Iterable[Any]) -> None:
-    """Refuse hooks that need a copy of the model, which a sharded one cannot give.
-
-    Raises:
-        InputError: There is one.
-    """
-    for hook in hooks:
-        if any(kind.__name__ == "EMAHook" for kind in type(hook).__mro__):
-            raise InputError("EMAHook needs a copy of the model, which MMFullyShardedDataParallel cannot give it")
-
-
-def _policy(given: Mapping[str, str] | None) -> Any:
+def _policy(given: Mapping[str, str] | None) -> MixedPrecisionPolicy:
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     types: dict[str, Any] = {}

@@ -146,13 +146,16 @@ def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
             yield given
 
 
-def release(loader: DataLoader[Any]) -> None:
-    """Let a loader's worker processes go.
+def release(loader: DataLoader[Any] | Loaders) -> None:
+    """Stop a loader's worker processes.
 
-    Persistent ones otherwise live until the loader is collected; being part of a cycle (run, loop, loader), that is
-    late, and in an order in which torch waits 5 s for each of them.
+    Persistent ones otherwise live until the loader is collected. As a part of a cycle (run, loop, loader), it is
+    collected late, and in an order in which torch waits 5 s for each worker.
     """
-    if getattr(loader, "_iterator", None) is not None:
+    if isinstance(loader, Loaders):
+        for one in loader.loaders:
+            release(one)
+    elif getattr(loader, "_iterator", None) is not None:
         loader._iterator = None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from raydet3d.hooks.context import RunContext, StepModel
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import Loaders
+from raydet3d.runtime.loaders import Loaders, build_dataloader
 from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
 
@@ -46,8 +47,32 @@ def _read_pairs(dynamic_intervals: Any) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-class _TrainLoop:
-    """What both ways of training share.
+class BaseLoop(ABC):
+    """Base class of loops: `train_cfg`, `val_cfg` and `test_cfg` may name a registered subclass.
+
+    Args:
+        runner: The run.
+        dataloader: A data loader, or its config.
+    """
+
+    def __init__(self, runner: RunContext, dataloader: Any) -> None:
+        self._runner = runner
+        self.dataloader = (
+            build_dataloader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
+        )
+
+    @property
+    def runner(self) -> RunContext:
+        """The run."""
+        return self._runner
+
+    @abstractmethod
+    def run(self) -> object:
+        """Run the loop."""
+
+
+class _TrainLoop(BaseLoop):
+    """Base class of the training loops.
 
     Args:
         runner: The run.
@@ -74,8 +99,7 @@ class _TrainLoop:
         for key, value in ((name, limit), ("val_interval", val_interval)):
             if not _is_count(value):
                 raise InputError(f"train_cfg.{key} must be a whole number above 0, got {value!r}")
-        self.runner = runner
-        self.dataloader = dataloader
+        super().__init__(runner, dataloader)
         self.limit = int(limit)
         if val_begin != 0 and not _is_count(val_begin):
             raise InputError(f"train_cfg.val_begin must be a whole number of at least 0, got {val_begin!r}")
@@ -273,8 +297,8 @@ class IterBasedTrainLoop(_TrainLoop):
             progress.finish_pass()
 
 
-class _EvalLoop:
-    """What validation and testing share."""
+class _EvalLoop(BaseLoop):
+    """Base class of the validation and test loops."""
 
     mode: str
 
@@ -285,8 +309,7 @@ class _EvalLoop:
         evaluator: Evaluator | Sequence[Evaluator],
         fp16: bool = False,
     ) -> None:
-        self.runner = runner
-        self.dataloader = dataloader
+        super().__init__(runner, dataloader)
         self.evaluator = evaluator
         self.fp16 = fp16
         loaders = dataloader.loaders if isinstance(dataloader, Loaders) else [dataloader]
@@ -422,7 +445,8 @@ class TestLoop(_EvalLoop):
 
 def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) -> Sequence[Any]:
     """Take a last output that holds nothing but losses off the predictions."""
-    last = outputs[-1] if outputs else None
+    # MMEngine's loops accept any output; only that of a detector ends in losses.
+    last = outputs[-1] if isinstance(outputs, (list, tuple)) and outputs else None
     keys = getattr(last, "keys", None)
     if last is None or keys is None or set(keys()) != {"loss"}:
         return outputs

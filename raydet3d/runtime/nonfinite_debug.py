@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from raydet3d.dist import get_world_size
 from raydet3d.runtime import rng
-from raydet3d.runtime.ddp import unwrapped
-from raydet3d.runtime.fsdp import asks_others
+from raydet3d.runtime.ddp import needs_all_ranks, unwrapped
 
 
 def diagnose_nonfinite(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
@@ -34,7 +33,7 @@ def diagnose_nonfinite(model: nn.Module, optim_wrapper: Any, data_batch: Any, de
     plain = _plain_fault(bare, data_batch)
     if get_world_size() == 1:
         return plain or _try(bare, optim_wrapper, data_batch, device)
-    if asks_others(model):
+    if needs_all_ranks(model):
         return plain or "not tried again: that needs every rank at its batch"
     tried = _try(bare, optim_wrapper, data_batch, device)
     return plain or tried

@@ -27,6 +27,7 @@ class Progress:
         batch: Batches of the running pass.
         validated: Value of ``iter`` at the last finished validation.
         phase: What the loop is in the middle of.
+        last_log: Number of the last iteration after which the history was read for the log; the same on every rank.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class Progress:
     batch: int = 0
     validated: int = 0
     phase: Phase = Phase.BETWEEN
+    last_log: int = -1
 
     def finish_iter(self) -> None:
         """Count an iteration."""

@@ -1,22 +1,44 @@
-"""The end of a run in a few lines: the scores that count, the best checkpoint, where logs and pictures lie."""
+"""The result of a training run: its scores, checkpoints and folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from raydet3d import dist
-from raydet3d.checkpoint.load import exists, locate
+from typing import Any, TypedDict
 
 FEW = 12  # metrics that are all shown; where there are more, hooks say which
 
 
+class TrainResult(TypedDict):
+    """What `Runner.train` returns.
+
+    Keys:
+        metrics: All numbers of the last validation.
+        headline: The metrics that count, by the last part of their name.
+        best_score, best_checkpoint, last_checkpoint: Of the checkpoint hook; None without it.
+        not_kept: Checkpoints that could not be written, with the reasons.
+        log_dir, picture_dir: Folders; no picture folder where nothing was drawn.
+        epoch, iter, seconds: What was done, and how long it took.
+    """
+
+    metrics: dict[str, float]
+    headline: dict[str, float]
+    best_score: float | None
+    best_checkpoint: str | None
+    last_checkpoint: str | None
+    not_kept: dict[str, str]
+    log_dir: str
+    picture_dir: str | None
+    epoch: int
+    iter: int
+    seconds: float
+
+
 def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, float]:
-    """The metrics that count, by the last part of their name.
+    """Select the metrics that count, by the last part of their name.
 
     Args:
-        metrics: All of a validation.
-        wanted: Parts of the names that count; where none is found, all count if they are few.
+        metrics: All metrics of a validation.
+        wanted: Parts of the names that count; where none matches, all metrics count if they are few.
     """
     scalars = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
     found = {key: value for key, value in scalars.items() if any(part in key for part in wanted)}
@@ -27,45 +49,11 @@ def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, flo
     return dict(zip(short if unique else found, found.values(), strict=True))
 
 
-def summarize(runner: Any, *, seconds: float) -> dict[str, Any]:
-    """What ``Runner.train`` returns; every rank calls it, once all that was saved is written."""
-    info = runner.message_hub.get_info
-    metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
-    pictures = runner.log_dir / "vis_data" / "vis_image"
-    best, last = dist.on_rank0(lambda: _in_place(runner))
-    return {
-        "metrics": metrics,
-        "headline": runner.headline(metrics),
-        "best_score": info("best_score"),
-        "best_checkpoint": best,
-        "last_checkpoint": last,
-        "not_kept": runner.not_kept(),
-        "log_dir": str(runner.log_dir),
-        "picture_dir": str(pictures) if pictures.is_dir() else None,
-        "epoch": runner.epoch,
-        "iter": runner.iter,
-        "seconds": seconds,
-    }
-
-
-def _in_place(runner: Any) -> tuple[str | None, str | None]:
-    """The best and the last checkpoint, as far as they are there: writing one may have failed."""
-    best, last = (runner.message_hub.get_info(key) for key in ("best_ckpt", "last_ckpt"))
-    if last is not None and not exists(locate(last)):
-        newest = runner.store_in(locate(last.rpartition("/")[0])).newest_own()
-        runner.logger.error("the last checkpoint %s was not written; the newest one is %s", last, newest)
-        last = None if newest is None else str(newest)
-    if best is not None and not exists(locate(best)):
-        runner.logger.error("the best checkpoint %s is not there", best)
-        best = None
-    return best, last
-
-
-def to_lines(summary: Mapping[str, Any]) -> str:
-    """A summary as text."""
-    lines = [f"done in {summary['seconds']:.0f} s"]
-    lines += [f"  {name}: {value:.4f}" for name, value in summary["headline"].items()]
+def to_lines(result: Mapping[str, Any]) -> str:
+    """Format a result as lines of text."""
+    lines = [f"done in {result['seconds']:.0f} s"]
+    lines += [f"  {name}: {value:.4f}" for name, value in result["headline"].items()]
     places = ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir")
-    lines += [f"  {key.replace('_', ' ')}: {summary[key]}" for key in places if summary[key]]
-    lines += [f"  not kept: {name}: {why}" for name, why in summary.get("not_kept", {}).items()]
+    lines += [f"  {key.replace('_', ' ')}: {result[key]}" for key in places if result[key]]
+    lines += [f"  not kept: {name}: {why}" for name, why in result.get("not_kept", {}).items()]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.prepare_tta import PrepareTTAHook
-from raydet3d.runtime.build import assemble
+from raydet3d.runtime.assemble import assemble
 from raydet3d.runtime.runner import Runner
 
 

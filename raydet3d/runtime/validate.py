@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE
@@ -37,7 +37,8 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
         InputError: Parts of training, validation or testing are missing, or a section has an unknown key or a value of
             the wrong type or range, or two sections contradict each other.
     """
-    if not isinstance(cfg.get("model"), Mapping):
+    model = cfg.get("model")
+    if not isinstance(model, Mapping) and not callable(model):  # a module that is already built is callable
         raise InputError("the config has no model=dict(type=...)")
     run = read_run_config(cfg)
     for mode, names in TRIPLES.items():
@@ -45,7 +46,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
         if there and len(there) < 3:
             absent = ", ".join(name for name in names if name not in there)
             raise InputError(f"the config has {' and '.join(there)} but no {absent}: all three or none")
-        if len(there) == 3:
+        if len(there) == 3 and not hasattr(cfg[f"{mode}_cfg"], "run"):  # a loop that is already built has it
             key = f"{mode}_cfg"
             with config_context(key):
                 _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
@@ -88,15 +89,18 @@ def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
     return out
 
 
-def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
-    """All hooks in registration order, each with the key it came from.
+def hook_cfgs(default_hooks: Mapping[str, Any] | None, custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
+    """Return all hooks in registration order, each with its config key."""
+    return [*default_hook_cfgs(default_hooks), *custom_hook_cfgs(custom_hooks)]
 
-    A default hook's dict in the config replaces ours as a whole; None switches it off; a name of the config's own is
-    added.
+
+def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """Return the default hooks, each with its config key.
+
+    A dict in the config replaces the default as a whole; None removes it; other names are added.
 
     Args:
         default_hooks: Of the config.
-        custom_hooks: Of the config.
     """
     given = dict(default_hooks or {})
     out: list[tuple[str, Any]] = []
@@ -108,8 +112,12 @@ def hook_cfgs(default_hooks: Any, custom_hooks: Any) -> list[tuple[str, Any]]:
         if mine is None:
             raise InputError(f"default_hooks.{name}: there is no such default hook to switch off")
         out.append((f"default_hooks.{name}", mine))
-    out.extend((f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ()))
     return out
+
+
+def custom_hook_cfgs(custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
+    """Return the custom hooks, each with its config key."""
+    return [(f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ())]
 
 
 def _check_arguments(table: Registry, cfg: Mapping[str, Any]) -> None:

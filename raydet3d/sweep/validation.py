@@ -242,7 +242,7 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
 
     from raydet3d.launch.process_isolation import isolated
     from raydet3d.launch.run_spec import RunSpec
-    from raydet3d.runtime.build import assemble
+    from raydet3d.runtime.assemble import assemble
 
     small = cfg.copy()
     loader = small["val_dataloader"]

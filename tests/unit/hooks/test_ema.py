@@ -113,7 +113,7 @@ def test_load_from_begins_the_average_too(tmp_path: Path) -> None:
     path = tmp_path / "first" / "epoch_3.pth"
     runner = make(tmp_path / "second", {"begin_iter": 10**6}, load_from=str(path), train_cfg={"max_epochs": 10**6})
     runner.call_hook("before_run")
-    runner._begin()
+    runner.load_or_resume()
     saved = torch.load(path, weights_only=True)["state_dict"]
     for name, value in saved.items():
         assert torch.equal(averaged(runner)[f"module.{name}"], value)

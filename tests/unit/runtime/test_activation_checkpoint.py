@@ -12,7 +12,7 @@ from torch import nn
 
 from raydet3d.errors import InputError
 from raydet3d.runtime import assemble
-from raydet3d.runtime.activation_checkpoint import recompute
+from raydet3d.runtime.activation_checkpoint import checkpoint_activations
 from tests.kit.toy import ToyModel, toy_cfg
 
 NO_VAL = {f"val_{part}": None for part in ("dataloader", "cfg", "evaluator")}
@@ -26,7 +26,7 @@ def block() -> nn.Sequential:
 
 def test_gradients_statistics_and_dropout_are_the_same() -> None:
     plain, saving = block(), block()
-    recompute(saving, ["0"])
+    checkpoint_activations(saving, ["0"])
     x, calls = torch.randn(6, 4), []
     saving[0][0].register_forward_hook(lambda *_: calls.append(1))
     for model in (plain, saving):
@@ -43,7 +43,7 @@ def test_gradients_statistics_and_dropout_are_the_same() -> None:
 
 def test_a_copy_computes_with_its_own_weights_and_evaluation_computes_once() -> None:
     model = block().eval()
-    recompute(model, ["0"])
+    checkpoint_activations(model, ["0"])
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin[0][0].weight.zero_()

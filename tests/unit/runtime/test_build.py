@@ -151,7 +151,7 @@ def test_the_preprocessor_of_the_top_level_goes_into_the_model() -> None:
     assert build_model(cfg).given == {"type": "X"}
     cfg["model"]["data_preprocessor"] = {"type": "Y"}
     assert build_model(cfg).given == {"type": "Y"}
-    with pytest.raises(InputError, match=r"model: .* makes no nn.Module"):
+    with pytest.raises(InputError, match=r"model: .* does not make an nn.Module"):
         build_model({"model": {"type": dict}})
 
 
@@ -159,9 +159,9 @@ def test_parts_alone(tmp_path: Path) -> None:
     cfg = quiet(tmp_path)
     model = wrap_model(build_model(cfg), cfg, torch.device("cpu"))
     wrapper = build_optim(cfg, model)
-    schedulers = build_schedulers(cfg, wrapper, 12, max_epochs=3, max_iters=36)
+    schedulers = build_schedulers(cfg["param_scheduler"], wrapper, 12, max_epochs=3, max_iters=36)
     assert [type(s).__name__ for s in schedulers] == ["LinearLR", "CosineAnnealingLR"]
-    assert type(build_visualizer({}, save_dir=tmp_path)).__name__ == "Visualizer"
+    assert type(build_visualizer(None, save_dir=tmp_path)).__name__ == "Visualizer"
 
 
 def test_learning_rates_are_scaled_by_batch_size(tmp_path: Path) -> None:

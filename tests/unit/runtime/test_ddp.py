@@ -112,8 +112,8 @@ def name_anomalies(find_unused: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_parameters_that_no_loss_reaches_are_named(world: int) -> None:
-    named = ["parameters that no loss reaches: spare.weight, spare.bias"]
+def test_parameters_that_no_loss_depends_on_are_named(world: int) -> None:
+    named = ["parameters that no loss depends on: spare.weight, spare.bias"]
     assert run_ranks(name_anomalies, world, True) == [named] * world
 
 

@@ -17,8 +17,12 @@ from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.sharded import _member
 from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
+from raydet3d.hooks import EMAHook
+from raydet3d.hooks.base import Hooks
 from raydet3d.runtime import assemble
-from raydet3d.runtime.fsdp import _policy, refuse_hooks, units
+from raydet3d.runtime.build import check_ranks
+from raydet3d.runtime.ddp import ModelWrapper
+from raydet3d.runtime.fsdp import _policy, units
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import SaveAt, ToyModel, toy_cfg
 
@@ -201,11 +205,13 @@ def test_which_parts_are_gathered_one_by_one() -> None:
 
 
 def test_what_is_refused() -> None:
-    class EMAHook:
-        pass
+    class Sharded(ModelWrapper, nn.Module):
+        is_sharded = True
 
+    hooks = Hooks()
+    hooks.register(EMAHook())
     with pytest.raises(InputError, match="EMAHook needs a copy"):
-        refuse_hooks([EMAHook()])
+        check_ranks(Sharded(), hooks, 1)
     with pytest.raises(InputError, match=r"got param_dtype='int8'"):
         _policy({"param_dtype": "int8"})
     assert _policy({"param_dtype": "bfloat16"}).param_dtype is torch.bfloat16

@@ -14,8 +14,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks import STAGES, Hook
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import EpochBasedTrainLoop, Runner, assemble
-from raydet3d.runtime.custom_loop import BaseLoop
-from raydet3d.runtime.loops import IterBasedTrainLoop, TestLoop, ValLoop, sample_ids
+from raydet3d.runtime.loops import BaseLoop, IterBasedTrainLoop, TestLoop, ValLoop, sample_ids
 from raydet3d.structures import InstanceData
 from tests.kit.toy import SaveAt, ToyData, ToyMetric, ToyModel, ToySample, toy_cfg
 

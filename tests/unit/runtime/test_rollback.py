@@ -55,6 +55,6 @@ def test_one_in_another_folder_is_found_before_anything_is_saved_there(tmp_path:
     runner = assemble(cfg, resume=str(tmp_path / "out" / "work" / "epoch_2.pth"))
     _ = runner.optim_wrapper, runner.param_schedulers
     runner.call_hook("before_run")
-    runner._begin()
+    runner.load_or_resume()
     runner.call_hook("before_train")
     assert runner.roll_back(before=20) == "epoch_1.pth"

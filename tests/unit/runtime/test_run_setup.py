@@ -116,7 +116,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, done: Path) -> None:
     # As pretrained weights, what fits is taken.
     runner = assemble(toy_cfg(tmp_path, load_from=path, **changes))
     runner.call_hook("before_run")
-    runner._begin()
+    runner.load_or_resume()
     assert torch.equal(runner.model.first.weight, weights(done / "epoch_3.pth"))
 
 

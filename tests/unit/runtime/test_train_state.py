@@ -31,7 +31,7 @@ def resumed(folder: Path, path: Path, **changes: Any) -> tuple[Runner, str]:
     runner = assemble(toy_cfg(folder, default_hooks__checkpoint=NO_SAVES, **changes), resume=str(path))
     runner._prepare_training()
     runner.call_hook("before_run")
-    runner._begin()
+    runner.load_or_resume()
     return runner, next(folder.glob("*/*.log")).read_text()
 
 

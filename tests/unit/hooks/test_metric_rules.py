@@ -1,4 +1,4 @@
-"""Metrics that are waited for in vain: said before training where their names are known, else at the first chance."""
+"""Metrics that hooks need: unknown names are refused before training, where the names are known, else at first use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.metric_rules import nearest_metrics
 from raydet3d.metrics import KittiMetric
 from raydet3d.runtime import assemble
-from raydet3d.runtime.wanted import some_of
 from tests.kit.toy import ToyMetric, toy_cfg
 
 
@@ -67,5 +67,5 @@ def test_what_kitti_gives() -> None:
 
 
 def test_some_of_many() -> None:
-    assert some_of(["a/x", "a/y"], "x") == "a/x and 1 others"
-    assert some_of([], "x") == "nothing"
+    assert nearest_metrics(["a/x", "a/y"], "x") == "a/x and 1 others"
+    assert nearest_metrics([], "x") == "nothing"
