@@ -19,7 +19,7 @@ from raydet3d.launch.driver import StopSource
 from raydet3d.launch.executors import release
 from raydet3d.launch.failures import describe_failure
 from raydet3d.launch.ray_console import divert_ray_lines
-from raydet3d.launch.signal_channel import STOP
+from raydet3d.launch.signal_channel import STOP, purge
 from raydet3d.launch.signals import StopRequest
 from raydet3d.sweep.pbt import exploit
 from raydet3d.sweep.sweep_console import SweepConsole
@@ -139,6 +139,7 @@ class SweepDriver:
         """Run until nothing is left, the budget is used up, or this process is asked to stop."""
         scratch = self.store.path / ".ray"
         shutil.rmtree(scratch, ignore_errors=True)
+        purge(f"{sweep_channel().name}/")  # of an earlier sweep of this process that was stopped
         self._write_ranking()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         error: list[BaseException] = []
@@ -225,7 +226,9 @@ class SweepDriver:
             try:
                 thread.join(POLL_S)
             except KeyboardInterrupt:
-                self.stopped = self.stopped or "SIGINT"
+                if self.stopped is not None:  # pressed again: the trials are not waited for
+                    break
+                self.stopped = "SIGINT"
             self.stopped = self.stopped or self._request.reason
             if self._time_limit_s and time.monotonic() - self._began > self._time_limit_s:
                 self.stopped = self.stopped or "time limit"
