@@ -1,4 +1,4 @@
-"""What one key of a sweep may be: choices, ranges and named alternatives; how each is drawn, varied and told apart."""
+"""Domains of a sweep's keys: choices, ranges and named alternatives; how values are sampled and perturbed."""
 
 from __future__ import annotations
 
@@ -7,234 +7,250 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from typing_extensions import override
 
 from raydet3d.errors import InputError, nearest
 
-DIGITS = 4  # significant digits of a drawn number: what is read in a table is what was trained with
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
+"""Plain data, as YAML has it."""
+
+DIGITS = 4  # significant digits of a sampled number, so that tables show exactly what was trained with
 
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(ABC):
-    """The values that one key may take.
+    """Possible values of one key.
 
     Args:
-        when: Other keys of the space with the values (or names) for which this key is set at all.
+        when: Condition: other keys of the space and their values (or names) for which this key is set at all.
     """
 
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @abstractmethod
-    def sample(self, rng: random.Random) -> Any:
-        """A value at random."""
+    def sample(self, rng: random.Random) -> Value:
+        """Return a random value."""
 
     @abstractmethod
-    def perturb(self, value: Any, rng: random.Random) -> Any:
-        """A value near to ``value``, for population based training."""
+    def perturb(self, value: Value, rng: random.Random) -> Value:
+        """Return a value close to another one, for population based training."""
 
     @abstractmethod
-    def contains(self, value: Any) -> bool:
-        """Whether ``value`` is in the domain."""
+    def contains(self, value: Value) -> bool:
+        """Whether a value is in the domain."""
 
     @abstractmethod
-    def ask(self, trial: Any, key: str) -> Any:
-        """Let an Optuna trial choose."""
+    def suggest(self, trial: Trial, key: str) -> Value:
+        """Let an Optuna trial suggest a value."""
 
     @abstractmethod
-    def distribution(self) -> Any:
-        """Optuna's word for this domain."""
+    def distribution(self) -> BaseDistribution:
+        """Return the domain as an Optuna distribution."""
 
     @abstractmethod
-    def parameter(self, value: Any) -> Any | None:
-        """What Optuna calls a value; None where ``distribution`` has no such value."""
+    def to_param(self, value: Value) -> int | float | None:
+        """Return Optuna's parameter for a value, or None where `distribution` does not contain it."""
 
-    def values(self) -> list[Any] | None:
-        """All values in order; None where there is no end to them."""
+    def values(self) -> list[Value] | None:
+        """Return all values in order, or None for a continuous domain."""
         return None
 
-    def examples(self) -> list[Any]:
-        """Two values that differ, as long as there are two."""
+    def examples(self) -> list[Value]:
+        """Return two different values, or the only one."""
         return (self.values() or [])[:2]
 
-    def content(self, value: Any) -> Any:
-        """What is put into the config for a value."""
+    def content(self, value: Value) -> Value:
+        """Return what is written into the config for a value."""
         return value
 
     @property
     def is_log(self) -> bool:
-        """Whether pictures draw it on a logarithmic axis."""
+        """Whether plots use a logarithmic axis."""
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Domain):
-    """One of several values; as ``grid``, each of them in turn.
+    """One of several values.
 
     Args:
         options: The values.
-        grid: Whether random search, too, goes through them one by one.
+        grid: Whether random search enumerates them, too.
     """
 
-    options: tuple[Any, ...]
+    options: tuple[Value, ...]
     grid: bool = False
 
-    def sample(self, rng: random.Random) -> Any:
-        """One of them."""
+    @override
+    def sample(self, rng: random.Random) -> Value:
         return rng.choice(self.options)
 
-    def perturb(self, value: Any, rng: random.Random) -> Any:
-        """The one before or after; at an end, the one that there is."""
+    @override
+    def perturb(self, value: Value, rng: random.Random) -> Value:
+        """Return the previous or next option; at either end, the neighbour."""
         at, last = self.options.index(value) if value in self.options else 0, len(self.options) - 1
         moved = at + rng.choice([-1, 1])
         return self.options[moved if 0 <= moved <= last else min(max(2 * at - moved, 0), last)]
 
-    def contains(self, value: Any) -> bool:
-        """Whether it is one of them."""
+    @override
+    def contains(self, value: Value) -> bool:
         return value in self.options
 
-    def ask(self, trial: Any, key: str) -> Any:
-        """By its place, since Optuna's categories are scalars."""
+    @override
+    def suggest(self, trial: Trial, key: str) -> Value:
+        # By index: Optuna's categories are scalars.
         return self.options[trial.suggest_categorical(key, list(range(len(self.options))))]
 
-    def distribution(self) -> Any:
-        """Places of the options."""
+    @override
+    def distribution(self) -> BaseDistribution:
         import optuna
 
         return optuna.distributions.CategoricalDistribution(list(range(len(self.options))))
 
-    def parameter(self, value: Any) -> Any | None:
-        """Its place."""
+    @override
+    def to_param(self, value: Value) -> int | float | None:
         return self.options.index(value) if value in self.options else None
 
-    def values(self) -> list[Any] | None:
-        """The options."""
+    @override
+    def values(self) -> list[Value] | None:
         return list(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternatives(Choice):
-    """Whole values by name: three schedules, four optimizers. A setting holds the name.
+    """Whole values by name, such as schedules or optimizers; a setting holds the name.
 
     Args:
-        contents: Value of each name.
+        contents: Value by name.
     """
 
-    contents: Mapping[str, Any]
+    contents: Mapping[str, Value]
 
-    def content(self, value: Any) -> Any:
-        """The value of a name."""
-        return self.contents[value]
+    @override
+    def content(self, value: Value) -> Value:
+        return self.contents[str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range(Domain):
-    """Numbers between two ends, evenly or by their logarithm, in steps where wanted.
+    """Numbers of an interval, uniform or log-uniform.
 
     Args:
-        low: Least.
-        high: Greatest.
-        log: Even in the logarithm.
-        step: Distance of the values that may come up; None for any.
-        whole: Whether they are integers.
+        low: Lower bound, included.
+        high: Upper bound, included.
+        log: Whether values are uniform in their logarithm.
+        step: Distance between possible values; None for a continuous range.
+        is_integer: Whether values are integers.
     """
 
     low: float
     high: float
     log: bool = False
     step: float | None = None
-    whole: bool = False
+    is_integer: bool = False
 
-    def sample(self, rng: random.Random) -> Any:
-        """A number of the range."""
-        if self.whole:
+    @override
+    def sample(self, rng: random.Random) -> int | float:
+        if self.is_integer:
             return rng.randrange(int(self.low), int(self.high) + 1)
         if self.log:
-            return self._tidy(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return self._tidy(rng.uniform(self.low, self.high))
+            return self._round(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return self._round(rng.uniform(self.low, self.high))
 
-    def perturb(self, value: Any, rng: random.Random) -> Any:
-        """0.8 or 1.2 of it, within the range and never itself; at least one step away where there are steps."""
+    @override
+    def perturb(self, value: Value, rng: random.Random) -> int | float:
+        """Return 0.8 or 1.2 times a value, at least one step away and within the bounds."""
+        number = cast(float, value)
         factors = [0.8, 1.2] if rng.random() < 0.5 else [1.2, 0.8]
-        step = 1 if self.whole else self.step or (0.1 * (self.high - self.low) if value == 0 else 0)
+        step = 1 if self.is_integer else self.step or (0.1 * (self.high - self.low) if number == 0 else 0)
         for factor in factors:
-            moved = value * factor
-            if step and abs(moved - value) < step:
-                moved = value + math.copysign(step, factor - 1)
-            if (tidy := self._tidy(moved)) != value:
-                return tidy
-        return value
+            moved = number * factor
+            if step and abs(moved - number) < step:
+                moved = number + math.copysign(step, factor - 1)
+            if (rounded := self._round(moved)) != number:
+                return rounded
+        return number
 
     @property
     def _last(self) -> int:
-        """Number of the last step; (0.98 - 0.8) / 0.02 is a little less than 9."""
+        """Index of the last step; (0.98 - 0.8) / 0.02 is slightly less than 9."""
         assert self.step
         return math.floor((self.high - self.low) / self.step + 1e-9)
 
-    def _at(self, place: int) -> float:
-        """Value of a step, with no more digits than tell steps apart: 0.3 and not 0.30000000000000004."""
+    def _step_value(self, index: int) -> float:
+        """Return the value of a step, rounded: 0.3 and not 0.30000000000000004."""
         assert self.step
-        value = round(self.low + place * self.step, 9 - math.floor(math.log10(self.step))) + 0.0  # + 0.0: no -0.0
+        value = round(self.low + index * self.step, 9 - math.floor(math.log10(self.step))) + 0.0  # + 0.0: no -0.0
         return min(max(value, self.low), self.high)
 
-    def _tidy(self, value: float) -> Any:
-        """On a step, or with few digits; inside the ends."""
-        if self.whole:
+    def _round(self, value: float) -> int | float:
+        """Round to a step, or to few digits, and clip to the bounds."""
+        if self.is_integer:
             return int(min(max(round(value), self.low), self.high))
         if self.step:
-            return self._at(min(max(round((value - self.low) / self.step), 0), self._last))
-        digits = DIGITS + max(_magnitude(value) - _magnitude(self.high - self.low), 0)  # a narrow range takes more
+            return self._step_value(min(max(round((value - self.low) / self.step), 0), self._last))
+        digits = DIGITS + max(_magnitude(value) - _magnitude(self.high - self.low), 0)  # a narrow range needs more
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
-    def contains(self, value: Any) -> bool:
-        """Whether it lies inside."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high
+    @override
+    def contains(self, value: Value) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
-    def ask(self, trial: Any, key: str) -> Any:
-        """A number, tidied as drawn ones are."""
-        if self.whole:
+    @override
+    def suggest(self, trial: Trial, key: str) -> int | float:
+        if self.is_integer:
             return trial.suggest_int(key, int(self.low), int(self.high))
-        high = self._at(self._last) if self.step else self.high  # Optuna warns where the range is no multiple of it
-        return self._tidy(trial.suggest_float(key, self.low, high, step=self.step, log=self.log))
+        high = (
+            self._step_value(self._last) if self.step else self.high
+        )  # Optuna warns of a bound between two steps
+        return self._round(trial.suggest_float(key, self.low, high, step=self.step, log=self.log))
 
-    def distribution(self) -> Any:
-        """An integer or float range."""
+    @override
+    def distribution(self) -> BaseDistribution:
         import optuna
 
-        if self.whole:
+        if self.is_integer:
             return optuna.distributions.IntDistribution(int(self.low), int(self.high))
-        high = self._at(self._last) if self.step else self.high
+        high = self._step_value(self._last) if self.step else self.high
         return optuna.distributions.FloatDistribution(self.low, high, log=self.log, step=self.step)
 
-    def parameter(self, value: Any) -> Any | None:
-        """Itself; between the steps, where a config's own value may lie, Optuna knows none."""
+    @override
+    def to_param(self, value: Value) -> int | float | None:
+        # The config's own value may lie between two steps.
         if not self.contains(value):
             return None
-        if not self.whole and not self.step:
-            return value
-        tidy = self._tidy(value)
-        return tidy if abs(tidy - value) <= 1e-8 * (self.step or 1) else None
+        number = cast(float, value)
+        if not self.is_integer and not self.step:
+            return number
+        rounded = self._round(number)
+        return rounded if abs(rounded - number) <= 1e-8 * (self.step or 1) else None
 
-    def values(self) -> list[Any] | None:
-        """The integers, or the steps."""
-        if self.whole:
+    @override
+    def values(self) -> list[Value] | None:
+        if self.is_integer:
             return list(range(int(self.low), int(self.high) + 1))
         if self.step:
-            return [self._at(place) for place in range(self._last + 1)]
+            return [self._step_value(index) for index in range(self._last + 1)]
         return None
 
-    def examples(self) -> list[Any]:
-        """Both ends."""
-        return [self._tidy(self.low), self._tidy(self.high)]
+    @override
+    def examples(self) -> list[Value]:
+        return [self._round(self.low), self._round(self.high)]
 
     @property
+    @override
     def is_log(self) -> bool:
-        """As it is drawn."""
         return self.log
 
 
 def _magnitude(value: float) -> int:
-    """Place of the first digit: 0 of 5.1, -2 of 0.05, and -1 also of 0.95 - 0.85, which is a little less than 0.1."""
+    """Return the decimal exponent: 0 of 5.1, -2 of 0.05, and -1 of 0.95 - 0.85, which is slightly less than 0.1."""
     return math.floor(math.log10(abs(value)) + 1e-9) if value else 0
 
 
@@ -242,14 +258,14 @@ KINDS = ("choice", "grid", "uniform", "loguniform", "quniform", "int", "alternat
 
 
 def read_domain(where: str, given: Any) -> Domain:
-    """A domain from what the YAML says of a key.
+    """Read the domain of a key.
 
     Args:
         where: File and key, for messages.
-        given: ``{uniform: [0, 1]}`` and the like, with ``when`` beside it; a bare list is a choice.
+        given: A dict such as `{uniform: [0, 1]}`, optionally with `when`; a list is a choice.
 
     Raises:
-        InputError: It is none.
+        InputError: `given` is no domain.
     """
     if isinstance(given, list):
         given = {"choice": given}
@@ -298,7 +314,9 @@ def _read_range(where: str, kind: str, value: Sequence[Any], when: Mapping[str, 
     if kind == "quniform" and not 0 < numbers[2] <= (high - low) * (1 + 1e-9):
         raise InputError(f"{where}: quniform's step must be above 0 and fit into the range, got {list(value)!r}")
     step = float(numbers[2]) if kind == "quniform" else None
-    return Range(low=float(low), high=float(high), log=kind == "loguniform", step=step, whole=kind == "int", when=when)
+    return Range(
+        low=float(low), high=float(high), log=kind == "loguniform", step=step, is_integer=kind == "int", when=when
+    )
 
 
 def _read_when(where: str, given: Any) -> dict[str, tuple[Any, ...]]:

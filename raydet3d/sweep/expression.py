@@ -1,4 +1,4 @@
-"""``${lr * 10}`` in a sweep: arithmetic over the config's variables, and nothing else."""
+"""Expressions in a sweep, such as `${lr * 10}`: arithmetic over the config's variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"round": round, "int": int, "float"
 
 
 def has_expression(value: Any) -> bool:
-    """Whether there is a ``${...}`` in a value, at any depth."""
+    """Whether a value contains a `${...}` at any depth."""
     if isinstance(value, Mapping):
         return any(map(has_expression, value.values()))
     if isinstance(value, list | tuple):
@@ -34,7 +34,7 @@ def has_expression(value: Any) -> bool:
 
 
 def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
-    """A copy of a value in which each text ``${...}`` is the number that it comes to.
+    """Replace each `${...}` in a value by its result.
 
     Args:
         value: Plain data.
@@ -42,7 +42,7 @@ def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
         where: The key, for messages.
 
     Raises:
-        InputError: An expression is no arithmetic, or names no number of the config.
+        InputError: An expression is not arithmetic, or a name is not a number of the config.
     """
     if isinstance(value, Mapping):
         return {key: fill(item, names, where=f"{where}.{key}") for key, item in value.items()}

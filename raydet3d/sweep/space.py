@@ -1,25 +1,25 @@
-"""The space of a sweep: its keys with their domains, ordered so that conditions can be answered; settings of it."""
+"""Search space of a sweep: its keys and their domains; settings are sampled from it."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from raydet3d.config.overrides import split_key
 from raydet3d.errors import InputError, nearest
-from raydet3d.sweep.domains import Alternatives, Choice, Domain, read_domain
+from raydet3d.sweep.domains import Alternatives, Choice, Domain, Value, read_domain
 
-Setting = dict[str, Any]
-"""Value (of alternatives: the name) of each key that is set. A key that is absent stays as the config has it."""
+Setting: TypeAlias = dict[str, Value]
+"""Value (for alternatives: the name) by key. A key that is absent keeps the config's value."""
 
 
 class Space:
     """Keys and their domains.
 
     Args:
-        domains: Domain of each key; a key comes after those that its ``when`` names.
+        domains: Domain by key; a key comes after those that its `when` names.
     """
 
     def __init__(self, domains: Mapping[str, Domain]) -> None:
@@ -27,14 +27,14 @@ class Space:
 
     @classmethod
     def read(cls, file: str, given: Any) -> Space:
-        """The space that a sweep's YAML describes.
+        """Read the space of a sweep file.
 
         Args:
             file: The file, for messages.
-            given: Its ``space``.
+            given: Its `space` section.
 
         Raises:
-            InputError: A domain is empty or malformed, or conditions name keys that are not there or go in a circle.
+            InputError: A domain is empty or malformed, or conditions name unknown keys or form a cycle.
         """
         if not isinstance(given, Mapping) or not given:
             raise InputError(f"{file}: space is empty; it names keys of the config and what they may be")
@@ -53,31 +53,34 @@ class Space:
     def __getitem__(self, key: str) -> Domain:
         return self.domains[key]
 
-    def is_active(self, key: str, setting: Mapping[str, Any]) -> bool:
-        """Whether a key's condition holds in a setting; what the setting leaves to the config fulfils none."""
+    def is_active(self, key: str, setting: Mapping[str, Value]) -> bool:
+        """Whether a key's condition holds in a setting; keys absent from the setting fulfil no condition."""
         when = self.domains[key].when
         return all(other in setting and setting[other] in wanted for other, wanted in when.items())
 
-    def compose(self, choose: Callable[[str, Domain], Any]) -> Setting:
-        """A setting, key by key; keys whose condition does not hold are left out."""
+    def compose(self, choose: Callable[[str, Domain], Value]) -> Setting:
+        """Build a setting key by key, without keys whose condition does not hold."""
         setting: Setting = {}
         for key, domain in self.domains.items():
             if self.is_active(key, setting):
                 setting[key] = choose(key, domain)
         return setting
 
-    def sample(self, rng: random.Random, *, fixed: Mapping[str, Any] | None = None) -> Setting:
-        """A setting at random, with some keys given."""
+    def sample(self, rng: random.Random, *, fixed: Mapping[str, Value] | None = None) -> Setting:
+        """Sample a setting, with some keys fixed."""
         given = fixed or {}
         return self.compose(lambda key, domain: given[key] if key in given else domain.sample(rng))
 
     def grid(self, *, only_marked: bool = False) -> list[Setting]:
-        """All settings of the enumerable keys (or of those marked ``grid``), each once.
+        """Return all combinations of values, each once.
+
+        Args:
+            only_marked: Use only keys that are declared as `grid`.
 
         Raises:
-            InputError: A key has no end of values.
+            InputError: The domain of a key is continuous.
         """
-        axes: list[list[tuple[str, Any]]] = []
+        axes: list[list[tuple[str, Value]]] = []
         for key, domain in self.domains.items():
             if only_marked and not (isinstance(domain, Choice) and domain.grid):
                 continue
@@ -96,14 +99,14 @@ class Space:
                 out.append(setting)
         return out
 
-    def _reachable(self, key: str, given: Mapping[str, Any]) -> bool:
-        """Whether a key and all that it hangs on are active."""
+    def _reachable(self, key: str, given: Mapping[str, Value]) -> bool:
+        """Whether the conditions of a key, and of the keys that it depends on, hold."""
         return self.is_active(key, given) and all(
             self._reachable(other, given) for other in self.domains[key].when if other in self.domains
         )
 
     def count(self) -> int | None:
-        """How many settings there are; None where there is no end to them."""
+        """Return the number of settings, or None where a domain is continuous."""
         if any(domain.values() is None for domain in self.domains.values()):
             return None
         size = 1
@@ -112,15 +115,15 @@ class Space:
         return len(self.grid()) if size <= 10_000 else size
 
     def perturb(
-        self, setting: Mapping[str, Any], keys: Mapping[str, Domain], rng: random.Random, *, resample: float
+        self, setting: Mapping[str, Value], keys: Mapping[str, Domain], rng: random.Random, *, resample: float
     ) -> Setting:
-        """A setting near to another: some keys moved a little, or drawn anew.
+        """Perturb a setting.
 
         Args:
-            setting: Where to start.
+            setting: The setting.
             keys: Domains of the keys that may change.
-            rng: Random numbers.
-            resample: Probability for a key to be drawn anew.
+            rng: Random generator.
+            resample: Probability that a key is sampled anew instead of perturbed.
         """
         out = dict(setting)
         for key, domain in keys.items():
@@ -132,13 +135,13 @@ class Space:
                 out[key] = domain.perturb(out[key], rng)
         return out
 
-    def overrides(self, setting: Mapping[str, Any], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Any]:
-        """What a setting puts into the config, under each key."""
+    def overrides(self, setting: Mapping[str, Value], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Any]:
+        """Return what a setting writes into the config, by key."""
         domains = {**(extra or {}), **self.domains}
         return {key: domains[key].content(value) if key in domains else value for key, value in setting.items()}
 
-    def check(self, where: str, setting: Mapping[str, Any]) -> None:
-        """Refuse a setting that someone wrote (a baseline) and that is not of this space.
+    def check(self, where: str, setting: Mapping[str, Value]) -> None:
+        """Check a setting written by hand (a baseline).
 
         Raises:
             InputError: A key is not in the space, or a value is not in its domain.
@@ -148,11 +151,11 @@ class Space:
                 raise InputError(f"{where}: {key!r} is not in the space{nearest(key, self.domains)}")
             domain = self.domains[key]
             if isinstance(domain, Alternatives) and not domain.contains(value):
-                raise InputError(f"{where}: {key} has no alternative {value!r}; it has {', '.join(domain.options)}")
+                raise InputError(f"{where}: {key} has no alternative {value!r}; it has {', '.join(map(str, domain.options))}")
 
 
 def _ordered(file: str, domains: dict[str, Domain]) -> dict[str, Domain]:
-    """The keys, each after those that its condition names."""
+    """Order keys so that each comes after those that its condition names."""
     for key, domain in domains.items():
         _check_when(file, key, domain, domains)
     done: dict[str, Domain] = {}

@@ -122,7 +122,7 @@ def _run(
     request: StopRequest | None,
 ) -> str | None:
     """Run what is left of a sweep; return why it was stopped, if it was."""
-    from raydet3d.sweep.search import make_settings
+    from raydet3d.sweep.search import make_search
     from raydet3d.sweep.trial_queue import TrialQueue
     from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, sweep_cluster
 
@@ -140,7 +140,7 @@ def _run(
                 trial.state, trial.reason, trial.restarts = WAITING, "", 0
     queue = TrialQueue(
         builder=builder,
-        settings=make_settings(spec.space, spec.search, spec.mode),
+        settings=make_search(spec.space, spec.search, spec.mode),
         store=store,
         trials=trials,
         metric=metric,

@@ -12,7 +12,7 @@ from typing import Any
 from raydet3d.config import Config
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
-from raydet3d.sweep.search import Settings
+from raydet3d.sweep.search import SearchAlgorithm
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
@@ -39,7 +39,7 @@ class TrialQueue:
         self,
         *,
         builder: TrialConfigBuilder,
-        settings: Settings,
+        settings: SearchAlgorithm,
         store: TrialStore,
         trials: list[Trial],
         metric: str,
@@ -110,7 +110,7 @@ class TrialQueue:
                 self._exhausted = True
                 return False
             cfg = self.builder.build(setting)
-            self.settings.note(self.filled(setting))
+            self.settings.record(self.filled(setting))
             made = [self._make_trial(number, setting, cfg, place) for place in range(sweep.num_seeds)]
             if is_baseline or all(trial.digest not in self._seen for trial in made):
                 break  # else: other values, and the same run; it has been tried
@@ -159,7 +159,7 @@ class TrialQueue:
             setting = dict(some[0].exploits[0]["before"] if some[0].exploits else some[0].setting)
             if not setting and number >= len(self.sweep.baseline):
                 continue  # its record is lost
-            self.settings.note(self.filled(setting))
+            self.settings.record(self.filled(setting))
             spent = self.sweep.budget.trials
             if len(some) < self.sweep.num_seeds and (spent is None or len(trials) < spent):
                 cfg = self.builder.build(setting)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raydet3d.sweep.search import make_settings
+from raydet3d.sweep.search import make_search
 from raydet3d.sweep.spec import Sweep, read_sweep
 from raydet3d.sweep.trial_store import Trial, TrialStore
 from tests.integration.ray.test_sweep import check_copies
@@ -89,7 +89,7 @@ def test_a_random_sweep(tmp_path: Path) -> None:
     out, after = go_on(tmp_path)
     check(tmp_path, before, after, trials=5)
     assert "it goes on" in out
-    settings = make_settings(sweep.space, sweep.search, "max")
+    settings = make_search(sweep.space, sweep.search, "max")
     for trial in after:
         assert trial.setting == settings.propose(trial.number)
         assert [report["at"] for report in trial.reports] == [1, 2, 3, 4, 5, 6]
@@ -101,10 +101,10 @@ def test_an_optuna_sweep(tmp_path: Path) -> None:
     before = kill_at(tmp_path, 21)
     _, after = go_on(tmp_path)
     check(tmp_path, before, after, trials=7)
-    settings = make_settings(sweep.space, sweep.search, "max")
+    settings = make_search(sweep.space, sweep.search, "max")
     for trial in after:  # the model was told the same as in a sweep that nobody stopped
         assert trial.setting == settings.propose(trial.number)
-        settings.note(trial.setting)
+        settings.record(trial.setting)
         settings.tell(trial.setting, trial.best("max"))
 
 

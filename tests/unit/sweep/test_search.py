@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raydet3d.sweep.search import make_settings
+from raydet3d.sweep.search import make_search
 from raydet3d.sweep.space import Setting, Space
 from raydet3d.sweep.spec import Search
 
@@ -21,16 +21,16 @@ def value(setting: Setting) -> float:
 
 def found(search: Search, count: int, stop: int | None = None) -> list[Setting]:
     """Settings of a search that is made anew after ``stop`` of them, from what is known of those."""
-    settings, out = make_settings(SPACE, search, "max"), list[Setting]()
+    settings, out = make_search(SPACE, search, "max"), list[Setting]()
     for number in range(count):
         if number == stop:
-            settings = make_settings(SPACE, search, "max")
+            settings = make_search(SPACE, search, "max")
             for old in out:
-                settings.note(old)
+                settings.record(old)
                 settings.tell(old, value(old))
         new = settings.propose(number)
         assert new is not None
-        settings.note(new)
+        settings.record(new)
         settings.tell(new, value(new))
         out.append(new)
     return out
@@ -53,16 +53,16 @@ def test_optuna_does_better_than_chance() -> None:
 def test_a_small_space_is_tried_out_once() -> None:
     space = Space.read("s", {"a": [1, 2], "b": [1, 2, 3]})
     for kind in ("random", "grid"):
-        settings, seen = make_settings(space, Search(type=kind), "max"), list[Any]()
+        settings, seen = make_search(space, Search(type=kind), "max"), list[Any]()
         while (setting := settings.propose(len(seen))) is not None:
-            settings.note(setting)
+            settings.record(setting)
             seen.append(setting)
         assert sorted((s["a"], s["b"]) for s in seen) == [(a, b) for a in (1, 2) for b in (1, 2, 3)]
 
 
 def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
     space = Space.read("s", {"a": {"grid": [1, 2, 3]}, "lr": {"uniform": [0, 1]}})
-    settings = make_settings(space, Search(), "max")
+    settings = make_search(space, Search(), "max")
     drawn = [settings.propose(number) for number in range(6)]
     assert [setting["a"] for setting in drawn if setting] == [1, 2, 3, 1, 2, 3]
     assert len({setting["lr"] for setting in drawn if setting}) == 6
@@ -72,31 +72,31 @@ def test_optuna_is_told_of_values_on_and_off_the_steps() -> None:
     space = Space.read(
         "s", {"m": {"quniform": [0.8, 0.98, 0.02]}, "q": {"quniform": [0, 1, 0.015625]}, "k": {"int": [0, 9]}}
     )
-    settings = make_settings(space, Search(type="optuna", startup=3), "max")
+    settings = make_search(space, Search(type="optuna", startup=3), "max")
     own: Setting = {"m": 0.95, "q": 0.3, "k": 0.5}  # a config's own values may lie anywhere
-    settings.note(own)
+    settings.record(own)
     settings.tell(own, 0.0)
     for number in range(1, 12):
         setting = settings.propose(number)
         assert setting is not None
         assert all(setting[key] in (space[key].values() or ()) for key in space)
-        settings.note(setting)
+        settings.record(setting)
         settings.tell(setting, setting["m"])
 
 
 def test_what_optuna_calls_a_value() -> None:
     ranges = {"m": {"quniform": [0, 0.3, 0.1]}, "k": {"int": [0, 9]}, "lr": {"uniform": [0, 1]}}
     space = Space.read("s", {**ranges, "c": [5, 7]})
-    assert [space["m"].parameter(value) for value in (0.7 - 0.5, 0.15, 0.4, None)] == [0.2, None, None, None]
-    assert [space["k"].parameter(value) for value in (3, 0.5, 12, True)] == [3, None, None, None]
-    assert [space["lr"].parameter(value) for value in (0.123456, 2)] == [0.123456, None]
-    assert [space["c"].parameter(value) for value in (7, 6)] == [1, None]
+    assert [space["m"].to_param(value) for value in (0.7 - 0.5, 0.15, 0.4, None)] == [0.2, None, None, None]
+    assert [space["k"].to_param(value) for value in (3, 0.5, 12, True)] == [3, None, None, None]
+    assert [space["lr"].to_param(value) for value in (0.123456, 2)] == [0.123456, None]
+    assert [space["c"].to_param(value) for value in (7, 6)] == [1, None]
 
 
 def test_a_point_that_a_baseline_has_used_up_does_not_end_a_random_search() -> None:
-    settings, seen = make_settings(Space.read("s", {"lr": {"grid": [1, 2, 3]}}), Search(), "max"), [{"lr": 2}]
-    settings.note(seen[0])
+    settings, seen = make_search(Space.read("s", {"lr": {"grid": [1, 2, 3]}}), Search(), "max"), [{"lr": 2}]
+    settings.record(seen[0])
     while (setting := settings.propose(len(seen))) is not None:
-        settings.note(setting)
+        settings.record(setting)
         seen.append(setting)
     assert [setting["lr"] for setting in seen] == [2, 3, 1]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import find_config
-from raydet3d.sweep.search import make_settings
+from raydet3d.sweep.search import make_search
 from raydet3d.sweep.spec import read_sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder
 from raydet3d.sweep.trial_queue import TrialQueue
@@ -18,7 +18,7 @@ def queue(folder: Path, **more: Any) -> TrialQueue:
     path = write_config(folder)
     spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
     builder = TrialConfigBuilder(config=find_config(path), sweep=spec, options={})
-    settings = make_settings(spec.space, spec.search, spec.mode)
+    settings = make_search(spec.space, spec.search, spec.mode)
     store = TrialStore(folder / "out")
     return TrialQueue(
         builder=builder,
