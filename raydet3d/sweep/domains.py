@@ -206,9 +206,7 @@ class Range(Domain):
     def suggest(self, trial: Trial, key: str) -> int | float:
         if self.is_integer:
             return trial.suggest_int(key, int(self.low), int(self.high))
-        high = (
-            self._step_value(self._last) if self.step else self.high
-        )  # Optuna warns of a bound between two steps
+        high = self._step_value(self._last) if self.step else self.high  # Optuna warns of a bound between two steps
         return self._round(trial.suggest_float(key, self.low, high, step=self.step, log=self.log))
 
     @override

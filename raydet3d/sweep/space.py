@@ -151,7 +151,8 @@ class Space:
                 raise InputError(f"{where}: {key!r} is not in the space{nearest(key, self.domains)}")
             domain = self.domains[key]
             if isinstance(domain, Alternatives) and not domain.contains(value):
-                raise InputError(f"{where}: {key} has no alternative {value!r}; it has {', '.join(map(str, domain.options))}")
+                names = ", ".join(map(str, domain.options))
+                raise InputError(f"{where}: {key} has no alternative {value!r}; it has {names}")
 
 
 def _ordered(file: str, domains: dict[str, Domain]) -> dict[str, Domain]:
