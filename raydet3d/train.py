@@ -1,4 +1,4 @@
-"""The door to training: ``python -m raydet3d.train CONFIG``."""
+"""Train from a config: `python -m raydet3d.train CONFIG`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags h
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The door's flags."""
+    """Make the parser of the command's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.train",
         description="Train a 3D object detector from a config: on Ray workers, under torchrun, or in this process.",
@@ -116,7 +116,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def train(args: argparse.Namespace, request: StopRequest) -> int:
-    """Run the door.
+    """Run the command.
 
     Args:
         args: The flags.

@@ -24,7 +24,7 @@ class Node:
         id: Ray's id of it.
         address: Its IP address.
         total: Its resources.
-        free: Those that nobody holds.
+        free: Those that are not reserved.
         labels: Its labels.
         drains: Whether it is about to be taken away.
     """

@@ -1,7 +1,7 @@
 """Hang watchdog: end a run without progress, with every rank's Python stack in a file, so that it is tried again.
 
 A rank that never reaches the all-reduce leaves the others waiting for it, each in its own process. So each process
-watches its own progress: nobody has to be asked, and no network has to work. The stack is written by a thread of C
+watches its own progress: no other process is asked, and no network has to work. The stack is written by a thread of C
 (`faulthandler`), which also sees a rank that holds the interpreter.
 """
 
@@ -59,7 +59,7 @@ class HangWatchdogHook(Hook):
         self._progressed = now = time.monotonic()
         # Setting the alarm anew starts a thread, so not in every iteration. It goes off between 0.7 and 0.8 of the
         # time without progress; the process ends at 0.95, when the other ranks' stacks are written too. A rank alone
-        # waits for nobody's stack: it ends with its alarm, between 1.0 and 1.1.
+        # waits for no other stack: it ends with its alarm, between 1.0 and 1.1.
         if self._file is not None and now - self._armed > self.timeout_s / 10:
             after = (1.1 if self._alone else 0.8) * self.timeout_s
             faulthandler.dump_traceback_later(after, exit=self._alone, file=self._file.fileno())

@@ -34,7 +34,7 @@ class Notice:
     """What a cloud has announced.
 
     Args:
-        reason: Its words.
+        reason: What it says.
         seconds: How long the machine still runs.
     """
 
@@ -53,7 +53,7 @@ class Metadata:
         self.base = base.rstrip("/")
 
     def get(self, path: str, headers: Mapping[str, str], *, method: str = "GET") -> str | None:
-        """What stands under a path; None where there is nothing.
+        """Return what a path holds; None if there is nothing.
 
         Raises:
             OSError: The service does not answer.

@@ -32,7 +32,7 @@ def exploit(queue: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, 
     scheduler, space = queue.sweep.scheduler, queue.sweep.space
     generation = trial.generation + 1
     pointed = Path((pointer or {}).get("path") or queue.store.folder(donor_id) / "none.pth")
-    pinned = queue.keeper().pin(pointed, f"{trial_id}-gen{generation}.pth")
+    pinned = queue.retention().pin(pointed, f"{trial_id}-gen{generation}.pth")
     if pinned is None:
         get_logger().warning("trial %s: no checkpoint of trial %s is there to go on from", trial_id, donor_id)
         return {"trial": queue.spec_of(trial)}
@@ -44,7 +44,7 @@ def exploit(queue: TrialQueue, trial_id: str, donor_id: str, pointer: dict[str, 
     except InputError:
         setting = dict(donor.setting)
     at = (pointer or {}).get("at", donor.at)
-    queue.keeper().unpin(trial.starts_from)
+    queue.retention().unpin(trial.starts_from)
     trial.exploits.append(
         {
             "at": at,

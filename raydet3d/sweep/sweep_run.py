@@ -1,4 +1,4 @@
-"""A sweep from begin to end, for the door and for notebooks."""
+"""Run a sweep from begin to end, for the command and for notebooks."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _announce(console: SweepConsole, spec: Sweep, queue: Any, folder: Path, tria
 def _about(
     spec: Sweep, queue: Any, builder: TrialConfigBuilder, *, name: str, metric: str, counter: str, own: Config
 ) -> dict[str, Any]:
-    """What stands in `sweep.json`."""
+    """Return the content of `sweep.json`."""
     kinds = {
         key: ("log" if domain.is_log else "linear") if isinstance(domain, Range) else "choice"
         for key, domain in {**spec.space.domains}.items()

@@ -16,7 +16,7 @@ from raydet3d.sweep.search import SearchAlgorithm
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
-from raydet3d.sweep.trial_retention import Keeper
+from raydet3d.sweep.trial_retention import RetentionPolicy
 from raydet3d.sweep.trial_spec import TrialSpec
 from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Trial, TrialStore
 
@@ -235,9 +235,9 @@ class TrialQueue:
             pointers=self.pointers,
         )
 
-    def keeper(self) -> Keeper:
+    def retention(self) -> RetentionPolicy:
         """Return what deletes checkpoints of the sweep."""
-        return Keeper(self.store.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
+        return RetentionPolicy(self.store.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
 
     def is_over(self) -> bool:
         """Return whether every trial has ended and none will be added."""

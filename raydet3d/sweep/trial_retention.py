@@ -1,4 +1,4 @@
-"""Which checkpoints of a sweep stay. A pure rule, and the keeper that applies it under a lock.
+"""Retention of a sweep's checkpoints: a pure rule, and the policy that applies it under a lock.
 
 One checkpoint of a sweep is written at a time, and room is made before the next one is: so the folder never holds more
 than its byte budget and the one that is being written.
@@ -25,7 +25,7 @@ MARGIN = 1 << 20  # for logs, and what Ray Tune writes about itself, between two
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class CheckpointInfo:
     """A checkpoint on the disk.
 
     Args:
@@ -47,10 +47,10 @@ class Held:
     generation: str
 
 
-def surplus(
-    held: Sequence[Held], *, standing: Sequence[Mapping[str, Any]], keep: Keep, mode: str, over: int = 0
-) -> list[Held]:
-    """The checkpoints to drop, in order.
+def select_to_delete(
+    checkpoints: Sequence[CheckpointInfo], *, ranking: Sequence[Mapping[str, Any]], keep: Keep, mode: str, over: int = 0
+) -> list[CheckpointInfo]:
+    """Select the checkpoints to delete, in order.
 
     First what the counts do not want: beyond each trial's `last` newest and `best` best, and all of trials that
     have ended outside the best `trials`. Then, as long as the folder is `over` its budget by some bytes: of ended
@@ -58,23 +58,23 @@ def surplus(
     best checkpoint of the best trial never goes.
 
     Args:
-        held: All checkpoints of the sweep.
-        standing: Trials, best first: `id` and `state`.
+        checkpoints: All checkpoints of the sweep.
+        ranking: Trials, best first: `id` and `state`.
         keep: The limits.
         mode: `max` or `min`.
         over: Bytes too many before anything is dropped.
     """
-    place = {entry["id"]: i for i, entry in enumerate(standing)}
-    ended_well = [entry["id"] for entry in standing if entry["state"] in (DONE, STOPPED)]
-    is_open = {entry["id"]: entry["state"] in OPEN for entry in standing}
-    of_trial: dict[str, list[Held]] = {}
-    for one in sorted(held, key=lambda one: one.serial):
+    place = {entry["id"]: i for i, entry in enumerate(ranking)}
+    ended_well = [entry["id"] for entry in ranking if entry["state"] in (DONE, STOPPED)]
+    is_open = {entry["id"]: entry["state"] in OPEN for entry in ranking}
+    of_trial: dict[str, list[CheckpointInfo]] = {}
+    for one in sorted(checkpoints, key=lambda one: one.serial):
         of_trial.setdefault(one.trial, []).append(one)
     order = sorted(of_trial, key=lambda trial: place.get(trial, len(place)))  # best trial first
     scored = [trial for trial in order if any(one.score is not None for one in of_trial[trial])]
-    crown = _best(of_trial[scored[0]], 1, mode) if scored else []
+    protected = _best(of_trial[scored[0]], 1, mode) if scored else []
 
-    drop: list[Held] = []
+    drop: list[CheckpointInfo] = []
     for trial in order:
         mine = of_trial[trial]
         wanted = [*(mine[-keep.last :] if keep.last else []), *_best(mine, keep.best, mode)]
@@ -83,19 +83,19 @@ def surplus(
             wanted = []
         if not ended:
             wanted.append(mine[-1])  # what it would go on from
-        drop += [one for one in mine if one not in wanted and one not in crown]
+        drop += [one for one in mine if one not in wanted and one not in protected]
 
     freed = sum(one.size for one in drop)
-    left = [one for one in held if one not in drop and one not in crown]
+    left = [one for one in checkpoints if one not in drop and one not in protected]
 
-    def patience(one: Held) -> tuple[int, int, int]:
+    def eviction_order(one: CheckpointInfo) -> tuple[int, int, int]:
         running = is_open.get(one.trial, True)
         newest = one is of_trial[one.trial][-1]
         worst_first = -place.get(one.trial, len(place))
         is_best = one in _best(of_trial[one.trial], 1, mode)
         return (0 if not running else 2 if newest else 1, worst_first, 1 if is_best else 0)
 
-    for one in sorted(left, key=patience):
+    for one in sorted(left, key=eviction_order):
         if freed >= over:
             break
         drop.append(one)
@@ -103,13 +103,13 @@ def surplus(
     return drop
 
 
-def _best(held: Sequence[Held], count: int, mode: str) -> list[Held]:
-    scored = [one for one in held if one.score is not None]
+def _best(checkpoints: Sequence[CheckpointInfo], count: int, mode: str) -> list[CheckpointInfo]:
+    scored = [one for one in checkpoints if one.score is not None]
     sign = -1.0 if mode == "max" else 1.0
     return sorted(scored, key=lambda one: (sign * float(one.score or 0.0), one.serial))[:count]
 
 
-class Keeper:
+class RetentionPolicy:
     """Applies the rule to a sweep's folder; every process of the sweep has one.
 
     Args:
@@ -127,7 +127,7 @@ class Keeper:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The time in which the one checkpoint may be written; afterwards there is room for the next one."""
+        """Hold the lock under which the sweep's one checkpoint at a time is written, and make room for the next one."""
         with locked(self.store.path / ".keep.lock", timeout_s=1800, busy=BUSY):
             self._prune()
             yield
@@ -156,7 +156,7 @@ class Keeper:
         pins.mkdir(exist_ok=True)
         target = pins / name
         with locked(self.store.path / ".keep.lock", timeout_s=1800, busy=BUSY):
-            for path in (source, *reversed([source.parent / one.name for one in self.held(source.parent)])):
+            for path in (source, *reversed([source.parent / one.name for one in self.checkpoints(source.parent)])):
                 with suppress(OSError):
                     _remove(target)
                     if path.is_dir():  # of shards
@@ -167,12 +167,12 @@ class Keeper:
         return None
 
     def unpin(self, path: str | Path | None) -> None:
-        """Give a pinned checkpoint back."""
+        """Delete the second name of a checkpoint."""
         if path is not None and Path(path).parent.name == PINS:
             _remove(Path(path))
 
-    def held(self, folder: Path) -> list[Held]:
-        """A trial's checkpoints, oldest first."""
+    def checkpoints(self, folder: Path) -> list[CheckpointInfo]:
+        """Return a trial's checkpoints, oldest first."""
         out = []
         for manifest in folder.glob("*.pth.json"):
             entry = read_json(manifest)
@@ -180,7 +180,7 @@ class Keeper:
                 continue
             size = sum(_size(path) for path in (manifest, folder / entry["name"]))
             out.append(
-                Held(
+                CheckpointInfo(
                     trial=folder.name,
                     name=entry["name"],
                     serial=entry["serial"],
@@ -194,12 +194,12 @@ class Keeper:
 
     def _prune(self, room: int = 0) -> None:
         folders = [path for path in self.store.trials.iterdir() if path.is_dir()] if self.store.trials.is_dir() else []
-        held = [one for folder in folders for one in self.held(folder)]
+        checkpoints = [one for folder in folders for one in self.checkpoints(folder)]
         over = 0
         if self.keep.bytes is not None:
             over = usage(self.store.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 4)
-        standing = self._standing(held)
-        for one in surplus(held, standing=standing, keep=self.keep, mode=self.mode, over=over):
+        ranking = self._ranking(checkpoints)
+        for one in select_to_delete(checkpoints, ranking=ranking, keep=self.keep, mode=self.mode, over=over):
             path = self.store.folder(one.trial) / one.name
             try:
                 path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # without it, the other does not exist
@@ -207,29 +207,29 @@ class Keeper:
             except OSError as error:
                 get_logger().warning("checkpoint %s could not be deleted: %s", path, error.strerror)
 
-    def _standing(self, held: Sequence[Held]) -> list[dict[str, Any]]:
-        """The last written standing, corrected by scores that are newer than it."""
-        standing = self.store.standing()
+    def _ranking(self, checkpoints: Sequence[CheckpointInfo]) -> list[dict[str, Any]]:
+        """Return the last written ranking, corrected by scores that are newer than it."""
+        ranking = self.store.standing()
         sign = 1.0 if self.mode == "max" else -1.0
         newer: dict[str, float] = {}
-        for one in held:
+        for one in checkpoints:
             if one.score is not None:
                 newer[one.trial] = max(newer.get(one.trial, -float("inf")), sign * one.score)
-        known = {entry["id"] for entry in standing}
-        standing += [{"id": trial, "state": "running", "best": None} for trial in newer if trial not in known]
-        seeds = len({entry["id"].split("-")[0] for entry in standing}) < len(standing)
+        known = {entry["id"] for entry in ranking}
+        ranking += [{"id": trial, "state": "running", "best": None} for trial in newer if trial not in known]
+        seeds = len({entry["id"].split("-")[0] for entry in ranking}) < len(ranking)
         if seeds:  # ranked by means over seeds, which the driver knows
-            return standing
+            return ranking
 
         def value(entry: Mapping[str, Any]) -> float:
             best = -float("inf") if entry.get("best") is None else sign * float(entry["best"])
             return -float("inf") if entry["state"] == "failed" else max(best, newer.get(entry["id"], best))
 
-        return sorted(standing, key=value, reverse=True)
+        return sorted(ranking, key=value, reverse=True)
 
 
 def usage(folder: Path) -> int:
-    """Bytes that a folder takes on the disk; what has two names counts once."""
+    """Return the bytes that a folder takes on the disk; what has two names counts once."""
     total, seen = 0, set[tuple[int, int]]()
     for root, folders, files in os.walk(folder):
         for name in [*files, *folders]:

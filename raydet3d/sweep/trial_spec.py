@@ -18,7 +18,7 @@ from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signal_channel import Report
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_retention import Keeper
+from raydet3d.sweep.trial_retention import RetentionPolicy
 from raydet3d.sweep.trial_store import TrialStore, append_report, read_json, write_json
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class TrialSpec:
         """The trial's folder."""
         return TrialStore(Path(self.sweep)).folder(self.id)
 
-    def keeper(self) -> Keeper:
+    def retention(self) -> RetentionPolicy:
         """The sweep's keeper."""
-        return Keeper(Path(self.sweep), self.keep, metric=self.metric, mode=self.mode)
+        return RetentionPolicy(Path(self.sweep), self.keep, metric=self.metric, mode=self.mode)
 
     def end(self, state: str, reason: str = "") -> None:
         """Write down how the trial ended."""
@@ -110,7 +110,7 @@ class TrialHook(Hook):
     def __init__(self, trial: TrialSpec, send: Callable[[Report], bool]) -> None:
         self.trial = trial
         self.send = send
-        self.keeper = trial.keeper()
+        self.retention = trial.retention()
         self._since = time.monotonic()
         self._steps = 0
 
@@ -191,7 +191,7 @@ class TrialHook(Hook):
 
     def _save(self, runner: RunContext, at: float, scores: Mapping[str, float]) -> Path:
         name = f"{self.trial.counter}_{at:g}.pth"
-        with self.keeper.writing() if runner.rank == 0 else nullcontext():
+        with self.retention.writing() if runner.rank == 0 else nullcontext():
             path = runner.save_checkpoint(
                 runner.work_dir, name, by_epoch=self.trial.counter == "epoch", group="sweep", scores=scores, point=True
             )
@@ -200,5 +200,5 @@ class TrialHook(Hook):
             if runner.store.failure:
                 raise RuntimeError(runner.store.failure)
             start = self.trial.run.resume
-            self.keeper.unpin(start if isinstance(start, str) else None)
+            self.retention.unpin(start if isinstance(start, str) else None)
         return Path(path)

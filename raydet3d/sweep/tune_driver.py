@@ -252,7 +252,7 @@ class SweepDriver:
                 release(run)
         self._write_ranking()
         limit = self.sweep.keep.bytes
-        self.queue.keeper().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
+        self.queue.retention().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
 
     # -- what happens to trials -------------------------------------------------------------------------------------
 
@@ -365,15 +365,15 @@ class SweepDriver:
             trial.state = STOPPED
             kind = self.sweep.scheduler.type
             trial.reason = self.reasons.get(name) or (kind if kind != "fifo" else "")
-        self.queue.keeper().unpin(trial.starts_from)
+        self.queue.retention().unpin(trial.starts_from)
         self.store.save(trial)
         self.queue.conclude(trial.number)
         self._write_ranking()
-        self.queue.keeper().prune()
+        self.queue.retention().prune()
         self._event(trial)
 
     def tick(self) -> None:
-        """Show how the sweep stands, and free what trials that have ended may still hold."""
+        """Show the sweep's state, and free what trials that have ended may still hold."""
         for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
             release(self._to_release.pop(name)[0])
         self.console.tick(list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
@@ -508,7 +508,7 @@ class SweepCallback(tune.Callback):
         self._driver.ended(self._driver.name_of(trial), _error_of(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look after trials that no other callback reports, and show how the sweep stands."""
+        """Look after trials that no other callback reports, and show the sweep's state."""
         for trial in trials:
             if trial.status == trial.PAUSED:
                 self._driver.paused(self._driver.name_of(trial))

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_retention import Held, Keeper, surplus, usage
+from raydet3d.sweep.trial_retention import CheckpointInfo, RetentionPolicy, select_to_delete, usage
 from raydet3d.sweep.trial_store import write_json
 
 
-def one(trial: str, serial: int, score: float | None, size: int = 10) -> Held:
-    return Held(
+def one(trial: str, serial: int, score: float | None, size: int = 10) -> CheckpointInfo:
+    return CheckpointInfo(
         trial=trial, name=f"{serial}.pth", serial=serial, step=serial, size=size, score=score, generation="gen0"
     )
 
 
-def names(held: list[Held]) -> list[str]:
-    return [f"{h.trial}/{h.serial}" for h in held]
+def names(checkpoints: list[CheckpointInfo]) -> list[str]:
+    return [f"{h.trial}/{h.serial}" for h in checkpoints]
 
 
 HELD = [one("a", 1, 5), one("a", 2, 9), one("a", 3, 7), one("b", 1, 8), one("b", 2, 6), one("c", 1, 1), one("c", 2, 2)]
@@ -28,18 +28,18 @@ STANDING = [{"id": "a", "state": "done"}, {"id": "b", "state": "running"}, {"id"
 
 
 def test_last_and_best_of_each_trial_stay() -> None:
-    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
-    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
-    assert names(surplus(HELD, standing=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
+    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
+    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
+    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
 
 
 def test_ended_trials_outside_the_best_lose_theirs_running_ones_do_not() -> None:
-    assert names(surplus(HELD, standing=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
+    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
 
 
 def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoint_never() -> None:
     def order(over: int) -> list[str]:
-        return names(surplus(HELD, standing=STANDING, keep=Keep(), mode="max", over=over))
+        return names(select_to_delete(HELD, ranking=STANDING, keep=Keep(), mode="max", over=over))
 
     assert order(20) == ["a/1", "c/1"]
     assert order(21) == ["a/1", "c/1", "c/2"]
@@ -55,12 +55,12 @@ def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoin
     st.integers(0, 2),
 )
 def test_at_random_the_best_stays_and_enough_goes(rows: Any, over: int, last: int, best: int) -> None:
-    held = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
-    order = sorted({h.trial for h in held}, key=lambda t: -max(h.score for h in held if h.trial == t))
-    standing = [{"id": trial, "state": "done" if i % 2 else "running"} for i, trial in enumerate(order)]
-    drop = surplus(held, standing=standing, keep=Keep(last=last, best=best), mode="max", over=over)
-    left = [h for h in held if h not in drop]
-    assert max(h.score for h in held) in [h.score for h in left]
+    checkpoints = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
+    order = sorted({h.trial for h in checkpoints}, key=lambda t: -max(h.score for h in checkpoints if h.trial == t))
+    ranking = [{"id": trial, "state": "done" if i % 2 else "running"} for i, trial in enumerate(order)]
+    drop = select_to_delete(checkpoints, ranking=ranking, keep=Keep(last=last, best=best), mode="max", over=over)
+    left = [h for h in checkpoints if h not in drop]
+    assert max(h.score for h in checkpoints) in [h.score for h in left]
     assert sum(h.size for h in drop) >= over or len(left) == 1
     assert len(drop) == len(set(drop))
 
@@ -76,7 +76,7 @@ def save(folder: Path, serial: int, score: float | None, size: int = 5000) -> Pa
 
 
 def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, Keep(last=1, best=1, bytes=100_000), metric="AP", mode="max")
+    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=1, bytes=100_000), metric="AP", mode="max")
     states = [{"id": t, "state": "running" if t == "001" else "done", "best": b} for t, b in (("000", 9), ("001", 5))]
     write_json(tmp_path / "standing.json", states)
     save(tmp_path / "trials" / "000", 1, 9.0)
@@ -90,7 +90,7 @@ def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
 
 
 def test_a_pin_holds_what_its_owner_drops(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
     first = save(tmp_path / "trials" / "000", 1, 1.0)
     pinned = keeper.pin(first, "001-gen1.pth")
     assert pinned is not None
@@ -107,7 +107,7 @@ def test_a_pin_holds_what_its_owner_drops(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
     folder = tmp_path / "trials" / "000"
     for serial in (1, 2):
         path = save(folder, serial, float(serial))
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -
         (path / "7").mkdir(parents=True)
         for rank in range(2):
             (path / "7" / f"__{rank}_0.distcp").write_bytes(b"x" * 5000)
-    assert [one.size > 10_000 for one in keeper.held(folder)] == [True, True]
+    assert [one.size > 10_000 for one in keeper.checkpoints(folder)] == [True, True]
     pinned = keeper.pin(folder / "epoch_1.pth", "001-gen1.pth")
     assert pinned is not None
     keeper.prune()
@@ -130,5 +130,5 @@ def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -
 def test_only_pins_are_unpinned(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("x")
-    Keeper(tmp_path, Keep(), metric="AP", mode="max").unpin(path)
+    RetentionPolicy(tmp_path, Keep(), metric="AP", mode="max").unpin(path)
     assert path.exists()
