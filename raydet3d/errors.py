@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: doors print it as one line and exit with 2."""
+"""Errors in what the user gave: commands print them as one line and exit with 2."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# How a DataLoader hands on what one of its processes raised: the trace as text, our sentence on a line of it.
+# How a DataLoader passes on what one of its processes raised: the traceback as text, our sentence on a line of it.
 _FROM_A_LOADER = re.compile(r"^Caught .*^(?:[\w.]+\.)?\w+: (?P<sentence>[^\n]*)", re.DOTALL | re.MULTILINE)
 
 
 class InputError(ValueError):
-    """What the user gave is wrong: a config, a path, a file's content, a flag.
+    """Something that the user gave is wrong: a config, a path, a file's content, a flag.
 
     The message is one line that names the file, the key and the value, and says what would be right.
 
     Attributes:
-        detail: What else to show below that line: the trace of a user's own module.
+        detail: Shown below that line: the traceback of a user's own module.
     """
 
     detail: str = ""
@@ -28,6 +28,18 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class InputTypeError(InputError, TypeError):
+    """A value has a wrong type; MMEngine raises a TypeError there."""
+
+
+class InputKeyError(InputError, KeyError):
+    """A name or key does not exist; MMEngine raises a KeyError there."""
+
+
+class InputAssertionError(InputError, AssertionError):
+    """Settings contradict each other, or one is missing; MMEngine raises an AssertionError there."""
 
 
 def nearest(name: str, names: Iterable[object]) -> str:

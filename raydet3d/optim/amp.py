@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputTypeError
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPERS
 
@@ -71,7 +71,7 @@ class AmpOptimWrapper(OptimWrapper):
                 raise InputError(f"loss_scale must be above 0 and finite, got {loss_scale!r}")
             scaler_args = {"init_scale": self._static_scale}
         elif loss_scale != "dynamic":
-            raise InputError(f"loss_scale must be 'dynamic', a number or a dict, got {loss_scale!r}")
+            raise InputTypeError(f'loss_scale must be of type float, dict, or "dynamic", got {loss_scale!r}')
         self.loss_scaler: torch.amp.GradScaler | None = None
         if self.cast_dtype is torch.float16:
             kind: Any = torch.amp.GradScaler

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
 from raydet3d.optim.schedule import CurveScheduler, ParamScheduler
 from raydet3d.optim.wrapper import OptimWrapper
@@ -114,7 +114,7 @@ def build_scheduler(
         default_args: `optimizer`, and `epoch_length` for the conversion.
 
     Raises:
-        BadArgument: The conversion lacks an `epoch_length`, or the scheduler ticks by iteration already.
+        InputAssertionError: The conversion lacks an `epoch_length`, or the scheduler ticks by iteration already.
     """
     if not isinstance(cfg, Mapping):
         raise BadArgument(f"a param scheduler is built from a dict with a 'type', got {cfg!r}")
@@ -127,16 +127,12 @@ def build_scheduler(
         if cls is None or convert is None:
             raise InputError(f"{kind} cannot be converted to iterations")
         if length is None:
-            raise MissingEpochLength("convert_to_iter_based needs epoch_length, the iterations of an epoch")
+            raise InputAssertionError("convert_to_iter_based needs epoch_length, the iterations of an epoch")
         build: Any = partial(convert, epoch_length=length)
         build.__name__, build.__signature__ = cls.__name__, inspect.signature(cls)
         args["type"] = build
     scheduler: ParamScheduler = build_from_cfg(args, registry)
     return scheduler
-
-
-class MissingEpochLength(InputError, AssertionError):
-    """The number of iterations of an epoch is needed and not given."""
 
 
 PARAM_SCHEDULERS.build_func = build_scheduler

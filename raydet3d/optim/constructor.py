@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raydet3d.errors import InputError
-from raydet3d.log import get_logger
+from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError, nearest
+from raydet3d.log import MMLogger
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
-from raydet3d.optim.optimizers import build_optimizer
+from raydet3d.optim.optimizers import build_optimizer, param_group_settings
 from raydet3d.optim.param_groups import Group, merge
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
@@ -64,12 +64,14 @@ class DefaultOptimWrapperConstructor:
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
         if not isinstance(optim_wrapper_cfg, Mapping):
-            raise InputError(f"optim_wrapper must be a dict, got {optim_wrapper_cfg!r}")
+            raise InputTypeError(f"optim_wrapper must be a dict, got {optim_wrapper_cfg!r}")
         if "optimizer" not in optim_wrapper_cfg:
-            raise InputError(
-                "optim_wrapper has no 'optimizer'; was it removed by _delete_=True? "
-                "Give one, such as optimizer=dict(type='AdamW', lr=0.001)"
+            raise InputAssertionError(
+                "`optim_wrapper_cfg` must contain an 'optimizer', such as optimizer=dict(type='AdamW', lr=0.001); "
+                "was it removed by _delete_=True?"
             )
+        if paramwise_cfg is not None and not isinstance(paramwise_cfg, Mapping):
+            raise InputTypeError(f"paramwise_cfg must be a dict, got {paramwise_cfg!r}")
         self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
         self.optim_wrapper_cfg.setdefault("type", "OptimWrapper")
         self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer")
@@ -82,12 +84,16 @@ class DefaultOptimWrapperConstructor:
 
     def _validate_cfg(self) -> None:
         """Refuse rules that do not exist, and multipliers of something that the config does not give."""
-        for key in self.paramwise_cfg:
-            if key not in RULES:
-                raise InputError(f"paramwise_cfg has no rule {key!r}; there are {', '.join(RULES)}")
+        unknown = [key for key in self.paramwise_cfg if key not in RULES]
+        # A subclass may read rules of its own.
+        if unknown and type(self) is DefaultOptimWrapperConstructor:
+            raise InputKeyError(
+                f"paramwise_cfg has no rule {unknown[0]!r}{nearest(unknown[0], RULES)}; there are {', '.join(RULES)}"
+            )
         custom = self.paramwise_cfg.get("custom_keys", {})
         if not isinstance(custom, Mapping) or not all(isinstance(v, Mapping) for v in custom.values()):
-            raise InputError(f"paramwise_cfg.custom_keys must be a dict of dicts, got {custom!r}")
+            raise InputTypeError(f"paramwise_cfg.custom_keys must be a dict of dicts, got {custom!r}")
+        self._check_custom_settings(custom)
         wanting = [key for key in NEED_DECAY if self.paramwise_cfg.get(key) is not None]
         wanting += [f"custom_keys[{key!r}].decay_mult" for key, v in custom.items() if "decay_mult" in v]
         if wanting and self.base_wd is None:
@@ -101,6 +107,21 @@ class DefaultOptimWrapperConstructor:
             raise InputError(
                 f"paramwise_cfg.{wanting[0]} multiplies the learning rate, and optim_wrapper.optimizer gives no lr"
             )
+
+    def _check_custom_settings(self, custom: Mapping[str, Mapping[str, object]]) -> None:
+        """Refuse a custom key's setting that neither the rules nor the optimizer have."""
+        kind = self.optimizer_cfg.get("type") if isinstance(self.optimizer_cfg, Mapping) else None
+        known = param_group_settings(kind)
+        if known is None:
+            return
+        for key, settings in custom.items():
+            for name in settings:
+                if name not in ("lr_mult", "decay_mult", *known):
+                    raise InputKeyError(
+                        f"paramwise_cfg.custom_keys[{key!r}] has an unknown setting {name!r}"
+                        f"{nearest(name, ['lr_mult', 'decay_mult', *known])}; there are lr_mult, decay_mult, "
+                        f"{', '.join(known)}"
+                    )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The optim wrapper of a model."""
@@ -132,7 +153,7 @@ class DefaultOptimWrapperConstructor:
             if not any(key in name for name in names):
                 parts = {part for name in names for part in name.split(".") if part}
                 near = difflib.get_close_matches(key.rpartition(".")[2], parts, n=1)
-                get_logger().warning(
+                MMLogger.get_current_instance().warning(
                     "paramwise_cfg.custom_keys: %r is part of no trainable parameter's name%s",
                     key,
                     f"; did you mean {near[0]!r}?" if near else "",
@@ -164,15 +185,19 @@ class DefaultOptimWrapperConstructor:
             prefix: Its name.
             is_dcn_module: Whether its parent is a deformable convolution.
         """
+        logger = MMLogger.get_current_instance()
         for name, param in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}"
             if self._is_in(param, params):
                 if not self.paramwise_cfg.get("bypass_duplicate"):
                     raise InputError(
-                        f"parameter {full.lstrip('.')} is {self._names.get(id(param), 'one')} under another name; "
+                        "some parameters appear in more than one parameter group: "
+                        f"{full.lstrip('.')} is {self._names.get(id(param), 'one')} under another name; "
                         "set paramwise_cfg.bypass_duplicate=True to take it once"
                     )
-                get_logger().warning("%s is a duplicate and is skipped (bypass_duplicate).", full.lstrip("."))
+                MMLogger.get_current_instance().warning(
+                    "%s is a duplicate and is skipped (bypass_duplicate).", full.lstrip(".")
+                )
                 continue
             if not param.requires_grad:
                 continue
@@ -180,7 +205,7 @@ class DefaultOptimWrapperConstructor:
             if settings is None:
                 settings = self._by_kind(module, name, param, prefix, bool(is_dcn_module))
             for key, value in settings.items():
-                get_logger().info("paramwise_options -- %s:%s=%s", full.lstrip("."), key, value)
+                logger.info("paramwise_options -- %s:%s=%s", full.lstrip("."), key, value)
             params.append({"params": [param], **settings})
         inside = _is_deformable(module)
         for name, child in module.named_children():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 
 FOREVER = 10**9
 Affine = tuple[float, float]
@@ -38,7 +38,9 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end:
-            raise InputError(f"end must lie past begin, and begin not below 0; got begin={self.begin}, end={self.end}")
+            raise InputError(
+                f"end should be larger than begin, and begin at least 0; got begin={self.begin}, end={self.end}"
+            )
         self.check()
 
     def check(self) -> None:
@@ -55,9 +57,9 @@ class Curve:
     def in_iterations(self, epoch_length: int) -> Self:
         """The same curve, measured in iterations instead of epochs."""
         if not self.by_epoch:
-            raise InputError("convert_to_iter_based needs by_epoch=True")
+            raise InputAssertionError("convert_to_iter_based needs by_epoch=True")
         if epoch_length < 1:
-            raise InputError(f"convert_to_iter_based needs the number of iterations of an epoch, got {epoch_length}")
+            raise InputAssertionError(f"convert_to_iter_based needs epoch_length of at least 1, got {epoch_length}")
 
         def scaled(value: Any) -> Any:
             if value is None or value == FOREVER:
@@ -75,9 +77,9 @@ class Curve:
         return self.end - self.begin
 
 
-def _need(right: bool, message: str) -> None:
+def _need(right: bool, message: str, error: type[InputError] = InputError) -> None:
     if not right:
-        raise InputError(message)
+        raise error(message)
 
 
 def preview(curve: Curve, value: float, ticks: int) -> list[float]:
@@ -286,7 +288,11 @@ class CosineAnnealing(Curve):
     def check(self) -> None:
         """Refuse two floors, and a wave without length."""
         both = self.eta_min is not None and self.eta_min_ratio is not None
-        _need(not both, f"give eta_min or eta_min_ratio, not both; got {self.eta_min} and {self.eta_min_ratio}")
+        _need(
+            not both,
+            f"give eta_min or eta_min_ratio, not both; got {self.eta_min} and {self.eta_min_ratio}",
+            InputAssertionError,
+        )
         _need(self.T_max is None or self.T_max > 0, f"T_max must be above 0, got {self.T_max}")
 
     def step(self, t: int, base: float) -> Affine:
@@ -324,9 +330,14 @@ class CosineRestart(Curve):
     def check(self) -> None:
         """Refuse none or two floors, and weights that do not pair with periods."""
         one = (self.eta_min is None) != (self.eta_min_ratio is None)
-        _need(one, f"give either eta_min or eta_min_ratio; got {self.eta_min} and {self.eta_min_ratio}")
+        _need(
+            one,
+            f"give either eta_min or eta_min_ratio; got {self.eta_min} and {self.eta_min_ratio}",
+            InputAssertionError,
+        )
         same = len(self.periods) == len(self.restart_weights)
-        _need(same, f"restart_weights ({list(self.restart_weights)}) must be as many as periods ({list(self.periods)})")
+        lists = f"{list(self.restart_weights)} for periods={list(self.periods)}"
+        _need(same, f"restart_weights must be as many as periods, got {lists}", InputAssertionError)
         _need(all(p > 0 for p in self.periods), f"periods must be above 0, got {list(self.periods)}")
 
     def step(self, t: int, base: float) -> Affine:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from raydet3d.errors import InputError
-from raydet3d.log import get_logger
+from raydet3d.log import MMLogger
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor
 from raydet3d.optim.param_groups import Group
 from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -152,7 +152,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                 }
             groups[title]["params"].append(param)
         for title, group in groups.items():
-            get_logger().info(
+            MMLogger.get_current_instance().info(
                 "%s: %d parameters, lr=%g (times %g), weight_decay=%g",
                 title,
                 len(group["params"]),

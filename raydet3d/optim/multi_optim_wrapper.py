@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError, InputKeyError
 from raydet3d.optim.nonfinite import Verdict
 from raydet3d.optim.wrapper import OptimWrapper
 
 
-class Ambiguous(InputError, NotImplementedError):
-    """Something was asked of several optimizers that only one of them can do."""
+class AmbiguousOptimizer(InputError, NotImplementedError):
+    """A method was called on several optimizers that has to be called on one of them."""
 
 
 class OptimWrapperDict(OptimWrapper):
@@ -45,14 +45,16 @@ class OptimWrapperDict(OptimWrapper):
             raise InputError("OptimWrapperDict needs at least one optim wrapper")
         for name, wrapper in optim_wrappers.items():
             if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
-                raise InputError(f"OptimWrapperDict takes optim wrappers; {name} is a {type(wrapper).__name__}")
+                raise InputAssertionError(
+                    f"`OptimWrapperDict` only accepts OptimWrapper instances; {name} is a {type(wrapper).__name__}"
+                )
         self.optim_wrappers = dict(optim_wrappers)
 
     # ---- a mapping
 
     def __getitem__(self, name: str) -> OptimWrapper:
         if name not in self.optim_wrappers:
-            raise InputError(f"there is no optimizer {name!r}; there are {', '.join(self.optim_wrappers)}")
+            raise InputKeyError(f"there is no optimizer {name!r}; there are {', '.join(self.optim_wrappers)}")
         return self.optim_wrappers[name]
 
     def __contains__(self, name: str) -> bool:
@@ -105,9 +107,9 @@ class OptimWrapperDict(OptimWrapper):
 
     def _refuse(self, what: str) -> NoReturn:
         name = next(iter(self))
-        raise Ambiguous(
-            f"{what} is asked of one optimizer: the model's train_step gets {', '.join(self)} "
-            f"and calls optim_wrapper[{name!r}].{what}(...)"
+        raise AmbiguousOptimizer(
+            f"`{what}` should be called on one of the optimizers {', '.join(self)}: "
+            f"in the model's train_step, write optim_wrapper[{name!r}].{what}(...)"
         )
 
     # ---- what all of them can do
@@ -210,10 +212,14 @@ class OptimWrapperDict(OptimWrapper):
     # ---- states
 
     def state_dict(self) -> dict[str, Any]:
-        """Each wrapper's state by name, and how often it was asked, where that matters."""
+        """Return each wrapper's state by name."""
+        return {name: wrapper.state_dict() for name, wrapper in self.items()}
+
+    @override
+    def checkpoint_state(self) -> dict[str, Any]:
         states = {}
         for name, wrapper in self.items():
-            states[name] = wrapper.state_dict()
+            states[name] = wrapper.checkpoint_state()
             if wrapper.accumulative_counts > 1:
                 states[name]["inner_count"] = wrapper.inner_count
         return states
@@ -246,4 +252,4 @@ class OptimWrapperDict(OptimWrapper):
             wrapper.load_pending_gradients(mine)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={wrapper!r}' for name, wrapper in self.items())})"
+        return "".join(f"name: {name}\n{wrapper!r}\n" for name, wrapper in self.items())

@@ -36,6 +36,24 @@ def _register_torch_optimizers() -> list[str]:
 TORCH_OPTIMIZERS = _register_torch_optimizers()
 
 
+def param_group_settings(kind: object) -> list[str] | None:
+    """Return what a param group of an optimizer may set: the arguments of its constructor but the parameters.
+
+    Args:
+        kind: The optimizer's registered name, or its class.
+
+    Returns:
+        None where the optimizer is not known, or takes any argument.
+    """
+    cls = OPTIMIZERS.get(kind) if isinstance(kind, str) and kind in OPTIMIZERS else kind
+    if not callable(cls):
+        return None
+    _, *parameters = inspect.signature(cls).parameters.values()
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return None
+    return [p.name for p in parameters]
+
+
 def build_optimizer(cfg: Mapping[str, Any], params: Any) -> Optimizer:
     """Make an optimizer; parameters go in under whatever its constructor calls them.
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError
 from raydet3d.optim.curves import FOREVER
 from raydet3d.optim.param_groups import Value
 from raydet3d.optim.schedule import ParamScheduler
@@ -79,7 +79,11 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         verbose: bool = False,
     ) -> None:
         if not by_epoch:
-            raise InputError("ReduceOnPlateau listens to validations: by_epoch must be True")
+            raise InputAssertionError("ReduceOnPlateau acts on validations: by_epoch must be True")
+        if not isinstance(last_step, int) or last_step < -1:
+            raise InputAssertionError(f"last_step must be an integer of at least -1, got {last_step!r}")
+        if threshold < 0:
+            raise InputError(f"threshold must be at least 0, got {threshold}")
         if not factor < 1:
             raise InputError(f"factor must be below 1, got {factor}")
         if rule not in RULES:
@@ -109,11 +113,13 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         if metrics is None:
             self._global_step += 1
             return
+        if not isinstance(metrics, Mapping):
+            raise InputTypeError(f"metrics must be a dict of scores by name, got {metrics!r}")
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
             if self.monitor not in metrics:
                 known = ", ".join(map(str, metrics)) or "none"
-                raise InputError(f"ReduceOnPlateau monitors {self.monitor!r}; validation gave {known}")
+                raise InputKeyError(f"ReduceOnPlateau monitors {self.monitor!r}; validation gave {known}")
             value = metrics[self.monitor]
             if self._judge(float(value.item() if isinstance(value, Tensor) else value)):
                 self.reductions += 1

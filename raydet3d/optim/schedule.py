@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from raydet3d.errors import InputError
-from raydet3d.log import get_logger
+from raydet3d.errors import InputError, InputKeyError
+from raydet3d.log import MMLogger
 from raydet3d.optim import curves
 from raydet3d.optim.curves import FOREVER, Curve, settings
 from raydet3d.optim.param_groups import Group, Value
@@ -89,7 +89,7 @@ class Field:
             value: Value = group[self.name]
         except KeyError:
             known = ", ".join(sorted(group))
-            raise MissingField(f"param groups have no {self.name!r} to schedule; they have {known}") from None
+            raise InputKeyError(f"param groups have no {self.name!r} to schedule; they have {known}") from None
         return value
 
     def write(self, group: Group, value: Value) -> None:
@@ -99,10 +99,6 @@ class Field:
             current.copy_(value) if isinstance(value, Tensor) else current.fill_(value)
         else:
             group[self.name] = value
-
-
-class MissingField(InputError, KeyError):
-    """Param groups lack a field that is needed."""
 
 
 class FirstBeta:
@@ -126,7 +122,10 @@ def momentum_target(optimizer: AnyOptimizer) -> Target:
     if "betas" in optimizer.defaults:
         return FirstBeta()
     kind = getattr(optimizer, "optimizer", optimizer)
-    raise InputError(f"{type(kind).__name__} has neither momentum nor betas, so there is no momentum to schedule")
+    raise InputError(
+        "optimizer must support momentum when using momentum scheduler: "
+        f"{type(kind).__name__} has neither momentum nor betas"
+    )
 
 
 def _keys(group: Group) -> list[int]:
@@ -183,8 +182,8 @@ class ParamScheduler:
             if isinstance(self.target, FirstBeta):
                 group.setdefault("momentum", value)
             if last_step != -1 and first not in group:
-                raise MissingField(
-                    f"{first!r} is not specified in param_groups[{i}], and last_step={last_step} needs it"
+                raise InputKeyError(
+                    f"param {first!r} is not specified in param_groups[{i}], which last_step={last_step} needs"
                 )
             group.setdefault(first, value.clone() if isinstance(value, Tensor) else value)
         self._keep_bases()
@@ -229,8 +228,9 @@ class ParamScheduler:
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             write(group, value)
         if self.verbose:
+            logger = MMLogger.get_current_instance()
             for i, value in enumerate(values):
-                get_logger().info("Adjusting %s of param group %d to %.4e.", self.param_name, i, float(value))
+                logger.info("Adjusting %s of param group %d to %.4e.", self.param_name, i, float(value))
 
     def get_last_value(self) -> list[Value]:
         """Return the current value of each param group."""
@@ -310,6 +310,13 @@ class CurveScheduler(ParamScheduler):
         except TypeError as error:
             raise BadArgument(f"{cls.__name__}: {error}") from None
         return {name: value for name, value in given.items() if name != "optimizer"}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a field of the curve, as MMEngine's schedulers have them: `scheduler.gamma`."""
+        curve = vars(self).get("curve")
+        if curve is None or name not in {f.name for f in fields(curve)}:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(curve, name)
 
     @override
     def _start(self) -> None:

@@ -14,8 +14,8 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from raydet3d.dist import get_world_size
-from raydet3d.errors import InputError
-from raydet3d.log import get_logger
+from raydet3d.errors import InputAssertionError, InputError, InputTypeError
+from raydet3d.log import MMLogger
 from raydet3d.optim.nonfinite import FiniteGuard, Verdict, whole
 from raydet3d.optim.param_groups import Group, Groups, reconcile, settings_of
 from raydet3d.registry import OPTIM_WRAPPERS
@@ -34,7 +34,9 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     if cfg is None:
         return "", {}
     if not isinstance(cfg, Mapping):
-        raise InputError(f"clip_grad must be a dict such as dict(max_norm=10), got {cfg!r}")
+        raise InputAssertionError(
+            f"If `clip_grad` is not None, it should be a dict such as dict(max_norm=10), got {cfg!r}"
+        )
     args = dict(cfg)
     kind = args.pop("type", "norm")
     if kind not in CLIPPERS:
@@ -97,7 +99,7 @@ class OptimWrapper:
         guard: bool = True,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise InputError(f"optimizer must be a torch optimizer, got {type(optimizer).__name__}")
+            raise InputTypeError(f"optimizer must be a torch optimizer, got {type(optimizer).__name__}")
         if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int) or accumulative_counts < 1:
             raise InputError(f"accumulative_counts must be an integer of at least 1, got {accumulative_counts!r}")
         self.optimizer = optimizer
@@ -252,13 +254,13 @@ class OptimWrapper:
         if self._accumulative_counts == 1:
             return
         if init_counts % self._accumulative_counts and not self._has_pending:
-            get_logger().warning(
+            MMLogger.get_current_instance().warning(
                 "Resumed at iteration %d, within a group of accumulative_counts=%d: its first gradients are lost.",
                 init_counts,
                 self._accumulative_counts,
             )
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            get_logger().warning(
+            MMLogger.get_current_instance().warning(
                 "accumulative_counts=%d with BatchNorm: its statistics see single iterations.",
                 self._accumulative_counts,
             )
@@ -398,16 +400,22 @@ class OptimWrapper:
     # ---- states
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state in MMEngine's layout.
-
-        Beside MMEngine's keys: `configured`, what the config gave each group, and, in the middle of an
-        accumulation of a single process, `pending_gradients`.
-        """
+        """Return the optimizer's state in MMEngine's layout."""
         self._guard.settle(self.optimizer)
         state = self._groups.pack()
-        state["configured"] = self._groups.pack_configured()
         if self.base_param_settings is not None:
             state["base_param_settings"] = dict(self.base_param_settings)
+        return state
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Return the state for a run's checkpoint, which `load_state_dict` takes as well.
+
+        Beside `state_dict`: `configured`, what the config gave each group, and, in the middle of an accumulation of a
+        single process, `pending_gradients`.
+        """
+        state = self.state_dict()
+        state["configured"] = self._groups.pack_configured()
+        if self.base_param_settings is not None:
             state["configured"].append(dict(self.optimizer.defaults))
         if get_world_size() == 1 and (pending := self.pending_gradients()):
             state["pending_gradients"] = pending

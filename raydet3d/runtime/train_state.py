@@ -92,7 +92,7 @@ class TrainState:
             },
         }
         if optimizer:
-            state["optimizer"] = self.optim_wrapper.state_dict()
+            state["optimizer"] = self.optim_wrapper.checkpoint_state()
             if is_sharded(self.model):  # each rank has its shards of the gradients
                 state["optimizer"]["pending_gradients"] = self.optim_wrapper.pending_gradients()
             elif dist.get_world_size() > 1:  # in one process, they are in the optimizer's state

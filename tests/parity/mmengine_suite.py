@@ -104,6 +104,33 @@ if importlib.util.find_spec("raydet3d") is not None:
     _install()
 """
 
+# Small stand-ins for packages that the tests import and that need not be installed.
+STUBS = {
+    "parameterized.py": """
+import sys
+
+
+class parameterized:
+    @staticmethod
+    def expand(rows):
+        def decorate(function):
+            space = sys._getframe(1).f_locals
+            for i, row in enumerate(rows):
+                row = row if isinstance(row, (list, tuple)) else (row,)
+
+                def case(self, row=row):
+                    return function(self, *row)
+
+                case.__name__ = f"{function.__name__}_{i}"
+                space[case.__name__] = case
+
+        return decorate
+""",
+    "expecttest.py": "from unittest import TestCase\n",
+    "rich/__init__.py": "",
+    "rich/progress.py": "class Progress:\n    pass\n",
+}
+
 CONFTEST = """
 import json
 import os
@@ -145,6 +172,9 @@ def export(repository: Path, folder: Path) -> None:
         ["git", "-C", str(repository), "archive", "HEAD", *names], check=True, stdout=subprocess.PIPE
     ).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    for name, text in STUBS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     (folder / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -q --timeout 120\n")

@@ -100,7 +100,7 @@ def test_resumed_equals_uninterrupted(dtype):
     train(first, one, data[:5])
     second, two = make(seed=3, **settings)
     second.load_state_dict(first.state_dict())
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(one.checkpoint_state())
     two.initialize_count_status(second, 5, 12)
     train(second, two, data[5:])
     assert same(weights(second), weights(whole))

@@ -166,7 +166,7 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("cfg", "what"),
         [
-            ({"clip_grad": {"max_norm": 1}}, "no 'optimizer'.*_delete_"),
+            ({"clip_grad": {"max_norm": 1}}, "must contain an 'optimizer'.*_delete_"),
             ([], "must be a dict"),
             ({"optimizer": "SGD"}, "optim_wrapper.optimizer must be a dict"),
             ({"optimizer": {"type": "SDG", "lr": 0.1}}, "SGD"),
@@ -192,3 +192,37 @@ class TestBuild:
         model = small_model().requires_grad_(False)
         with pytest.raises(InputError, match="no trainable parameter"):
             build_optim_wrapper(model, {"optimizer": SGD, "paramwise_cfg": {"bias_lr_mult": 2.0}})
+
+
+class TestMMEngineScripts:
+    @pytest.mark.parametrize("name", ["lr_mul", "decay_mul", "weight_decays"])
+    def test_a_misspelt_setting_of_a_custom_key_is_found(self, name):
+        rules = {"custom_keys": {"bbox_head": {name: 0.1}}}
+        with pytest.raises(
+            KeyError, match=rf"custom_keys\['bbox_head'\] has an unknown setting '{name}'; did you mean"
+        ):
+            settings_by_name(toy_model(), rules)
+
+    def test_settings_of_the_optimizer_are_custom_settings(self):
+        got = settings_by_name(toy_model(), {"custom_keys": {"bbox_head": {"momentum": 0.5}}})
+        assert got["bbox_head.cls.bias"]["momentum"] == 0.5
+
+    def test_a_subclass_reads_a_rule_of_its_own(self):
+        class Own(DefaultOptimWrapperConstructor):
+            def add_params(self, params, module, prefix="", is_dcn_module=None):
+                super().add_params(params, module, prefix, is_dcn_module)
+                for group in params:
+                    group["lr"] = self.base_lr * self.paramwise_cfg["own_mult"]
+
+        wrapper = Own({"optimizer": SGD}, {"own_mult": 0.5, "norm_decay_mult": 0.0})(small_model())
+        assert wrapper.get_lr()["lr"][0] == SGD["lr"] * 0.5
+
+    def test_errors_are_mmengines_types(self):
+        with pytest.raises(TypeError):
+            DefaultOptimWrapperConstructor([])
+        with pytest.raises(TypeError):
+            DefaultOptimWrapperConstructor({"optimizer": SGD}, ["error"])
+        with pytest.raises(AssertionError, match="must contain"):
+            DefaultOptimWrapperConstructor({"type": "OptimWrapper"})
+        with pytest.raises(KeyError):
+            build_optim_wrapper(small_model(), {"optimizer": SGD, "constructor": "Unknown"})

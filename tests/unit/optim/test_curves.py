@@ -226,5 +226,5 @@ class TestInIterations:
 
 @pytest.mark.parametrize(("begin", "end"), [(3, 3), (4, 2), (-1, 2)])
 def test_a_window_has_a_length(begin, end):
-    with pytest.raises(InputError, match="end must lie past begin"):
+    with pytest.raises(InputError, match="end should be larger than begin"):
         Exponential(gamma=0.5, begin=begin, end=end)

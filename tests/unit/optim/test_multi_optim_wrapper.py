@@ -135,7 +135,7 @@ class TestState:
         a, b, part = two(accumulative_counts=3)
         train(a, part["one"], data[:stop])
         train(b, part["two"], data[: stop - 1])
-        state = part.state_dict()
+        state = part.checkpoint_state()
         c, d, again = two(accumulative_counts=3)
         c.load_state_dict(a.state_dict())
         d.load_state_dict(b.state_dict())
@@ -157,7 +157,7 @@ class TestState:
 
     def test_other_optimizers(self) -> None:
         both = two()[2]
-        state = both.state_dict()
+        state = both.checkpoint_state()
         state["three"] = state.pop("one")
         with pytest.raises(InputError, match="optimizers two, three; this run has one, two"):
             both.load_state_dict(state)

@@ -31,7 +31,7 @@ BAD = [
     ({"clip_grad": {"type": "value"}}, None, "optim_wrapper: clip_grad of type 'value' needs 'clip_value'"),
     ({"clip_grad": {"max_norm": "10"}}, None, "clip_grad.max_norm must be a number of at least 0, got '10'"),
     ({"clip_grad": {"max_norm": 1, "norm_type": "two"}}, None, "clip_grad.norm_type must be a number or 'inf'"),
-    ({"clip_grad": 35}, None, "clip_grad must be a dict"),
+    ({"clip_grad": 35}, None, "`clip_grad` is not None, it should be a dict"),
     ({"accumulative_counts": 0}, None, "accumulative_counts must be an integer of at least 1, got 0"),
     ({"clip_gard": None}, None, "has no argument 'clip_gard'; did you mean 'clip_grad'?"),
     ({"type": "AmpOptimWraper"}, None, "unknown optim wrapper type 'AmpOptimWraper'; did you mean 'AmpOptimWrapper'"),
@@ -50,8 +50,8 @@ BAD = [
     ({"paramwise_cfg": {"norm_decay_mul": 0.0}}, None, "paramwise_cfg has no rule 'norm_decay_mul'"),
     ({"paramwise_cfg": {"norm_decay_mult": 0.0}}, None, "base_wd should not be None"),
     ({"paramwise_cfg": {"custom_keys": {"backbone": 0.1}}}, None, "custom_keys must be a dict of dicts"),
-    (None, [{"type": "LinearLR", "begin": 5, "end": 3}], "param_scheduler[0]: end must lie past begin"),
-    (None, [{"type": "CosineAnnealingLR", "begin": 12}], "param_scheduler[0]: end must lie past begin"),
+    (None, [{"type": "LinearLR", "begin": 5, "end": 3}], "param_scheduler[0]: end should be larger than begin"),
+    (None, [{"type": "CosineAnnealingLR", "begin": 12}], "param_scheduler[0]: end should be larger than begin"),
     (None, [{"type": "LinearLR"}, {"type": "StepLr", "step_size": 1}], "param_scheduler[1]: unknown param scheduler"),
     (None, {"type": "LinearLR", "start_facto": 0.1}, "did you mean 'start_factor'?"),
     (None, [{"type": "MultiStepLR"}], "milestones"),
@@ -61,7 +61,7 @@ BAD = [
     (
         {"optimizer": {"type": "Adagrad", "lr": 0.1}},
         [{"type": "CosineAnnealingMomentum"}],
-        "param_scheduler[0]: Adagrad has neither momentum nor betas, so there is no momentum to schedule",
+        "param_scheduler[0]: optimizer must support momentum when using momentum scheduler: Adagrad has neither",
     ),
     (None, [{"type": "StepParamScheduler", "param_name": "wd", "step_size": 1}], "param groups have no 'wd'"),
     (None, {"generator": [{"type": "LinearLR"}]}, "param_scheduler is a dict of 'generator' and has no 'type'"),
@@ -113,7 +113,7 @@ def test_somebodys_own_classes_are_not_made():
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("param_scheduler.0.end=-1", "param_scheduler[0]: end must lie past begin"),
+        ("param_scheduler.0.end=-1", "param_scheduler[0]: end should be larger than begin"),
         ("optim_wrapper.clip_grad.norm=2", "clip_grad of type 'norm' has no 'norm'"),
     ],
 )

@@ -75,7 +75,7 @@ class TestAccumulation:
         train(whole, reference, data)
         first, one = make(accumulative_counts=3)
         train(first, one, data[:stop])
-        state = one.state_dict()
+        state = one.checkpoint_state()
         assert ("pending_gradients" in state) == (stop % 3 != 0)
         second, two = make(seed=5, accumulative_counts=3)
         second.load_state_dict(first.state_dict())
@@ -144,7 +144,7 @@ class TestClip:
             ({"type": "value"}, "needs 'clip_value'"),
             ({"type": "nrm", "max_norm": 1}, "'norm' or 'value'"),
             ({"max_norm": 1, "norm": 2}, "has no 'norm'"),
-            (35, "must be a dict"),
+            (35, "should be a dict"),
         ],
     )
     def test_refuses(self, clip, what):
@@ -239,7 +239,7 @@ class TestScaleLr:
         wrapped = build_optim_wrapper(small_model(), cfg)
         wrapped.scale_lr(0.5)
         assert wrapped.get_lr() == {"base_lr": [0.1], "lr": [0.05, 0.1, 0.05, 0.05, 0.05, 0.1]}
-        assert wrapped.state_dict()["configured"][0]["lr"] == 0.05
+        assert wrapped.checkpoint_state()["configured"][0]["lr"] == 0.05
 
     def test_not_after_schedulers(self):
         _, wrapped = make()
@@ -265,7 +265,7 @@ class TestState:
         model = small_model()
         first = build_optim_wrapper(model, {"optimizer": optimizer, "paramwise_cfg": saved})
         train(model, first, batches(3))
-        state = through_a_file(first.state_dict())
+        state = through_a_file(first.checkpoint_state())
         other = small_model(seed=9)
         second = build_optim_wrapper(other, {"optimizer": optimizer, "paramwise_cfg": loaded})
         second.load_state_dict(state)
@@ -287,7 +287,7 @@ class TestState:
         second = small_model(seed=4)
         two = build_optim_wrapper(second, cfg)
         second.load_state_dict(first.state_dict())
-        two.load_state_dict(through_a_file(one.state_dict()))
+        two.load_state_dict(through_a_file(one.checkpoint_state()))
         train(second, two, data[3:])
         assert same(weights(second), weights(whole))
 
@@ -317,7 +317,6 @@ class TestState:
             state = first.state_dict()
             for group in state["param_groups"]:
                 del group["param_names"]
-            del state["configured"]
             second = build_optim_wrapper(model, loaded)
             second.load_state_dict(state)
             for p in model[2].parameters():
@@ -355,3 +354,27 @@ class TestState:
         first.update_params(one(torch.ones(1, 3)).sum())
         with pytest.raises(InputError, match=r"momentum_buffer of weight has shape \(2, 3\), the parameter \(4, 3\)"):
             build_optim_wrapper(two, cfg).load_state_dict(first.state_dict())
+
+
+class TestMMEngineLayout:
+    def test_state_dict_has_mmengines_keys(self):
+        _, one = make()
+        assert set(one.state_dict()) == {"state", "param_groups"}
+        cfg = {"optimizer": {"type": "SGD", "lr": 0.1}, "paramwise_cfg": {"bias_lr_mult": 2.0}}
+        several = build_optim_wrapper(small_model(), cfg)
+        assert set(several.state_dict()) == {"state", "param_groups", "base_param_settings"}
+        assert set(several.checkpoint_state()) == {"state", "param_groups", "base_param_settings", "configured"}
+
+    def test_a_plain_optimizers_state_loads(self):
+        model, wrapped = make()
+        twin = torch.optim.SGD(small_model().parameters(), lr=0.05, momentum=0.9)
+        train(model, wrapped, batches(1))
+        wrapped.load_state_dict(twin.state_dict())
+        assert wrapped.optimizer.state_dict()["state"] == {}
+
+    def test_errors_are_mmengines_types(self):
+        optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
+        with pytest.raises(AssertionError, match="clip_grad"):
+            OptimWrapper(optimizer, clip_grad=[])
+        with pytest.raises(TypeError):
+            OptimWrapper("optimizer")
