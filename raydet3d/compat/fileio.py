@@ -1,7 +1,7 @@
-"""Small files by MMEngine's function names: load, dump, lists, bytes and texts.
+"""MMEngine's functions for small files: load, dump, lists, bytes and texts, on local paths and on fsspec's URLs.
 
-Paths are local ones; `backend_args` may name the local backend. What is loaded is never run: pickles are read by the
-reader of info files, which knows plain containers and arrays only, and YAML is loaded safely.
+Nothing that is loaded is executed: pickles are read by the reader of info files, which knows plain containers and
+arrays only, and YAML is loaded safely.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend, read_infos
@@ -25,7 +28,7 @@ FORMATS = ("json", "yaml", "yml", "pkl", "pickle")
 
 
 def load(file: Any, file_format: str | None = None, backend_args: Backend = None, **kwargs: Any) -> Any:
-    """The content of a JSON, YAML or pickle file.
+    """Return the content of a JSON, YAML or pickle file.
 
     Args:
         file: Its path, or a file object that is open for reading.
@@ -41,9 +44,10 @@ def load(file: Any, file_format: str | None = None, backend_args: Backend = None
     if kind in ("pkl", "pickle"):
         if hasattr(file, "read"):
             raise InputError("a pickle is loaded from its path, not from an open file")
-        if not Path(file).is_file():
+        if not isfile(file):
             raise InputError(f"{file}: no such file")
-        return read_infos(file)
+        with get_local_path(file) as path:
+            return read_infos(path)
     text = file.read() if hasattr(file, "read") else get_text(file)
     try:
         return json.loads(text, **kwargs) if kind == "json" else yaml.safe_load(text)
@@ -85,72 +89,81 @@ def dump(
     return None
 
 
-def get(filepath: str | Path, backend_args: Backend = None) -> bytes:
-    """The bytes of a file."""
+def _locate(path: str | Path, backend_args: Backend) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a path or URL, and the path there."""
     check_backend(backend_args)
-    data: bytes = _reading(filepath, Path.read_bytes)
+    found: tuple[AbstractFileSystem, str] = url_to_fs(str(path))
+    return found
+
+
+def get(filepath: str | Path, backend_args: Backend = None) -> bytes:
+    """Return the bytes of a file."""
+    system, path = _locate(filepath, backend_args)
+    try:
+        data: bytes = system.cat_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{filepath}: no such file") from None
     return data
 
 
 def get_text(filepath: str | Path, encoding: str = "utf-8", backend_args: Backend = None) -> str:
-    """The text of a file."""
-    check_backend(backend_args)
-    text: str = _reading(filepath, lambda path: path.read_text(encoding=encoding))
-    return text
+    """Return the text of a file."""
+    return get(filepath, backend_args).decode(encoding)
 
 
 def put(obj: bytes, filepath: str | Path, backend_args: Backend = None) -> None:
     """Write bytes; folders are made as needed."""
-    check_backend(backend_args)
-    path = Path(filepath)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(obj)
+    system, path = _locate(filepath, backend_args)
+    system.makedirs(system._parent(path), exist_ok=True)
+    system.pipe_file(path, obj)
 
 
-def put_text(obj: str, filepath: str | Path, backend_args: Backend = None) -> None:
+def put_text(obj: str, filepath: str | Path, encoding: str = "utf-8", backend_args: Backend = None) -> None:
     """Write a text; folders are made as needed."""
-    put(obj.encode("utf-8"), filepath, backend_args)
+    put(obj.encode(encoding), filepath, backend_args)
 
 
 def exists(filepath: str | Path, backend_args: Backend = None) -> bool:
-    """Whether there is a file or folder."""
-    check_backend(backend_args)
-    return Path(filepath).exists()
+    """Return whether there is a file or folder."""
+    system, path = _locate(filepath, backend_args)
+    return bool(system.exists(path))
 
 
 def isfile(filepath: str | Path, backend_args: Backend = None) -> bool:
-    """Whether there is a file."""
-    check_backend(backend_args)
-    return Path(filepath).is_file()
+    """Return whether there is a file."""
+    system, path = _locate(filepath, backend_args)
+    return bool(system.isfile(path))
 
 
 def isdir(filepath: str | Path, backend_args: Backend = None) -> bool:
-    """Whether there is a folder."""
-    check_backend(backend_args)
-    return Path(filepath).is_dir()
+    """Return whether there is a folder."""
+    system, path = _locate(filepath, backend_args)
+    return bool(system.isdir(path))
 
 
 def remove(filepath: str | Path, backend_args: Backend = None) -> None:
     """Remove a file, or a folder with all that is in it."""
-    check_backend(backend_args)
-    path = Path(filepath)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    system, path = _locate(filepath, backend_args)
+    system.rm(path, recursive=True)
 
 
 def join_path(filepath: str | Path, *filepaths: str | Path, backend_args: Backend = None) -> str:
-    """Paths joined."""
+    """Return paths joined."""
     check_backend(backend_args)
     return os.path.join(filepath, *filepaths)
 
 
 @contextmanager
 def get_local_path(filepath: str | Path, backend_args: Backend = None) -> Iterator[str]:
-    """A local path of a file, for as long as the `with` block: the path itself."""
-    check_backend(backend_args)
-    yield str(filepath)
+    """Yield a local path of a file: the path itself, or that of a copy that lasts as long as the `with` block."""
+    system, path = _locate(filepath, backend_args)
+    if isinstance(system, LocalFileSystem):
+        yield str(filepath)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, os.path.basename(path))
+        system.get_file(path, copy)
+        yield copy
 
 
 def list_dir_or_file(
@@ -161,7 +174,7 @@ def list_dir_or_file(
     recursive: bool = False,
     backend_args: Backend = None,
 ) -> Iterator[str]:
-    """Paths in a folder, relative to it, sorted; hidden ones are left out.
+    """Yield paths in a folder, relative to it, sorted; hidden ones are left out.
 
     Args:
         dir_path: The folder.
@@ -171,18 +184,15 @@ def list_dir_or_file(
         recursive: Whether folders in it are looked into.
         backend_args: None or `dict(backend='local')`.
     """
-    check_backend(backend_args)
-    root = Path(dir_path)
-    for path in sorted(root.rglob("*") if recursive else root.iterdir()):
-        inner = path.relative_to(root)
-        if any(part.startswith(".") for part in inner.parts):
+    system, root = _locate(dir_path, backend_args)
+    found = system.find(root, maxdepth=None if recursive else 1, withdirs=True, detail=True)
+    for path, info in sorted(found.items()):
+        inner = path[len(root) :].strip("/")
+        if not inner or any(part.startswith(".") for part in inner.split("/")):
             continue
-        if (
-            (list_dir and suffix is None)
-            if path.is_dir()
-            else (list_file and (not suffix or path.name.endswith(suffix)))
-        ):
-            yield str(inner)
+        is_wanted_file = list_file and (not suffix or inner.endswith(suffix))
+        if list_dir and suffix is None if info["type"] == "directory" else is_wanted_file:
+            yield inner
 
 
 def list_from_file(
@@ -193,7 +203,7 @@ def list_from_file(
     encoding: str = "utf-8",
     backend_args: Backend = None,
 ) -> list[str]:
-    """The lines of a text file.
+    """Return the lines of a text file.
 
     Args:
         filename: The file.
@@ -213,7 +223,7 @@ def dict_from_file(
     encoding: str = "utf-8",
     backend_args: Backend = None,
 ) -> dict[Any, str | list[str]]:
-    """A text file with a key and its values, apart by blanks, on each line.
+    """Return a text file with a key and its values, separated by blanks, on each line.
 
     Args:
         filename: The file.
@@ -229,7 +239,7 @@ def dict_from_file(
 
 
 class LocalBackend:
-    """The functions of this module as what MMEngine calls a backend."""
+    """The functions of this module as a backend of MMEngine."""
 
     get = staticmethod(get)
     get_text = staticmethod(get_text)
@@ -245,12 +255,12 @@ class LocalBackend:
 
 
 def get_file_backend(uri: str | Path | None = None, *, backend_args: Backend = None, **kwargs: Any) -> LocalBackend:
-    """The backend of a path: the local one.
+    """Return the backend of a path.
 
     Args:
         uri: The path.
         backend_args: None or `dict(backend='local')`.
-        **kwargs: Accepted for MMEngine's sake.
+        **kwargs: Ignored; MMEngine has them.
     """
     check_backend(backend_args)
     return LocalBackend()
@@ -263,15 +273,8 @@ def _format(file: Any, given: str | None) -> str:
     return kind
 
 
-def _reading(filepath: str | Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(Path(filepath))
-    except FileNotFoundError:
-        raise InputError(f"{filepath}: no such file") from None
-
-
 def _plain(value: Any) -> Any:
-    """What JSON does not know as plain data: arrays, numpy's numbers, sets."""
+    """Return arrays, numpy's numbers and sets as data that JSON knows."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, (set, frozenset, range)):

@@ -1,8 +1,7 @@
-"""Trifles that plug-ins take from their packages: type aliases, checks of sequences, a version as numbers."""
+"""Small things that plug-ins import from MMEngine and MMDetection3D: type aliases, checks of sequences, versions."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
@@ -10,7 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Aliases are for annotations: what they say is what a reader is to expect, and nobody checks.
+from packaging.version import InvalidVersion, Version
+
+# For annotations only; they are not checked.
 ConfigType = dict[str, Any]
 OptConfigType = ConfigType | None
 MultiConfig = ConfigType | list[ConfigType]
@@ -23,12 +24,12 @@ ForwardResults = dict[str, Any] | list[Any] | tuple[Any, ...]
 
 
 def is_str(value: Any) -> bool:
-    """Whether a value is a string."""
+    """Return whether a value is a string."""
     return isinstance(value, str)
 
 
 def is_seq_of(values: Any, expected_type: Any, seq_type: Any = None) -> bool:
-    """Whether a value is a sequence whose items are all of a type.
+    """Return whether a value is a sequence whose items are all of a type.
 
     Args:
         values: The value.
@@ -40,38 +41,39 @@ def is_seq_of(values: Any, expected_type: Any, seq_type: Any = None) -> bool:
 
 
 def is_list_of(values: Any, expected_type: Any) -> bool:
-    """Whether a value is a list whose items are all of a type."""
+    """Return whether a value is a list whose items are all of a type."""
     return is_seq_of(values, expected_type, list)
 
 
 def is_tuple_of(values: Any, expected_type: Any) -> bool:
-    """Whether a value is a tuple whose items are all of a type."""
+    """Return whether a value is a tuple whose items are all of a type."""
     return is_seq_of(values, expected_type, tuple)
 
 
 def to_2tuple(value: Any) -> tuple[Any, ...]:
-    """A pair: what is iterable as a tuple, anything else twice."""
+    """Return what is iterable as a tuple, and anything else twice."""
     return _times(value, 2)
 
 
 def to_3tuple(value: Any) -> tuple[Any, ...]:
-    """A triple: what is iterable as a tuple, anything else three times."""
+    """Return what is iterable as a tuple, and anything else three times."""
     return _times(value, 3)
 
 
 def digit_version(version: str) -> tuple[int, ...]:
-    """A version as numbers that compare as they should; a pre-release is less than its release.
+    """Return a version as numbers that compare as they should; a pre-release is less than its release.
 
     Args:
         version: `1.4.0`, `0.11.0rc0`, `2.10.0+cpu`.
     """
-    release, _, _ = version.partition("+")
-    found = re.match(r"v?(\d+(?:\.\d+)*)(?:[-._]?(a|b|rc|alpha|beta|dev)[-._]?(\d*))?", release)
-    if found is None:
-        raise ValueError(f"no version: {version!r}")
-    numbers = [int(part) for part in found[1].split(".")][:4]
-    rank = {None: 0, "rc": -1, "b": -2, "beta": -2, "a": -3, "alpha": -3, "dev": -4}[found[2]]
-    return (*numbers, *[0] * (4 - len(numbers)), rank, int(found[3] or 0))
+    try:
+        parsed = Version(version)
+    except InvalidVersion:
+        raise ValueError(f"not a version: {version!r}") from None
+    numbers = (*parsed.release[:4], 0, 0, 0, 0)[:4]
+    if parsed.pre is not None:
+        return (*numbers, {"rc": -1, "b": -2, "a": -3}[parsed.pre[0]], parsed.pre[1])
+    return (*numbers, 0, 0) if parsed.dev is None else (*numbers, -4, parsed.dev)
 
 
 def is_installed(package: str) -> bool:
@@ -97,7 +99,7 @@ def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:
 
 
 def multi_apply(func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], ...]:
-    """Call a function for the first of each argument, the second of each, and so on; gather each of its results.
+    """Call a function for each tuple of arguments, and return one list for each of its results.
 
     Args:
         func: Returns a tuple.
@@ -111,18 +113,18 @@ def multi_apply(func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[li
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Nothing: our tables fill themselves when they are asked, and there are no scopes to set.
+    """Do nothing: registries fill themselves, and there are no scopes to set.
 
     Args:
-        init_default_scope: Accepted for old habits.
+        init_default_scope: Ignored.
     """
 
 
 def init_default_scope(scope: str) -> None:
-    """Nothing: a scope before a name is dropped, so there is no default to set.
+    """Do nothing: a scope before a name is dropped, so there is no default to set.
 
     Args:
-        scope: Accepted for old habits.
+        scope: Ignored.
     """
 
 

@@ -24,7 +24,7 @@ from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
 from raydet3d.config.sections import KNOWN_KEYS, is_slip, misspelt
 from raydet3d.config.source_map import merged_lines
-from raydet3d.errors import InputError, nearest
+from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
 _OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
@@ -60,10 +60,12 @@ class Config(MutableMapping[str, Any]):
         origin: Origin | None = None,
     ) -> None:
         object.__setattr__(self, "_origin", origin or Origin())
+        if cfg_dict is not None and not isinstance(cfg_dict, Mapping):
+            raise InputTypeError(f"cfg_dict must be a dict, got {type(cfg_dict).__name__}")
         for key in RESERVED:
             if key in (cfg_dict or {}):
                 place = self.where(key) or filename or "config"
-                raise InputError(f"{place}: {key!r} is a reserved name; call the variable otherwise")
+                raise InputKeyError(f"{place}: {key} is reserved for config file attributes; rename the variable")
         object.__setattr__(self, "_values", ConfigDict(merge({}, cfg_dict or {})))
         object.__setattr__(self, "_filename", None if filename is None else str(filename))
         object.__setattr__(self, "_text", text)
@@ -191,6 +193,11 @@ class Config(MutableMapping[str, Any]):
     def text(self) -> str:
         """The text of the file and of its bases, each after its name."""
         return self._text
+
+    @property
+    def _cfg_dict(self) -> ConfigDict:
+        """The values, by the name under which scripts written for MMEngine read them."""
+        return self._values
 
     @property
     def env_variables(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from raydet3d.config.config_dict import DELETE, merge
 from raydet3d.config.sections import is_slip
-from raydet3d.errors import InputError, nearest
+from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
 _OPEN = {"[": "]", "(": ")", "{": "}"}
 _WORDS: dict[str, Any] = {"true": True, "false": False}
@@ -229,9 +229,11 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, 
     place = f"{done}.{step}" if done else str(step)
     if isinstance(here, list | tuple):
         if not isinstance(step, int) or not lists:
-            raise InputError(f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}")
+            raise InputTypeError(
+                f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}"
+            )
         if not -len(here) <= step < len(here):
-            raise InputError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
+            raise InputKeyError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
         items = list(here)
         items[step] = _put(items[step], rest, value, key=key, done=place, lists=lists)
         return items if isinstance(here, list) else tuple(items)

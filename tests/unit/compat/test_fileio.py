@@ -81,3 +81,17 @@ def test_a_backend_is_these_functions(tmp_path: Path) -> None:
     assert backend.get(backend.join_path(tmp_path, "a.txt")) == b"x"
     with pytest.raises(InputError, match="petrel"):
         fileio.get_file_backend(backend_args={"backend": "petrel"})
+
+
+def test_urls(tmp_path: Path) -> None:
+    root = f"memory://{tmp_path.name}"
+    fileio.dump(DATA, f"{root}/deep/data.pkl")
+    fileio.put_text("a 1", f"{root}/list.txt")
+    assert fileio.load(f"{root}/deep/data.pkl") == DATA
+    assert fileio.list_from_file(f"{root}/list.txt") == ["a 1"]
+    assert list(fileio.list_dir_or_file(root, recursive=True)) == ["deep", "deep/data.pkl", "list.txt"]
+    with fileio.get_local_path(f"{root}/list.txt") as path:
+        assert Path(path).read_text() == "a 1"
+    assert not Path(path).exists()
+    fileio.remove(f"{root}/deep")
+    assert not fileio.exists(f"{root}/deep/data.pkl")

@@ -168,7 +168,7 @@ class TestBadFiles:
             ("a.yaml", "a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
             ("a.json", '{"a": 1,\n}', "a.json:2: "),
             ("a.toml", "a = 1\n", "a.toml: a config is a .py, .yaml, .yml or .json file, not '.toml'"),
-            ("a.py", "filename = 'x'\n", "'filename' is a reserved name"),
+            ("a.py", "filename = 'x'\n", "filename is reserved"),
         ],
     )
     def test_the_sentence_names_file_and_line(self, write: Write, name: str, text: str, expected: str) -> None:

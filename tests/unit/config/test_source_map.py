@@ -152,7 +152,7 @@ class TestOrigin:
 class TestSentences:
     def test_a_reserved_name(self, write: Write) -> None:
         path = write("a.py", "x = 1\ntext = 'y'\n")
-        with pytest.raises(InputError, match=r"a\.py:2: 'text' is a reserved name"):
+        with pytest.raises(InputError, match=r"a\.py:2: text is reserved"):
             Config.fromfile(path)
 
     def test_a_merge_that_does_not_fit(self, write: Write) -> None:
