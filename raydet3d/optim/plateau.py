@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError
 from raydet3d.optim.curves import FOREVER
@@ -19,6 +20,7 @@ from raydet3d.registry import PARAM_SCHEDULERS
 
 RULES = ("less", "greater")
 THRESHOLD_RULES = ("rel", "abs")
+SETTINGS = ("monitor", "rule", "factor", "patience", "threshold", "threshold_rule", "cooldown", "min_value", "eps")
 STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_step", "_global_step")
 
 
@@ -173,17 +175,23 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             raise InputError(f"min_value lists {len(values)} values for {count} param groups")
         return values
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Counts and the best value, under MMEngine's names, and the number of reductions."""
-        own = {name: getattr(self, name) for name in STATE}
+        own = {name: getattr(self, name) for name in (*SETTINGS, *STATE)}
         return {**super().state_dict(), **own, "reductions": self.reductions}
 
+    @override
     def set_count(self, count: int) -> None:
-        """Go on from a count of epochs."""
         self._global_step = count
 
+    @override
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        for name in SETTINGS:
+            setattr(self, name, state_dict.get(name, getattr(self, name)))
+        self.resume(state_dict)
+
+    @override
+    def resume(self, state_dict: Mapping[str, Any]) -> None:
         for name in STATE:
             setattr(self, name, state_dict[name])
         self.reductions = int(state_dict.get("reductions", 0))

@@ -55,6 +55,8 @@ def resume_schedulers(
         if state is None:
             lines.append(f"{type(scheduler).__name__} is new")
             fields.add(getattr(scheduler, "param_name", ""))
+        elif isinstance(scheduler, ParamScheduler):
+            scheduler.resume(state)
         else:
             scheduler.load_state_dict(state)
         if isinstance(scheduler, ParamScheduler):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
@@ -244,6 +245,15 @@ class ParamScheduler:
         return {"last_step": self.last_step, "_global_step": self._global_step, **kind}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a scheduler as it was saved, its settings included; nothing is applied.
+
+        Args:
+            state_dict: The state.
+        """
+        self.resume(state_dict)
+        self.last_step = int(state_dict["last_step"])
+
+    def resume(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a saved count; nothing is applied, since values are restored with the optimizer.
 
         What this run's config says (begin, end, the curve) stays. A count of iterations that stand for epochs is
@@ -316,7 +326,8 @@ class CurveScheduler(ParamScheduler):
         curve = vars(self).get("curve")
         if curve is None or name not in {f.name for f in fields(curve)}:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(curve, name)
+        value = getattr(curve, name)
+        return curve.length if value is None and name in ("T_max", "total_steps") else value
 
     @override
     def _start(self) -> None:
@@ -359,7 +370,17 @@ class CurveScheduler(ParamScheduler):
 
     @override
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        saved = state_dict.get("curve", state_dict)  # MMEngine's states have the settings beside the counts
+        found = {key: saved[key] for key in settings(self.curve) if key in saved}
+        if isinstance(found.get("milestones"), Mapping):  # MMEngine counts them
+            found["milestones"] = sorted(Counter(found["milestones"]).elements())
+        self.curve = replace(self.curve, **found)
+        self.begin, self.end, self.by_epoch = self.curve.begin, self.curve.end, self.curve.by_epoch
         super().load_state_dict(state_dict)
+
+    @override
+    def resume(self, state_dict: Mapping[str, Any]) -> None:
+        super().resume(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
         self.config_changes += [
             f"{type(self).__name__}.{key}: {saved[key]} -> {value}"

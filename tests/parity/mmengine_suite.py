@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_suffix(".tsv")
 FOLDERS = ("test_config", "test_registry", "test_optim", "test_hooks", "test_runner")
 KINDS = ("deliberate", "internals")
-FILE_TIMEOUT_S = 900
+FILE_TIMEOUT_S = 1800
 
 # Imported by every python process that finds the folder on its path.
 SITE_CUSTOMIZE = """
@@ -177,7 +177,7 @@ def export(repository: Path, folder: Path) -> None:
         (folder / name).write_text(text)
     (folder / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -q --timeout 120\n")
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -q --timeout 300\n")
 
 
 def run_file(file: Path, folder: Path, keyword: str | None) -> list[Case]:

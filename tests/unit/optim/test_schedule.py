@@ -243,11 +243,11 @@ class TestState:
         state = scheduler.state_dict()
         assert (state["last_step"], state["_global_step"]) == (1, 3)
 
-    def test_loading_keeps_what_the_config_says(self):
+    def test_resume_keeps_what_the_config_says(self):
         (old,) = build({"type": "MultiStepLR", "milestones": [2], "gamma": 0.1, "end": 4}, wrapper_of())
         old.step()
         (new,) = build({"type": "MultiStepLR", "milestones": [3], "gamma": 0.5, "end": 8}, wrapper_of())
-        new.load_state_dict(old.state_dict())
+        new.resume(old.state_dict())
         assert (new.end, new.curve.milestones, new.curve.gamma) == (8, [3], 0.5)
         assert (new.last_step, new._global_step) == (1, 1)
         assert new.config_changes == [
@@ -270,9 +270,21 @@ class TestState:
             assert part.get_lr()["lr"] == pytest.approx(whole.get_lr()["lr"], rel=1e-12)
             again.step()
 
-    def test_mmengines_state_loads(self):
+    def test_load_state_dict_restores_the_settings(self):
+        old = StepLR(wrapper_of(), 3, 0.5, end=9)
+        old.step()
+        new = StepLR(wrapper_of(), 1, 0.1)
+        new.load_state_dict(old.state_dict())
+        assert (new.curve, new.end, new.last_step) == (old.curve, 9, 1)
+
+    def test_load_state_dict_takes_mmengines_settings(self):
+        new = MultiStepLR(wrapper_of(), [9])
+        new.load_state_dict({"milestones": {2: 1, 4: 2}, "gamma": 0.5, "end": 8, "last_step": 7, "_global_step": 7})
+        assert (list(new.milestones), new.gamma, new.end, new.last_step) == ([2, 4, 4], 0.5, 8, 7)
+
+    def test_resume_from_mmengines_state(self):
         (scheduler,) = build({"type": "MultiStepLR", "milestones": [2]}, wrapper_of())
-        scheduler.load_state_dict({"milestones": {2: 1}, "last_step": 7, "_global_step": 7, "base_values": [0.1]})
+        scheduler.resume({"milestones": {2: 1}, "last_step": 7, "_global_step": 7, "base_values": [0.1]})
         assert (scheduler.last_step, scheduler._global_step) == (3, 7)  # its window ends at 4
         assert scheduler.config_changes == []
 
