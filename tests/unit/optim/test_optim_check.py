@@ -31,11 +31,11 @@ BAD = [
     ({"clip_grad": {"type": "value"}}, None, "optim_wrapper: clip_grad of type 'value' needs 'clip_value'"),
     ({"clip_grad": {"max_norm": "10"}}, None, "clip_grad.max_norm must be a number of at least 0, got '10'"),
     ({"clip_grad": {"max_norm": 1, "norm_type": "two"}}, None, "clip_grad.norm_type must be a number or 'inf'"),
-    ({"clip_grad": 35}, None, "`clip_grad` is not None, it should be a dict"),
+    ({"clip_grad": 35}, None, "clip_grad must be a dict, got 35"),
     ({"accumulative_counts": 0}, None, "accumulative_counts must be an integer of at least 1, got 0"),
     ({"clip_gard": None}, None, "has no argument 'clip_gard'; did you mean 'clip_grad'?"),
     ({"type": "AmpOptimWraper"}, None, "unknown optim wrapper type 'AmpOptimWraper'; did you mean 'AmpOptimWrapper'"),
-    ({"type": "AmpOptimWrapper", "loss_scale": "static"}, None, "loss_scale must be 'dynamic', a number or a dict"),
+    ({"type": "AmpOptimWrapper", "loss_scale": "static"}, None, "loss_scale must be of type float, dict"),
     ({"type": "AmpOptimWrapper", "loss_scale": -1.0}, None, "loss_scale must be above 0 and finite, got -1.0"),
     (
         {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": {"growth": 2}},
