@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 from raydet3d import compat
 from raydet3d.config.schema import check_arguments
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputKeyError, InputTypeError
 
 T = TypeVar("T")
 Buildable = Callable[..., Any]
@@ -155,6 +155,8 @@ class Registry:
         Raises:
             UnknownName: There is none; the message names the nearest ones.
         """
+        if not isinstance(key, str):
+            raise InputTypeError(f"the name of a {self.name} must be a text, got {key!r}")
         found = self._find(key)
         if found is None:
             raise UnknownName(f"unknown {self.name} type {key!r}; {self._hint(key.rpartition('.')[2])}")
@@ -281,7 +283,7 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
     args = {**(default_args or {}), **cfg}
     args.pop("_scope_", None)
     if "type" not in args:
-        raise BadArgument(f"a {registry.name} config needs a 'type'; got keys {sorted(map(str, args))}")
+        raise InputKeyError(f'a {registry.name} config must contain the key "type"; got keys {sorted(map(str, args))}')
     kind = args.pop("type")
     thing = registry.get(kind) if isinstance(kind, str) else kind
     if not callable(thing):

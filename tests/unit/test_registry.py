@@ -105,7 +105,7 @@ def test_unknown_names_get_the_nearest(table: Registry) -> None:
         (dict(type="Box", widht=1), "thing Box has no argument 'widht'; did you mean 'width'?"),
         (dict(type="Box", width=1, xyz=2), "thing Box has no argument 'xyz'; it takes width, height"),
         (dict(type="Box"), "thing Box: missing a required argument: 'width'"),
-        (dict(width=1), "a thing config needs a 'type'; got keys ['width']"),
+        (dict(width=1), "a thing config must contain the key \"type\"; got keys ['width']"),
         (dict(type=5), "a thing's type is a name, a class or a function, got 5"),
         ("Box", "a thing is built from a dict with a 'type', got 'Box'"),
     ],
