@@ -105,7 +105,6 @@ def test_unknown_names_get_the_nearest(table: Registry) -> None:
         (dict(type="Box", widht=1), "thing Box has no argument 'widht'; did you mean 'width'?"),
         (dict(type="Box", width=1, xyz=2), "thing Box has no argument 'xyz'; it takes width, height"),
         (dict(type="Box"), "thing Box: missing a required argument: 'width'"),
-        (dict(width=1), "a thing config must contain the key \"type\"; got keys ['width']"),
         (dict(type=5), "a thing's type is a name, a class or a function, got 5"),
         ("Box", "a thing is built from a dict with a 'type', got 'Box'"),
     ],
@@ -116,6 +115,13 @@ def test_bad_arguments_are_the_users_to_mend(table: Registry, cfg: dict[str, obj
     assert str(caught.value) == message
     assert isinstance(caught.value, InputError)
     assert isinstance(caught.value, TypeError)
+
+
+def test_a_missing_type_is_a_key_error(table: Registry) -> None:
+    with pytest.raises(KeyError, match='must contain the key "type"'):
+        table.build(dict(width=1))
+    with pytest.raises(TypeError, match="name of a thing must be a text"):
+        table.get(None)  # type: ignore[arg-type]
 
 
 def test_errors_of_a_constructor_pass_unchanged(table: Registry) -> None:
