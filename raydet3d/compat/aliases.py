@@ -105,7 +105,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "OPTIM_WRAPPERS": "AmpOptimWrapper OptimWrapper",
             "OPTIM_WRAPPER_CONSTRUCTORS": "DefaultOptimWrapperConstructor",
             "OPTIMIZERS": "ZeroRedundancyOptimizer",
-            "raydet3d.optim": "OptimWrapperDict build_optim_wrapper _ParamScheduler=ParamScheduler",
+            "raydet3d.optim": "OptimWrapperDict TORCH_OPTIMIZERS build_optim_wrapper _ParamScheduler=ParamScheduler",
             "raydet3d.registry": "OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS",
         },
     ),
@@ -137,7 +137,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "torch": "TORCH_VERSION=__version__",
             "raydet3d.compat.mmengine_utils": "digit_version is_installed is_list_of is_seq_of is_str is_tuple_of "
-            "mkdir_or_exist to_2tuple to_3tuple",
+            "mkdir_or_exist mmcv_full_available to_2tuple to_3tuple",
         },
     ),
     "mmengine.visualization": (

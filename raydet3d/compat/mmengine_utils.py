@@ -87,6 +87,11 @@ def is_installed(package: str) -> bool:
     return True
 
 
+def mmcv_full_available() -> bool:
+    """Return False: raydet3d has no compiled operators of mmcv's."""
+    return False
+
+
 def is_unsupported_device() -> bool:
     """Return False: kinds of devices that MMEngine knows and raydet3d does not support."""
     return False
