@@ -1,4 +1,4 @@
-"""Data sets made of data sets: one repeated, several in a row."""
+"""Dataset wrappers: repeat one data set, concatenate several."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _build(dataset: Any) -> Any:
 
 @DATASETS.register_module()
 class RepeatDataset(Dataset[Any]):
-    """A data set, several times over: one epoch goes through it `times` times, each time augmented differently.
+    """Repeat a data set: one epoch passes over it `times` times, each time with other augmentation.
 
     Args:
         dataset: A data set or its config.
-        times: How many times.
-        lazy_init: Do not read info files until they are needed.
+        times: Number of repetitions.
+        lazy_init: Read info files on first use only.
     """
 
     def __init__(self, dataset: Any, times: int, lazy_init: bool = False) -> None:
@@ -38,33 +38,33 @@ class RepeatDataset(Dataset[Any]):
 
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Check what the repeated data set's config names."""
+        """Check the data of the repeated data set."""
         if isinstance(cfg.get("dataset"), Mapping):
             check_dataset(cfg["dataset"])
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The repeated data set's."""
+        """Return the meta information of the repeated data set."""
         return dict(self.dataset.metainfo)
 
     def full_init(self) -> None:
-        """Let the repeated data set read its info file."""
+        """Read the info file of the repeated data set."""
         if hasattr(self.dataset, "full_init"):
             self.dataset.full_init()
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
-        """Pass on to the repeated data set."""
+        """Disable transforms of the repeated data set."""
         return int(self.dataset.disable_transform(type_name, from_epoch))
 
     def get_data_info(self, index: int) -> Any:
-        """Give the sample before the pipeline."""
+        """Return the sample before the pipeline."""
         return self.dataset.get_data_info(index % len(self.dataset))
 
     def __len__(self) -> int:
         return self.times * len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Make a sample."""
+        """Return a sample."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of a data set of {len(self)}")
         return self.dataset[index % len(self.dataset)]
@@ -72,11 +72,11 @@ class RepeatDataset(Dataset[Any]):
 
 @DATASETS.register_module()
 class ConcatDataset(Dataset[Any]):
-    """Data sets in a row, with the same classes.
+    """Concatenate data sets with the same classes.
 
     Args:
         datasets: Data sets or their configs.
-        lazy_init: Do not read info files until they are needed.
+        lazy_init: Read info files on first use only.
         ignore_keys: Names of meta information that may differ between them; `classes` is compared unless named.
     """
 
@@ -92,35 +92,35 @@ class ConcatDataset(Dataset[Any]):
             self.full_init()
         first = self.datasets[0].metainfo
         for number, dataset in enumerate(self.datasets[1:], 1):
-            mine, theirs = first.get("classes"), dataset.metainfo.get("classes")
-            if "classes" not in ignored and mine != theirs:
-                raise InputError(f"ConcatDataset: datasets[0] has classes {mine}, datasets[{number}] has {theirs}")
+            expected, found = first.get("classes"), dataset.metainfo.get("classes")
+            if "classes" not in ignored and expected != found:
+                raise InputError(f"ConcatDataset: datasets[0] has classes {expected}, datasets[{number}] has {found}")
 
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Check what the configs of the data sets name."""
+        """Check the data of all data sets."""
         for dataset in cfg.get("datasets", ()):
             if isinstance(dataset, Mapping):
                 check_dataset(dataset)
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The first data set's."""
+        """Return the meta information of the first data set."""
         return dict(self.datasets[0].metainfo)
 
     def full_init(self) -> None:
-        """Let the data sets read their info files."""
+        """Read the info files of all data sets."""
         for dataset in self.datasets:
             if hasattr(dataset, "full_init"):
                 dataset.full_init()
         self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
-        """Pass on to all of them."""
+        """Disable transforms of all data sets."""
         return sum(dataset.disable_transform(type_name, from_epoch) for dataset in self.datasets)
 
     def get_data_info(self, index: int) -> Any:
-        """Give the sample before the pipeline."""
+        """Return the sample before the pipeline."""
         dataset, inner = self._find(index)
         return dataset.get_data_info(inner)
 
@@ -130,7 +130,7 @@ class ConcatDataset(Dataset[Any]):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Any:
-        """Make a sample."""
+        """Return a sample."""
         dataset, inner = self._find(index)
         return dataset[inner]
 

@@ -1,4 +1,4 @@
-"""A sample's way from file to tensor: transforms, one after the other, and from which epoch on some are off."""
+"""Pipelines: transforms applied in order, some of them disabled from an epoch on; test-time views."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Sample = dict[str, Any]
 
 
 class Transform:
-    """A step of a pipeline: takes a sample's dict and gives it back changed, or None to drop the sample.
+    """Base of transforms: takes a sample's dict and returns it changed, or None to drop the sample.
 
     Random draws come from numpy's, Python's and torch's global generators; those are seeded for each sample.
     """
 
     def transform(self, results: Sample) -> Any:
-        """Change a sample; to be written by each step."""
+        """Change a sample; subclasses define it."""
         raise NotImplementedError(f"{type(self).__name__} must define transform(results)")
 
     def __call__(self, results: Sample) -> Any:
@@ -28,10 +28,10 @@ class Transform:
 
 
 class Compose:
-    """Transforms in order.
+    """Apply transforms in order.
 
     Args:
-        transforms: Configs (dicts with a `type`), or anything that takes a sample and returns one.
+        transforms: Configs (dicts with a `type`), or callables that take a sample and return one.
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]] | None) -> None:
@@ -47,7 +47,7 @@ class Compose:
 
     @property
     def names(self) -> list[str]:
-        """The name of each transform: the config's, else its class's. Hooks of users' own may change the list."""
+        """Return each transform's name: the config's, else its class's. Users' hooks may change the list."""
         named = {id(step): name for step, name in self._named}
         return [named.get(id(step), type(step).__name__) for step in self.transforms]
 
@@ -64,10 +64,10 @@ class Compose:
         return f"Compose({', '.join(self.names)})"
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
-        """Skip the transforms of a name from an epoch on (counted from 0), also those inside others.
+        """Skip the transforms of a type from an epoch on (counted from 0), nested ones included.
 
         Returns:
-            How many there are of that name.
+            Number of transforms of that type.
         """
         short = type_name.rsplit(".", 1)[-1]
         self._off[short] = from_epoch
@@ -77,13 +77,13 @@ class Compose:
         return self.names.count(short) + sum(map(int, inner))
 
     def warm_up(self, sample: Sample | None = None) -> None:
-        """Let transforms load what loader workers shall share, and look at the first sample of the data set."""
+        """Let transforms load what loader workers share, and check the first sample of the data set."""
         for step in self.transforms:
             if hasattr(step, "warm_up"):
                 step.warm_up(sample)
 
     def __call__(self, results: Any) -> Any:
-        """Run a sample through; None as soon as a transform drops it."""
+        """Apply the transforms; return None as soon as one drops the sample."""
         for name, step in zip(self.names, self.transforms, strict=True):
             if name in self._off and current_epoch() >= self._off[name]:
                 continue
@@ -99,12 +99,12 @@ class Compose:
 
 @TRANSFORMS.register_module()
 class MultiScaleFlipAug3D(Transform):
-    """Views of one sample for testing: each scale, flipped or not, through the same transforms.
+    """Make views of one sample for testing: each scale, flipped or not, through the same transforms.
 
     Args:
-        transforms: Configs of the transforms that every view goes through.
-        img_scale: Image scales, (width, height) or a list of those; each makes a view, and is left to image transforms.
-        pts_scale_ratio: Factor or factors by which the cloud is scaled.
+        transforms: Configs of the transforms of each view.
+        img_scale: Image scales, (width, height) or a list of those; each makes a view; image transforms apply it.
+        pts_scale_ratio: Factor or factors of the point cloud's scale.
         flip: Add flipped views.
         flip_direction: Image flips to use, one or a list.
         pcd_horizontal_flip: Add a view with y negated (needs `flip`).
@@ -133,15 +133,15 @@ class MultiScaleFlipAug3D(Transform):
         self.vertical = [False, True] if flip and pcd_vertical_flip else [False]
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
-        """Pass on to the transforms inside."""
+        """Forward to the nested transforms."""
         return self.transforms.disable_transform(type_name, from_epoch)
 
     def warm_up(self, sample: Sample | None = None) -> None:
-        """Pass on to the transforms inside."""
+        """Forward to the nested transforms."""
         self.transforms.warm_up(sample)
 
     def transform(self, results: Sample) -> list[Any]:
-        """Give the list of views."""
+        """Return the list of views."""
         settings = [
             {
                 **({} if img_scale is None else {"scale": img_scale}),
@@ -157,6 +157,6 @@ class MultiScaleFlipAug3D(Transform):
             for horizontal in self.horizontal
             for vertical in self.vertical
         ]
-        # Transforms work in place: each view but the last needs a copy of its own.
+        # Transforms work in place, so each view but the last needs a copy.
         views = [copy.deepcopy(results) for _ in settings[1:]] + [results]
         return [self.transforms({**view, **setting}) for view, setting in zip(views, settings, strict=True)]

@@ -1,4 +1,4 @@
-"""Samplers: which rank sees which sample, in which order. Seeded, sharded, and able to begin anywhere."""
+"""Samplers: seeded, sharded over ranks, and able to begin at any position."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _permutation(size: int, seed: int) -> list[int]:
 
 
 class _Shared(Sampler[int]):
-    """What both samplers know: the data set's size, the seed, and this rank's place."""
+    """Base of the samplers: size of the data set, seed, and rank."""
 
     def __init__(
         self, dataset: Sized, shuffle: bool, seed: int | None, rank: int | None, world_size: int | None
     ) -> None:
         self.dataset = dataset
         self.shuffle = shuffle
-        # Drawn once and told to every rank, so that all walk the same permutation.
+        # Drawn on rank 0 and broadcast, so that all ranks use the same permutation.
         self.seed: int = dist.broadcast_object(random.SystemRandom().getrandbits(31)) if seed is None else int(seed)
         self.rank = dist.get_rank() if rank is None else rank
         self.world_size = dist.get_world_size() if world_size is None else world_size
@@ -39,12 +39,12 @@ class _Shared(Sampler[int]):
             raise InputError("the data set is empty: nothing to sample from (see its ann_file, classes and filters)")
 
     def set_epoch(self, epoch: int) -> None:
-        """Name the epoch that the next `iter()` walks through, from its beginning."""
+        """Set the epoch of the next `iter()`, which begins at its first sample."""
         self.epoch = epoch
         self._start = 0
 
     def start_at(self, samples: int) -> None:
-        """Let the next `iter()` begin after this many samples of this rank."""
+        """Let the next `iter()` skip this many samples of this rank."""
         self._start = samples
 
     def _take_start(self) -> int:
@@ -57,15 +57,15 @@ class _Shared(Sampler[int]):
 
 @DATA_SAMPLERS.register_module()
 class DefaultSampler(_Shared):
-    """One epoch of the data set: a permutation of (seed, epoch), dealt out to the ranks in turn.
+    """Sample one epoch: a permutation of (seed, epoch), dealt to the ranks round-robin.
 
     Args:
-        dataset: What is sampled from; only its length matters.
-        shuffle: False keeps the data set's order.
-        seed: Seed of the permutations; by default a random one that all ranks share.
-        round_up: Repeat the first samples until every rank has equally many. False leaves ranks of unequal length.
-        rank: This process's rank; asked from torch.distributed by default.
-        world_size: Number of ranks; likewise.
+        dataset: Data set; only its length is used.
+        shuffle: Whether to permute the samples.
+        seed: Seed of the permutations; by default a random one, shared by all ranks.
+        round_up: Repeat the first samples until all ranks have equally many; else ranks may differ in length.
+        rank: This process's rank; that of torch.distributed by default.
+        world_size: Number of ranks; that of torch.distributed by default.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class DefaultSampler(_Shared):
 
     @property
     def total_size(self) -> int:
-        """Samples of one epoch over all ranks, repeated ones included."""
+        """Return the number of samples of one epoch over all ranks, repeated ones included."""
         size = len(self.dataset)
         return -(-size // self.world_size) * self.world_size if self.round_up else size
 
     def __len__(self) -> int:
-        """Samples of one epoch on this rank."""
+        """Return the number of samples of one epoch on this rank."""
         return -(-(self.total_size - self.rank) // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
-        """This rank's share of the epoch that `set_epoch` named."""
+        """Iterate over this rank's samples of the epoch."""
         order = self._order(self.epoch)
         total = self.total_size
         order = (order * -(-total // len(order)))[:total]
@@ -101,17 +101,17 @@ class DefaultSampler(_Shared):
 
 @DATA_SAMPLERS.register_module()
 class InfiniteSampler(_Shared):
-    """A stream without end: one permutation of the data set after the other, dealt out to the ranks in turn.
+    """Sample without end: one permutation of the data set after the other, dealt to the ranks round-robin.
 
-    Pass p is a permutation of (seed, p), so any place in the stream is found by arithmetic. Every `iter()` begins at
-    the stream's beginning, or where `start_at` says; `set_epoch` changes nothing, and the length is the data set's.
+    Pass p is a permutation of (seed, p), so any position is found by arithmetic. Every `iter()` begins at the first
+    sample or where `start_at` says; `set_epoch` has no effect, and the length is the data set's.
 
     Args:
-        dataset: What is sampled from; only its length matters.
-        shuffle: False keeps the data set's order.
-        seed: Seed of the permutations; by default a random one that all ranks share.
-        rank: This process's rank; asked from torch.distributed by default.
-        world_size: Number of ranks; likewise.
+        dataset: Data set; only its length is used.
+        shuffle: Whether to permute the samples.
+        seed: Seed of the permutations; by default a random one, shared by all ranks.
+        rank: This process's rank; that of torch.distributed by default.
+        world_size: Number of ranks; that of torch.distributed by default.
     """
 
     endless = True
@@ -128,15 +128,15 @@ class InfiniteSampler(_Shared):
         super().__init__(dataset, shuffle, seed, rank, world_size)
 
     def __len__(self) -> int:
-        """Size of the data set."""
+        """Return the size of the data set."""
         return len(self.dataset)
 
     def pass_of(self, drawn: int) -> int:
-        """The pass over the data set that this rank's sample number `drawn` belongs to."""
+        """Return the pass over the data set of this rank's sample number `drawn`."""
         return (drawn * self.world_size + self.rank) // len(self.dataset)
 
     def __iter__(self) -> Iterator[int]:
-        """This rank's share of the stream."""
+        """Iterate over this rank's samples, without end."""
         return self._stream(self._take_start())
 
     def _stream(self, drawn: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Metrics: predictions of a data set to named numbers, gathered over ranks and computed once."""
+"""Metrics: named scores of a data set's predictions, gathered over ranks and computed once."""
 
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti import KittiMetric

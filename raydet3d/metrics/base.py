@@ -1,4 +1,4 @@
-"""``BaseMetric``: collect something per sample on every rank, gather it, compute once."""
+"""`BaseMetric`: collect results per sample on every rank, gather them, compute once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from raydet3d.log import get_logger
 class BaseMetric(ABC):
     """A metric over a whole data set.
 
-    Override ``process``, which appends to ``self.results``, and ``compute_metrics``, which sees everybody's.
+    Override `process`, which appends to `self.results`, and `compute_metrics`, which gets those of all ranks.
 
     Args:
-        collect_device: ``cpu`` or ``gpu``; accepted for MMEngine's sake. Results travel through the process group.
-        prefix: Put before every result's name (``prefix/name``); the class's ``default_prefix`` where None.
-        collect_dir: Accepted for MMEngine's sake; nothing is written to disk.
+        collect_device: `cpu` or `gpu`; accepted for compatibility. Results are gathered through the process group.
+        prefix: Prefix of every result's name (`prefix/name`); the class's `default_prefix` by default.
+        collect_dir: Accepted for compatibility; nothing is written to disk.
 
     Attributes:
-        dataset_meta: The data set's meta information; set before the first ``process``.
-        results: What ``process`` has collected since the last ``evaluate``.
+        dataset_meta: The data set's meta information; set before the first `process`.
+        results: Results that `process` has appended since the last `evaluate`.
         logger: Where tables and warnings go; a run sets its own.
     """
 
@@ -44,26 +44,26 @@ class BaseMetric(ABC):
 
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Check, before training begins, that what the metric will read is there; here that is nothing.
+        """Check before training that the files that the metric reads exist; here there are none.
 
         Args:
             cfg: The metric's config.
 
         Raises:
-            InputError: It is not.
+            InputError: One does not exist.
         """
         return
 
     def names(self) -> list[str] | None:
-        """Names of the results, where they are known before anything is evaluated; None where they are not.
+        """Return the names of the results, or None if they are not known before an evaluation.
 
-        What a run waits for (``save_best``) is held against them before it trains.
+        Names that hooks wait for (`save_best`) are checked against them before training.
         """
         return None
 
     @abstractmethod
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Append one entry per sample to ``self.results``.
+        """Append one entry per sample to `self.results`.
 
         Args:
             data_batch: The batch as the loader gave it.
@@ -72,13 +72,13 @@ class BaseMetric(ABC):
 
     @abstractmethod
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
-        """Named results from the entries of all samples, in the data set's order; called on rank 0 only."""
+        """Compute named results from the entries of all samples, in the data set's order; called on rank 0 only."""
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Results of everything since the last call, the same on every rank.
+        """Return the results of all samples since the last call, the same on every rank.
 
         Args:
-            size: Number of samples in the data set; entries beyond it are a sampler's repetitions and dropped.
+            size: Number of samples in the data set; further entries are repetitions by the sampler and are dropped.
         """
         if not self.results:
             self.logger.warning(
@@ -92,7 +92,7 @@ class BaseMetric(ABC):
                 computed = self.compute_metrics(everything or [])
                 metrics = {f"{self.prefix}/{key}" if self.prefix else key: v for key, v in computed.items()}
         finally:
-            # Also where rank 0 failed: the others must not wait for ever.
+            # Also if rank 0 failed: the other ranks must not wait for ever.
             metrics = broadcast_object(metrics)
         if metrics is None:
             raise RuntimeError(f"{type(self).__name__} failed on rank 0; its message says why")

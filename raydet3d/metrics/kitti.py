@@ -1,4 +1,4 @@
-"""``KittiMetric``: a detector's predictions to KITTI's average precision, a table, and KITTI's result files."""
+"""`KittiMetric`: KITTI's average precision of a detector's predictions, a table, and result files."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ HINT = "'python -m raydet3d.data.prepare kitti ROOT' makes it"
 
 @METRICS.register_module()
 class KittiMetric(BaseMetric):
-    """Average precision by KITTI's rules, in the image (2D), from above (BEV), in space (3D), and of orientation.
+    """Compute KITTI's average precision: image boxes (2D), bird's eye view (BEV), 3D boxes, orientation (AOS).
 
-    Ground truth and calibration come with each sample, in ``eval_ann_info`` (``instances`` and ``images`` as in an
-    info file), or else from ``ann_file``, which is then read on first use. Only frames that were predicted count.
+    Ground truth and calibration come from each sample's `eval_ann_info` (`instances` and `images` as in an info
+    file), or else from `ann_file`, which is read on first use. Only frames that were predicted count.
 
     Args:
         ann_file: Info file of the data set (v2, or KITTI's v1, which is converted).
-        metric: ``bbox`` for everything that the predictions allow, ``img_bbox`` for 2D only; one or a list.
-        pcd_limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR's frame; predictions outside are left out.
-        prefix: Put before the results' names; "Kitti metric" where None.
-        pklfile_prefix: Where to write predictions as pickled KITTI annotations, ``PREFIX/pred_instances_3d.pkl``.
-        default_cam_key: Camera whose image the 2D boxes are in.
-        format_only: Write result files, score nothing; for test sets without labels. Needs ``submission_prefix``.
-        submission_prefix: Where to write KITTI's result files, ``PREFIX/pred_instances_3d/000008.txt``, named by
+        metric: `bbox` for everything that the predictions allow, `img_bbox` for 2D only; one or a list.
+        pcd_limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR frame, metres; predictions outside are left out.
+        prefix: Prefix of the results' names; "Kitti metric" by default.
+        pklfile_prefix: Where to write predictions as pickled KITTI annotations, `PREFIX/pred_instances_3d.pkl`.
+        default_cam_key: Camera of the 2D boxes.
+        format_only: Write result files, score nothing; for test sets without labels. Needs `submission_prefix`.
+        submission_prefix: Where to write KITTI's result files, `PREFIX/pred_instances_3d/000008.txt`, named by
             frame id.
-        collect_device: Accepted for MMEngine's sake.
+        collect_device: Accepted for compatibility.
         backend_args: Where files are; None or the local disk.
 
     Example:
-        ``val_evaluator = dict(type='KittiMetric', ann_file='data/kitti/kitti_infos_val.pkl', metric='bbox')``
+        `val_evaluator = dict(type='KittiMetric', ann_file='data/kitti/kitti_infos_val.pkl', metric='bbox')`
     """
 
     default_prefix: ClassVar[str | None] = "Kitti metric"
@@ -59,10 +59,10 @@ class KittiMetric(BaseMetric):
 
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Check that the info file is there, before a training that it is to score.
+        """Check before training that the info file exists.
 
         Raises:
-            InputError: It is not.
+            InputError: It does not.
         """
         ann_file = Path(cfg.get("ann_file", ""))
         if not ann_file.is_file():
@@ -104,7 +104,7 @@ class KittiMetric(BaseMetric):
         self._names: dict[int, str] = {}
 
     def names(self) -> list[str] | None:
-        """Names of the results, for detectors that predict in space, in images, or both."""
+        """Return the names of the results, for detectors that predict 3D boxes, image boxes, or both."""
         if self.format_only or not (self.dataset_meta or {}).get("classes"):
             return None
         flat = self.metric_names == ["img_bbox"]
@@ -116,12 +116,12 @@ class KittiMetric(BaseMetric):
         return found
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Turn a batch's predictions into KITTI annotations, beside their frames' ground truth.
+        """Append a batch's predictions and ground truth as KITTI annotations.
 
         Args:
-            data_batch: Not looked at.
-            data_samples: Dicts with ``sample_idx`` (the frame's id), ``pred_instances_3d`` (``bboxes_3d``,
-                ``scores_3d``, ``labels_3d``) and, for image detectors, ``pred_instances``.
+            data_batch: Not used.
+            data_samples: Dicts with `sample_idx` (the frame's id), `pred_instances_3d` (`bboxes_3d`,
+                `scores_3d`, `labels_3d`) and, for image detectors, `pred_instances`.
         """
         for sample in data_samples:
             sample_idx = _frame_id(sample["sample_idx"])
@@ -147,13 +147,13 @@ class KittiMetric(BaseMetric):
             self.results.append(entry)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Write the files that were asked for, score, log the table and what there is to say about it.
+        """Write the requested files, compute the scores, log the table and warnings about it.
 
         Args:
             results: Every frame's entry.
 
         Returns:
-            Scores in percent, such as ``pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict``.
+            Scores in percent, such as `pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict`.
         """
         names = [name for name in ("pred_instances_3d", "pred_instances") if any(name in entry for entry in results)]
         for name in names:
@@ -191,7 +191,7 @@ class KittiMetric(BaseMetric):
         return metrics
 
     def _write(self, name: str, frames: dict[int | str, Annotation]) -> None:
-        """Predictions of one kind as files, where wanted."""
+        """Write predictions of one kind to the requested files."""
         if self.submission_prefix is not None:
             write_results(Path(self.submission_prefix) / name, frames)
         if self.pklfile_prefix is not None:
@@ -203,7 +203,7 @@ class KittiMetric(BaseMetric):
             file.write_bytes(pickle.dumps(rows))
 
     def _info(self, sample_idx: int | str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``images`` and ``instances`` of a frame, from the sample or the info file."""
+        """Return `images` and `instances` of a frame, from the sample or the info file."""
         own = sample.get("eval_ann_info")
         if isinstance(own, Mapping) and "images" in own and "instances" in own:
             if not self._names:
@@ -221,7 +221,7 @@ class KittiMetric(BaseMetric):
         return self._infos[sample_idx]
 
     def _set_names(self, metainfo: Mapping[str, Any]) -> None:
-        """Learn the labels' names; KITTI's order where nothing says otherwise."""
+        """Set the names of the labels; KITTI's order by default."""
         categories = metainfo.get("categories")
         if not isinstance(categories, Mapping):
             categories = {name: number for number, name in enumerate(info_format("kitti").categories)}
@@ -248,8 +248,8 @@ class KittiMetric(BaseMetric):
             raise InputError("KittiMetric needs the data set's class names: dataset_meta=dict(classes=[...])")
         return [str(name) for name in classes]
 
-    def _class_names(self, labels: Any) -> list[str]:
-        """Names of predicted labels."""
+    def _class_names(self, labels: torch.Tensor | npt.ArrayLike) -> list[str]:
+        """Return the names of predicted labels."""
         classes = self._classes()
         numbers = _array(labels).astype(int)
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(classes)):
@@ -260,12 +260,12 @@ class KittiMetric(BaseMetric):
         return [classes[number] for number in numbers]
 
 
-def _array(values: Any) -> npt.NDArray[Any]:
-    """A tensor or anything like it as an array in host memory."""
+def _array(values: torch.Tensor | npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return a tensor, or anything like it, as an array in host memory."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _frame_id(sample_idx: Any) -> int | str:
-    """A frame's id: a number where it can be one ('000008' is 8)."""
+def _frame_id(sample_idx: object) -> int | str:
+    """Return a frame's id as a number if it is one ('000008' is 8)."""
     text = str(sample_idx)
     return int(text) if text.isdigit() else text

@@ -1,6 +1,6 @@
-"""KITTI's average precision at 11 and 40 recall thresholds: image box, bird's eye, 3D, and orientation (AOS).
+"""KITTI's average precision at 11 and 40 recall thresholds: image boxes, bird's eye view, 3D, orientation (AOS).
 
-The rules are the official development kit's in MMDetection3D's reading; frames and thresholds are walked together
+The rules are the official development kit's in MMDetection3D's reading; frames and thresholds are processed together
 instead of one by one, so that thousands of frames take seconds on a CPU.
 
 Two properties surprise: the 41 precisions are indexed by score threshold and not by recall, so fewer than 41 valid
@@ -22,7 +22,7 @@ from raydet3d.metrics.kitti_objects import Bools, Floats, Ints, Objects, Overlap
 
 LEVELS = ("easy", "moderate", "hard")
 MIN_HEIGHT = (40.0, 25.0, 25.0)
-"""Image boxes must be higher than this, in pixels."""
+"""Image boxes must be higher than this, pixels."""
 MAX_OCCLUDED = (0, 1, 2)
 MAX_TRUNCATED = (0.15, 0.3, 0.5)
 NUM_THRESHOLDS = 41
@@ -33,13 +33,13 @@ LOOSE: Mapping[str, tuple[float, float, float]] = {"car": (0.7, 0.5, 0.5), "van"
 # All other classes, KITTI's or a user's own.
 OTHER_STRICT, OTHER_LOOSE = (0.5, 0.5, 0.5), (0.5, 0.25, 0.25)
 
-# A class whose ground truths count as neither found nor missed when its neighbour is scored.
+# Neighbouring class, whose ground truths count as neither true positives nor misses.
 NEIGHBOURS = {"car": "van", "pedestrian": "person_sitting"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision, and orientation similarity, by threshold; zeros where there was no threshold.
+    """Precision and orientation similarity by threshold; zero beyond the last threshold.
 
     Args:
         precision: (41,) already the running maximum from the right.
@@ -60,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True)
 class _Taken:
-    """Which detection each ground truth took, at each threshold.
+    """Detections matched to ground truths, at each threshold.
 
     Args:
         truth: (G',) ground truths that had a candidate.
@@ -73,12 +73,12 @@ class _Taken:
 
 @dataclass
 class Report:
-    """All scores of an evaluation.
+    """Scores of an evaluation.
 
     Args:
-        classes: Names as the user writes them.
-        kinds: Of ``bbox``, ``bev``, ``3d``, ``aos``.
-        scores: By (class, kind, ``strict`` or ``loose``, difficulty).
+        classes: Names as the config spells them.
+        kinds: Of `bbox`, `bev`, `3d`, `aos`.
+        scores: By (class, kind, `strict` or `loose`, difficulty).
         num_valid: Objects that count, by (class, difficulty).
         num_frames: Frames evaluated.
     """
@@ -90,7 +90,7 @@ class Report:
     num_frames: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """Scores under their published names, rounded to 4 decimals; AOS is not among them."""
+        """Return the scores by published name, rounded to 4 decimals, without AOS."""
         out: dict[str, float] = {}
         shown = [(kind, title) for kind, title in (("3d", "3D"), ("bev", "BEV"), ("bbox", "2D")) if kind in self.kinds]
         for name in self.classes:
@@ -108,7 +108,7 @@ class Report:
         return {key: round(value, 4) for key, value in out.items()}
 
     def overall(self, kind: str, points: str, level: str) -> float:
-        """Mean over the classes, strict."""
+        """Return the mean over the classes, strict."""
         return float(np.mean([_points(self.scores[name, kind, "strict", level], points) for name in self.classes]))
 
 
@@ -117,7 +117,7 @@ def _points(score: Score, points: str) -> float:
 
 
 def least_overlaps(name: str) -> dict[str, tuple[float, float, float]]:
-    """What a match must exceed for (image box, bird's eye, 3D), strict and loose."""
+    """Return the minimum overlaps of (image box, bird's eye view, 3D), strict and loose."""
     key = name.lower()
     return {"strict": STRICT.get(key, OTHER_STRICT), "loose": LOOSE.get(key, OTHER_LOOSE)}
 
@@ -132,10 +132,10 @@ def evaluate(
     """Score detections against ground truth.
 
     Args:
-        truth: KITTI annotations per frame, all classes and DontCare regions included (see ``Objects.from_frames``).
-        found: Detections of the same frames in the same order, with ``score``.
+        truth: KITTI annotations per frame, all classes and DontCare regions included (see `Objects.from_frames`).
+        found: Detections of the same frames in the same order, with `score`.
         classes: Names to score.
-        kinds: Of ``bbox``, ``bev`` and ``3d``. With ``bbox``, AOS is scored too where observation angles are known
+        kinds: Of `bbox`, `bev` and `3d`. With `bbox`, AOS is scored too where observation angles are known
             on both sides.
     """
     if len(truth) != len(found):
@@ -164,7 +164,7 @@ def evaluate(
 
 
 def state_of_truth(truth: Objects, name: str, level: int) -> Ints:
-    """(G,) 0 counts, 1 is ignored (neither found nor missed), -1 is another class.
+    """Return (G,) 0 counts, 1 ignored (neither found nor missed), -1 another class.
 
     Args:
         truth: G ground truths.
@@ -183,7 +183,7 @@ def state_of_truth(truth: Objects, name: str, level: int) -> Ints:
 
 
 def _state_of_found(found: Objects, name: str, level: int) -> Ints:
-    """(D,) 0 counts, 1 is ignored, -1 is another class. A low box is ignored whatever its class."""
+    """Return (D,) 0 counts, 1 ignored, -1 another class; a low box is ignored whatever its class."""
     low = np.abs(found.bbox[:, 3] - found.bbox[:, 1]) < MIN_HEIGHT[level]
     return np.where(low, 1, np.where(found.name == name.lower(), 0, -1))
 
@@ -197,7 +197,7 @@ def _curve(
     kind: str,
     least: float,
 ) -> Curve:
-    """Precision and similarity by threshold, of one class, difficulty, kind and least overlap."""
+    """Return precision and similarity of one class, difficulty, kind and minimum overlap."""
     g, d, value = overlaps.above(kind, least)
     keep = (truth_state[g] >= 0) & (found_state[d] >= 0)
     g, d, value = g[keep], d[keep], value[keep]
@@ -235,16 +235,16 @@ def _curve(
 
 
 def _take(g: Ints, d: Ints, frame: Ints, score: Floats, thresholds: Floats) -> _Taken:
-    """Let ground truths choose in the order of their frame, each its best candidate that is left.
+    """Match ground truths in the order of their frame, each to its best candidate that is free.
 
-    The n-th ground truths of all frames choose at the same time, at all thresholds: they cannot compete.
+    The n-th ground truths of all frames are matched together, at all thresholds: they do not compete.
 
     Args:
         g: (P,) ground truth of a pair, ascending.
         d: (P,) detection of a pair; those of one ground truth from best to worst.
         frame: (G,) frame of every ground truth.
         score: (D,) score of every detection.
-        thresholds: (T,) scores below which a detection is not there.
+        thresholds: (T,) minimum scores of detections.
     """
     chooser, first, num = np.unique(g, return_index=True, return_counts=True)
     chosen = np.full((len(thresholds), len(chooser)), -1, np.int64)
@@ -254,7 +254,7 @@ def _take(g: Ints, d: Ints, frame: Ints, score: Floats, thresholds: Floats) -> _
     row = np.repeat(np.arange(len(chooser)), num)
     candidates = np.full((len(chooser), int(num.max())), -1)  # (G', C)
     candidates[row, np.arange(len(g)) - first[row]] = column
-    # One more column, never free, is what the padding points at.
+    # The padding refers to one more column, which is never free.
     free = np.zeros((len(thresholds), len(detection) + 1), bool)  # (T, D' + 1)
     free[:, :-1] = score[detection] >= thresholds[:, None]
 
@@ -273,7 +273,7 @@ def _take(g: Ints, d: Ints, frame: Ints, score: Floats, thresholds: Floats) -> _
 
 
 def _thresholds(scores: Floats, num_valid: int) -> Floats:
-    """At most 41 scores of true positives, spaced evenly in recall."""
+    """Return at most 41 scores of true positives, spaced evenly in recall."""
     ordered = np.sort(scores)[::-1]
     kept: list[float] = []
     recall = 0.0
@@ -287,7 +287,7 @@ def _thresholds(scores: Floats, num_valid: int) -> Floats:
 
 
 def _in_dont_care(truth: Objects, overlaps: Overlaps, num_found: int, least: float) -> Bools:
-    """(D,) whether more than ``least`` of a detection's image box lies in a DontCare region."""
+    """Return (D,) whether more than `least` of a detection's image box is in a DontCare region."""
     g, d, _ = overlaps.above("share", least)
     out = np.zeros(num_found, bool)
     out[d[truth.name[g] == "dontcare"]] = True
@@ -295,10 +295,10 @@ def _in_dont_care(truth: Objects, overlaps: Overlaps, num_found: int, least: flo
 
 
 def _from_right(values: Floats) -> Floats:
-    """The running maximum from the right."""
+    """Return the running maximum from the right."""
     return np.maximum.accumulate(values[::-1])[::-1]
 
 
 def _score(values: Floats) -> Score:
-    """The means over 11 and 40 of the 41 thresholds, in percent."""
+    """Return the means over 11 and 40 of the 41 thresholds, in percent."""
     return Score(ap11=float(values[::4].mean() * 100), ap40=float(values[1:].mean() * 100))

@@ -1,7 +1,7 @@
-"""One frame's boxes as a KITTI annotation, from an info file's instances or a model's predictions; and as text.
+"""KITTI annotations of a frame, from an info file's instances or from predictions, and KITTI's result files.
 
 An annotation is a dict of columns: name, truncated, occluded, alpha, bbox (x1, y1, x2, y2), dimensions (l, h, w),
-location (x, y, z of the bottom in the camera's frame), rotation_y, and for predictions score.
+location (x, y, z of the bottom centre in the camera frame), rotation_y, and for predictions score.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ NO_ALPHA = -10.0
 
 
 def truth_annotation(instances: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Annotation:
-    """Ground truth of a frame.
+    """Return the ground truth of a frame.
 
-    What an instance lacks is taken as harmless (truncated and occluded 0, alpha unknown), a missing 2D box as empty.
+    Missing values default to truncated 0, occluded 0, alpha unknown, and an empty 2D box.
 
     Args:
         instances: As an info file of layout v2 holds them.
-        names: Name of each label; others are DontCare regions.
+        names: Names by label; other labels are DontCare regions.
     """
 
-    def column(key: str, default: Any, *width: int) -> npt.NDArray[np.float64]:
+    def column(key: str, default: float | list[float], *width: int) -> npt.NDArray[np.float64]:
         return np.array([i.get(key, default) for i in instances], float).reshape(-1, *width)
 
     boxes = column("bbox_3d", [-1000.0] * 3 + [-1.0] * 3 + [NO_ALPHA], 7)
@@ -54,19 +54,19 @@ def found_annotation(
     camera: Mapping[str, Any],
     limit_range: Sequence[float],
 ) -> tuple[Annotation, dict[str, int]]:
-    """3D predictions of a frame, with the image boxes that they project to.
+    """Return the 3D predictions of a frame with their projected image boxes.
 
-    Kept are boxes whose projection touches the image and, of LiDAR boxes, whose bottom centre lies in the range.
+    Boxes are kept if their projection touches the image and, for LiDAR boxes, the bottom centre is in the range.
 
     Args:
-        boxes: K boxes of the LiDAR's or the camera's frame.
+        boxes: K boxes in the LiDAR or camera frame.
         scores: (K,) confidences.
         names: K class names.
-        camera: The camera's entry of an info file: ``cam2img``, ``lidar2cam``, ``height``, ``width``.
-        limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR's frame.
+        camera: The camera's entry of an info file: `cam2img`, `lidar2cam`, `height`, `width`.
+        limit_range: x0, y0, z0, x1, y1, z1 in the LiDAR frame, metres.
 
     Returns:
-        The annotation, and why boxes were left out: a number by reason.
+        The annotation, and the number of boxes left out by reason.
     """
     cam2img = np.asarray(camera["cam2img"], float)
     lidar2cam = np.asarray(camera["lidar2cam"], float)
@@ -83,7 +83,7 @@ def found_annotation(
         in_range = np.ones(len(boxes), bool)
     corners = in_camera.corners.double().numpy()  # (K, 8, 3)
     image = corners @ cam2img[:3, :3].T + cam2img[:3, 3]
-    # Boxes partly behind the camera give wild image boxes; the published numbers count them so.
+    # Boxes partly behind the camera give meaningless image boxes; the published numbers include them.
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = image[..., :2] / image[..., 2:]
     first, last = pixels.min(1), pixels.max(1)
@@ -107,7 +107,7 @@ def found_annotation(
 
 
 def found_annotation_2d(boxes: npt.NDArray[Any], scores: npt.NDArray[Any], names: Sequence[str]) -> Annotation:
-    """Image predictions of a frame: (K, 4) boxes, (K,) scores, K names; nothing is known in space."""
+    """Return the image predictions of a frame: (K, 4) boxes, (K,) scores, K names; without 3D boxes."""
     num = len(boxes)
     return {
         "name": np.array(names, dtype=np.str_),
@@ -123,15 +123,15 @@ def found_annotation_2d(boxes: npt.NDArray[Any], scores: npt.NDArray[Any], names
 
 
 def file_name(sample_idx: int | str) -> str:
-    """A frame's file: its number in six digits, or its name."""
+    """Return the file name of a frame: its number in six digits, or its name."""
     return f"{sample_idx:06d}.txt" if isinstance(sample_idx, int) else f"{sample_idx}.txt"
 
 
 def write_results(folder: Path, frames: Mapping[int | str, Annotation]) -> None:
-    """Write predictions in KITTI's format, one file of 16-field lines per frame; frames without any are empty files.
+    """Write predictions in KITTI's format: one file per frame, 16 fields per line, empty without predictions.
 
     Args:
-        folder: Made where it does not exist.
+        folder: Created if it does not exist.
         frames: Annotations by frame id.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""KITTI objects of many frames as columns, and how much those of one frame overlap.
+"""KITTI objects of many frames as columns, and the overlaps of objects in the same frame.
 
 Legend: K objects · G ground truths · D detections · P pairs of both in one frame. Boxes are the label files':
 camera frame, location at the bottom's centre with y down, dimensions (l, h, w), angles in radians.
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# Pairs looked at in one go: bounds the memory of a large evaluation to some tens of MB.
+# Pairs processed at once: bounds the memory of a large evaluation to some tens of MB.
 BLOCK = 1_000_000
 
 
@@ -57,11 +57,11 @@ class Objects:
 
     @classmethod
     def from_frames(cls, frames: Sequence[Mapping[str, Any]]) -> Self:
-        """Columns of all frames from one dict of columns per frame.
+        """Join the columns of all frames.
 
         Args:
-            frames: KITTI annotations: ``name``, ``truncated``, ``occluded``, ``alpha``, ``bbox``, ``dimensions``
-                (l, h, w), ``location``, ``rotation_y`` and, for detections, ``score``.
+            frames: KITTI annotations: `name`, `truncated`, `occluded`, `alpha`, `bbox`, `dimensions`
+                (l, h, w), `location`, `rotation_y` and, for detections, `score`.
         """
         counts = [len(frame["name"]) for frame in frames]
 
@@ -86,12 +86,12 @@ class Objects:
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of a ground truth and a detection of its frame that overlap, sorted by both.
+    """Overlapping pairs of a ground truth and a detection of the same frame, sorted by both.
 
     Args:
         truth: (P,) position of the ground truth.
         found: (P,) position of the detection.
-        by_kind: For ``bbox``, ``bev`` and ``3d`` the intersection over union, (P,); for ``share`` the part of the
+        by_kind: For `bbox`, `bev` and `3d` the intersection over union, (P,); for `share` the part of the
             detection's 2D box that the ground truth's covers, (P,).
     """
 
@@ -100,19 +100,19 @@ class Overlaps:
     by_kind: Mapping[str, Floats]
 
     def above(self, kind: str, least: float) -> tuple[Ints, Ints, Floats]:
-        """Pairs (ground truth, detection, overlap) whose overlap of a kind is greater than ``least``."""
+        """Return pairs (ground truth, detection, overlap) whose overlap of a kind exceeds `least`."""
         value = self.by_kind[kind]
         keep = value > least
         return self.truth[keep], self.found[keep], value[keep]
 
 
 def measure(truth: Objects, found: Objects, *, boxes_3d: bool) -> Overlaps:
-    """Overlaps of all ground truths and detections that share a frame.
+    """Measure the overlaps of all ground truths and detections of the same frame.
 
     Args:
         truth: G ground truths, DontCare regions among them.
         found: D detections.
-        boxes_3d: Whether to measure ``bev`` and ``3d`` besides ``bbox`` and ``share``.
+        boxes_3d: Whether to measure `bev` and `3d` besides `bbox` and `share`.
     """
     kinds = ("bbox", "share", "bev", "3d") if boxes_3d else ("bbox", "share")
     blocks: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in ("truth", "found", *kinds)}
@@ -128,7 +128,7 @@ def measure(truth: Objects, found: Objects, *, boxes_3d: bool) -> Overlaps:
 
 
 def _pairs(truth: Objects, found: Objects) -> Iterator[tuple[Ints, Ints]]:
-    """Every (ground truth, detection) that share a frame, ground truth by ground truth, in blocks."""
+    """Yield every (ground truth, detection) of the same frame, in blocks, ordered by ground truth."""
     num_frames = int(max(truth.frame.max(initial=-1), found.frame.max(initial=-1))) + 1
     per_frame = np.bincount(found.frame, minlength=num_frames)
     first = np.cumsum(per_frame) - per_frame
@@ -145,7 +145,7 @@ def _pairs(truth: Objects, found: Objects) -> Iterator[tuple[Ints, Ints]]:
 
 
 def _overlap_2d(a: Floats, b: Floats) -> dict[str, Floats]:
-    """IoU of image boxes pair by pair, and the share of ``b`` that lies in ``a``; all (P,)."""
+    """Return IoU of image boxes pair by pair, and the share of `b` inside `a`; all (P,)."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     area = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
     area_a, area_b = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (a, b))

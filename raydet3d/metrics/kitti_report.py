@@ -1,4 +1,4 @@
-"""What a person wants to read after an evaluation: the table of scores, and why a score is not what it seems."""
+"""Text for the log after an evaluation: the table of scores, and explanations of misleading scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OVERLAP_COLUMN = {"bbox": 0, "aos": 0, "bev": 1, "3d": 2}
 
 
 def table(report: Report, title: str) -> str:
-    """All scores as aligned plain text: a block of rows per class, a column per difficulty, AP40 before AP11."""
+    """Return all scores as aligned text: rows by class, columns by difficulty, AP40 before AP11."""
     short = ("easy", "mod.", "hard")
     head = ("", "", "IoU >", *(f"AP40 {level}" for level in short), *(f"AP11 {level}" for level in short))
     rows: list[tuple[str, ...]] = []
@@ -54,13 +54,13 @@ def table(report: Report, title: str) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Names to the left, numbers to the right."""
+    """Join cells: names aligned left, numbers right."""
     aligned = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
     return "  ".join(aligned).rstrip()
 
 
 def few_objects(report: Report) -> str | None:
-    """One sentence where a class has objects, but fewer than the 41 that a full score takes; else None."""
+    """Return a sentence if a class has objects, but fewer than the 41 that a score of 100 needs; else None."""
     parts = []
     for name in report.classes:
         counts = [(level, report.num_valid[name, level]) for level in LEVELS]
@@ -76,7 +76,7 @@ def few_objects(report: Report) -> str | None:
 
 
 def all_ignored(report: Report, truth: Objects) -> str | None:
-    """One sentence that says why nothing can be scored where every object of a class is ignored; else None.
+    """Return a sentence with the reasons if every object of a class is ignored; else None.
 
     Args:
         report: The evaluation.
@@ -111,11 +111,11 @@ def all_ignored(report: Report, truth: Objects) -> str | None:
 
 
 def all_left_out(num: int, reasons: Counter[str], limit_range: Sequence[float]) -> str | None:
-    """One sentence where predictions were made, but none is in the range and the image; else None.
+    """Return a sentence if there are predictions, but none inside range and image; else None.
 
     Args:
-        num: How many predictions there were.
-        reasons: How many were left out for being out of ``range`` or ``image``.
+        num: Number of predictions.
+        reasons: Number left out because of `range` or `image`.
         limit_range: The range.
     """
     if not num or reasons["range"] + reasons["image"] < num:

@@ -1,4 +1,4 @@
-"""The ground-truth database: what was cut out of each frame, listed by class and packed into one file."""
+"""Write the ground-truth database: a list of the objects by class, and their points packed into one file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from raydet3d.files import write_pickle
 
 
 def write_database(root: Path, folder: str, infos: Path, entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Write the packed file, then the info file that speaks of it.
+    """Write the packed file, then the info file that refers to it.
 
     Args:
         root: The data set's folder; the entries' paths are relative to it.
         folder: The database's folder in it.
-        infos: Where the info file goes.
+        infos: Path of the info file.
         entries: An entry of each object, in the frames' order.
 
     Returns:
@@ -41,7 +41,7 @@ def write_database(root: Path, folder: str, infos: Path, entries: Iterable[Mappi
                 }
             )
             offset += len(data) // 16
-    # The old list must not speak of the new file: without it the objects' own files are read.
+    # The old list must not refer to the new file; without a list, the single files are read.
     infos.unlink(missing_ok=True)
     temporary.replace(packed)
     write_pickle(infos, by_class)

@@ -1,6 +1,6 @@
-"""A town on disk, in KITTI's own layout: velodyne, label_2, calib, image_2, planes, ImageSets.
+"""Write a town in KITTI's layout: velodyne, label_2, calib, image_2, planes, ImageSets.
 
-Frame ``i`` of a split is drawn from generators seeded by (seed, split, i) alone, so the files are the same whatever
+Frame `i` of a split is drawn from generators seeded by (seed, split, i) alone, so the files are the same whatever
 the number of processes, and a town with more frames begins with the same ones.
 """
 
@@ -69,7 +69,7 @@ def frame_names(settings: TownSettings) -> dict[str, list[str]]:
 
 
 def write_town(root: Path, settings: TownSettings, *, workers: int = 0) -> Iterator[int]:
-    """Write all frames under root; yields the number written so far.
+    """Write all frames below a folder; yield the number written so far.
 
     Args:
         root: An existing folder.
@@ -123,7 +123,7 @@ def calib_text(calib: Calibration) -> str:
 
 
 def plane_text(scene: Scene, calib: Calibration) -> str:
-    """The road's plane ``a x + b y + c z + d = 0`` in the rectified camera frame, normal upward, as a planes file."""
+    """The road's plane `a x + b y + c z + d = 0` in the rectified camera frame, normal upward, as a planes file."""
     xy = np.array([[5.0, -5.0], [5.0, 5.0], [25.0, 0.0]])
     z = scene.ground.plane(xy[:, 0], xy[:, 1])
     p = calib.to_camera(np.column_stack([xy, z]))

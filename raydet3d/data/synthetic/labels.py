@@ -1,4 +1,4 @@
-"""The label file of a frame: what stands where, how much of it is seen, and which regions nobody labelled.
+"""Labels of a frame: boxes, visibility, and DontCare regions.
 
 Boxes are rounded as the file holds them before anything is computed from them, so that a reader's projections of
 a box agree with its 2D box.
@@ -21,7 +21,7 @@ from raydet3d.data.synthetic.town_settings import TownSettings
 OCCLUSION_BELOW = (0.15, 0.5, 0.8)
 # Returns that a thing must have to count as one of these: a box cannot be told from less.
 LEAST_POINTS = (25, 12, 6)
-# Fewer returns than this, and it is no label at all.
+# Objects with fewer returns get no label.
 LEAST_POINTS_LABELLED = 3
 LEAST_PIXELS = 3
 DONT_CARE = "DontCare -1 -1 -10 {:.2f} {:.2f} {:.2f} {:.2f} -1 -1 -1 -1000 -1000 -1000 -10"

@@ -1,4 +1,4 @@
-"""A spinning LiDAR with 64 beams, of which the sector that the camera sees is scanned.
+"""A spinning LiDAR with 64 beams; only the camera's sector is scanned.
 
 Source: Velodyne HDL-64E, 32 beams from +2 degrees down by 1/3 degree and 32 from -8.83 down by 1/2 degree.
 N points · H, W beams and firings
@@ -28,7 +28,7 @@ ROAD_REFLECT, GRASS_REFLECT, PAINT_REFLECT = 0.22, 0.35, 0.75
 
 @dataclass(frozen=True)
 class Scan:
-    """One turn of the LiDAR.
+    """One revolution of the LiDAR.
 
     Args:
         points: (N, 4) float32 x, y, z, intensity; beam by beam from the top.

@@ -1,4 +1,4 @@
-"""Ray casting on a grid of rays: which surface each ray of a LiDAR or a camera meets first, and how far away.
+"""Ray casting: the first surface that each ray of a LiDAR or camera hits, and its distance.
 
 S solids (parts of things) · H, W grid of rays
 """
@@ -29,7 +29,7 @@ class Solids:
     Args:
         corners: (S, 8, 3) corners of a block, or of the box around a ball.
         normals: (S, 6, 3) outward unit normals of the faces.
-        offsets: (S, 6) of the face planes ``normal @ p = offset``.
+        offsets: (S, 6) of the face planes `normal @ p = offset`.
         balls: (S,) whether a solid is a ball.
         thing: (S,) index of the thing that it is a part of.
         looks: Its surface, S of them.
@@ -82,7 +82,7 @@ class Grid:
 
 @dataclass
 class Hits:
-    """What the rays met.
+    """Hits of the rays.
 
     Args:
         depth: (H, W) distance in metres; infinite for the sky.
@@ -100,7 +100,7 @@ class Hits:
 
 
 def cast(grid: Grid, solids: Solids, ground: Floats, *, rng: np.random.Generator | None = None) -> Hits:
-    """Follow every ray to what it meets first.
+    """Return the first hit of every ray.
 
     Args:
         grid: The rays.
@@ -203,7 +203,7 @@ def normals_at(hits: Hits, solids: Solids, points: Floats) -> Floats:
     Args:
         hits: What the rays met.
         solids: The solids that were cast.
-        points: (n, 3) where solids were met, in the order of ``hits.solid != NOTHING``.
+        points: (n, 3) where solids were met, in the order of `hits.solid != NOTHING`.
     """
     met = hits.solid != NOTHING
     which = hits.solid[met]

@@ -1,4 +1,4 @@
-"""A street with everything that stands and moves on it: cars in lanes and parked, people, cyclists, clutter."""
+"""Lay out a street scene: cars in lanes and parked, pedestrians, cyclists, unlabelled objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raydet3d.data.synthetic.town_settings import TownSettings
 
 Array = npt.NDArray[np.floating]
 
-# Things that are meant to be labelled keep this far inside the range, so that none is cut by its border.
+# Objects to be labelled are placed this far inside the range, so that its border cuts none.
 BORDER_M = 2.3
 # Tangent of the angle from straight ahead up to which such things are placed; the picture ends at 0.86.
 VIEW = 0.8
@@ -36,7 +36,7 @@ class Scene:
     """One moment of a street, in the LiDAR frame.
 
     Args:
-        things: All that stands on the ground.
+        things: All objects on the ground.
         ground: The ground.
         street: The street's course.
     """
@@ -82,7 +82,7 @@ class _Layout:
         self.things: list[Thing] = []
         self._footprints = np.zeros((0, 5))  # x, y, half length, half width, yaw
 
-    # -- what moves and parks ------------------------------------------------------------------------------------
+    # -- vehicles and pedestrians ------------------------------------------------------------------------------------
 
     def add_cars(self) -> None:
         """Cars in lanes, parked rows, lots and the side street, as many as the settings ask for."""
@@ -184,7 +184,7 @@ class _Layout:
             style = str(rng.choice(list(CAR_STYLES)))
             self._put(make_car(style, rng), _Slot(s, lane * street.lane, turn, 0.04), margin=0.5, labelled=False)
 
-    # -- what stands ---------------------------------------------------------------------------------------------
+    # -- unlabelled objects -----------------------------------------------------------------------------------
 
     def add_kerb(self, side: Side) -> None:
         """The raised pavement, in short slabs that follow the street, open where the side street is."""

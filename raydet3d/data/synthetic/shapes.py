@@ -1,4 +1,4 @@
-"""What the town's things are made of: cars, people, cyclists and clutter as a few convex parts each.
+"""Shapes of the town's objects: cars, pedestrians, cyclists and unlabelled objects, each of a few convex parts.
 
 A part is a block (a box whose top may be smaller than its bottom, or shifted) or a ball. Parts stand in the thing's
 own frame: origin on the ground under its centre, x along its heading, y left, z up, metres.
@@ -20,7 +20,7 @@ LABEL_MARGIN_M = 0.03
 
 
 class Look(NamedTuple):
-    """How a surface appears: to the camera its colour, to the LiDAR the rest.
+    """Appearance of a surface: its colour for the camera, the rest for the LiDAR.
 
     Args:
         color: Red, green, blue, 0 to 255.
@@ -61,7 +61,7 @@ LEAVES = (
 
 @dataclass(frozen=True)
 class Part:
-    """One convex piece of a thing.
+    """One convex part of an object.
 
     Args:
         corners: (8, 3) corners of a block in the thing's frame: bottom four, then top four, both counter-clockwise.
@@ -77,7 +77,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that stands in the town.
+    """An object of the town.
 
     Args:
         kind: What it is ("Car", "house", ...).
@@ -116,7 +116,7 @@ def ball(center: tuple[float, float, float], radius: float, half_height: float, 
 
 @dataclass(frozen=True)
 class CarStyle:
-    """Proportions of a kind of car, as shares of its length and height.
+    """Proportions of a car style, as fractions of its length and height.
 
     Args:
         size: Mean length, width, height of the label box, metres.
@@ -244,7 +244,7 @@ def make_cyclist(rng: np.random.Generator) -> Thing:
 
 
 def make_clutter(kind: str, rng: np.random.Generator, *, length: float = 0.0) -> Thing:
-    """Something without a label: house, wall, hedge, pole, sign, tree, bush, bin, crate or kerb.
+    """Make an unlabelled object: house, wall, hedge, pole, sign, tree, bush, bin, crate or kerb.
 
     Args:
         kind: Which.

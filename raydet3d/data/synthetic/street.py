@@ -50,7 +50,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Side:
-    """What runs along one side of the lanes, from the lanes outward.
+    """Layout of one side of the lanes, from the lanes outward.
 
     Args:
         sign: 1 for the left side, -1 for the right.

@@ -1,4 +1,4 @@
-"""A town's folder: generated when it is first asked for, by one process, and never seen half done."""
+"""The folder of a generated town: written on first use, by one process, and renamed into place when complete."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MOST_WORKERS = 16
 
 
 def ensure_town(root: Path, settings: TownSettings) -> None:
-    """Make sure that a folder holds the town, prepared for training; generate it where it does not.
+    """Generate and prepare the town in a folder unless it is there already.
 
-    Whoever comes while another process generates waits for it. The town is written beside the folder and renamed when
-    it is whole, so an interrupted generation leaves nothing that could be taken for a town.
+    Other processes wait while one generates. The town is written beside the folder and renamed when it is complete,
+    so an interrupted generation leaves nothing that could be taken for a town.
 
     Args:
         root: The town's folder.
-        settings: The town that it has to be.
+        settings: Settings of the town.
 
     Raises:
         InputError: The folder holds another town, or something else, or cannot be written.
@@ -40,7 +40,7 @@ def ensure_town(root: Path, settings: TownSettings) -> None:
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with _lock(root):
-            # Whoever held the lock before may have generated it.
+            # The previous holder of the lock may have generated it.
             if not is_town(root, settings):
                 _generate(root, settings)
     except OSError as error:
@@ -51,7 +51,7 @@ def ensure_town(root: Path, settings: TownSettings) -> None:
 
 
 def is_town(root: Path, settings: TownSettings) -> bool:
-    """Whether a folder holds the town; false where there is nothing yet.
+    """Return whether a folder holds the town; false for a folder that is empty or does not exist.
 
     Raises:
         InputError: It holds another town, or something else.
@@ -78,7 +78,7 @@ def is_town(root: Path, settings: TownSettings) -> bool:
 
 
 def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entries in which two settings differ."""
+    """Return the entries in which two settings differ."""
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     return {key: found.get(key) for key in keys}, {key: wanted.get(key) for key in keys}
 
@@ -94,7 +94,7 @@ def _lock(root: Path) -> AbstractContextManager[None]:
 
 
 def _generate(root: Path, settings: TownSettings) -> None:
-    """Write the town beside its folder, prepare it, and put it in its place."""
+    """Write the town beside its folder, prepare it, and rename it."""
     started = time.monotonic()
     partial = root.parent / f".{root.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -104,7 +104,7 @@ def _generate(root: Path, settings: TownSettings) -> None:
         with ProgressBar(settings.num_train + settings.num_val, f"town for {root}") as bar:
             for _ in write_town(partial, settings, workers=workers):
                 bar.step()
-        # In this process: it takes 5 ms a frame, and helpers would have to import the caller's script.
+        # In this process: it takes 5 ms a frame, and worker processes would have to import the caller's script.
         prepare_kitti(partial)
         (partial / SETTINGS_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n", encoding="utf-8")
         partial.rename(root)

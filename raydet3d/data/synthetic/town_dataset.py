@@ -1,4 +1,4 @@
-"""`TownDataset`: the generated town as a data set, made on first use."""
+"""`TownDataset`: the generated town as a data set, generated on first use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ DEFAULT_ROOT = "data/town"
 
 @DATASETS.register_module()
 class TownDataset(KittiDataset):
-    """A generated town in KITTI's layout; read like KITTI.
+    """A generated town in KITTI's layout.
 
-    The first process that needs it generates and prepares it into `data_root`; from then on it is a folder of files
-    like any other. Arguments are `KittiDataset`'s, and:
+    The first process that needs it generates and prepares it in `data_root`; afterwards it is read like KITTI.
+    Arguments are those of `KittiDataset`, and:
 
     Args:
         ann_file: Info file, relative to `data_root`.
         data_root: The town's folder; its parent has to be writable on first use.
-        town: Which town: keys of `TownSettings`. All data sets of a folder have to agree on it.
+        town: Keys of `TownSettings`; all data sets of a folder must agree on them.
         **kwargs: Arguments of `KittiDataset`.
     """
 
@@ -42,7 +42,7 @@ class TownDataset(KittiDataset):
 
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Generate the town that a config asks for, unless it is there.
+        """Generate the town of a config unless it exists.
 
         Args:
             cfg: The data set's config.

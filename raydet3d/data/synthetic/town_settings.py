@@ -9,7 +9,7 @@ from typing import Any
 
 from raydet3d.errors import InputError
 
-# Raised whenever the same settings give other files than before, so that a town on disk is never taken for a newer one.
+# Increased whenever the same settings give other files, so that an old town on disk is not taken for a new one.
 GENERATOR = 1
 
 MAX_FRAMES = 1_000_000  # frame names have six digits
@@ -20,7 +20,7 @@ class TownSettings:
     """The settings of one generated town.
 
     Args:
-        seed: The town's seed. Frame ``i`` of a split depends on (seed, split, i) alone.
+        seed: The town's seed. Frame `i` of a split depends on (seed, split, i) alone.
         num_train: Frames of the train split.
         num_val: Frames of the val split; no street of it is in the train split.
         range_m: (x0, y0, x1, y1) in the LiDAR frame, metres: where things are labelled. What lies outside is seen,
@@ -48,7 +48,7 @@ class TownSettings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> TownSettings:
-        """Settings from the ``town`` dict of a data set's config, or from a settings file.
+        """Settings from the `town` dict of a data set's config, or from a settings file.
 
         Raises:
             InputError: A key is unknown, or a value is not what its key holds; the message says what would be right.

@@ -1,4 +1,4 @@
-"""Transforms that turn, shift, cut and shuffle a sample. Random draws come in MMDetection3D's order.
+"""Augmentation of points and boxes. Random draws are in MMDetection3D's order.
 
 Legend: N points · C channels · K boxes · T tries.
 """
@@ -19,12 +19,12 @@ from raydet3d.ops.bev_overlap import overlaps
 from raydet3d.ops.points import bev_corners, points_in_boxes, rotate_z
 from raydet3d.registry import TRANSFORMS
 
-# Tries of ObjectNoise that are tested together; most boxes need one or two.
+# Attempts of ObjectNoise that are tested together; most boxes need one or two.
 _TRIES_AT_ONCE = 8
 
 
 def _pair(value: float | Sequence[float], name: str) -> tuple[float, float]:
-    """(-v, v) of a number, or the two numbers as they are."""
+    """Return (-v, v) for a number v, or the two numbers."""
     if isinstance(value, int | float):
         return -abs(float(value)), abs(float(value))
     if len(value) != 2:
@@ -33,7 +33,7 @@ def _pair(value: float | Sequence[float], name: str) -> tuple[float, float]:
 
 
 def _triple(value: float | Sequence[float], name: str) -> list[float]:
-    """Three equal numbers of one, or the three as they are; none may be negative."""
+    """Return one number three times, or the three numbers; none may be negative."""
     three = [float(value)] * 3 if isinstance(value, int | float) else [float(v) for v in value]
     if len(three) != 3 or min(three) < 0:
         raise InputError(f"{name} must be a number or three numbers, none negative; got {value!r}")
@@ -41,7 +41,7 @@ def _triple(value: float | Sequence[float], name: str) -> list[float]:
 
 
 def _range(value: Sequence[float], name: str) -> list[float]:
-    """Six numbers x0 y0 z0 x1 y1 z1 with x0 < x1 and so on."""
+    """Return six numbers x0 y0 z0 x1 y1 z1 with x0 < x1 and so on."""
     six = [float(v) for v in value]
     if len(six) != 6 or any(low >= high for low, high in zip(six[:3], six[3:], strict=True)):
         raise InputError(
@@ -52,10 +52,10 @@ def _range(value: Sequence[float], name: str) -> list[float]:
 
 @TRANSFORMS.register_module()
 class RandomFlip3D(Transform):
-    """Mirror cloud and boxes.
+    """Mirror points and boxes.
 
     Args:
-        sync_2d: Accepted; it concerns samples with an image.
+        sync_2d: Accepted; it only affects samples with an image.
         flip_ratio_bev_horizontal: Probability of negating y.
         flip_ratio_bev_vertical: Probability of negating x.
         flip_box3d: False leaves the boxes as they are.
@@ -94,13 +94,13 @@ class RandomFlip3D(Transform):
 
 @TRANSFORMS.register_module()
 class GlobalRotScaleTrans(Transform):
-    """Turn, scale and shift the whole scene, in this order.
+    """Rotate, scale and translate the whole scene, in this order.
 
     Args:
         rot_range: Radians, counter-clockwise: bounds of a uniform draw, or one number for both sides.
         scale_ratio_range: Bounds of a uniform draw.
         translation_std: Standard deviations of a normal shift in x, y, z, metres.
-        shift_height: Accepted when false: clouds with a height channel are another family's.
+        shift_height: Must be false; point clouds with a height channel are not supported.
     """
 
     def __init__(
@@ -158,13 +158,13 @@ class GlobalRotScaleTrans(Transform):
 
 @TRANSFORMS.register_module()
 class ObjectNoise(Transform):
-    """Shift and turn each object with its points, unless it would bump into another.
+    """Translate and rotate each object with its points, unless it would collide with another.
 
     Args:
         translation_std: Standard deviations of the shift in x, y, z, metres.
         global_rot_range: Accepted when it is [0, 0] (off), as in every published config.
-        rot_range: Bounds of the turn about the object's own centre, radians.
-        num_try: Tries for each object; it stays where it is when all collide.
+        rot_range: Bounds of the rotation about the object's centre, radians.
+        num_try: Attempts for each object, which stays in place when all collide.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ObjectNoise(Transform):
         self.num_try = num_try
 
     def transform(self, results: Sample) -> Sample:
-        """Move the boxes, and the points that are in them."""
+        """Move the boxes and the points inside of them."""
         boxes = results["gt_bboxes_3d"]
         if not len(boxes):
             return results
@@ -196,7 +196,7 @@ class ObjectNoise(Transform):
         points = results["points"]
         inside = points_in_boxes(points[:, :3], before[:, :7].astype(points.dtype))
         hit, of = np.divmod(np.flatnonzero(inside), len(before))
-        # A point in two boxes goes with the first.
+        # A point inside two boxes moves with the first.
         first = np.diff(hit, prepend=-1) > 0
         hit, of = hit[first], of[first]
         centre = before[of, :3]
@@ -212,7 +212,7 @@ class ObjectNoise(Transform):
     def _choose(
         boxes: NDArray[np.float64], shifts: NDArray[np.float64], turns: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pick each box's first try that meets no other box: (K, 3) shifts and (K,) turns, zero where none does."""
+        """Return each box's first attempt without a collision: (K, 3) shifts, (K,) turns; zero if there is none."""
         bev = boxes[:, [0, 1, 3, 4, 6]]
         corners = bev_corners(bev)  # (K, 4, 2), moved along as boxes move
         shift, turn = np.zeros((len(boxes), 3)), np.zeros(len(boxes))
@@ -244,7 +244,7 @@ class PointsRangeFilter(Transform):
         self.point_cloud_range = _range(point_cloud_range, "PointsRangeFilter")
 
     def transform(self, results: Sample) -> Sample:
-        """Drop the other points, and their rows in per-point masks."""
+        """Drop the other points and their per-point masks."""
         points = results["points"]
         low, high = np.array(self.point_cloud_range, dtype=points.dtype).reshape(2, 3)
         keep = np.ones(len(points), dtype=bool)
@@ -258,10 +258,10 @@ class PointsRangeFilter(Transform):
 
 @TRANSFORMS.register_module()
 class ObjectRangeFilter(Transform):
-    """Keep the boxes whose centre lies strictly inside a range seen from above; bring yaw into [-pi, pi).
+    """Keep the boxes whose centre is strictly inside a range in bird's eye view; limit yaw to [-pi, pi).
 
     Args:
-        point_cloud_range: x0, y0, z0, x1, y1, z1 in metres; z is not looked at.
+        point_cloud_range: x0, y0, z0, x1, y1, z1 in metres; z is not used.
     """
 
     def __init__(self, point_cloud_range: Sequence[float]) -> None:
@@ -295,7 +295,7 @@ class ObjectNameFilter(Transform):
 
 @TRANSFORMS.register_module()
 class PointShuffle(Transform):
-    """Put the points into a random order."""
+    """Shuffle the points."""
 
     def transform(self, results: Sample) -> Sample:
         """Shuffle the points, and per-point masks with them."""

@@ -1,4 +1,4 @@
-"""The end of a pipeline: a sample as tensors with a data sample beside them; and samples as a batch."""
+"""Pack a sample into tensors and a data sample; collate samples into a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ META_KEYS = (
     *("crop_offset", "img_crop_offset", "resize_img_shape", "lidar2cam", "ori_lidar2img", "num_ref_frames"),
     *("num_views", "ego2global", "axis_align_matrix"),
 )
-"""What a data sample remembers of its frame, where the pipeline knows it."""
+"""Meta information of a data sample, where the pipeline provides it."""
 
 # Sample key -> field of gt_instances_3d, of gt_instances.
 _FIELDS_3D = {
@@ -36,12 +36,12 @@ _FIELDS_2D = {"gt_bboxes": "bboxes", "gt_bboxes_labels": "labels"}
 
 @TRANSFORMS.register_module()
 class Pack3DDetInputs(Transform):
-    """Put what the model needs into `inputs`, and what belongs to the frame into a `Det3DDataSample`.
+    """Pack model inputs into `inputs`, ground truth and meta information into a `Det3DDataSample`.
 
     Args:
-        keys: What to pack: `points`, `gt_bboxes_3d`, `gt_labels_3d`, `gt_bboxes`, `gt_bboxes_labels`, `attr_labels`,
+        keys: Keys to pack: `points`, `gt_bboxes_3d`, `gt_labels_3d`, `gt_bboxes`, `gt_bboxes_labels`, `attr_labels`,
             `depths`, `centers_2d`. A key that the sample lacks is left out.
-        meta_keys: What the data sample remembers of the frame.
+        meta_keys: Meta information to keep.
     """
 
     def __init__(self, keys: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
@@ -53,7 +53,7 @@ class Pack3DDetInputs(Transform):
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: Sample | list[Sample]) -> Any:
-        """Pack a sample; of a list of views each, and a single one as if it were no list."""
+        """Pack a sample, or each of a list of views; a list of one view becomes a sample."""
         if isinstance(results, list):
             packed = [self._pack(view) for view in results]
             return packed[0] if len(packed) == 1 else packed
@@ -80,13 +80,13 @@ class Pack3DDetInputs(Transform):
 
 
 def _tensor(value: Any) -> Any:
-    """A tensor of an array; boxes and tensors as they are."""
+    """Convert an array to a tensor; return boxes and tensors unchanged."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
 
 
 @FUNCTIONS.register_module()
 def pseudo_collate(batch: Sequence[Any]) -> Any:
-    """Turn a list of samples into one of their shape whose leaves are lists: nothing is stacked or copied.
+    """Turn a list of samples into one sample whose leaves are lists; nothing is stacked or copied.
 
     Example:
         >>> pseudo_collate([{"a": 1, "b": [2, 3]}, {"a": 4, "b": [5, 6]}])

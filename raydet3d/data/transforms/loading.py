@@ -1,4 +1,4 @@
-"""From disk into the sample: the cloud and the annotation."""
+"""Load points and annotations into a sample."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from raydet3d.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadPointsFromFile(Transform):
-    """Read a cloud of float32 numbers into `points`, (N, C).
+    """Read a point cloud of float32 numbers into `points`, (N, C).
 
     Args:
-        coord_type: Frame of the cloud: LIDAR, DEPTH or CAMERA. Only the LiDAR frame is used by what follows here.
+        coord_type: Frame of the cloud: LIDAR, DEPTH or CAMERA. The other transforms here expect the LiDAR frame.
         load_dim: Numbers of a point in the file.
         use_dim: How many of them to keep from the front, or which.
-        shift_height: Accepted when false: a height above the floor is indoor data's.
-        use_color: Accepted when false: likewise.
-        norm_intensity: Squeeze the fourth number by tanh.
-        norm_elongation: Squeeze the fifth number by tanh.
+        shift_height: Must be false; indoor data is not supported.
+        use_color: Must be false; indoor data is not supported.
+        norm_intensity: Apply tanh to the fourth number.
+        norm_elongation: Apply tanh to the fifth number.
         backend_args: Where files are; None or the local disk.
     """
 
@@ -71,7 +71,7 @@ class LoadPointsFromFile(Transform):
         return results
 
 
-# Argument of LoadAnnotations3D -> what it takes over from ann_info.
+# Argument of LoadAnnotations3D -> keys of ann_info.
 _FIELDS = {
     "with_bbox_3d": ("gt_bboxes_3d",),
     "with_label_3d": ("gt_labels_3d",),
@@ -84,7 +84,7 @@ _FIELDS = {
 
 @TRANSFORMS.register_module()
 class LoadAnnotations3D(Transform):
-    """Take the ground truth out of `ann_info`, each field under its own name.
+    """Copy ground truth from `ann_info` into the sample.
 
     Args:
         with_bbox_3d: `gt_bboxes_3d`.

@@ -1,4 +1,4 @@
-"""Pasting: objects cut out of other frames, put into this one where they bump into nothing.
+"""Object sampling: paste objects of other frames from the ground-truth database where they do not collide.
 
 Legend: N points · C channels · K boxes · M objects of a class in the database.
 """
@@ -30,14 +30,14 @@ from raydet3d.registry import TRANSFORMS
 Floats = NDArray[np.float32]
 
 PACK = "{folder}.bin"
-"""Beside the database's folder `prepare` writes all of its objects into one file; 'offset' says where each begins."""
+"""File beside the database's folder with the points of all objects; an entry's `offset` is its first point."""
 
 _PACKED_DIM = 4
 _CACHE_BYTES = 64 << 20
 
 
 class Bank:
-    """The objects of one class, as arrays: small, and shared by forked workers.
+    """Objects of one class as arrays, which forked loader workers share.
 
     Args:
         entries: Entries of the database's info file.
@@ -52,7 +52,7 @@ class Bank:
             self.paths = np.array([str(entry["path"]) for entry in entries], dtype=np.str_)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{source}: an object of the database is malformed: {error!r}") from None
-        # Where an object's points begin in the packed file; -1 where there is none.
+        # First point of an object in the packed file; -1 without one.
         self.offsets = np.array([entry.get("offset", -1) for entry in entries], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Bank:
 
 
 class Clouds:
-    """The objects' points: from the packed file where there is one, else file by file through a small cache.
+    """Points of the objects, from the packed file if there is one, else from single files through a small cache.
 
     Args:
         root: Folder that the paths of the database are relative to.
@@ -72,7 +72,7 @@ class Clouds:
         self.root = root
         self.loader = loader
         self.source = source
-        # The packed file is KITTI's: 4 numbers a point. A loader that does more than read has to see the files.
+        # The packed file is KITTI's: 4 numbers a point. A loader that does more than read needs the single files.
         plain = type(loader) is LoadPointsFromFile and not (loader.norm_intensity or loader.norm_elongation)
         self._packs = plain and loader.load_dim == _PACKED_DIM
         self._maps: dict[str, Floats | None] = {}
@@ -80,11 +80,11 @@ class Clouds:
         self._cached = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # A map cannot cross to another process; the other opens its own when it needs one.
+        # A memory map cannot be pickled; the other process opens its own.
         return {**self.__dict__, "_maps": {}, "_cache": OrderedDict(), "_cached": 0}
 
     def read(self, path: str, offset: int, count: int) -> Floats:
-        """Give an object's points, (n, C) relative to its box's bottom centre; not to be written to."""
+        """Return an object's points, (n, C), relative to its box's bottom centre; read-only."""
         if offset >= 0 and self._packs:
             packed = self._map(path)
             if packed is not None and (offset + count) <= len(packed):
@@ -124,16 +124,16 @@ def _open_map(file: str) -> Floats | None:
 
 @TRANSFORMS.register_module()
 class DataBaseSampler:
-    """Draws objects from the database so that each frame holds as many of each class as it should.
+    """Draw objects from the database until each frame holds the wanted number of each class.
 
     Args:
         info_path: The database's info file (`kitti_dbinfos_train.pkl`).
         data_root: Folder that its paths are relative to.
         rate: Share of the missing objects to draw.
         prepare: Filters: `filter_by_difficulty` (levels to leave out) and `filter_by_min_points` (class to number).
-        sample_groups: Class to the number of objects a frame should hold; a dict, or a list of such dicts.
+        sample_groups: Wanted number of objects by class; a dict, or a list of such dicts.
         classes: Names in the order of the labels.
-        bbox_code_size: Accepted; boxes are cut to their first 7 numbers.
+        bbox_code_size: Accepted; the first 7 numbers of a box are used.
         points_loader: Config of the transform that reads an object's file.
         backend_args: Where files are; None or the local disk.
     """
@@ -173,7 +173,7 @@ class DataBaseSampler:
 
     @property
     def banks(self) -> dict[str, Bank]:
-        """The filtered objects of each class that is drawn from; read at the first call."""
+        """Return the filtered objects by class; read on first use."""
         if self._banks is None:
             self._banks = self._load()
         return self._banks
@@ -190,7 +190,7 @@ class DataBaseSampler:
                 for entry in found.get(name, ())
                 if entry.get("difficulty") not in self.bad_levels and entry.get("num_points_in_gt", 0) >= least
             ]
-            # Nothing to cut out is no reason to stop: small sets lack classes.
+            # Not an error: small data sets lack classes.
             if not entries and dist.is_main_process():
                 kept = f"none of {len(found[name])} passes the filters" if found.get(name) else "there is none"
                 get_logger().warning("%s: no %s to paste: %s", self.info_path, name, kept)
@@ -207,10 +207,10 @@ class DataBaseSampler:
         Args:
             gt_boxes: (K, 7) the frame's own boxes.
             gt_labels: (K,) their labels.
-            ground_plane: (4,) a, b, c, d of the road in the LiDAR frame; objects are put down on it.
+            ground_plane: (4,) a, b, c, d of the road in the LiDAR frame; objects are placed on it.
 
         Returns:
-            (m, 7) boxes, (m,) labels and (n, C) points of what is to be pasted; None where that is nothing.
+            (m, 7) boxes, (m,) labels and (n, C) points to paste; None if there are none.
         """
         taken = bev_corners(gt_boxes[:, [0, 1, 3, 4, 6]].astype(np.float64))
         picked: list[tuple[Bank, int]] = []
@@ -236,7 +236,7 @@ class DataBaseSampler:
         return boxes, np.array(labels, dtype=np.int64), self._points(picked, boxes)
 
     def _points(self, picked: Sequence[tuple[Bank, int]], boxes: Floats) -> Floats:
-        """All objects' points where their boxes are: (n, C)."""
+        """Return the points of all objects at their boxes, (n, C)."""
         clouds = [self.clouds.read(str(bank.paths[i]), int(bank.offsets[i]), int(bank.counts[i])) for bank, i in picked]
         points = np.concatenate(clouds)
         points[:, :3] += np.repeat(boxes[:, :3], [len(cloud) for cloud in clouds], axis=0)
@@ -244,9 +244,9 @@ class DataBaseSampler:
 
 
 def _free(taken: NDArray[np.float64], new: NDArray[np.float64]) -> list[int]:
-    """Which of the new rectangles to keep: in turn, each that meets neither a taken nor a kept one, nor one to come.
+    """Return the new rectangles to keep: in turn, each that collides with no taken, kept or later one.
 
-    As in the original, a rectangle that was dropped no longer stands in the way, one that comes later does.
+    As in MMDetection3D, dropped rectangles are no obstacle any more, later ones are.
     """
     meets = overlaps(new, np.concatenate((taken, new)))
     own = len(taken) + np.arange(len(new))
@@ -264,12 +264,12 @@ def _free(taken: NDArray[np.float64], new: NDArray[np.float64]) -> list[int]:
 class ObjectSample(Transform):
     """Paste objects of the ground-truth database into the scene.
 
-    Scene points inside of pasted boxes make room; pasted points come before the scene's.
+    Scene points inside of pasted boxes are removed; pasted points come before the scene's.
 
     Args:
         db_sampler: Arguments of `DataBaseSampler`.
-        sample_2d: Accepted when false: pasting into images is another family's.
-        use_ground_plane: Put objects down on the road. Without a plane in the infos it warns once and goes on.
+        sample_2d: Must be false; pasting into images is not supported.
+        use_ground_plane: Place objects on the road. Without planes in the info file it warns once and continues.
     """
 
     def __init__(self, db_sampler: Mapping[str, Any], sample_2d: bool = False, use_ground_plane: bool = False) -> None:
@@ -281,13 +281,13 @@ class ObjectSample(Transform):
         self._warned = False
 
     def warm_up(self, sample: Sample | None = None) -> None:
-        """Read the database before loader workers are forked, and say so early where there is no road plane."""
+        """Read the database before loader workers are forked, and warn early if there is no road plane."""
         _ = self.db_sampler.banks
         if sample is not None:
             self._plane(sample)
 
     def transform(self, results: Sample) -> Sample:
-        """Draw, make room, paste."""
+        """Draw objects, remove scene points inside of them, paste them."""
         if self.disabled:
             return results
         boxes, labels = results["gt_bboxes_3d"], results["gt_labels_3d"]
@@ -301,13 +301,13 @@ class ObjectSample(Transform):
                 f"ObjectSample: points_loader gives {new_points.shape[1]} numbers a point, the scene has "
                 f"{points.shape[1]}; give both the same load_dim and use_dim"
             )
-        # Far quicker than any(1) over so few columns.
+        # Much faster than any(1) over so few columns.
         inside = np.flatnonzero(points_in_boxes(points[:, :3], new_boxes)) // len(new_boxes)
         room = np.ones(len(points), dtype=bool)
         room[inside] = False
         kept = points.take(np.flatnonzero(room), axis=0)
         results["points"] = np.concatenate((new_points.astype(points.dtype, copy=False), kept))
-        # What a frame knows of its boxes beyond the first 7 numbers (velocity) is 0 for a pasted one.
+        # Further numbers of a box (velocity) are 0 for pasted ones.
         rows = boxes.tensor.new_zeros(len(new_boxes), boxes.tensor.shape[1])
         rows[:, :7] = torch.from_numpy(new_boxes)
         results["gt_bboxes_3d"] = boxes.new_box(torch.cat((boxes.tensor, rows)))
