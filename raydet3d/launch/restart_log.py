@@ -61,16 +61,21 @@ class RestartLogHook(Hook):
     def _write(self, iteration: int) -> None:
         os.pwrite(self._reached, b"%012d\n" % iteration, 0)
 
-    def finish(self, runner: RunContext, result: dict[str, Any]) -> None:
-        """Note that the run came to its end, with its result; it is finished if the last weights are kept."""
+    def finish(self, runner: RunContext, result: dict[str, Any]) -> bool:
+        """Note that the run came to its end, with its result.
+
+        Returns:
+            Whether the last weights are kept: else the run is not finished.
+        """
         is_lost = any(store.has_lost(runner.iter) for store in runner.stores)
-        result["last_is_kept"] = dist.broadcast_object(not is_lost)
+        is_kept: bool = dist.broadcast_object(not is_lost)
         if runner.rank == 0:
             own = [m for store in runner.stores for m in store.manifests() if m.run == runner.run_name]
             saved = max((m.step for m in own if not m.is_best), default=None)
-            end = {"finished": not is_lost, "iter": runner.iter, "saved": saved, "result": result}
+            end = {"finished": is_kept, "iter": runner.iter, "saved": saved, "result": result}
             _append(runner, end)
             runner.push_logs()
+        return is_kept
 
     def close(self) -> None:
         """Give the file back."""

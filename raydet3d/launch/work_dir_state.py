@@ -5,7 +5,6 @@ What is on disk is asked of the checkpoint store; the log of starts adds whether
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from raydet3d.checkpoint.manifest import Manifest
 from raydet3d.checkpoint.storage import ObjectStorage
 from raydet3d.checkpoint.store import CheckpointStore, text_digest
 from raydet3d.config import Config, is_uri
+from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.errors import InputError
 from raydet3d.launch.restart_file import read_reached, read_starts
 
@@ -93,7 +93,7 @@ def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
             run=starts[-1]["run"],
             reached=read_reached(work_dir) or 0,
             finished=False,
-            differences=_differences(_read_config(work_dir / _config_name(cfg)), cfg),
+            differences=_differences(_read_text(work_dir / _config_name(cfg)), cfg),
             saved=False,
         )
     earlier = [
@@ -155,62 +155,30 @@ def _config_name(cfg: Config) -> str:
     return Path(cfg.filename).name if cfg.filename else "config.py"
 
 
-def _read_config(path: Path) -> Config | None:
-    with suppress(InputError, OSError, ValueError):
-        return Config.fromfile(path, require_env=False)
+def _read_text(path: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8")
     return None
 
 
-def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: Config) -> Config | None:
-    """The config that a checkpoint was written with: a copy in the work dir, else the text in the checkpoint."""
+def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: Config) -> str | None:
+    """The text of the config that a checkpoint was written with: a copy in the work dir, else the checkpoint's own."""
     for path in (work_dir / _config_name(cfg), work_dir / manifest.start / "vis_data" / "config.py"):
-        with suppress(OSError, ValueError):
-            if text_digest(path.read_text(encoding="utf-8")) == manifest.config:
-                return _read_config(path)
+        text = _read_text(path)
+        if text is not None and text_digest(text) == manifest.config:
+            return text
     from raydet3d.checkpoint.load import load_metadata  # imports torch: a command names what is wrong before
 
     for one in store.with_elsewhere():
-        with suppress(InputError, OSError, ValueError, KeyError, TypeError):
-            text = load_metadata(one.location(manifest))["meta"]["cfg"]
-            return Config.fromstring(text, ".py", require_env=False)
+        with suppress(InputError, OSError, KeyError, TypeError):
+            return str(load_metadata(one.location(manifest))["meta"]["cfg"])
     return None
 
 
-def _differences(before: Config | None, cfg: Config) -> list[str] | None:
-    """What the config of the earlier run says otherwise."""
-    if before is None:
+def _differences(before: str | None, cfg: Config) -> list[str] | None:
+    """What the config of the earlier run says otherwise; None where that is not known."""
+    if not before:
         return None
-    then, now = before.to_dict(), cfg.to_dict()
-    for one in (then, now):
-        for key in _ABOUT:
-            one.pop(key, None)
-    if (now.get("randomness") or {}).get("seed") is None:  # then one was drawn
-        for one in (then, now):
-            one["randomness"] = {k: v for k, v in (one.get("randomness") or {}).items() if k != "seed"}
-    return [f"{key}: {old} -> {new}" for key, old, new in _compare(_plain(then), _plain(now))]
-
-
-def _compare(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        out = []
-        for name in sorted({*before, *now}, key=str):
-            inner = f"{key}.{name}" if key else str(name)
-            if name not in before or name not in now:
-                values = [_short(one[name]) if name in one else "absent" for one in (before, now)]
-                out.append((inner, *values))
-            else:
-                out += _compare(before[name], now[name], inner)
-        return [(where, old, new) for where, old, new in out]
-    return [] if before == now else [(key, _short(before), _short(now))]
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples: a config that was written and read again has the same ones, but for that."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    with suppress(ValueError):
+        return [str(one) for one in find_differences(read_dump(before), cfg, ignored=_ABOUT)]
+    return None

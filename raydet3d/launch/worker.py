@@ -87,7 +87,7 @@ def _run(
     try:
         with require_process_group():
             result = cast("RunResult", runner.train())
-            restart_log.finish(runner, {**result})
+            result["last_is_kept"] = restart_log.finish(runner, {**result})
     except Stopped as stopped:
         runner.logger.info("%s", stopped)
         result = {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}

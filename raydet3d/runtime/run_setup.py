@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,12 +17,15 @@ from raydet3d.checkpoint.download import fetch
 from raydet3d.checkpoint.load import exists, load_metadata, locate
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
-from raydet3d.config import default_work_dir, work_dir_of
+from raydet3d.config import Config, default_work_dir, work_dir_of
+from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.config.provenance import config_context
 from raydet3d.config.schema import read_section
 from raydet3d.config.sections import Randomness
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
+
+_PLACES = ("work_dir", "resume", "load_from")  # keys that differ between starts of one run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,21 @@ def _latest(work_dir: Location, *, start: str | None = None, run: str = "") -> L
         return store.latest(start=start, run=run or None)
 
     return dist.on_rank0(look)
+
+
+def log_config_changes(state: Mapping[str, Any], cfg: Any, logger: logging.Logger) -> None:
+    """Name every difference between a checkpoint's config and the run's; those that change the numbers as warnings."""
+    text = (state.get("meta") or {}).get("cfg")
+    if not text or not isinstance(text, str) or not isinstance(cfg, Config):
+        return
+    try:
+        differences = find_differences(read_dump(text), cfg, ignored=_PLACES)
+    except ValueError:
+        logger.warning("the config in the checkpoint cannot be read: what has changed since is not known")
+        return
+    for one in differences:
+        level = logging.WARNING if one.is_exact else logging.INFO
+        logger.log(level, "changed since the checkpoint: %s", one)
 
 
 def resolve_seed(cfg: Any, start: ResumeInfo) -> int:

@@ -30,6 +30,7 @@ from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.run_parts import RunParts
 from raydet3d.runtime.run_setup import (
+    log_config_changes,
     remove_empty_dirs,
 )
 from raydet3d.runtime.train_result import TrainResult, headline, to_lines
@@ -290,6 +291,7 @@ class Runner(RunParts):
         self._resume_info = None
 
     def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
+        log_config_changes(state, self.cfg, self.logger)
         self.is_resuming = True
         try:
             self.call_hook("after_load_checkpoint", checkpoint=state)

@@ -79,9 +79,14 @@ def test_another_config_over_an_unfinished_run_is_refused(config: Path) -> None:
 
 
 def test_resume_goes_on_with_another_config(config: Path) -> None:
-    code, out = run_train(toy_config(config.parent, dropout=0.1), "--resume")
+    path = toy_config(config.parent, dropout=0.1)
+    path.write_text(path.read_text().replace('type="AdamW"', 'type="SGD"').replace("interval=5", "interval=6"))
+    code, out = run_train(path, "--resume")
     assert code == 0
     assert "iter_12.pth: epoch 0, iteration 12" in out
+    said = [line.rpartition("checkpoint: ")[2] for line in out.splitlines() if "changed since the checkpoint" in line]
+    assert said[:2] == ["model.dropout: 0.3 -> 0.1", "optim_wrapper.optimizer.type: 'AdamW' -> 'SGD'"]
+    assert "default_hooks.logger.interval: 5 -> 6" in said
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)])
