@@ -1,4 +1,4 @@
-"""The door to a score: ``python -m raydet3d.evaluate CONFIG CHECKPOINT``."""
+"""Evaluate a checkpoint: `python -m raydet3d.evaluate CONFIG CHECKPOINT`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags h
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The door's flags."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.evaluate",
         description="Score a checkpoint on the config's test set (test_dataloader, test_evaluator).",
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with the flags applied.
+    """Read the config and apply the flags.
 
     Raises:
         InputError: The config, the checkpoint or a flag is wrong.
@@ -74,7 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
-    """The test evaluator's metric dicts."""
+    """Return the metric configs of the test evaluator."""
     given = cfg.get("test_evaluator")
     if given is None:
         raise InputError("the config has no test_evaluator, so there is nothing to score with")
@@ -84,11 +84,7 @@ def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Run the door.
-
-    Returns:
-        The exit code.
-    """
+    """Evaluate the checkpoint and print the scores; returns the exit code."""
     cfg = load_config(args)
     with cfg.origin.located():
         return _evaluate(cfg, args)

@@ -1,4 +1,4 @@
-"""From a setting to the config that a trial runs: overrides, whether their keys exist, a digest to tell runs apart."""
+"""Configs of trials: a setting's overrides applied to the config, and digests that identify equal runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from raydet3d.sweep.domains import Alternatives
 from raydet3d.sweep.expression import fill, has_expression
 from raydet3d.sweep.spec import Sweep
 
-_PLACES = ("work_dir", "experiment_name", "ray", "launcher")  # where and how a run runs, not what it computes
+_PLACES = ("work_dir", "experiment_name", "ray", "launcher")  # keys that do not change what a run computes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfigBuilder:
-    """Makes the resolved config of each setting.
+    """Builds the resolved config of each setting.
 
     Args:
         config: The config file.
         sweep: The sweep.
-        options: Overrides for all trials: the door's, over the sweep's own.
+        options: Overrides for all trials: those of the command line over the sweep's own.
     """
 
     config: Path
@@ -36,7 +36,7 @@ class TrialConfigBuilder:
     options: Mapping[str, Any]
 
     def build(self, setting: Mapping[str, Any]) -> Config:
-        """The config of a setting.
+        """Build the config of a setting.
 
         Raises:
             InputError: A key of the setting is not in the config, or an override cannot be applied.
@@ -57,7 +57,7 @@ class TrialConfigBuilder:
         for key in overrides:
             if key in variables and key not in values:
                 raise self._unknown(key, values)
-        # What lies higher comes first: an optimizer as a whole before its learning rate.
+        # Shorter keys first: a whole optimizer before its learning rate.
         for key, value, must_exist in sorted(later, key=lambda item: len(split_key(item[0]))):
             if must_exist and not has_key(values, key):
                 raise self._unknown(key, values)
@@ -76,12 +76,12 @@ class TrialConfigBuilder:
 
 
 def has_key(values: Any, key: str) -> bool:
-    """Whether there is something at a dotted key."""
+    """Whether a dotted key exists."""
     return _look(values, key)[0]
 
 
 def value_at(values: Any, key: str, default: Any = None) -> Any:
-    """What lies at a dotted key."""
+    """Return the value at a dotted key."""
     found, value = _look(values, key)
     return value if found else default
 
@@ -101,7 +101,7 @@ def _look(here: Any, key: str) -> tuple[bool, Any]:
 
 
 def all_keys(values: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a config."""
+    """Iterate over the dotted keys of a config."""
     items = values.items() if isinstance(values, Mapping) else enumerate(values)
     for name, value in items:
         step = f'"{name}"' if isinstance(name, str) and "." in name else str(name)
@@ -112,9 +112,9 @@ def all_keys(values: Any, prefix: str = "") -> Iterator[str]:
 
 
 def digest(cfg: Mapping[str, Any]) -> str:
-    """A digest of what a config makes a run compute: equal configs, equal runs.
+    """Return a digest of the keys that determine what a run computes.
 
-    Variables of the config's own do not count: a value that reaches nothing but a variable changes nothing.
+    The config's own variables do not count: a value that reaches only a variable changes nothing.
     """
     read = {key: to_plain(value) for key, value in cfg.items() if key in KNOWN_KEYS and key not in _PLACES}
     text = json.dumps(read, sort_keys=True, default=repr)
@@ -122,13 +122,13 @@ def digest(cfg: Mapping[str, Any]) -> str:
 
 
 def run_length(cfg: Mapping[str, Any]) -> tuple[str, float, float]:
-    """What a run counts by, how long it is and how often it validates.
+    """Return the unit of a run's length, its length and its validation interval.
 
     Returns:
-        ``epoch`` or ``iter``, the number of them, and of how many a validation comes once.
+        `epoch` or `iter`, the number of them, and the validation interval in the same unit.
 
     Raises:
-        InputError: The config does not train.
+        InputError: The config has no valid train_cfg.
     """
     train = cfg.get("train_cfg")
     if not isinstance(train, Mapping):

@@ -1,4 +1,4 @@
-"""What is checked before the first trial starts: every key, every length, the metric, the resources, the room."""
+"""Checks before the first trial: keys, lengths, metric, resources, folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 
-DRAWS = 12
+NUM_SAMPLES = 12  # random settings that are resolved
 
 
 def check_configs(builder: TrialConfigBuilder) -> list[Config]:
-    """Resolve settings that between them set every key and every alternative.
+    """Resolve settings that together use every key and every alternative.
 
     Returns:
-        Their configs; the first one is the config's own.
+        Their configs; the first one is the unchanged config.
 
     Raises:
-        InputError: A key is not in the config, changes nothing, or makes a config that cannot be.
+        InputError: A key is not in the config, has no effect, or makes the config invalid.
     """
     sweep = builder.sweep
     configs = [builder.build({})]
@@ -48,14 +48,14 @@ def check_configs(builder: TrialConfigBuilder) -> list[Config]:
         for value in (domain.values() or [])[2:20]:
             if (other := _with(sweep, key, value)) is not None:
                 configs.append(builder.build(other))
-    configs += [builder.build(sweep.space.sample(rng)) for _ in range(DRAWS)]
+    configs += [builder.build(sweep.space.sample(rng)) for _ in range(NUM_SAMPLES)]
     return configs
 
 
 def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
-    """A setting in which a key has a value, whatever has to be set for that; None where none was found.
+    """Return a setting in which a key has a value and its conditions hold, or None.
 
-    Equal but for the key for equal arguments, so that two of them show what the key changes.
+    Settings for two values of a key differ in this key only, and in keys that depend on it.
     """
     wanted: dict[str, Any] = {}
 
@@ -71,13 +71,13 @@ def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
 
 
 def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
-    """Hold the scheduler's times against the runs' lengths.
+    """Check the scheduler's times against the lengths of the runs.
 
     Returns:
-        What the runs count: ``epoch`` or ``iter``.
+        Unit of the runs' lengths: `epoch` or `iter`.
 
     Raises:
-        InputError: A time is longer than a run, or nothing is reported in time to decide by.
+        InputError: A time is longer than a run, or a run has too few validations to decide by.
     """
     counters, lengths, intervals = zip(*(run_length(cfg) for cfg in configs), strict=True)
     if len(set(counters)) > 1:
@@ -107,18 +107,18 @@ def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
 
 
 def check_resources(sweep: Sweep, resources: Mapping[str, float], *, where: str) -> int:
-    """Hold what a trial gets against what there is.
+    """Check the resources of a trial against the available ones.
 
     Args:
         sweep: The sweep.
-        resources: ``CPU`` and ``GPU`` that there are.
-        where: What to call it.
+        resources: Available `CPU` and `GPU`.
+        where: Name of the machine or cluster, for messages.
 
     Returns:
-        Trials that run at a time.
+        Number of concurrent trials.
 
     Raises:
-        InputError: One trial does not fit, or so many at a time do not.
+        InputError: A trial does not fit, or `concurrency` trials do not.
     """
     wanted = sweep.resources
     fits = None
@@ -143,14 +143,16 @@ def check_resources(sweep: Sweep, resources: Mapping[str, float], *, where: str)
 
 
 def check_turns(sweep: Sweep, concurrency: int) -> None:
-    """Refuse trials that have to take turns where they cannot: Ray Tune sees nothing of a nested trial's workers.
+    """Check that a scheduler that pauses trials has room for all of them.
+
+    Ray Tune does not account for the workers of a distributed trial in a cluster that others share.
 
     Args:
         sweep: The sweep.
-        concurrency: Trials that run at a time, in a cluster that was not started for this sweep.
+        concurrency: Number of concurrent trials.
 
     Raises:
-        InputError: It is so.
+        InputError: Trials would have to be paused.
     """
     takes_turns = sweep.scheduler.type in ("pbt", "hyperband") and sweep.resources.workers > 1
     if takes_turns and (sweep.trials is None or sweep.trials > concurrency):
@@ -161,10 +163,10 @@ def check_turns(sweep: Sweep, concurrency: int) -> None:
 
 
 def this_machine(*, gpus: bool = False) -> dict[str, float]:
-    """CPUs of this machine, and its GPUs.
+    """Return the CPUs and GPUs of this machine.
 
     Args:
-        gpus: Whether they are of interest: torch is loaded to count them.
+        gpus: Whether to count GPUs, which imports torch.
     """
     found = {"CPU": float(num_processors())}
     if gpus:
@@ -175,17 +177,17 @@ def this_machine(*, gpus: bool = False) -> dict[str, float]:
 
 
 def check_metric(sweep: Sweep, cfg: Config) -> str:
-    """Validate an untrained model on one batch, to see which metrics the validation gives.
+    """Validate an untrained model on one batch to find the names of the metrics.
 
     Args:
         sweep: The sweep.
-        cfg: The config of its first setting.
+        cfg: Config of its first setting.
 
     Returns:
-        The metric's whole name.
+        Full name of the sweep's metric.
 
     Raises:
-        InputError: Validation never gives the metric, or the config cannot be built.
+        InputError: Validation does not compute the metric, or the config cannot be built.
     """
     if cfg.get("val_dataloader") is None or cfg.get("val_evaluator") is None:
         raise InputError(
@@ -212,15 +214,15 @@ def check_metric(sweep: Sweep, cfg: Config) -> str:
 
 
 def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> str:
-    """The whole name of a metric among those that validation gives.
+    """Find the full name of a metric.
 
     Args:
         sweep: The sweep.
-        given: What validation gives.
-        wanted: The metric, or its last part; the sweep's own by default.
+        given: Names of the computed metrics.
+        wanted: The metric or its last part; the sweep's metric by default.
 
     Raises:
-        InputError: It is not among them, or could be several.
+        InputError: No metric or several match.
     """
     wanted = sweep.metric if wanted is None else wanted
     if wanted in given:
@@ -237,7 +239,7 @@ def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> s
 
 
 def _validate_once(cfg: Config) -> tuple[list[str], int]:
-    """Names of the metrics, and bytes of the model."""
+    """Return the names of the metrics and the size of the model in bytes."""
     import torch
 
     from raydet3d.launch.process_isolation import isolated
@@ -269,10 +271,10 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to sweep into a folder that holds something else.
+    """Check that the folder is empty, missing or a sweep's.
 
     Raises:
-        InputError: It is there, is not empty, and is no sweep's.
+        InputError: It holds something else.
     """
     if (
         folder.is_dir()

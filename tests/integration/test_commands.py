@@ -1,4 +1,4 @@
-"""The doors as a stranger uses them: one clear line and exit code 2 for each thing that has to be mended."""
+"""Commands with bad input: one line that says what to change, and exit code 2."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated town of six frames, as the doors make it."""
+    """A generated town of six frames."""
     cwd = tmp_path_factory.mktemp("town")
     result = train(cwd, "epoch_num=1")
     assert result.returncode == 0, result.stderr + result.stdout

@@ -1,4 +1,4 @@
-"""The door to sweeps: one clear line and exit code 2 for bad input, before Ray starts and a file is written."""
+"""`raydet3d.tune` with bad input: one line and exit code 2 before Ray starts and before a file is written."""
 
 from __future__ import annotations
 

@@ -1,6 +1,11 @@
-"""The end of a command: which rank of torchrun's says a sentence."""
+"""Exit codes of commands, and which torchrun rank prints an error."""
 
 from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -24,7 +29,7 @@ def end(monkeypatch: pytest.MonkeyPatch, rank: str, local_rank: str, *, told: bo
     assert ended.value.code == 2
 
 
-def test_before_the_ranks_have_met_the_first_of_each_machine_speaks(
+def test_before_the_process_group_exists_local_rank_0_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = "raydet3d: error: a.pkl does not exist\n"
@@ -33,7 +38,7 @@ def test_before_the_ranks_have_met_the_first_of_each_machine_speaks(
         assert capsys.readouterr().err == said, rank
 
 
-def test_what_rank_0_has_told_it_says_alone(
+def test_an_error_that_rank_0_raised_is_printed_by_rank_0_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end(monkeypatch, "8", "0", told=True)
@@ -67,7 +72,52 @@ def ends_of_a_process(everywhere: bool) -> tuple[object, str]:
     return code, words.getvalue()
 
 
-def test_ranks_that_have_met() -> None:
+def test_an_error_of_one_rank_is_printed_by_that_rank() -> None:
     assert run_ranks(ends_of_a_process, 2, True) == [(2, "raydet3d: error: no data\n"), (2, "")]
     # What nobody else has found must not be lost.
     assert run_ranks(ends_of_a_process, 2, False) == [(0, ""), (2, "raydet3d: error: frame 7 is damaged\n")]
+
+
+def exit_code(main: Callable[[], int]) -> object:
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    return ended.value.code
+
+
+def test_a_signal_stops_a_command_though_its_code_catches_exceptions(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except Exception:  # noqa: BLE001 - as a user's module may do
+            return 0
+        return 0
+
+    assert exit_code(main) == 75
+    assert capsys.readouterr().err.startswith("raydet3d: stopped (SIGTERM)")
+
+
+def test_an_error_that_follows_a_stop_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(1)
+        except BaseException:  # noqa: BLE001
+            raise ValueError("a peer has left") from None
+        return 0
+
+    assert exit_code(main) == 75
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_interrupt_exits_with_130() -> None:
+    def main() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        return 0
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert exit_code(main) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.kit import sweeps
 from tests.kit.groups import CommandGroup
 from tests.kit.runs import assert_same_weights, finish, read_reached, write_config
 
@@ -37,3 +39,25 @@ def test_a_run_on_a_local_ray_saves_and_goes_on(number: signal.Signals, tmp_path
     assert list(work_dir.glob("stop_iter_*.pth"))
     finish(config, "--workers", 1)
     assert_same_weights(work_dir, whole, 72)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)], ids=lambda n: n.name)
+def test_a_sweep_on_a_local_ray_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    config = sweeps.write_config(tmp_path)
+    spec = {
+        "metric": "toy/AP", "mode": "max", "trials": 2, "concurrency": 1, "space": {"lr": [0.01, 0.02]},
+        "resources": {"cpus": 1}, "cfg_options": {"nap": 0.5, "train_dataloader.num_workers": 2},
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec))
+    words = ["-m", "raydet3d.tune", config, tmp_path / "sweep.yaml", "--work-dir", tmp_path / "sweep"]
+    run = CommandGroup(words, tmp_path)
+    try:
+        run.until(lambda: list((tmp_path / "sweep").glob("trials/*/epoch_2.pth")), timeout_s=180)
+        assert not run.members()
+        run.signal_group(number)
+        assert run.wait() == (130 if number is signal.SIGINT else 75), run.text()
+    finally:
+        run.close()
+    again = CommandGroup(words, tmp_path)
+    assert again.wait(180) == 0, again.text()
+    assert "it goes on" in again.text()

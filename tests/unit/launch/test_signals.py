@@ -1,18 +1,21 @@
-"""Signals as requests to stop: taken by the process that runs, and by none that it has forked."""
+"""Stop requests by signals, and processes that they do not reach."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from raydet3d.launch.signals import Stopped, stop_signals
+from raydet3d.launch.signals import Stopped, detached_children, stop_signals
 
 
-def test_a_signal_is_a_request_where_something_trains_and_an_end_where_nothing_does() -> None:
+def test_a_signal_is_a_request_during_training_and_raises_otherwise() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signals() as request:
         request.trains = True
@@ -24,7 +27,7 @@ def test_a_signal_is_a_request_where_something_trains_and_an_end_where_nothing_d
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_forked_process_ends_of_a_signal_as_any_other(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_forked_process_of_the_user_has_the_default_action(capfd: pytest.CaptureFixture[str]) -> None:
     with stop_signals():
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
@@ -33,3 +36,40 @@ def test_a_forked_process_ends_of_a_signal_as_any_other(capfd: pytest.CaptureFix
         child.join(10)
     assert child.exitcode == -signal.SIGTERM
     assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_saves_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stop_signals() as request:
+            request.trains = True
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # GNU timeout sends it twice at once
+            assert request.reason == "SIGINT"
+            monkeypatch.setattr("raydet3d.launch.signals.INSIST_S", 0.0)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_nested_blocks_share_a_request_and_one_that_is_over_ignores_signals() -> None:
+    with stop_signals() as outer, stop_signals() as inner:
+        assert outer is inner
+        outer.is_over = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer.reason is None
+
+
+def test_only_children_of_the_detaching_thread_lead_a_session() -> None:
+    command = [sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid())"]
+
+    def start() -> str:
+        # As Ray starts its daemons: with a preexec_fn, so that Python's fork handlers run.
+        return subprocess.run(
+            command, preexec_fn=lambda: None, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    with ThreadPoolExecutor(1) as other, detached_children():
+        assert (start(), other.submit(start).result()) == ("True", "False")
+    assert start() == "False"
