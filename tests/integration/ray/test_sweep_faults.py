@@ -201,10 +201,13 @@ def test_a_killed_node_costs_its_trials_nothing(undisturbed: Any, cluster: Any, 
         resources={"workers": workers, "cpus": 1 / workers},
         cfg_options={"nap": 1.0, "epochs": 5},
     )
-    sweep.until(2)
-    cluster.remove_node(nodes[0], allow_graceful=False)
+    pid = sweep.until(2)[-1]["pid"]
+    raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    lost = next(node for node in nodes if node.all_processes["raylet"][0].process.pid == raylet)
+    cluster.remove_node(lost, allow_graceful=False)
     assert sweep.wait() == 0, sweep.text()[-4000:]
     assert sweep.scores() == undisturbed(workers)
+    assert begins(sweep)[1] >= 1
 
 
 def test_records_name_what_was_tried_again(tmp_path: Path) -> None:
