@@ -1,4 +1,4 @@
-"""The door to a look ahead: ``python -m raydet3d.show config|schedule|hooks|groups|ray|registry ...``."""
+"""The command `python -m raydet3d.show config|schedule|hooks|groups|ray|registry ...`: show what a run will do."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ EXAMPLES = """examples:
   python -m raydet3d.show registry                              the tables of what a config may name by type=...
   python -m raydet3d.show registry OPTIMIZERS                   what one of them holds, and where it comes from
 
-exit codes: 0 done; 2 something in the config or the flags has to be mended"""
+exit codes: 0 done; 2 the config or a flag is wrong"""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The door's flags."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.show",
-        description="Show what a config will do, before it does it. Nothing is trained and no data are read or made.",
+        description="Show what a run with a config will do. Nothing is trained, and no data are read or made.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def show_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Print the resolved config, or what differs from another one."""
+    """Print the resolved config, or its differences from another one."""
     if args.diff is None:
         print(cfg.pretty_text, end="")
     else:
@@ -109,8 +109,8 @@ class Curves:
 
     Attributes:
         epoch_length: Iterations of an epoch.
-        lr: What iteration i trains with.
-        momentum: The same of the momentum (the first of ``betas`` where there is none).
+        lr: Learning rate of each iteration.
+        momentum: Momentum of each iteration (the first of `betas` for optimizers without momentum).
         corners: Iterations at which some schedule begins or ends.
     """
 
@@ -121,12 +121,12 @@ class Curves:
 
 
 def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 1) -> Curves:
-    """Run the config's schedules without a model, and note what each iteration would train with.
+    """Run the config's schedules without a model and record the values of each iteration.
 
     Args:
         cfg: The config.
         epoch_length: Iterations of an epoch.
-        workers: Training processes, for ``auto_scale_lr``.
+        workers: Training processes, for `auto_scale_lr`.
     """
     from torch import nn
 
@@ -134,7 +134,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     from raydet3d.runtime.build import build_optim, build_schedulers, lr_ratio
     from raydet3d.runtime.validate import refuse_deleted_optimizer
 
-    # paramwise_cfg and constructor tell parameters apart; the curve is that of the plain ones.
+    # The curve is that of parameters without rules in paramwise_cfg or a constructor.
     given = _needed(cfg, "optim_wrapper")
     refuse_deleted_optimizer(cfg)
     plain = {key: value for key, value in given.items() if key not in ("paramwise_cfg", "constructor")}
@@ -166,7 +166,7 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
 
 
 def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
-    """Print learning rate and momentum as a table; write them as CSV and PNG where asked to."""
+    """Print learning rate and momentum as a table; write them to CSV and PNG files on request."""
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     workers = options.resolved_batch_workers or options.max_workers or 1
     if args.rows < 2:
@@ -187,7 +187,7 @@ def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
         print(f"{name}: {values[low]:.6g} (iteration {low + 1}) to {values[high]:.6g} (iteration {high + 1})")
     for item in _listed(cfg.get("param_scheduler")):
         if str(item.get("type", "")).rpartition(".")[2].startswith("ReduceOnPlateau"):
-            print(f"{item['type']} follows a metric, which nobody knows in advance: left out")
+            print(f"{item['type']} depends on a metric of the run and is left out")
     if args.csv is not None:
         _into(args.csv, lambda: write_csv(args.csv, curves))
     if args.png is not None:
@@ -195,9 +195,9 @@ def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def sample_rows(curves: Curves, rows: int) -> list[int]:
-    """Iterations that tell the story: the first and the last, where schedules begin and end, even steps between.
+    """Return the iterations to print: the first, the last, the begin and end of schedules, and even steps between.
 
-    In between, an epoch's first iteration stands for it, where there are enough epochs.
+    With enough epochs, the steps are first iterations of epochs.
     """
     total, length = len(curves.lr), curves.epoch_length
     step = max(total / rows, 1)
@@ -209,7 +209,7 @@ def sample_rows(curves: Curves, rows: int) -> list[int]:
 
 
 def write_csv(path: Path, curves: Curves) -> None:
-    """Write one line for each iteration: iteration, epoch, lr, momentum; both counted from 1."""
+    """Write one line for each iteration: iteration and epoch, both counted from 1, learning rate, momentum."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["iteration", "epoch", "lr", "momentum"])
@@ -218,7 +218,7 @@ def write_csv(path: Path, curves: Curves) -> None:
 
 
 def write_png(path: Path, curves: Curves, *, title: str) -> None:
-    """Draw learning rate and momentum, one above the other."""
+    """Plot learning rate above momentum."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -237,15 +237,15 @@ def write_png(path: Path, curves: Curves, *, title: str) -> None:
 
 
 def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> tuple[int, str]:
-    """Iterations of an epoch, and where the number comes from.
+    """Return the iterations of an epoch, and where the number comes from.
 
     Args:
         cfg: The config.
-        given: What the user says; goes before the data.
-        workers: Training processes; they share the samples of an epoch.
+        given: The value of `--epoch-length`, which overrides the data.
+        workers: Training processes, which share the samples of an epoch.
 
     Raises:
-        InputError: The data are not on this machine and the user says nothing, or says less than 1.
+        InputError: The data are not on this machine and `given` is None, or `given` is less than 1.
     """
     if given is not None:
         if given < 1:
@@ -255,7 +255,7 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
     for file in _info_files(loader["dataset"]):
         if not file.is_file():
             raise InputError(
-                f"{file} is not here, so the length of an epoch is not known; "
+                f"{file} does not exist, so the length of an epoch is unknown; "
                 "prepare the data, or give --epoch-length N (iterations)"
             )
     from raydet3d.registry import DATASETS
@@ -270,14 +270,14 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
 
 
 def counts_iterations(cfg: Mapping[str, Any]) -> bool:
-    """Whether neither the run nor a schedule of it asks how long an epoch is."""
+    """Whether neither the run nor its schedules depend on the length of an epoch."""
     loop = _needed(cfg, "train_cfg")
     given = _listed(cfg.get("param_scheduler"))
     return bool(loop.get("max_iters")) and not any(item.get("by_epoch", True) for item in given)
 
 
 def _info_files(dataset: Mapping[str, Any]) -> Iterator[Path]:
-    """The info files that a data set reads, also inside of wrappers."""
+    """Yield the info files of a data set, also inside wrappers."""
     inner = dataset.get("dataset")
     several = dataset.get("datasets") or ([inner] if isinstance(inner, Mapping) else [])
     for item in several:
@@ -297,7 +297,7 @@ def show_hooks(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def show_groups(cfg: Config, args: argparse.Namespace) -> None:
-    """Print the param groups in memory: how many parameters, which settings, which parameters."""
+    """Print the param groups in memory: their settings and parameters."""
     from raydet3d.runtime.build import build_model, build_optim
 
     for key in ("model", "optim_wrapper"):
@@ -333,7 +333,7 @@ def _shortened(names: Sequence[str], limit: int = 8) -> list[str]:
 
 
 def show_ray(cfg: Config, args: argparse.Namespace) -> None:
-    """Print what a run will ask of the cluster, and each option with where its value comes from."""
+    """Print what a run will ask of the cluster, and each option with its value and whether that is the default."""
     options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
     print("\n".join(describe(options)))
     given = set(cfg.get("ray") or {}) | ({"num_workers"} if args.workers is not None else set())
@@ -349,10 +349,10 @@ def show_ray(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def show_registry(table: str | None) -> None:
-    """Print all tables with what they hold, or one with a line for each name.
+    """Print all tables with their names, or one table with a line for each name.
 
     Args:
-        table: ``HOOKS``, in any case, also in the singular; None for all.
+        table: `HOOKS`, in any case, also in the singular; None for all.
     """
     known = tables()
     if table is None:
@@ -373,7 +373,7 @@ def show_registry(table: str | None) -> None:
 
 
 def _cut(text: str, column: int) -> str:
-    """What of a text fits on a terminal's line from a column on; all of it where the reader is no terminal."""
+    """Cut a text to the rest of a terminal's line from a column on; return it whole if stdout is no terminal."""
     room = shutil.get_terminal_size().columns - column
     return text if not sys.stdout.isatty() or len(text) <= room else f"{text[: max(room - 3, 8)]}..."
 

@@ -1,4 +1,4 @@
-"""`Config`: what a config file, its bases and the overrides come to, with attribute and item access."""
+"""`Config`: the values of a config file, its bases and the overrides, with attribute and item access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
-from raydet3d.config.sections import KNOWN_KEYS, is_slip, misspelt
+from raydet3d.config.sections import KNOWN_KEYS, is_misspelling, misspelled_key
 from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
@@ -33,8 +33,8 @@ RESERVED = ("filename", "text", "pretty_text", "env_variables")
 class Config(MutableMapping[str, Any]):
     """A resolved config.
 
-    ``cfg.optim_wrapper.optimizer.lr`` and ``cfg["optim_wrapper"]["optimizer"]["lr"]`` are the same. A missing
-    attribute is an AttributeError, a missing item a KeyError.
+    `cfg.optim_wrapper.optimizer.lr` and `cfg["optim_wrapper"]["optimizer"]["lr"]` are the same. A missing attribute is
+    an AttributeError, a missing item a KeyError.
 
     Args:
         cfg_dict: The config's keys.
@@ -43,7 +43,7 @@ class Config(MutableMapping[str, Any]):
         origin: Where the values come from.
 
     Raises:
-        InputError: A key is one of the reserved names (``filename``, ``text``, ``pretty_text``, ``env_variables``).
+        InputError: A key is one of the reserved names (`filename`, `text`, `pretty_text`, `env_variables`).
     """
 
     _values: ConfigDict
@@ -83,22 +83,21 @@ class Config(MutableMapping[str, Any]):
         lazy_import: bool | None = None,
         format_python_code: bool = True,
     ) -> Self:
-        """Read a config file, its bases and the overrides, and import what ``custom_imports`` names.
+        """Read a config file, its bases and the overrides, and import the modules in `custom_imports`.
 
         Args:
-            filename: A path, or one of a shipped config (``find_config``).
-            options: Overrides. A key without a dot replaces the value of each module-level ``NAME = ...`` in every
-                file of the chain, so that all that is computed from it follows; a dict, and a key with dots, is
-                merged into the result.
-            import_custom_modules: Whether to run ``custom_imports``.
+            filename: A path, or the path of a shipped config (`find_config`).
+            options: Overrides. A key without a dot replaces the value of each module-level `NAME = ...` in every file
+                of the chain, so that everything computed from it follows; a dict, and a key with dots, is merged into
+                the result.
+            import_custom_modules: Whether to import the modules in `custom_imports`.
             require_env: Whether an environment variable that is not set and has no default is an error; else the
                 placeholder is kept as written, to compare dumped configs.
-            lazy_import: Accepted for MMEngine's sake: the file itself says which kind of config it is.
-            format_python_code: Accepted for MMEngine's sake: a dump is laid out in any case.
+            lazy_import: Ignored, for compatibility with MMEngine: the kind of config is read from the file.
+            format_python_code: Ignored, for compatibility with MMEngine: a dump is always formatted.
 
         Raises:
-            InputError: A file cannot be read, a top-level key is misspelt, or an override names nothing or changes
-                nothing.
+            InputError: A file cannot be read, a top-level key is misspelt, or an override names or changes nothing.
         """
         path = find_config(filename)
         options = dict(options or {})
@@ -137,11 +136,11 @@ class Config(MutableMapping[str, Any]):
         return cfg
 
     def import_custom_modules(self) -> None:
-        """Import what ``custom_imports`` names, so that users' classes enter their tables. Also run on each worker.
+        """Import the modules in `custom_imports`, which register users' classes. Also called on each worker.
 
         Raises:
-            InputError: ``custom_imports`` is malformed, or a module fails (unless it is not to be found and
-                ``allow_failed_imports`` is set). ``detail`` holds the module's own trace.
+            InputError: `custom_imports` is malformed, or a module fails (unless it is not found and
+                `allow_failed_imports` is set). `detail` holds the module's own traceback.
         """
         spec = self.get("custom_imports")
         if not spec:
@@ -155,7 +154,7 @@ class Config(MutableMapping[str, Any]):
                 raise InputError(f"{where}: custom_imports takes names of modules, got {name!r}")
             try:
                 compat.import_plugin(name)
-            except Exception as error:  # whatever a user's module raises is that module's mistake
+            except Exception as error:  # a user's module may raise anything
                 failed = _failed_import(where, name, error)
                 if not (isinstance(error, ImportError) and spec.get("allow_failed_imports", False)):
                     raise failed from error
@@ -164,14 +163,14 @@ class Config(MutableMapping[str, Any]):
     # ----------------------------------------------------------------------------------------------------- changing
 
     def merge_from_dict(self, options: Mapping[str, Any], allow_list_keys: bool = True) -> None:
-        """Put values at dotted keys, as ``{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}``.
+        """Set values at dotted keys, as `{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}`.
 
         Args:
             options: Values by key.
             allow_list_keys: Whether a number in a key may index a list.
 
         Raises:
-            InputError: A key goes through something that has nothing inside, or past a list's end.
+            InputError: A key goes through a value that is no dict or list, or past a list's end.
         """
         values: Any = self._values
         for key, value in options.items():
@@ -179,19 +178,19 @@ class Config(MutableMapping[str, Any]):
         object.__setattr__(self, "_values", ConfigDict(values))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """As ``ConfigDict.update``."""
+        """See `ConfigDict.update`."""
         self._values.update(*args, **kwargs)
 
     # ----------------------------------------------------------------------------------------------------- writing
 
     @property
     def filename(self) -> str | None:
-        """The file that this was read from."""
+        """The file that the config was read from."""
         return self._filename
 
     @property
     def text(self) -> str:
-        """The text of the file and of its bases, each after its name."""
+        """The text of the file and its bases, each after its path."""
         return self._text
 
     @property
@@ -201,31 +200,31 @@ class Config(MutableMapping[str, Any]):
 
     @property
     def env_variables(self) -> dict[str, str]:
-        """Environment variables that the config's text took values from."""
+        """The environment variables that values were taken from."""
         return dict(self._origin.env)
 
     @property
     def origin(self) -> Origin:
-        """Where the values come from; give it to the ``Config`` that is made of ``to_dict()`` elsewhere."""
+        """Where the values come from; pass it to a `Config` that is made from `to_dict()` in another process."""
         return self._origin
 
     def where(self, key: str) -> str:
-        """``file:line`` at which a dotted key was set last (or what is round it); empty where no file did."""
+        """Return `file:line` where a dotted key, or the dict around it, was set last; empty if no file sets it."""
         return self._origin.where(key)
 
     @property
     def pretty_text(self) -> str:
-        """Python text that reads back as this config.
+        """Python text that loads to an equal config.
 
-        What environment variables gave is written as they were asked for, other secrets are redacted.
+        Values of environment variables are written as placeholders, other secrets are redacted.
         """
         return to_text(self._values, references=self._origin.references)
 
     def dump(self, path: str | Path | None = None) -> str:
-        """Write the config to a ``.py``, ``.yaml``, ``.yml`` or ``.json`` file, which loads to an equal one.
+        """Write the config to a `.py`, `.yaml`, `.yml` or `.json` file that loads to an equal config.
 
         Returns:
-            The text (as python where no path is given).
+            The text (Python if no path is given).
         """
         if path is None:
             return self.pretty_text
@@ -233,17 +232,17 @@ class Config(MutableMapping[str, Any]):
         return Path(path).read_text(encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as plain dicts, lists and tuples, sharing nothing with this one."""
+        """Return the config as plain dicts, lists and tuples that share nothing with it."""
         return self._values.to_dict()
 
     def redacted(self) -> dict[str, Any]:
-        """The config as it is dumped, as plain data: secrets hidden, placeholders as they were written. For records."""
+        """Return the config as plain data without secrets, for records: placeholders in place of environment values."""
         plain: dict[str, Any] = redact(restore_references(to_plain(self._values), self._origin.references))
         return plain
 
     @staticmethod
     def diff(old: Config | str | Path, new: Config | str | Path) -> str:
-        """A unified diff of two configs as text; empty where they are equal."""
+        """Return a unified diff of two configs as text; empty if they are equal."""
         pair = [item if isinstance(item, Config) else Config.fromfile(item) for item in (old, new)]
         before, after = (cfg.pretty_text.splitlines() for cfg in pair)
         names = [cfg.filename or "config" for cfg in pair]
@@ -281,15 +280,15 @@ class Config(MutableMapping[str, Any]):
         return len(self._values)
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """Take a top-level key out."""
+        """Remove a top-level key and return its value."""
         return self._values.pop(key, default)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """The value of a top-level key, set to ``default`` first where it is missing."""
+        """Return the value of a top-level key, after setting it to `default` if it is missing."""
         return self._values.setdefault(key, default)
 
     def copy(self) -> Self:
-        """A copy that shares nothing with this one."""
+        """Return a deep copy."""
         return copy.deepcopy(self)
 
     def __copy__(self) -> Self:
@@ -303,7 +302,7 @@ class Config(MutableMapping[str, Any]):
         return _restore, (type(self), dict(self._values), self._filename, self._text, self._origin)
 
     def __eq__(self, other: object) -> bool:
-        """Equal keys and values; lists and tuples count as the same, since JSON knows no tuples."""
+        """Compare keys and values; lists and tuples are equal, since JSON has no tuples."""
         mine = other._values if isinstance(other, Config) else other
         return isinstance(mine, Mapping) and _listed(to_plain(self._values)) == _listed(to_plain(mine))
 
@@ -320,7 +319,7 @@ def _restore(
 
 
 def _failed_import(where: str, name: str, error: Exception) -> InputError:
-    """The sentence for a module that cannot be imported, with its own trace below it where it has one."""
+    """Return the error for a module that cannot be imported, with the module's own traceback as its detail."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame for frame in frames[1:] if not frame.filename.startswith("<frozen") and frame.filename not in _OF_PYTHON
@@ -358,45 +357,45 @@ def _refuse_nul(values: Any, origin: Origin, path: Path, key: str = "") -> None:
 
 
 def _refuse_misspelt(source: ConfigFile, merged: Mapping[str, Any]) -> None:
-    """Refuse a top-level key that must be a slip of the keys.
+    """Refuse a top-level key that must be a misspelling of a known one.
 
-    Where a base holds the right key, the slip is told by what the file itself does: it sets the wrong key, does not set
-    the right one, and reads the wrong one nowhere.
+    If a base has the right key, a file's key is a misspelling if the file does not set the right one and does not read
+    the wrong one.
     """
     for key, value in source.values.items():
-        meant = misspelt(key, value, merged)
+        meant = misspelled_key(key, value, merged)
         if meant is None and key not in source.used:
-            meant = misspelt(key, value, source.values)
+            meant = misspelled_key(key, value, source.values)
         if meant is not None:
             line = source.lines.get(key)
             raise InputError(f"{source.path}{f':{line}' if line else ''}: unknown key {key!r}; did you mean {meant!r}?")
 
 
 def _refuse_unknown(key: str, values: Mapping[str, Any]) -> None:
-    """Refuse an override of something that neither the config nor the runtime knows."""
+    """Refuse an override of a key that neither the config has nor the runtime reads."""
     first = str(split_key(key)[0])
     if first in values or first in KNOWN_KEYS:
         return
     names = [*values, *KNOWN_KEYS]
-    slip = next((name for name in names if is_slip(first, name)), None)
+    slip = next((name for name in names if is_misspelling(first, name)), None)
     hint = f"; did you mean {slip!r}?" if slip else nearest(first, names)
     raise InputError(f"config option {key}: the config has no {first!r}, so this changes nothing{hint}")
 
 
 def _refuse_read_variable(key: str, chain: InheritanceChain) -> None:
-    """Refuse to merge into a variable that the files have read already: what was made of it stays as it is."""
+    """Refuse to merge into a variable that the files have read already: values computed from it would not change."""
     first = str(split_key(key)[0])
     if first not in KNOWN_KEYS and any(first in source.used for source in chain.sources):
         raise InputError(
-            f"config option {key}: {first!r} is a variable, and what is made of it has its values already, so this "
-            "changes nothing; override the keys that it went into (python -m raydet3d.show config shows them)"
+            f"config option {key}: {first!r} is a variable, and values computed from it are set already, so this "
+            "changes nothing; override the keys that use it (python -m raydet3d.show config shows them)"
         )
 
 
 def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, Any], chain: InheritanceChain) -> None:
-    """Refuse a knob that is there but whose value reaches nothing, because later code sets it anew."""
+    """Refuse an override of a variable that later code assigns again."""
     if chain.values.get(key) == overrides[key]:
         return
     without = read_chain(path, {name: value for name, value in overrides.items() if name != key})
     if _listed(to_plain(without.values)) == _listed(to_plain(chain.values)):
-        raise InputError(f"config option {key}: later code in {path.name} sets {key} anew, so this changes nothing")
+        raise InputError(f"config option {key}: later code in {path.name} sets {key} again, so this changes nothing")

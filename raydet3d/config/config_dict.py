@@ -1,4 +1,4 @@
-"""The nested dict that a config is, and how one is merged over another."""
+"""`ConfigDict`, the nested dict of a config, and merging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConfigDict(dict[str, Any]):
     """A dict whose keys can be read, set and deleted as attributes, at any depth.
 
     Dicts inside it, also those in lists and tuples, are ConfigDicts too. A missing attribute is an AttributeError, a
-    missing item a KeyError; nothing is made by looking at it. A ``DottedPath`` path, read by its key, is what it names.
+    missing item a KeyError; access creates nothing. A `DottedPath` path, read by its key, is what it names.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class ConfigDict(dict[str, Any]):
         return value.build() if isinstance(value, DottedPath) else value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``, or the default."""
+        """Return the value of `key`, or the default."""
         value = super().get(key, default)
         return value.build() if isinstance(value, DottedPath) else value
 
@@ -55,19 +55,19 @@ class ConfigDict(dict[str, Any]):
             raise AttributeError(f"the config has no {name!r}{nearest(name, self)}") from None
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``, which is set to ``default`` first where it is missing."""
+        """Return the value of `key`, after setting it to `default` if it is missing."""
         if key not in self:
             self[key] = default
         return self[key]
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """Take ``key`` out. As in MMEngine, a key that is not there gives the default and no KeyError."""
+        """Remove `key` and return its value; as in MMEngine, the default (None) if it is missing."""
         return super().pop(key, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set keys; a dict over a dict is updated inside, as configs that call ``model.update(...)`` expect.
+        """Set keys; a dict over a dict is updated recursively, as configs that call `model.update(...)` expect.
 
-        ``_delete_=True`` in what is set drops what was there, at the top and inside, as it does in ``merge``.
+        `_delete_=True` in a dict drops the old values, at the top and inside, as in `merge`.
         """
         given = dict(*args, **kwargs)
         if given.pop(DELETE, False) is True:
@@ -80,27 +80,27 @@ class ConfigDict(dict[str, Any]):
                 self[key] = value
 
     def merge(self, other: Mapping[str, Any]) -> None:
-        """Merge ``other`` over this dict; ``_delete_=True`` inside it drops what was here."""
+        """Merge `other` over this dict; `_delete_=True` inside it drops the old values."""
         merged = merge(self, other)
         self.clear()
         for key, value in merged.items():
             self[key] = value
 
     def copy(self) -> ConfigDict:
-        """A shallow copy."""
+        """Return a shallow copy."""
         return ConfigDict(self)
 
     def __copy__(self) -> ConfigDict:
         return self.copy()
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain dicts, lists and tuples, sharing nothing with this one."""
+        """Return plain dicts, lists and tuples that share nothing with this dict."""
         plain: dict[str, Any] = to_plain(self)
         return plain
 
 
 def to_config(value: Any) -> Any:
-    """``value`` with every plain dict in it, also in lists and tuples, made a ConfigDict."""
+    """Return `value` with each plain dict in it, also in lists and tuples, as a ConfigDict."""
     if isinstance(value, ConfigDict):
         return value
     if type(value) in (dict, OrderedDict):
@@ -111,9 +111,9 @@ def to_config(value: Any) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` as plain dicts, lists and tuples; a class or function becomes its import path.
+    """Return `value` as plain dicts, lists and tuples; a class or function becomes its import path.
 
-    One that the config's own code defines has no such path, and stays what it is.
+    One that the config's own code defines has no import path, and is kept.
     """
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
@@ -127,18 +127,18 @@ def to_plain(value: Any) -> Any:
 
 
 def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") -> dict[str, Any]:
-    """A new dict: ``child`` over ``base``.
+    """Return a new dict: `child` over `base`.
 
-    Dicts are merged key by key; anything else, lists too, replaces what the base had. ``_delete_=True`` in a dict of
-    the child drops the base's dict instead of merging into it, and is itself dropped everywhere.
+    Dicts are merged key by key; any other value, lists included, replaces the base's. `_delete_=True` in a dict of the
+    child drops the base's dict instead of merging into it, and is itself dropped everywhere.
 
     Args:
-        base: What is inherited. Neither argument is changed, and the result shares no dict or list with them.
-        child: What is written over it.
+        base: The inherited dict. Neither argument is changed, and the result shares no dict or list with them.
+        child: The overriding dict.
         path: Where in the config this happens, for messages.
 
     Raises:
-        InputError: The child has a dict where the base has something else, and does not say ``_delete_=True``.
+        InputError: The child has a dict where the base has another value, without `_delete_=True`.
     """
     if child.get(DELETE):
         return {key: _fresh(value) for key, value in child.items() if key != DELETE}
@@ -162,7 +162,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
 
 
 def _fresh(value: Any) -> Any:
-    """A copy of the containers in ``value``, without ``_delete_`` keys."""
+    """Return `value` with new containers, without `_delete_` keys."""
     if isinstance(value, Mapping):
         return {key: _fresh(item) for key, item in value.items() if key != DELETE}
     if type(value) in (list, tuple):

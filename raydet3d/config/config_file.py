@@ -1,4 +1,4 @@
-"""What a config file is read into: a draft, whose bases are known, and a source, whose values are."""
+"""The two stages of reading a config file: parsed (its bases are known) and run (its values are known)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ConfigFile:
         text: Its text.
         values: Its own top-level keys, not yet merged over its bases.
         lines: The line at which each top-level key is set first.
-        used: The top-level names that the file itself reads, its own and those of its bases.
+        used: The top-level names that the file reads, its own and those of its bases.
         places: The line of each key, at any depth.
-        env: The environment variables that it took values from.
+        env: The environment variables that it takes values from.
         namespace: All its names with their values, imported ones too: what a pure-python config may import from it.
-        imported: The names that it imports, which are no values.
+        imported: The names that it imports, which are no values of the config.
     """
 
     path: Path
@@ -45,9 +45,14 @@ Run = Callable[[ConfigDict], ConfigFile]
 
 @dataclass
 class ParsedFile:
-    """A file that has been parsed and not yet run: its bases are known (``line`` is theirs), its values are not.
+    """A config file that is parsed and not yet run.
 
-    ``pure`` holds the bases of a pure-python config; of all others it is None.
+    Attributes:
+        bases: Its `_base_`.
+        overrides: The variables in it that are overridden.
+        run: From the values of the bases to the file's own.
+        line: The line of `_base_`.
+        pure: The bases of a pure-python config; None for all others.
     """
 
     bases: list[str]
@@ -57,15 +62,15 @@ class ParsedFile:
     pure: list[pure_python.Base] | None = None
 
     def place(self, path: Path) -> str:
-        """``file:line`` of what the file says of its bases."""
+        """Return `file:line` of its `_base_`."""
         return f"{path}:{self.line}" if self.line else str(path)
 
 
 def bases_of(path: Path, value: Any, line: int | None = None) -> list[str]:
-    """The entries of a ``_base_``.
+    """Return the entries of a `_base_`.
 
     Raises:
-        InputError: They are no paths.
+        InputError: They are not paths.
     """
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):

@@ -1,4 +1,4 @@
-"""A config as text that loads to an equal config: python, YAML or JSON."""
+"""Write a config as Python, YAML or JSON that loads to an equal config."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _PLACEHOLDER = re.compile(r"\{\{\$(\w+):.*?\}\}")
 def to_text(
     values: Mapping[str, Any], suffix: str = ".py", *, references: Mapping[Place, tuple[Any, str]] | None = None
 ) -> str:
-    """A config as the text of a ``.py``, ``.yaml``/``.yml`` or ``.json`` file.
+    """Return a config as the text of a `.py`, `.yaml`, `.yml` or `.json` file.
 
-    What the environment gave is written as it was asked for (``{{$NAME:default}}``); other values under ``api_key``,
-    ``token``, ``secret`` and ``password`` are redacted. JSON has no tuples: they are written as lists.
+    Values of environment variables are written as placeholders (`{{$NAME:default}}`); other secrets are redacted, see
+    `redact`. JSON has no tuples: they are written as lists.
 
     Args:
         values: The config.
         suffix: Of the file.
-        references: What the environment gave (`Origin.references`).
+        references: The values of environment variables (`Origin.references`).
 
     Raises:
-        InputError: A value is no plain data, JSON is to hold a key that is no text, or the suffix is another one.
+        InputError: A value is no plain data, a key in JSON is no string, or the suffix is unknown.
     """
     literals: dict[str, str] = {}
     filled = restore_references(_checked(to_plain(values), ""), references or {}, literals)
@@ -65,7 +65,7 @@ def _in_language(plain: dict[str, Any], suffix: str) -> str:
 def write_text(
     path: Path, values: Mapping[str, Any], *, references: Mapping[Place, tuple[Any, str]] | None = None
 ) -> None:
-    """Write a config to a file whose suffix says how; folders are made as needed. See ``to_text``."""
+    """Write a config to a file in the language of its suffix, see `to_text`; folders are made as needed."""
     text = to_text(values, path.suffix, references=references)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -103,7 +103,7 @@ def _variable(name: str, value: Any) -> str:
 
 
 def _checked(value: Any, path: str) -> Any:
-    """Plain data only; numpy's scalars become python's, paths become texts."""
+    """Return plain data: numpy's scalars become Python's, paths become strings."""
     if isinstance(value, Mapping):
         return {key: _checked(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -118,20 +118,20 @@ def _checked(value: Any, path: str) -> Any:
 
 
 def _check_keys(value: Any, path: str) -> None:
-    """Refuse what JSON would load as something else: its keys are texts, so that 0 comes back as "0"."""
+    """Refuse keys that JSON would load as strings, such as 0 as "0"."""
     if not isinstance(value, dict | list | tuple):
         return
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(value, dict) and not isinstance(key, str):
             raise InputError(
-                f"{path or 'the config'} has the key {key!r}, and JSON knows no keys but texts; "
+                f"{path or 'the config'} has the key {key!r}, and keys in JSON are strings; "
                 "dump this config to .yaml or .py"
             )
         _check_keys(item, f"{path}.{key}" if path else str(key))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML that keeps tuples, and writes a value out wherever it stands instead of pointing back to it."""
+    """Safe YAML with tuples and without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -151,12 +151,12 @@ _Dumper.add_representer(
 
 
 def _source(value: Any, column: int, indent: int) -> str:
-    """Python source of ``value``: on one line where it fits, else an item a line.
+    """Return Python source of `value`: on one line if it fits, else one item per line.
 
     Args:
         value: Plain data.
-        column: Where on its line the value starts.
-        indent: How far the line is indented.
+        column: Column at which the value starts.
+        indent: Indentation of the line.
     """
     flat = _flat(value)
     if column + len(flat) < WIDTH or not isinstance(value, dict | list | tuple) or not value:

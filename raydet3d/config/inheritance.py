@@ -1,4 +1,4 @@
-"""From a config file to its merged values: run or parse the file, load its bases, merge it over them.
+"""Read a config file with its bases: parse it, read its bases, run it, merge its values over theirs.
 
 A reader per suffix (`READERS`) turns one file into a `ParsedFile`, and that into a `ConfigFile`; bases and merging are
 the same for all of them.
@@ -29,13 +29,13 @@ DEPRECATION = "_deprecation_"
 
 @dataclass
 class InheritanceChain:
-    """A config file with all that it inherits from.
+    """A config file with its bases.
 
     Attributes:
         values: The merged config.
         sources: The files, bases first.
         overridden: The overrides that some file has.
-        kind: ``pure`` (python with ``read_base`` or imports), ``text`` (with ``_base_``), or ``plain`` (neither).
+        kind: `pure` (Python with `read_base` or imports), `text` (with `_base_`), or `plain` (neither).
     """
 
     values: ConfigDict
@@ -59,14 +59,14 @@ def read_chain(
     require_env: bool = True,
     via: tuple[tuple[Path, str], ...] = (),
 ) -> InheritanceChain:
-    """Read a config file and, before it, everything that it inherits from.
+    """Read a config file after its bases.
 
     Args:
-        path: A ``.py``, ``.yaml``, ``.yml`` or ``.json`` file.
-        overrides: Values that replace those of plain module-level ``NAME = ...`` in every file of the chain.
+        path: A `.py`, `.yaml`, `.yml` or `.json` file.
+        overrides: Values that replace those of plain module-level `NAME = ...` in every file of the chain.
         require_env: Whether an environment variable that is not set and has no default is an error; else the
             placeholder is kept as written.
-        via: The files whose ``_base_`` led here, each with the place where it says so.
+        via: The files whose `_base_` led here, each with the `file:line` of its `_base_`.
 
     Raises:
         InputError: Something in a file cannot be read, run or merged; the message names file, line and key.
@@ -134,7 +134,7 @@ def _read_pure(
     read_base: Callable[..., InheritanceChain],
     via: tuple[tuple[Path, str], ...],
 ) -> InheritanceChain:
-    """As ``read_chain``, for a pure-python config: it starts with the names of its bases, and nothing is merged."""
+    """Read the rest of a pure-python config: it starts with the names of its bases, and nothing is merged."""
     taken: dict[str, Any] = {}
     imported: set[str] = set()
     sources: list[ConfigFile] = []
@@ -159,7 +159,7 @@ def _read_pure(
 
 
 def _set_at(chain: InheritanceChain, key: str) -> str:
-    """``file:line`` at which a chain sets a top-level key last."""
+    """Return `file:line` where a chain sets a top-level key last."""
     for source in reversed(chain.sources):
         if key in source.lines:
             return f"{source.path}:{source.lines[key]}"
@@ -167,7 +167,7 @@ def _set_at(chain: InheritanceChain, key: str) -> str:
 
 
 def _deprecated(path: Path, notice: Any) -> None:
-    """Warn of a config that says ``_deprecation_ = dict(expected=..., reference=...)``."""
+    """Warn of a config with `_deprecation_ = dict(expected=..., reference=...)`."""
     if isinstance(notice, Mapping):
         more = f" (see {notice['reference']})" if notice.get("reference") else ""
         instead = f"; use {notice['expected']} instead" if notice.get("expected") else ""
@@ -175,7 +175,7 @@ def _deprecated(path: Path, notice: Any) -> None:
 
 
 def _base_path(path: Path, name: str, here: str) -> Path:
-    """The file that an entry of ``_base_`` means; ``mmdet3d::x`` comes with this package, or with an installed one."""
+    """Return the file of an entry of `_base_`; `mmdet3d::x` comes with this package or an installed one."""
     package, sign, inner = name.partition("::")
     if not sign:
         return path.parent / name

@@ -1,4 +1,4 @@
-"""What is written after ``--cfg-options``: ``KEY=VALUE`` texts to values, and dotted keys to places in a config.
+"""`--cfg-options`: parse `KEY=VALUE` strings, and set values at dotted keys.
 
 lr=0.002  load_from=None  train_cfg.val_interval=5  param_scheduler.0.T_max=30  'betas=(0.9, 0.99)'
 'model.train_cfg={"pos_weight": 2}'  "classes=[Car, 'Van 2']"  'custom_keys["bbox_head.conv"].lr_mult=0.1'
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE, merge
-from raydet3d.config.sections import is_slip
+from raydet3d.config.sections import is_misspelling
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
 _OPEN = {"[": "]", "(": ")", "{": "}"}
@@ -27,14 +27,14 @@ _STEP = re.compile(
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """``["lr=0.1", "a.b=[1, 2]"]`` to ``{"lr": 0.1, "a.b": [1, 2]}``, in that order.
+    """Parse `["lr=0.1", "a.b=[1, 2]"]` to `{"lr": 0.1, "a.b": [1, 2]}`, in that order.
 
-    Numbers, ``true``/``false`` and ``None`` become what they say; ``[...]`` and a bare ``a,b`` become lists, ``(...)``
-    tuples, ``{...}`` and ``dict(...)`` dicts, all nestable; what is in quotes stays a string, and so does everything
-    else.
+    Numbers, `true`/`false` and `None` are converted; `[...]` and a bare `a,b` become lists, `(...)`
+    tuples, `{...}` and `dict(...)` dicts, all nestable; quoted and all other
+    text stays a string.
 
     Raises:
-        InputError: A text is no ``KEY=VALUE``, or its brackets or quotes do not match.
+        InputError: A string is no `KEY=VALUE`, or its brackets or quotes do not match.
     """
     options: dict[str, Any] = {}
     for text in texts:
@@ -50,17 +50,17 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str, *, name: str = "value") -> Any:
-    """One value as written after the ``=``.
+    """Parse one value as written after the `=`.
 
     Args:
-        text: The text of the value.
+        text: The value as written.
         name: Its key, for messages.
     """
     return _Value(text, name).read()
 
 
 class _Value:
-    """Reads a value from its text, left to right."""
+    """Recursive descent parser of a value."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text = text.strip()
@@ -138,7 +138,7 @@ class _Value:
         return word
 
     def word(self, end: str) -> str:
-        """Text up to a comma or one of ``end``, over brackets that open inside of it."""
+        """Read up to a comma or one of `end`, past brackets that open inside."""
         start = self.at
         waiting: list[str] = []
         while self.at < len(self.text):
@@ -160,7 +160,7 @@ class _Value:
 
 
 def scalar(word: str) -> Any:
-    """A bare word as the number, truth value or None that it says, else as itself."""
+    """Convert a word without quotes to a number, a boolean or None, else return it."""
     for kind in (int, float):
         try:
             return kind(word)
@@ -170,7 +170,7 @@ def scalar(word: str) -> Any:
 
 
 def split_key(key: str) -> list[str | int]:
-    """``a.b[0].c`` or ``a["x.y"].0`` to its steps; a step of digits is an int."""
+    """Split `a.b[0].c` or `a["x.y"].0` into its steps; a step of digits is an int."""
     steps: list[str | int] = []
     at = 0
     while at < len(key):
@@ -191,7 +191,7 @@ def split_key(key: str) -> list[str | int]:
 
 
 class DictAction(argparse.Action):
-    """An argparse action for ``--cfg-options KEY=VALUE ...``, for scripts in MMEngine's habit; may be repeated."""
+    """An argparse action for `--cfg-options KEY=VALUE ...`, for scripts written for MMEngine; may be repeated."""
 
     def __call__(
         self,
@@ -200,22 +200,22 @@ class DictAction(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Add the options to those that are there."""
+        """Add the options to those of earlier flags."""
         there = getattr(namespace, self.dest, None) or {}
         setattr(namespace, self.dest, {**there, **parse_options([values] if isinstance(values, str) else values)})
 
 
 def set_key(tree: Any, key: str, value: Any, *, allow_list_keys: bool = True) -> Any:
-    """``tree`` with ``value`` put at a dotted key. A dict is merged over a dict; lists are indexed, also from the end.
+    """Return `tree` with `value` at a dotted key. A dict is merged over a dict; lists are indexed, also from the end.
 
     Args:
         tree: A plain dict; not changed.
-        key: ``a.b.0.c``.
+        key: `a.b.0.c`.
         value: Any value.
         allow_list_keys: Whether a number may index a list.
 
     Raises:
-        InputError: The key goes through something that is no dict or list, past a list's end, or is a misspelling.
+        InputError: The key goes through a value that is no dict or list, past a list's end, or is a misspelling.
     """
     return _put(tree, split_key(key), value, key=key, done="", lists=allow_list_keys)
 
@@ -243,7 +243,7 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, 
         raise InputError(f"config option {key}: {done} is {here!r}, which has nothing inside")
     name: Any = step if step in here else str(step)
     if name not in here:
-        slip = next((other for other in here if _is_slip(str(name), str(other))), None)
+        slip = next((other for other in here if _is_misspelling(str(name), str(other))), None)
         if slip is not None and name != DELETE:
             raise InputError(f"config option {key}: {done or 'the config'} has no {name!r}; did you mean {slip!r}?")
         if isinstance(step, int):
@@ -251,6 +251,6 @@ def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, 
     return {**here, name: _put(dict(here).get(name), rest, value, key=key, done=place, lists=lists)}
 
 
-def _is_slip(written: str, meant: str) -> bool:
-    """As ``is_slip``, but ``blocks.10`` is no slip for ``blocks.11``."""
-    return re.sub(r"\d+", "", written) != re.sub(r"\d+", "", meant) and is_slip(written, meant)
+def _is_misspelling(written: str, meant: str) -> bool:
+    """Like `is_misspelling`, but `blocks.10` is no misspelling of `blocks.11`."""
+    return re.sub(r"\d+", "", written) != re.sub(r"\d+", "", meant) and is_misspelling(written, meant)

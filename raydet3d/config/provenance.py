@@ -1,4 +1,4 @@
-"""Where a config's values come from: file and line of each key, and what the environment gave."""
+"""Where a config's values come from: file and line of each key, and environment variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Origin:
     """Plain data that travels with a config.
 
     Attributes:
-        lines: ``file:line`` at which each dotted key was set last.
+        lines: `file:line` where each dotted key was set last.
         env: The environment variables that values were taken from.
         references: By place, the values that the environment gave, and the placeholders as written.
     """
@@ -31,18 +31,18 @@ class Origin:
     references: References = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as what JSON knows, for another process."""
+        """Return the fields as JSON types, for another process."""
         references = [[list(place), value, text] for place, (value, text) in self.references.items()]
         return {"lines": dict(self.lines), "env": dict(self.env), "references": references}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Origin:
-        """What ``to_dict`` gave."""
+        """Restore from `to_dict`."""
         references = {tuple(place): (value, text) for place, value, text in given.get("references", ())}
         return cls(lines=given.get("lines", {}), env=given.get("env", {}), references=references)
 
     def where(self, key: str) -> str:
-        """``file:line`` of a dotted key, or of the nearest thing round it that has one; else an empty text."""
+        """Return `file:line` of a dotted key, or of the nearest dict or list around it; else an empty string."""
         while key:
             if key in self.lines:
                 return self.lines[key]
@@ -50,10 +50,10 @@ class Origin:
         return ""
 
     def place_of(self, message: str) -> str:
-        """``file:line`` of what a message is about, which begins with a key.
+        """Return `file:line` for a message that begins with a key.
 
-        A name in quotes that stands below this key exactly once is what it is about (a misspelt argument), and so is
-        the ``type`` where the message speaks of one.
+        More precisely that of a name in the message which occurs below this key exactly once: an argument, a quoted
+        name, or `type` if the message is about one.
         """
         found = _KEY.match(message)
         if found is None:
@@ -72,7 +72,7 @@ class Origin:
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Put file and line in front of what goes wrong meanwhile and names a key of the config."""
+        """Prefix an `InputError` raised in the block with file and line of the config key that it names."""
         try:
             yield
         except InputError as error:

@@ -1,4 +1,4 @@
-"""Pure-python configs: bases by ``with read_base():``, and imported names that stay names until a part is built.
+"""Pure-python configs: bases by `with read_base():`, and imported names that are resolved when a part is built.
 
     from mmengine.config import read_base
     from mmdet3d.models import VoxelNet
@@ -8,9 +8,9 @@
 
     model = dict(type=VoxelNet)
 
-A file is one of these when it says so with ``read_base``, or imports anything that is no part of python itself, and
-does not set ``_base_``. Its imports are not carried out: ``VoxelNet`` is a ``Name`` while files are read, and
-``'mmdet3d.models.VoxelNet'`` in the config that comes out.
+A file is one of these if it uses `read_base`, or imports anything outside the standard library, and does not set
+`_base_`. Its imports are not executed: `VoxelNet` is a `Name` while files are read, and `'mmdet3d.models.VoxelNet'` in
+the resulting config.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from raydet3d.errors import InputError, nearest
 
 MAKE_NAME = "__name_of__"
 READ_BASE = "read_base"
-_CONFIG_MODULES = ("mmengine.config", "raydet3d.config")  # whose names a config uses itself
+_CONFIG_MODULES = ("mmengine.config", "raydet3d.config")  # names that configs use themselves
 
 
 @contextmanager
 def read_base() -> Iterator[None]:
-    """Mark the imports of bases in a pure-python config; does nothing by itself."""
+    """Mark the imports of bases in a pure-python config; a context manager without effect."""
     yield
 
 
 class Name:
-    """Something imported, while configs are read: known by its dotted path, and so are its attributes.
+    """The dotted path of an imported name, while configs are read; its attributes are names as well.
 
     Args:
         path: The dotted path.
@@ -55,8 +55,8 @@ class Name:
         return Name(f"{self._path}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: there is nothing to call yet."""
-        raise TypeError(f"{self._path} cannot be called here: it is imported when a part is built, not before")
+        """Raise a TypeError: the name is not imported yet."""
+        raise TypeError(f"{self._path} cannot be called in a config: it is imported when a part is built")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Name) and other._path == self._path
@@ -70,12 +70,12 @@ class Name:
 
 @dataclass(frozen=True)
 class Base:
-    """One ``from ... import ...`` under ``read_base``.
+    """One `from ... import ...` under `read_base`.
 
     Attributes:
-        file: The config that it means.
-        names: What is taken, and under which name; ``*`` for everything.
-        place: ``file:line`` of the import.
+        file: The base config.
+        names: Pairs of a name in the base and its name here; `*` for all names.
+        place: `file:line` of the import.
     """
 
     file: Path
@@ -83,7 +83,7 @@ class Base:
     place: str
 
     def take(self, namespace: Mapping[str, Any]) -> dict[str, Any]:
-        """What this import brings, out of the names of the base."""
+        """Return the imported names with their values, from the names of the base."""
         taken: dict[str, Any] = {}
         for name, mine in self.names:
             if name == "*":
@@ -111,21 +111,21 @@ def is_pure(tree: ast.Module) -> bool:
 
 
 def imports_aliases(tree: ast.Module) -> bool:
-    """Whether a parsed file imports something by a guest's name."""
+    """Whether a parsed file imports something by the name of an aliased package."""
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return any(name.partition(".")[0] in compat.ROOTS for name in names)
 
 
 def take_bases(path: Path, tree: ast.Module) -> list[Base]:
-    """Take the ``read_base`` blocks out of a file.
+    """Remove the `read_base` blocks from a file and return their imports.
 
     Args:
         path: The file, for messages and relative imports.
         tree: The parsed file; changed.
 
     Raises:
-        InputError: Such a block holds anything else than imports of configs.
+        InputError: Such a block contains anything but imports of configs.
     """
     bases = []
     body: list[ast.stmt] = []
@@ -146,7 +146,7 @@ def take_bases(path: Path, tree: ast.Module) -> list[Base]:
 
 
 class LazyImports(ast.NodeTransformer):
-    """Turns imports of a pure-python config, but for python's own modules, into names.
+    """Replace imports of a pure-python config, except those of the standard library, by names.
 
     Args:
         path: The file, for messages.
@@ -156,17 +156,17 @@ class LazyImports(ast.NodeTransformer):
         self.path = path
 
     def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
-        """Leave what a function imports when it is called."""
+        """Keep the imports inside functions."""
         return node
 
     visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | list[ast.AST]:
-        """``from a.b import c as d`` is ``d``, the name of ``a.b.c``."""
+        """Replace `from a.b import c as d` by `d`, the name of `a.b.c`."""
         text = ast.unparse(node)
         if node.level:
             raise InputError(
-                f"{self.path}:{node.lineno}: {text!r} stands outside of 'with read_base():', where alone a config is "
+                f"{self.path}:{node.lineno}: {text!r} is outside of 'with read_base():', and only there a config is "
                 "imported"
             )
         if _is_standard(node.module):
@@ -176,12 +176,12 @@ class LazyImports(ast.NodeTransformer):
             return node if node.names else ast.copy_location(ast.Pass(), node)
         if any(alias.name == "*" for alias in node.names):
             raise InputError(
-                f"{self.path}:{node.lineno}: {text!r} stands outside of 'with read_base():'; name what is imported"
+                f"{self.path}:{node.lineno}: {text!r} is outside of 'with read_base():'; list the imported names"
             )
         return [_set(alias.asname or alias.name, f"{node.module}.{alias.name}", node) for alias in node.names]
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
-        """``import a.b`` is ``a``, the name of ``a``; ``import a.b as c`` is ``c``, the name of ``a.b``."""
+        """Replace `import a.b` by `a`, the name of `a`, and `import a.b as c` by `c`, the name of `a.b`."""
         if all(_is_standard(alias.name) for alias in node.names):
             return node
         if len(node.names) > 1:
@@ -194,13 +194,13 @@ class LazyImports(ast.NodeTransformer):
 
 
 def to_dotted_paths(value: Any, key: str = "") -> Any:
-    """A value of a pure-python config as it comes out: names as dotted paths.
+    """Return a value of a pure-python config with its names as dotted paths.
 
-    Under ``type`` a plain string, which the registries know; elsewhere one that becomes what it names when it is read.
+    Under `type` that is a string for the registries; elsewhere a `DottedPath`, which is imported when it is read.
 
     Args:
         value: Any value.
-        key: The key that it stands under.
+        key: The key of the value.
     """
     if isinstance(value, Name):
         return repr(value) if key == "type" else compat.DottedPath(repr(value))
@@ -212,7 +212,7 @@ def to_dotted_paths(value: Any, key: str = "") -> Any:
 
 
 def copy_containers(value: Any) -> Any:
-    """A value with all its containers new, dicts as ConfigDicts: what one file hands to the files that import it."""
+    """Return a value with new containers, dicts as ConfigDicts: each importing file gets its own."""
     if isinstance(value, dict):
         return ConfigDict({key: copy_containers(item) for key, item in value.items()})
     if type(value) in (list, tuple):
@@ -221,14 +221,14 @@ def copy_containers(value: Any) -> Any:
 
 
 def _find(path: Path, module: str, level: int, place: str) -> Path:
-    """The file of a base's module: relative to the config, else on the python path or in a folder above the config."""
+    """Return the file of a base's module: relative to the config, on the Python path, or in a folder above it."""
     inner = Path(*module.split(".")).with_suffix(".py")
     if level:
         return path.parent.joinpath(*[".."] * (level - 1), inner)
     for folder in (*map(Path, sys.path), *path.parents):
         if (found := folder / inner).is_file():
             return found
-    raise InputError(f"{place}: no config {inner.as_posix()} lies on the python path, or in a folder above {path.name}")
+    raise InputError(f"{place}: no config {inner.as_posix()} is on the Python path or in a folder above {path.name}")
 
 
 def _is_read_base(node: ast.AST) -> Any:
@@ -239,12 +239,12 @@ def _is_read_base(node: ast.AST) -> Any:
 
 
 def _is_standard(module: str | None) -> bool:
-    """Whether a module belongs to python itself; where it lies says nothing, in a virtual environment least of all."""
+    """Whether a module belongs to the standard library."""
     return (module or "").partition(".")[0] in sys.stdlib_module_names
 
 
 def _is_own(node: ast.ImportFrom) -> bool:
-    """Whether an import takes what a config uses itself: ``Config`` or ``read_base``."""
+    """Whether an import is of names that configs use themselves: `Config` or `read_base`."""
     module = node.module or ""
     if any(module == known or module.startswith(f"{known}.") for known in _CONFIG_MODULES):
         return True

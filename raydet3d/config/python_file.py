@@ -1,4 +1,4 @@
-"""Config files that are Python: parsed, the overrides put in, and run over the values of their bases."""
+"""Config files in Python: parsed, with variable overrides inserted, and run over the values of their bases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OVERRIDES = "__overrides__"
 
 
 def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
-    """Parse a Python file; it runs once the values of its bases are known."""
+    """Parse a Python file; it is run when the values of its bases are known."""
     path, text = placeholders.path, placeholders.source
     try:
         tree = ast.parse(placeholders.text, str(path))
@@ -31,7 +31,7 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
         number = error.lineno or 1
         line = ([*text.splitlines(), ""][min(number, text.count("\n") + 1) - 1] or error.text or "").strip()
         raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
-    except ValueError as error:  # what Python up to 3.11.3 says of null bytes
+    except ValueError as error:  # null bytes, in Python up to 3.11.3
         raise InputError(f"{path}:1: {error}") from error
     places = python_lines(tree)
     bases: list[str] = []
@@ -46,7 +46,7 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
     tree.body = body
     for part in ast.walk(tree):
         if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
-            raise InputError(f"{path}:{part.lineno}: {BASE} is set by itself, at the top level of the file")
+            raise InputError(f"{path}:{part.lineno}: {BASE} must be assigned alone, at the top level")
     pure = None
     if base_line is None and pure_python.is_pure(tree):
         pure = pure_python.take_bases(path, tree)
@@ -54,7 +54,7 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
     names.visit(tree)
     if pure is not None:
         tree = pure_python.LazyImports(path).visit(tree)
-    has_aliases = pure_python.imports_aliases(tree)  # what is left of them is carried out
+    has_aliases = pure_python.imports_aliases(tree)  # the remaining imports are executed
     variables = _OverrideVariables(overrides)
     code: Any = insert_fill_calls(variables.visit(tree))
 
@@ -70,10 +70,10 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
         if has_aliases:
             compat.install()
         try:
-            exec(compile(code, str(path), "exec"), namespace)  # a python config is code
+            exec(compile(code, str(path), "exec"), namespace)  # a Python config is code
         except InputError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a config's code raises is the config's mistake
+        except (Exception, SystemExit) as error:  # a config's code may raise anything
             given = ", ".join(f"{key}={overrides[key]!r}" for key in sorted(variables.overridden))
             raise InputError(_failure(path, error) + (f" (with the override {given})" if given else "")) from error
         there = {key: value for key, value in namespace.items() if not key.startswith("__") and key != BASE}
@@ -95,7 +95,7 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
 
 
 def _literal(path: Path, node: ast.expr, placeholders: Placeholders) -> Any:
-    """The value of ``_base_ = ...``, which may use no names."""
+    """Return the value of `_base_ = ...`, which may use no names."""
     code: Any = insert_fill_calls(ast.Expression(node))
     try:
         return eval(compile(code, str(path), "eval"), {"__builtins__": {}, FILL: fill_function(placeholders, {})})
@@ -106,7 +106,7 @@ def _literal(path: Path, node: ast.expr, placeholders: Placeholders) -> Any:
 
 
 def _failure(path: Path, error: BaseException) -> str:
-    """``file:line: what went wrong`` for an error in a config's own code."""
+    """Return `file:line: message` for an error in a config's own code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
     source = f" in `{frames[-1].line}`" if frames and frames[-1].line else ""
@@ -115,7 +115,7 @@ def _failure(path: Path, error: BaseException) -> str:
 
 
 def is_value(value: Any) -> bool:
-    """Whether a module-level name stands for a part of the config; modules, functions and classes are its tools."""
+    """Whether a module-level value belongs to the config, unlike modules, functions and classes."""
     return not isinstance(
         value, types.ModuleType | types.FunctionType | types.BuiltinFunctionType | types.MethodType | type
     )
@@ -126,7 +126,7 @@ def _is_name(node: ast.expr, name: str) -> bool:
 
 
 class _Names(ast.NodeVisitor):
-    """Where a config sets its module-level names, and which ones it reads, imports, and asks the environment for."""
+    """Collects the lines of module-level names, and the names that are read, imported, or environment variables."""
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
@@ -165,14 +165,14 @@ class _Names(ast.NodeVisitor):
 
 
 class _OverrideVariables(ast.NodeTransformer):
-    """Puts the overrides' values in place of what a config assigns to these names at its module level."""
+    """Replaces the values that a config assigns to overridden names at module level."""
 
     def __init__(self, overrides: Mapping[str, Any]) -> None:
         self.overrides = overrides
         self.overridden: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
-        return node  # names in there are its own
+        return node  # its names are local
 
     visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
 

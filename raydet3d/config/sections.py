@@ -221,7 +221,7 @@ VARIABLE_NAMES = frozenset({"eval_dataloader"})
 """Names that published configs use for variables, although they are one edit away from a known key."""
 
 
-def misspelt(key: str, value: Any, present: Iterable[str]) -> str | None:
+def misspelled_key(key: str, value: Any, present: Iterable[str]) -> str | None:
     """Return the known key that `key` is a misspelling of, or None where it is a variable of the config.
 
     A key of 5 letters or more is a misspelling if it is one edit away (two from 8 letters on) from a known key that is
@@ -236,12 +236,12 @@ def misspelt(key: str, value: Any, present: Iterable[str]) -> str | None:
         return None
     there = set(present)
     for known, shapes in KNOWN_KEYS.items():
-        if known not in there and isinstance(value, shapes) and is_slip(key, known):
+        if known not in there and isinstance(value, shapes) and is_misspelling(key, known):
             return known
     return None
 
 
-def is_slip(written: str, meant: str) -> bool:
+def is_misspelling(written: str, meant: str) -> bool:
     """Whether `written` is so similar to `meant` that it must be a misspelling of it."""
     allowed = 0 if len(written) < 5 else 1 if len(written) < 8 else 2
     return written != meant and abs(len(written) - len(meant)) <= allowed and distance(written, meant) <= allowed

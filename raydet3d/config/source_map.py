@@ -1,7 +1,7 @@
-"""Where things stand in a config file: the line of each key, at any depth.
+"""The line of each key in a config file, at any depth.
 
-Read from the source and never from running it, so it knows what is written out (``dict(...)``, ``{...}``, lists, names
-of such variables) and not what code computes; what it does not know is answered with the line of what is round it.
+Lines are read from the source without running it: of `dict(...)`, `{...}`, lists, and names of such variables, but not
+of computed values, for which the line of the enclosing key is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Line:
 
     Attributes:
         number: The line of its key.
-        inner: The values in it, by key or index.
+        inner: The lines of the values in it, by key or index.
     """
 
     number: int
@@ -32,9 +32,9 @@ class Line:
 
 
 def python_lines(tree: ast.Module) -> dict[str, Line]:
-    """The lines of a python config's variables, and of what stands in them.
+    """Return the lines of a Python config's variables and of the keys in them.
 
-    What is assigned to ``_base_.model.x`` counts for ``model.x``.
+    An assignment to `_base_.model.x` is one to `model.x`.
     """
     names: dict[str, Line] = {}
     for node in _statements(tree.body):
@@ -65,7 +65,7 @@ def _set(names: dict[str, Line], target: ast.expr, value: ast.expr) -> None:
 
 
 def _update(names: dict[str, Line], call: ast.Call) -> None:
-    """``model.update(dict(...))`` and ``model.merge(dict(...))``."""
+    """Add the lines of `model.update(dict(...))` and `model.merge(dict(...))`."""
     if isinstance(call.func, ast.Attribute) and call.func.attr in ("update", "merge"):
         steps = _steps(call.func.value)
         for given in [*call.args, ast.Call(ast.Name("dict", ast.Load()), [], call.keywords)]:
@@ -74,7 +74,7 @@ def _update(names: dict[str, Line], call: ast.Call) -> None:
 
 
 def _steps(node: ast.expr) -> list[str]:
-    """``model.neck[0]`` as its steps; nothing where it is something else."""
+    """Return the steps of `model.neck[0]`; an empty list for other expressions."""
     if isinstance(node, ast.Name):
         return [node.id]
     if isinstance(node, ast.Attribute):
@@ -87,7 +87,7 @@ def _steps(node: ast.expr) -> list[str]:
 
 
 def _place(names: dict[str, Line], steps: list[str], number: int, *, keep: bool = False) -> Line:
-    """The line at some steps, made as needed; the last one moves to ``number``."""
+    """Return the line at some steps, created as needed; that of the last step becomes `number`."""
     steps = steps[1:] if steps[0] == BASE and len(steps) > 1 else steps
     inner = names
     for step in steps[:-1]:
@@ -99,7 +99,7 @@ def _place(names: dict[str, Line], steps: list[str], number: int, *, keep: bool 
 
 
 def _inside(node: ast.expr, names: dict[str, Line]) -> dict[str, Line]:
-    """The lines of what stands in an expression."""
+    """Return the lines of the keys in an expression."""
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
         steps = _steps(node)
         here: Line | None = Line(0, names)
@@ -126,7 +126,7 @@ def _inside(node: ast.expr, names: dict[str, Line]) -> dict[str, Line]:
 
 
 def yaml_lines(node: yaml.Node | None) -> dict[str, Line]:
-    """The lines of a YAML (or JSON) document's keys, and of what stands in them."""
+    """Return the lines of the keys of a YAML or JSON document."""
     if isinstance(node, yaml.MappingNode):
         pairs: list[tuple[str, int, Any]] = [(str(k.value), k.start_mark.line + 1, v) for k, v in node.value]
     elif isinstance(node, yaml.SequenceNode):
@@ -137,7 +137,7 @@ def yaml_lines(node: yaml.Node | None) -> dict[str, Line]:
 
 
 def line_of(lines: Mapping[str, Line], key: str) -> int | None:
-    """The line of a dotted key, or of the nearest thing round it that has one."""
+    """Return the line of a dotted key, or of the nearest enclosing key that has one."""
     number = None
     for step in key.split("."):
         here = lines.get(step)
@@ -148,9 +148,9 @@ def line_of(lines: Mapping[str, Line], key: str) -> int | None:
 
 
 def merged_lines(files: Iterable[tuple[str, dict[str, Line]]]) -> dict[str, str]:
-    """Where each dotted key of a chain of files was set last, as ``file:line``.
+    """Return `file:line` where each dotted key of a chain of files was set last.
 
-    What a ``_delete_`` drops is dropped here too; the ``_delete_`` itself is kept.
+    Keys that a `_delete_` drops are dropped here too; the `_delete_` itself is kept.
 
     Args:
         files: Each file with its lines, bases first.
@@ -165,7 +165,7 @@ def merged_lines(files: Iterable[tuple[str, dict[str, Line]]]) -> dict[str, str]
 
 
 def flattened(lines: dict[str, Line], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Each dotted key, and its line."""
+    """Yield each dotted key with its line."""
     for key, line in lines.items():
         place = f"{prefix}.{key}" if prefix else key
         yield place, line.number

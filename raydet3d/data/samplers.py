@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from raydet3d import dist
+from raydet3d.config.schema import NonNegativeInt, PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.registry import DATA_SAMPLERS
 
@@ -72,11 +73,11 @@ class DefaultSampler(_Shared):
         self,
         dataset: Sized,
         shuffle: bool = True,
-        seed: int | None = None,
+        seed: NonNegativeInt | None = None,
         round_up: bool = True,
         *,
-        rank: int | None = None,
-        world_size: int | None = None,
+        rank: NonNegativeInt | None = None,
+        world_size: PositiveInt | None = None,
     ) -> None:
         super().__init__(dataset, shuffle, seed, rank, world_size)
         self.round_up = round_up
@@ -120,10 +121,10 @@ class InfiniteSampler(_Shared):
         self,
         dataset: Sized,
         shuffle: bool = True,
-        seed: int | None = None,
+        seed: NonNegativeInt | None = None,
         *,
-        rank: int | None = None,
-        world_size: int | None = None,
+        rank: NonNegativeInt | None = None,
+        world_size: PositiveInt | None = None,
     ) -> None:
         super().__init__(dataset, shuffle, seed, rank, world_size)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydet3d.config.schema import NonNegativeFloat, NonNegativeInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
@@ -46,13 +47,13 @@ class Det3DVisualizationHook(Hook):
         score_thr: float = 0.3,
         show: bool = False,
         vis_task: str = "lidar_det",
-        wait_time: float = 0.0,
+        wait_time: NonNegativeFloat = 0.0,
         test_out_dir: str | None = None,
         draw_gt: bool = True,
         draw_pred: bool = True,
         show_pcd_rgb: bool = False,
         backend_args: Mapping[str, Any] | None = None,
-        max_frames: int | None = None,
+        max_frames: NonNegativeInt | None = None,
     ) -> None:
         if interval < 1:
             raise InputError(f"Det3DVisualizationHook: interval must be 1 or more, got {interval}")

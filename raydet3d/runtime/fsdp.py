@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from raydet3d import dist
+from raydet3d.config.schema import NonNegativeInt
 from raydet3d.errors import InputError
 from raydet3d.registry import MODEL_WRAPPERS
 from raydet3d.runtime.ddp import ModelWrapper
@@ -50,7 +51,7 @@ class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
     def __init__(
         self,
         module: nn.Module,
-        min_params: int = 100_000,
+        min_params: NonNegativeInt = 100_000,
         reshard_after_forward: bool = True,
         mixed_precision: Mapping[str, str] | None = None,
         cpu_offload: bool = False,

@@ -56,10 +56,10 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
 
 
 def refuse_deleted_optimizer(cfg: Any) -> None:
-    """Refuse an ``optim_wrapper`` whose ``_delete_`` took the inherited optimizer away and gives no other.
+    """Refuse an `optim_wrapper` whose `_delete_` removed the inherited optimizer without giving another one.
 
     Raises:
-        InputError: That is so; the message names file and line of the ``_delete_``.
+        InputError: That is so; the message names file and line of the `_delete_`.
     """
     given = cfg.get("optim_wrapper")
     where = getattr(getattr(cfg, "origin", None), "lines", {}).get(f"optim_wrapper.{DELETE}")
@@ -71,11 +71,11 @@ def refuse_deleted_optimizer(cfg: Any) -> None:
 
 
 def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
-    """A loop's config with its type.
+    """Return a loop's config with its type.
 
     Args:
-        cfg: ``train_cfg``, ``val_cfg`` or ``test_cfg``.
-        mode: Which.
+        cfg: `train_cfg`, `val_cfg` or `test_cfg`.
+        mode: `train`, `val` or `test`.
     """
     if not isinstance(cfg, Mapping):
         raise InputError(f"must be a dict, got {cfg!r}")
@@ -83,7 +83,7 @@ def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
     if mode != "train":
         out.setdefault("type", f"{mode.capitalize()}Loop")
     elif "type" in out and "by_epoch" in out:
-        raise InputError("has both type and by_epoch; one of them says which loop it is")
+        raise InputError("has both type and by_epoch, which both select the loop; remove one")
     elif "type" not in out:
         out["type"] = "EpochBasedTrainLoop" if out.pop("by_epoch", True) else "IterBasedTrainLoop"
     return out
@@ -110,7 +110,7 @@ def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str
             out.append((f"default_hooks.{name}", mine))
     for name, mine in given.items():
         if mine is None:
-            raise InputError(f"default_hooks.{name}: there is no such default hook to switch off")
+            raise InputError(f"default_hooks.{name}: there is no default hook of this name to disable")
         out.append((f"default_hooks.{name}", mine))
     return out
 
@@ -121,15 +121,15 @@ def custom_hook_cfgs(custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]
 
 
 def _check_arguments(table: Registry, cfg: Mapping[str, Any]) -> None:
-    """Refuse unknown and missing arguments of a loop without making it."""
+    """Refuse wrong, unknown and missing arguments of a loop without building it."""
     kind = cfg["type"]
     loop = table.get(kind) if isinstance(kind, str) else kind
     signature = inspect.signature(loop)
     given = {name: None for name in _GIVEN if name in signature.parameters}
 
-    def stand_in(**_: Any) -> None:
-        """Has the loop's signature and does nothing."""
+    def substitute(**_: Any) -> None:
+        """Do nothing, with the loop's signature."""
 
-    stand_in.__signature__ = signature  # type: ignore[attr-defined]
-    stand_in.__name__ = getattr(loop, "__name__", str(loop))
-    table.build({**given, **cfg, "type": stand_in})
+    substitute.__signature__ = signature  # type: ignore[attr-defined]
+    substitute.__name__ = getattr(loop, "__name__", str(loop))
+    table.build({**given, **cfg, "type": substitute})

@@ -183,7 +183,7 @@ class Sweep:
     Args:
         file: Where it was read from, for messages and names.
         metric: What trials are ranked by, as a whole name or its last part.
-        mode: ``max`` or ``min``.
+        mode: `max` or `min`.
         space: What is tried.
         trials: How many settings; None for all of the grid.
         search: How they are found.
@@ -194,9 +194,9 @@ class Sweep:
         keep: Which checkpoints stay.
         seeds: Seeds that each setting is repeated with; None for the config's one.
         stop: When a single trial ends.
-        baseline: Settings to try first; ``{}`` is the config's own.
+        baseline: Settings to try first; `{}` is the config's own.
         cfg_options: Overrides for all trials.
-        raw: The same as plain data, for the record.
+        raw: The sweep as plain data, for records.
     """
 
     file: str
@@ -222,7 +222,7 @@ class Sweep:
         return len(self.seeds) if self.seeds else 1
 
     def better(self, a: float, b: float) -> bool:
-        """Whether value ``a`` is better than ``b``."""
+        """Whether value `a` is better than `b`."""
         return a > b if self.mode == "max" else a < b
 
 

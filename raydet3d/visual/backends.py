@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from raydet3d.config import Config
 from raydet3d.config.dump import redact
+from raydet3d.config.schema import PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.log import LineFile, get_logger, tolerate_full_disk
 from raydet3d.registry import VISBACKENDS
@@ -228,7 +229,7 @@ class TensorboardVisBackend(BaseVisBackend):
         flush_secs: Maximum seconds until scalars reach the file.
     """
 
-    def __init__(self, save_dir: str | Path | None = None, flush_secs: int = 20) -> None:
+    def __init__(self, save_dir: str | Path | None = None, flush_secs: PositiveInt = 20) -> None:
         super().__init__(save_dir)
         self.flush_secs = flush_secs
         self._writer: Any = None

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from raydet3d.config.schema import PositiveFloat, PositiveInt, Probability
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS
@@ -71,13 +72,13 @@ class Det3DLocalVisualizer(Visualizer):
         bbox_color: Sequence[Color] | Color | None = None,
         text_color: ColorLike = (200, 200, 200),
         mask_color: Sequence[Color] | Color | None = None,
-        line_width: float = 3,
+        line_width: PositiveFloat = 3,
         frame_cfg: Mapping[str, Any] | None = None,
-        alpha: float = 0.8,
-        multi_imgs_col: int = 3,
+        alpha: Probability = 0.8,
+        multi_imgs_col: PositiveInt = 3,
         fig_show_cfg: Mapping[str, Any] | None = None,
         point_cloud_range: Sequence[float] | None = None,
-        bev_size: int = 1200,
+        bev_size: PositiveInt = 1200,
     ) -> None:
         super().__init__(name=name, image=image, vis_backends=vis_backends, save_dir=save_dir)
         if point_cloud_range is not None and len(point_cloud_range) not in (4, 6):

@@ -17,7 +17,7 @@ from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_c
 from raydet3d.config.config_dict import merge
 from raydet3d.config.dump import to_text
 from raydet3d.config.overrides import set_key, split_key
-from raydet3d.config.sections import distance, is_slip, misspelt
+from raydet3d.config.sections import distance, is_misspelling, misspelled_key
 from raydet3d.errors import InputError
 
 Write = Callable[..., Path]
@@ -157,8 +157,8 @@ class TestBadFiles:
                 "_base_ = 'mmdet::x.py'\n",
                 "_base_ 'mmdet::x.py': no package 'mmdet' that brings it is installed",
             ),
-            ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ is set by itself, at the top level"),
-            ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ is set by itself, at the top level"),
+            ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ must be assigned alone, at the top level"),
+            ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ must be assigned alone, at the top level"),
             ("a.py", "x = 1\n\0", "a.py:1: source code string cannot contain null bytes"),
             ("a.py", "x = 1\nraise SystemExit(3)\n", "a.py:2: SystemExit: 3"),
             ("a.yaml", "a: 1\n2: x\n", "a.yaml:2: a config's keys must be names, got 2"),
@@ -234,13 +234,13 @@ class TestMisspelling:
         assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
 
     def test_slips(self) -> None:
-        assert is_slip("model2", "model")
-        assert not is_slip("mode", "model")
-        assert misspelt("model", {}, []) is None
-        assert misspelt("test_cfgs", {}, ["test_cfg"]) is None
+        assert is_misspelling("model2", "model")
+        assert not is_misspelling("mode", "model")
+        assert misspelled_key("model", {}, []) is None
+        assert misspelled_key("test_cfgs", {}, ["test_cfg"]) is None
 
 
-class TestKnobs:
+class TestVariableOverrides:
     """An override without a dot turns a variable, and what is computed from it follows."""
 
     def test_in_every_file_of_the_chain(self, write: Write) -> None:
@@ -314,8 +314,8 @@ class TestKnobs:
             ("param_scheduler.7.T_max", "param_scheduler has 1 items, so no index 7"),
             ("param_scheduler.T_max", "param_scheduler is a list of 1; it takes an index, not 'T_max'"),
             ("lr.x", "lr is 0.1, which has nothing inside"),
-            ("town.seed", "'town' is a variable, and what is made of it has its values already"),
-            ("gone", "later code in a.py sets gone anew, so this changes nothing"),
+            ("town.seed", "'town' is a variable, and values computed from it are set already"),
+            ("gone", "later code in a.py sets gone again, so this changes nothing"),
             ("a..b", "cannot read the key"),
         ],
     )
@@ -567,7 +567,7 @@ class TestDump:
     def test_json_has_no_keys_but_texts(self, tmp_path: Path) -> None:
         cfg = Config({"data": [{"label_map": {0: 1, 5: 2}}]})
         said = message(lambda: cfg.dump(tmp_path / "x.json"))
-        assert said.startswith("data.0.label_map has the key 0, and JSON")
+        assert said.startswith("data.0.label_map has the key 0, and keys in JSON")
         assert said.endswith("dump this config to .yaml or .py")
         assert not (tmp_path / "x.json").exists()
         for suffix in (".yaml", ".py"):

@@ -97,7 +97,7 @@ class TestFilling:
         monkeypatch.setenv("RD_EMPTY", "")
         assert Config.fromfile(write("a.py", "a = '{{$RD_EMPTY:x}}'\n")).a == "x"
 
-    def test_a_knob_goes_before_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_override_goes_before_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RD_LR", "0.3")
         path = write("a.py", "lr = {{$RD_LR:0.1}}\nlow = lr / 10\n")
         assert Config.fromfile(path, {"lr": 2.0}).to_dict() == {"lr": 2.0, "low": 0.2}

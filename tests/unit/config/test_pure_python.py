@@ -1,4 +1,4 @@
-"""Pure-python configs: bases by read_base, imported names, variables as knobs; mistakes in a line with their place."""
+"""Pure-python configs: bases by read_base, imported names, variables as variables; mistakes in a line with their place."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_the_marker_of_ours_works_too(home: Path) -> None:
     [
         # As two published files have it.
         ({"run": "if '_base_':\n    from .one import *\n", "one": ""}, "run.py:2", "from .one import *"),
-        ({"run": "from mmdet3d.models import *\n"}, "run.py:1", "name what is imported"),
+        ({"run": "from mmdet3d.models import *\n"}, "run.py:1", "list the imported names"),
         ({"run": "x = 1\nimport torch, numpy\n"}, "run.py:2", "a line for each"),
         ({"run": "from .one import a\n", "one": "a = 1\n"}, "run.py:1", "read_base"),
         ({"run": READ + "with read_base():\n    import one\n", "one": ""}, "run.py:3", "from CONFIG import"),

@@ -46,7 +46,7 @@ def quiet(folder: Path, **changes: Any) -> Any:
         ({"custom_hooks": {"type": "LoggerHook"}}, "custom_hooks must be a list"),
         ({"custom_hooks": [{"type": "LoggerHook", "priority": "FIRST"}]}, r"custom_hooks\[0\]: unknown hook priority"),
         ({"default_hooks__timer": {"type": "IterTimerHook", "x": 1}}, "default_hooks.timer: .* has no argument 'x'"),
-        ({"default_hooks__emma": None}, "default_hooks.emma: there is no such default hook"),
+        ({"default_hooks__emma": None}, "default_hooks.emma: there is no default hook of this name"),
         ({"log_processor": {"windowsize": 3}}, "log_processor: .*'windowsize'; did you mean 'window_size'"),
         ({"randomness": {"sed": 3}}, "randomness has no 'sed'"),
         ({"env_cfg": {"cudnn_bench": True}}, "env_cfg has no 'cudnn_bench'; did you mean 'cudnn_benchmark'"),
