@@ -1,4 +1,4 @@
-"""Pure-python configs: bases by read_base, imported names, overrides of variables; mistakes in a line with their place."""
+"""Pure-python configs: bases by read_base, imported names, overridden variables, and errors with their place."""
 
 from __future__ import annotations
 
