@@ -279,26 +279,6 @@ def read_image_size(path: Path) -> tuple[tuple[int, int], bool]:
     return size, kind not in _IMAGE_ENDS or _IMAGE_ENDS[kind] in tail
 
 
-def read_cloud(path: Path | str, *, channels: int = 4) -> NDArray[np.float32]:
-    """Read a point cloud of float32 numbers: (N, C).
-
-    Raises:
-        InputError: The file does not exist, or its size is no multiple of a point's; both sizes are named.
-    """
-    point_bytes = 4 * channels
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size % point_bytes:
-                return np.fromfile(file, dtype=np.float32).reshape(-1, channels)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    raise InputError(
-        f"{path}: {size} bytes, not a multiple of the {point_bytes} bytes of a point ({channels} float32); the file is "
-        f"truncated (the last whole point ends at {size - size % point_bytes} bytes) or has another number of channels"
-    )
-
-
 def camera_to_lidar(boxes: Floats, lidar2cam: Floats) -> Floats:
     """Convert camera boxes to the LiDAR frame.
 

@@ -18,11 +18,11 @@ from raydet3d.data.datasets.kitti_io import (
     camera_to_lidar,
     in_view,
     read_calib,
-    read_cloud,
     read_image_size,
     read_labels,
     read_plane,
 )
+from raydet3d.data.point_cloud_file import read_cloud
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
 from raydet3d.ops.points import points_in_boxes

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from raydet3d.data.datasets.kitti_io import read_cloud
 from raydet3d.data.pipeline import Sample, Transform
+from raydet3d.data.point_cloud_file import read_cloud
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend
 from raydet3d.registry import TRANSFORMS

@@ -72,7 +72,7 @@ class Clouds:
         self.root = root
         self.loader = loader
         self.source = source
-        # The packed file is KITTI's: 4 numbers a point. A loader that does more than read needs the single files.
+        # The packed file holds 4 numbers a point. A loader that does more than read needs the single files.
         plain = type(loader) is LoadPointsFromFile and not (loader.norm_intensity or loader.norm_elongation)
         self._packs = plain and loader.load_dim == _PACKED_DIM
         self._maps: dict[str, Floats | None] = {}

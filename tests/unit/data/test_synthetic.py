@@ -14,11 +14,11 @@ import pytest
 from raydet3d.data.datasets.kitti_io import (
     camera_to_lidar,
     read_calib,
-    read_cloud,
     read_image_size,
     read_labels,
     read_plane,
 )
+from raydet3d.data.point_cloud_file import read_cloud
 from raydet3d.data.synthetic.camera_images import calibration, camera_grid, look, paint
 from raydet3d.data.synthetic.kitti_layout import Frame, frame_names, write_town
 from raydet3d.data.synthetic.labels import make_labels
