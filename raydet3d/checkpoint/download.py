@@ -1,16 +1,16 @@
-"""Checkpoints behind ``http(s)://``: downloaded once, into the cache that torch.hub has for them."""
+"""Download checkpoints behind `http(s)://` once, into torch.hub's cache.
+
+(`torch.hub.download_url_to_file` has no timeout and takes a broken transfer for a whole file.)
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import overload
@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from raydet3d.errors import InputError
+from raydet3d.files import locked
 from raydet3d.log import get_logger
 
 TIMEOUT_S = 30
@@ -31,15 +32,15 @@ def fetch(source: str) -> str: ...
 @overload
 def fetch(source: None) -> None: ...
 def fetch(source: str | None) -> str | None:
-    """The local path of a checkpoint: a URL's copy in the cache, anything else as it is.
+    """Return the local path of a checkpoint: of a URL its copy in the cache, of anything else itself.
 
-    Every process may call it for the same URL; one of a machine downloads, the others wait for it.
+    Every process may call it for the same URL: one process of a machine downloads, the others wait.
 
     Args:
-        source: A path, an ``http://`` or ``https://`` URL, or None.
+        source: A path, an `http://` or `https://` URL, or None.
 
     Raises:
-        InputError: The download failed (nothing is left of it then), or the name is one of a kind that is not known.
+        InputError: The download failed (nothing is left of it), or the scheme is unknown.
     """
     if source is None:
         return None
@@ -51,7 +52,7 @@ def fetch(source: str | None) -> str | None:
     if not target.is_file():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(target.parent / ".downloads.lock"):
+            with locked(target.parent / ".downloads.lock", timeout_s=-1, busy="", required=False):
                 if not target.is_file():
                     _download(source, target)
         except (OSError, HTTPException) as error:
@@ -64,15 +65,15 @@ def fetch(source: str | None) -> str | None:
 
 
 def is_url(source: str) -> bool:
-    """Whether a checkpoint is named by an ``http(s)://`` URL."""
+    """Return whether a checkpoint is named by an `http(s)://` URL."""
     return source.lower().startswith(("http://", "https://"))
 
 
 def cached(url: str) -> Path:
-    """Where a URL's copy lies: torch.hub's folder of checkpoints, which others share.
+    """Return the path of a URL's copy: torch.hub's folder of checkpoints, which other programs share.
 
     A file name that ends with a hash of its content, as published ones do, is kept; any other gets one of the URL, so
-    that two sites' ``latest.pth`` do not meet.
+    that the `latest.pth` of two sites do not collide.
     """
     name = Path(unquote(urlsplit(url).path)).name or "checkpoint.pth"
     stem, dot, suffix = name.rpartition(".")
@@ -82,7 +83,7 @@ def cached(url: str) -> Path:
 
 
 def _download(url: str, target: Path) -> None:
-    """Write beside the target, and rename when all of it is there."""
+    """Download to a temporary file beside the target and rename it once it is whole."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     get_logger().info("downloading %s to %s", url.partition("?")[0], target)
     try:
@@ -97,14 +98,6 @@ def _download(url: str, target: Path) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from raydet3d import __version__
 from raydet3d.checkpoint.manifest import SUFFIX, Manifest
-from raydet3d.checkpoint.retention import surplus
+from raydet3d.checkpoint.retention import select_of_run
 from raydet3d.checkpoint.storage import LocalStorage, Location, ObjectStorage, Storage, digest_of, open_storage, read
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
@@ -121,7 +121,7 @@ class CheckpointStore:
             group: Group that `limit` counts.
             scores: Metrics to note in the manifest.
             limit: How many of the group to keep; the older ones of this run are deleted once this one is safe.
-            budget: Bytes that this run's checkpoints may have here together (see `surplus`).
+            budget: Bytes that this run's checkpoints may have here together (see `select_of_run`).
             milestone: Whether it stays whatever `limit` says.
             point: Whether `last_checkpoint` names it then.
             resumable: Whether training can go on from it.
@@ -254,7 +254,7 @@ class CheckpointStore:
         if self.after_write is not None:
             self.after_write()
         own = [m for m in manifests if m.name != manifest.name and m.run == self.run] + [manifest]
-        excess = surplus(own, request.limit, group=manifest.group, budget=request.budget)
+        excess = select_of_run(own, request.limit, group=manifest.group, budget=request.budget)
         for old in excess:
             self.delete(old)
         left = sum(m.size for m in own) - sum(m.size for m in excess)

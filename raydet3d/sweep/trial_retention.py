@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydet3d.checkpoint.retention import select_to_delete
 from raydet3d.files import locked
 from raydet3d.log import get_logger
 from raydet3d.sweep.spec import Keep
@@ -47,7 +48,7 @@ class CheckpointInfo:
     generation: str
 
 
-def select_to_delete(
+def select_of_sweep(
     checkpoints: Sequence[CheckpointInfo], *, ranking: Sequence[Mapping[str, Any]], keep: Keep, mode: str, over: int = 0
 ) -> list[CheckpointInfo]:
     """Select the checkpoints to delete, in order.
@@ -74,19 +75,14 @@ def select_to_delete(
     scored = [trial for trial in order if any(one.score is not None for one in of_trial[trial])]
     protected = _best(of_trial[scored[0]], 1, mode) if scored else []
 
-    drop: list[CheckpointInfo] = []
+    wanted = list(protected)
     for trial in order:
         mine = of_trial[trial]
-        wanted = [*(mine[-keep.last :] if keep.last else []), *_best(mine, keep.best, mode)]
-        ended = not is_open.get(trial, True)
-        if ended and keep.trials is not None and trial not in ended_well[: keep.trials]:
-            wanted = []
-        if not ended:
+        is_ended = not is_open.get(trial, True)
+        if not is_ended:
             wanted.append(mine[-1])  # what it would go on from
-        drop += [one for one in mine if one not in wanted and one not in protected]
-
-    freed = sum(one.size for one in drop)
-    left = [one for one in checkpoints if one not in drop and one not in protected]
+        if not is_ended or keep.trials is None or trial in ended_well[: keep.trials]:
+            wanted += [*(mine[-keep.last :] if keep.last else []), *_best(mine, keep.best, mode)]
 
     def eviction_order(one: CheckpointInfo) -> tuple[int, int, int]:
         running = is_open.get(one.trial, True)
@@ -95,12 +91,13 @@ def select_to_delete(
         is_best = one in _best(of_trial[one.trial], 1, mode)
         return (0 if not running else 2 if newest else 1, worst_first, 1 if is_best else 0)
 
-    for one in sorted(left, key=eviction_order):
-        if freed >= over:
-            break
-        drop.append(one)
-        freed += one.size
-    return drop
+    return select_to_delete(
+        [one for trial in order for one in of_trial[trial]],
+        is_wanted=lambda one: one in wanted,
+        may_go=lambda one: one not in protected,
+        eviction_order=eviction_order,
+        over=over,
+    )
 
 
 def _best(checkpoints: Sequence[CheckpointInfo], count: int, mode: str) -> list[CheckpointInfo]:
@@ -199,7 +196,7 @@ class RetentionPolicy:
         if self.keep.bytes is not None:
             over = usage(self.store.path) + room - self.keep.bytes + min(MARGIN, self.keep.bytes // 4)
         ranking = self._ranking(checkpoints)
-        for one in select_to_delete(checkpoints, ranking=ranking, keep=self.keep, mode=self.mode, over=over):
+        for one in select_of_sweep(checkpoints, ranking=ranking, keep=self.keep, mode=self.mode, over=over):
             path = self.store.folder(one.trial) / one.name
             try:
                 path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # without it, the other does not exist

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_retention import CheckpointInfo, RetentionPolicy, select_to_delete, usage
+from raydet3d.sweep.trial_retention import CheckpointInfo, RetentionPolicy, select_of_sweep, usage
 from raydet3d.sweep.trial_store import write_json
 
 
@@ -28,18 +28,18 @@ STANDING = [{"id": "a", "state": "done"}, {"id": "b", "state": "running"}, {"id"
 
 
 def test_last_and_best_of_each_trial_stay() -> None:
-    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
-    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
-    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
+    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
+    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
+    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
 
 
 def test_ended_trials_outside_the_best_lose_theirs_running_ones_do_not() -> None:
-    assert names(select_to_delete(HELD, ranking=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
+    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
 
 
 def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoint_never() -> None:
     def order(over: int) -> list[str]:
-        return names(select_to_delete(HELD, ranking=STANDING, keep=Keep(), mode="max", over=over))
+        return names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(), mode="max", over=over))
 
     assert order(20) == ["a/1", "c/1"]
     assert order(21) == ["a/1", "c/1", "c/2"]
@@ -58,7 +58,7 @@ def test_at_random_the_best_stays_and_enough_goes(rows: Any, over: int, last: in
     checkpoints = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
     order = sorted({h.trial for h in checkpoints}, key=lambda t: -max(h.score for h in checkpoints if h.trial == t))
     ranking = [{"id": trial, "state": "done" if i % 2 else "running"} for i, trial in enumerate(order)]
-    drop = select_to_delete(checkpoints, ranking=ranking, keep=Keep(last=last, best=best), mode="max", over=over)
+    drop = select_of_sweep(checkpoints, ranking=ranking, keep=Keep(last=last, best=best), mode="max", over=over)
     left = [h for h in checkpoints if h not in drop]
     assert max(h.score for h in checkpoints) in [h.score for h in left]
     assert sum(h.size for h in drop) >= over or len(left) == 1
