@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydet3d.checkpoint.manifest import SUFFIX
 from raydet3d.checkpoint.retention import select_to_delete
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.files import locked
 from raydet3d.log import get_logger
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_store import DONE, OPEN, STOPPED, TrialStore, read_json
+from raydet3d.sweep.trial_store import DONE, OPEN, STOPPED, TrialStore
 
 PINS = "pins"
 BUSY = "another checkpoint of the sweep is being written for 30 minutes"
@@ -170,24 +172,18 @@ class RetentionPolicy:
 
     def checkpoints(self, folder: Path) -> list[CheckpointInfo]:
         """Return a trial's checkpoints, oldest first."""
-        out = []
-        for manifest in folder.glob("*.pth.json"):
-            entry = read_json(manifest)
-            if not isinstance(entry, dict) or not {"name", "serial", "step"} <= set(entry):
-                continue
-            size = sum(_size(path) for path in (manifest, folder / entry["name"]))
-            out.append(
-                CheckpointInfo(
-                    trial=folder.name,
-                    name=entry["name"],
-                    serial=entry["serial"],
-                    step=entry["step"],
-                    size=size,
-                    score=entry.get("scores", {}).get(self.metric),
-                    generation=entry.get("start", ""),
-                )
+        return [
+            CheckpointInfo(
+                trial=folder.name,
+                name=manifest.name,
+                serial=manifest.serial,
+                step=manifest.step,
+                size=sum(_size(folder / name) for name in (manifest.name, manifest.name + SUFFIX)),
+                score=manifest.scores.get(self.metric),
+                generation=manifest.start,
             )
-        return sorted(out, key=lambda one: one.serial)
+            for manifest in CheckpointStore(folder).manifests()
+        ]
 
     def _prune(self, room: int = 0) -> None:
         folders = [path for path in self.store.trials.iterdir() if path.is_dir()] if self.store.trials.is_dir() else []
@@ -199,7 +195,7 @@ class RetentionPolicy:
         for one in select_of_sweep(checkpoints, ranking=ranking, keep=self.keep, mode=self.mode, over=over):
             path = self.store.folder(one.trial) / one.name
             try:
-                path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # without it, the other does not exist
+                path.with_name(path.name + SUFFIX).unlink(missing_ok=True)  # without it, the other does not exist
                 _remove(path)
             except OSError as error:
                 get_logger().warning("checkpoint %s could not be deleted: %s", path, error.strerror)

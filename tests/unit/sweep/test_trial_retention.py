@@ -70,7 +70,15 @@ def save(folder: Path, serial: int, score: float | None, size: int = 5000) -> Pa
     path = folder / f"epoch_{serial}.pth"
     path.write_bytes(b"x" * size)
     scores = {} if score is None else {"AP": score}
-    entry = {"name": path.name, "serial": serial, "step": serial, "scores": scores, "start": "gen0"}
+    entry = {
+        "name": path.name,
+        "sha256": [],
+        "size": size,
+        "serial": serial,
+        "step": serial,
+        "scores": scores,
+        "start": "gen0",
+    }
     path.with_name(f"{path.name}.json").write_text(json.dumps(entry))
     return path
 
