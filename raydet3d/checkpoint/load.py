@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raydet3d.checkpoint.safe_load import read_checkpoint, read_stored_checkpoint
+from raydet3d.checkpoint.safe_load import BareWeights, read_checkpoint, read_stored_checkpoint
 from raydet3d.checkpoint.staging import is_sharded
 from raydet3d.checkpoint.storage import Location, Storage, open_storage
 from raydet3d.config import is_uri
@@ -50,7 +50,7 @@ def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, 
     """
     content = {key: value for key, value in head.items() if key != SHARDS}
     if SHARDS not in head and not is_sharded(like):
-        return content
+        return head if isinstance(head, BareWeights) else content
     from raydet3d.checkpoint.sharded import fill_in, spread
 
     if SHARDS in head:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.checkpoint.safe_load import content_of_file, read_checkpoint
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 
@@ -103,4 +103,4 @@ def load_checkpoint(
     weights = rename_weights(checkpoint["state_dict"], revise_keys)
     said = load_weights(model, weights, strict=strict, title=str(filename))
     (logger if hasattr(logger, "info") else get_logger()).info("%s", said)
-    return checkpoint
+    return content_of_file(checkpoint)

@@ -20,6 +20,16 @@ _PLAIN = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")
 _REBUILD = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 
 
+class BareWeights(dict[str, Any]):
+    """The content of a file that holds weights only, put under `state_dict`."""
+
+
+def content_of_file(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint as its file holds it: of a file with weights only, the weights."""
+    bare: dict[str, Any] = checkpoint["state_dict"] if isinstance(checkpoint, BareWeights) else checkpoint
+    return bare
+
+
 def read_checkpoint(source: Path, *, name: str | None = None) -> dict[str, Any]:
     """Read a checkpoint to the host.
 
@@ -53,7 +63,7 @@ def read_checkpoint(source: Path, *, name: str | None = None) -> dict[str, Any]:
     if "state_dict" not in content:
         if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
             raise InputError(f"checkpoint {title} has no 'state_dict'; it holds {', '.join(map(str, content))}")
-        content = {"state_dict": content}
+        content = BareWeights(state_dict=content)
     return content
 
 

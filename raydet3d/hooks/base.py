@@ -9,7 +9,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, Predictions, RunContext
 from raydet3d.hooks.metric_rules import nearest_metrics
 from raydet3d.hooks.serializable import to_plain
-from raydet3d.registry import HOOKS
+from raydet3d.registry import HOOKS, BadArgument
 
 DATA_BATCH = DataBatch
 """MMEngine's name for the type of a batch."""
@@ -61,10 +61,11 @@ def get_priority(priority: str | int) -> int:
     if isinstance(priority, int) and not isinstance(priority, bool):
         if 0 <= priority <= 100:
             return priority
-        raise InputError(f"a hook's priority must lie between 0 and 100, got {priority}")
+        raise InputError(f"a hook's priority must be between 0 and 100, got {priority}")
     if isinstance(priority, str) and priority.upper() in PRIORITIES:
         return PRIORITIES[priority.upper()]
-    raise InputError(f"unknown hook priority {priority!r}; known: {', '.join(PRIORITIES)} or an integer 0 to 100")
+    names = ", ".join(PRIORITIES)
+    raise BadArgument(f"a hook's priority must be an integer from 0 to 100 or one of {names}, got {priority!r}")
 
 
 class Hook:

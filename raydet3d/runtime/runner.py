@@ -16,6 +16,7 @@ from raydet3d.active_run import activate
 from raydet3d.checkpoint.download import fetch
 from raydet3d.checkpoint.load import load_metadata, load_shards, locate
 from raydet3d.checkpoint.load_weights import load_weights, rename_weights
+from raydet3d.checkpoint.safe_load import content_of_file
 from raydet3d.checkpoint.staging import is_sharded as holds_shards
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
@@ -267,7 +268,7 @@ class Runner(RunParts):
         self._has_first_weights = self._has_scored_weights = True
         if self._resume_info is not None and self._resume_info.resume_from is None:
             self._resume_info = None
-        return checkpoint
+        return content_of_file(checkpoint)
 
     def resume(
         self,

@@ -144,3 +144,31 @@ def test_builders_make_parts_from_configs(tmp_path: Path) -> None:
         "StepLR"
     ]
     assert "after_train_iter" in runner.get_hooks_info()
+
+
+def test_a_file_of_bare_weights_is_returned_as_it_is(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR"))
+    saved = {name: value + 1 for name, value in runner.model.state_dict().items()}
+    torch.save(saved, tmp_path / "bare.pth")
+    torch.save({"state_dict": saved}, tmp_path / "whole.pth")
+    assert set(runner.load_checkpoint(str(tmp_path / "bare.pth"))) == set(saved)
+    assert all(torch.equal(value, saved[name]) for name, value in runner.model.state_dict().items())
+    assert set(runner.load_checkpoint(str(tmp_path / "whole.pth"))) == {"state_dict"}
+
+
+def test_a_validation_step_may_return_a_tensor(tmp_path: Path) -> None:
+    class TensorMetric(ToyMetric):
+        def process(self, data_batch: Any, data_samples: Any) -> None:
+            self.results.extend(torch.ones(1) for _ in data_samples)
+
+        def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+            return {"count": float(len(results))}
+
+    class TensorModel(ToyModel):
+        def val_step(self, data: Any) -> Any:
+            return torch.zeros(len(data["inputs"]))
+
+    metric = {"type": TensorMetric}
+    cfg = toy_cfg(tmp_path, log_level="ERROR", val_evaluator=metric)
+    cfg["model"]["type"] = TensorModel
+    assert any(name.endswith("count") and value > 0 for name, value in assemble(cfg).val().items())
