@@ -360,7 +360,9 @@ RUNNER_CONSTRUCTORS = Registry("runner constructor", home="raydet3d.runtime")
 LOOPS = Registry("loop", home="raydet3d.runtime", methods=["run"])
 STRATEGIES = Registry("strategy", home="raydet3d.runtime")
 LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime", methods=["get_log_after_iter"])
-MODEL_WRAPPERS = Registry("model wrapper", home="raydet3d.runtime", methods=["forward"])
+MODEL_WRAPPERS = Registry(
+    "model wrapper", home="raydet3d.runtime", locations=["raydet3d.runtime.fsdp"], methods=["forward"]
+)
 EVALUATOR = Registry("evaluator", home="raydet3d.runtime", methods=["evaluate"])
 INFERENCERS = Registry("inferencer", home="raydet3d.runtime")
 HOOKS = Registry("hook", home="raydet3d.hooks", methods=["after_train_iter"])

@@ -31,6 +31,7 @@ from raydet3d.registry import Registry
         (registry.DATA_SAMPLERS, {"type": "DefaultSampler", "seed": -1}),
         (registry.DATA_SAMPLERS, {"type": "InfiniteSampler", "shuffle": "True"}),
         (registry.DATASETS, {"type": "RepeatDataset", "times": "2"}),
+        (registry.MODEL_WRAPPERS, {"type": "MMFullyShardedDataParallel", "min_params": -1}),
         (registry.OPTIM_WRAPPERS, {"type": "OptimWrapper", "accumulative_counts": 0}),
         (registry.OPTIM_WRAPPERS, {"type": "AmpOptimWrapper", "dtype": 16}),
         (registry.VISUALIZERS, {"type": "Det3DLocalVisualizer", "alpha": 2}),
