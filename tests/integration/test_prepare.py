@@ -418,7 +418,13 @@ def test_a_list_that_is_no_text_is_one_line(tmp_path: Path, text: bytes) -> None
 
 @pytest.mark.parametrize(
     "blocked",
-    [".prepare.lock", ".prepare.journal", "kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", ".prepare.probe"],
+    [
+        ".prepare.lock",
+        ".prepare.journal",
+        ".kitti_infos_train.pkl.tmp",
+        ".kitti_dbinfos_train.pkl.tmp",
+        ".prepare.probe",
+    ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, blocked: str
