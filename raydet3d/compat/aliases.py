@@ -1,4 +1,4 @@
-"""The guests' names and what they stand for here. Strings only: nothing is imported before somebody asks for it.
+"""Table of MMEngine's, MMDetection3D's, MMDetection's and mmcv's names. Strings only: imports happen on first use.
 
 Each row of `_ROWS` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
 that `OptimWrapper` lies in `mmengine.optim.optimizer.optimizer_wrapper` finds it there too), and per home of ours
@@ -257,4 +257,4 @@ def _spread() -> dict[str, dict[str, str]]:
 
 
 MODULES = _spread()
-"""Each module path of the guests that exists here, with its names and their targets (see `finder.resolve`)."""
+"""Each of their module paths that exists here, with its names and their targets (see `finder.resolve`)."""

@@ -1,4 +1,4 @@
-"""The import finder behind the guest entrance: a module of ours for each path of theirs, and the user's own files."""
+"""Import finder for the aliases: a module for each path of MMEngine and its family, and the user's own files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EDITED = ("mmdet3d.engine.hooks", "mmdet3d.engine.optimizers")
 
 
 class MissingAlias(InputError, ImportError):
-    """A name of MMEngine's or MMDetection3D's that raydet3d has nothing for.
+    """A name of MMEngine's or MMDetection3D's that raydet3d does not have.
 
     Args:
         message: The sentence.
@@ -36,7 +36,7 @@ class MissingAlias(InputError, ImportError):
 
 
 class AliasFinder(MetaPathFinder, Loader):
-    """Finds what lies under `ROOTS`: ours first, then the user's own files; all else is an error that names it."""
+    """Finds modules below `ROOTS`: the aliases first, then the user's own files; anything else is an error."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -77,20 +77,20 @@ FINDER = AliasFinder()
 
 
 def is_off() -> bool:
-    """Whether `RAYDET3D_COMPAT=off` leaves the guests' names to what is installed."""
+    """Return whether `RAYDET3D_COMPAT=off` leaves those names to what is installed."""
     return os.environ.get(SWITCH, "").lower() in ("off", "0", "false", "no")
 
 
 def is_active() -> bool:
-    """Whether guests find ours in this process."""
+    """Return whether the aliases are active in this process."""
     return FINDER in sys.meta_path
 
 
 def install() -> bool:
-    """Let everything that is imported from now on find ours under the guests' names.
+    """Activate the aliases for everything that is imported from now on.
 
     Returns:
-        Whether it does; False where `RAYDET3D_COMPAT=off`.
+        Whether they are active; False where `RAYDET3D_COMPAT=off`.
 
     Raises:
         InputError: This process has imported the real package already.
@@ -111,7 +111,7 @@ def install() -> bool:
 
 
 def uninstall() -> None:
-    """Undo `install`, and forget every module that came by it."""
+    """Undo `install`, and remove the modules that it provided."""
     if is_active():
         sys.meta_path.remove(FINDER)
         for name in [name for name in sys.modules if name.partition(".")[0] in ROOTS]:
@@ -119,9 +119,9 @@ def uninstall() -> None:
 
 
 def own_folders(name: str) -> Iterator[Path]:
-    """The folders on the python path where files of the user's own may lie for a guest's package.
+    """Yield the folders on the Python path that may hold files of the user's own for one of their packages.
 
-    What pip has installed is nobody's own: there, ours wins as a whole.
+    Packages that pip has installed are not the user's own: the aliases replace them as a whole.
     """
     for entry in dict.fromkeys(sys.path):
         folder = Path(entry or os.curdir, *name.split("."))
@@ -131,7 +131,7 @@ def own_folders(name: str) -> Iterator[Path]:
 
 
 def is_whole(folder: Path, name: str) -> bool:
-    """Whether a folder of a guest's package lies in a whole copy of it, and not in a tree of a few own files."""
+    """Return whether a folder lies in a whole copy of their package, and not in a tree of a few own files."""
     depth = name.count(".")
     root = folder.parents[depth - 1] if depth else folder
     return (root / "version.py").is_file()
@@ -151,7 +151,7 @@ def _look_up(module: ModuleType, attribute: str) -> Any:
 
 
 def resolve(target: str) -> Any:
-    """What a target of the table stands for: `module:name`, or `module:table/entry` for an entry of a registry."""
+    """Return the object of a target: `module:name`, or `module:table/entry` for an entry of a registry."""
     home, _, name = target.partition(":")
     table, _, entry = name.partition("/")
     found = getattr(importlib.import_module(home), table)

@@ -1,4 +1,4 @@
-"""Modules of users' own: imported with the guests' names in place, in this process and in those that it starts."""
+"""Import users' own modules with the aliases active, in this process and in those that it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASKED: set[tuple[str, str]] = set()  # (package, folder) pairs that `import_use
 
 
 def import_plugin(name: str) -> None:
-    """Import a module that `custom_imports` names, after the guests' names are in place.
+    """Import a module that `custom_imports` names, with the aliases active.
 
     Args:
         name: Its dotted path.
@@ -36,9 +36,9 @@ def import_plugin(name: str) -> None:
 
 
 def find_object(path: str) -> Any:
-    """What lies at a dotted path, or None where there is no such module or name.
+    """Return the object at a dotted path, or None where there is no such module or name.
 
-    Paths under the guests' names lead to ours, and to files of the user's own; a module of the user's may import them.
+    Aliased paths lead to raydet3d's objects and to the user's own files; a user's module may import them.
     """
     if path.partition(".")[0] in ROOTS or not any(root in sys.modules for root in ROOTS):
         install()
@@ -59,7 +59,7 @@ def find_object(path: str) -> Any:
 
 
 def import_object(path: str) -> Any:
-    """What lies at a dotted path.
+    """Return the object at a dotted path.
 
     Raises:
         InputError: Nothing does.
@@ -77,7 +77,7 @@ def import_object(path: str) -> Any:
 
 
 class DottedPath(str):
-    """The dotted path of something that a pure-python config imported: what it names, once a part asks for it."""
+    """The dotted path of an object that a pure-python config imported; it is imported when it is used."""
 
     def build(self) -> Any:
         """Import it.
@@ -89,10 +89,10 @@ class DottedPath(str):
 
 
 def import_user_packages(tables: Iterable[str]) -> bool:
-    """Import those of the guests' packages in which the user has put an `__init__.py` of their own.
+    """Import the aliased packages in which the user has put an `__init__.py` of their own.
 
-    So a class that is entered by the import in `mmdet3d/engine/hooks/__init__.py`, one of the two ways that
-    MMDetection3D describes, is found without a word in the config.
+    A class that is registered by an import in `mmdet3d/engine/hooks/__init__.py`, one of the two ways that MMDetection3D
+    documents, is then found without an entry in the config.
 
     Args:
         tables: Names of the tables in which something is missing.
@@ -117,9 +117,9 @@ def import_user_packages(tables: Iterable[str]) -> bool:
 
 
 class PluginState:
-    """What a process needs before it can unpickle what follows: the guests' names, and the plug-ins, in order.
+    """What a process needs before it can unpickle users' objects: the aliases, and the plug-ins in order.
 
-    Put it before users' objects in whatever is pickled: it unpacks itself when it is read.
+    Put it before users' objects in what is pickled: unpickling it activates the aliases and imports the plug-ins.
 
     Args:
         plugins: Names of modules.
@@ -133,7 +133,7 @@ class PluginState:
 
 
 def plugin_state() -> PluginState | None:
-    """The luggage of this process; None where it has nothing that a fresh one lacks."""
+    """Return the plug-in state of this process; None where it has nothing that a fresh one lacks."""
     plugins = tuple(name for name in _IMPORTED if name in sys.modules)
     return PluginState(plugins) if is_active() or plugins else None
 

@@ -1,4 +1,4 @@
-"""From `param_scheduler=[...]` to schedulers, for one optimizer or for several."""
+"""Build schedulers from `param_scheduler=[...]`, for one optimizer or for several."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_param_scheduler(
     max_epochs: int | None,
     max_iters: int | None,
 ) -> Any:
-    """Make the schedulers of a config, in its order; each takes its first tick here.
+    """Build the schedulers of a config, in its order; each takes its first tick here.
 
     Args:
         cfg: One scheduler's dict, a list of them (ready objects pass through), or None. For several optimizers: that

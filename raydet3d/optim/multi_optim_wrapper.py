@@ -1,4 +1,4 @@
-"""Several optimizers in one run, each under its name: for models that are trained in parts, such as GANs."""
+"""Several optimizers in one run, each under its name, for models that are trained in parts, such as GANs."""
 
 from __future__ import annotations
 
