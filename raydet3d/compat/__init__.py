@@ -1,8 +1,9 @@
 """Aliases: modules that import `mmengine`, `mmdet3d`, `mmdet` or `mmcv` get raydet3d's objects under those names.
 
 `install()` puts an import finder (`finder`) in front of Python's own, which provides a module for each of their paths;
-its names are looked up in a table (`aliases`). It is active once a config names plug-ins in `custom_imports`, or objects
-by their dotted paths, as pure-python configs do. `RAYDET3D_COMPAT=off` leaves those names to whatever is installed. Nothing here imports torch.
+its names are looked up in a table (`aliases`). It is active once a config names plug-ins in `custom_imports`, or
+objects by their dotted paths, as pure-python configs do. `RAYDET3D_COMPAT=off` leaves those names to whatever is
+installed. Nothing here imports torch.
 """
 
 from raydet3d.compat.finder import ROOTS, MissingAlias, install, is_active, uninstall

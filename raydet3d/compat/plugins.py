@@ -91,8 +91,8 @@ class DottedPath(str):
 def import_user_packages(tables: Iterable[str]) -> bool:
     """Import the aliased packages in which the user has put an `__init__.py` of their own.
 
-    A class that is registered by an import in `mmdet3d/engine/hooks/__init__.py`, one of the two ways that MMDetection3D
-    documents, is then found without an entry in the config.
+    A class that is registered by an import in `mmdet3d/engine/hooks/__init__.py`, one of the two ways that
+    MMDetection3D documents, is then found without an entry in the config.
 
     Args:
         tables: Names of the tables in which something is missing.
