@@ -47,7 +47,7 @@ def find_object(path: str) -> Any:
         module = ".".join(parts[:cut])
         try:
             found: Any = importlib.import_module(module)
-        except ImportError as error:  # the guests' finder's, too
+        except ImportError as error:  # the alias finder's, too
             absent = isinstance(error, ModuleNotFoundError | MissingAlias) and error.name
             if absent and (module == absent or module.startswith(f"{absent}.")):
                 continue
