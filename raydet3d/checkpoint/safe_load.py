@@ -63,8 +63,8 @@ def read_checkpoint(source: Path, *, name: str | None = None) -> dict[str, Any]:
     if "state_dict" not in content:
         if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
             raise InputError(f"checkpoint {title} has no 'state_dict'; it holds {', '.join(map(str, content))}")
-        content = BareWeights(state_dict=content)
-    return content
+        return BareWeights(state_dict=content)
+    return dict(content)
 
 
 def read_stored_checkpoint(storage: Storage, name: str, *, title: str) -> dict[str, Any]:

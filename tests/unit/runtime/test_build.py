@@ -44,7 +44,7 @@ def quiet(folder: Path, **changes: Any) -> Any:
         ({"val_cfg": None}, "the config has val_dataloader and val_evaluator but no val_cfg: all three or none"),
         ({"custom_hooks": [{"type": "NoHook"}]}, r"custom_hooks\[0\]: unknown hook type 'NoHook'"),
         ({"custom_hooks": {"type": "LoggerHook"}}, "custom_hooks must be a list"),
-        ({"custom_hooks": [{"type": "LoggerHook", "priority": "FIRST"}]}, r"custom_hooks\[0\]: unknown hook priority"),
+        ({"custom_hooks": [{"type": "LoggerHook", "priority": "FIRST"}]}, r"custom_hooks\[0\]: a hook.s priority"),
         ({"default_hooks__timer": {"type": "IterTimerHook", "x": 1}}, "default_hooks.timer: .* has no argument 'x'"),
         ({"default_hooks__emma": None}, "default_hooks.emma: there is no default hook of this name"),
         ({"log_processor": {"windowsize": 3}}, "log_processor: .*'windowsize'; did you mean 'window_size'"),
