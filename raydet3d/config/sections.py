@@ -127,8 +127,8 @@ def read_loader(given: Mapping[str, Any], where: str) -> DataLoaderCfg:
         raise InputError(f"{where} has no sampler, such as dict(type='DefaultSampler', shuffle=True)")
     if loader.timeout and not loader.num_workers:
         raise InputError(
-            f"{where}.timeout={loader.timeout!r} needs num_workers of at least 1: it limits how long a batch of a "
-            "worker process is waited for"
+            f"{where}.timeout limits the wait for a worker process and needs num_workers of at least 1, "
+            f"got timeout={loader.timeout!r} with num_workers=0"
         )
     return loader
 

@@ -118,7 +118,7 @@ def test_batch_samplers_collate_functions_and_worker_functions_of_a_users_own() 
     [
         ({"sampler": None}, "has no sampler"),
         ({"dataset": None}, "has no dataset"),
-        ({"timeout": 5}, "d.timeout=5 needs num_workers"),
+        ({"timeout": 5}, "d.timeout .* needs num_workers of at least 1, got timeout=5"),
         ({"timeout": -1, "num_workers": 1}, "d.timeout must be a number of at least 0"),
         ({"drop_last": 1}, "d.drop_last must be True or False"),
         ({"batch_size": 0}, "d.batch_size must be an integer of at least 1, got 0"),
