@@ -12,8 +12,17 @@ from raydet3d.models.data_preprocessors.det3d import Det3DDataPreprocessor
 from raydet3d.models.dense_heads.anchor3d_head import Anchor3DHead
 from raydet3d.models.detectors.base import Base3DDetector, BaseModel
 from raydet3d.models.detectors.voxelnet import VoxelNet
+from raydet3d.models.layers.sparse_block import SparseBasicBlock, make_sparse_convmodule
+from raydet3d.models.layers.sparse_conv3d import (
+    SparseConv3d,
+    SparseConvTensor,
+    SparseInverseConv3d,
+    SparseSequential,
+    SubMConv3d,
+)
 from raydet3d.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from raydet3d.models.middle_encoders.pillar_scatter import PointPillarsScatter
+from raydet3d.models.middle_encoders.sparse_encoder import SparseEncoder
 from raydet3d.models.module import BaseModule, ModuleDict, ModuleList, Sequential, build_model_from_cfg
 from raydet3d.models.necks.second_fpn import SECONDFPN
 from raydet3d.models.task_modules.anchor_generators import AlignedAnchor3DRangeGenerator, Anchor3DRangeGenerator
@@ -23,6 +32,7 @@ from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D
 from raydet3d.models.task_modules.samplers import PseudoSampler
 from raydet3d.models.tta import BaseTTAModel
 from raydet3d.models.voxel_encoders.pillar_encoder import PillarFeatureNet
+from raydet3d.models.voxel_encoders.voxel_encoder import HardSimpleVFE
 
 __all__ = [
     "SECOND",
@@ -42,6 +52,7 @@ __all__ = [
     "Det3DDataPreprocessor",
     "ExponentialMovingAverage",
     "FocalLoss",
+    "HardSimpleVFE",
     "L1Loss",
     "Max3DIoUAssigner",
     "ModuleDict",
@@ -52,7 +63,15 @@ __all__ = [
     "PseudoSampler",
     "Sequential",
     "SmoothL1Loss",
+    "SparseBasicBlock",
+    "SparseConv3d",
+    "SparseConvTensor",
+    "SparseEncoder",
+    "SparseInverseConv3d",
+    "SparseSequential",
     "StochasticWeightAverage",
+    "SubMConv3d",
     "VoxelNet",
     "build_model_from_cfg",
+    "make_sparse_convmodule",
 ]
