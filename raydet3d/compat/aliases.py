@@ -150,6 +150,14 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     # ------------------------------------------------------------------------------------------------ its family
     "mmcv": ("", {"raydet3d.data": "BaseTransform=Transform"}),
+    "mmcv.cnn": (
+        "bricks",
+        {"raydet3d.models.layers.build_layer": "build_conv_layer build_norm_layer build_upsample_layer"},
+    ),
+    "mmcv.ops": (
+        "",
+        {"raydet3d.models": "SparseConv3d SparseConvTensor SparseInverseConv3d SparseSequential SubMConv3d"},
+    ),
     "mmcv.transforms": (
         "base builder wrappers",
         {"raydet3d.data": "BaseTransform=Transform Compose", "raydet3d.registry": "TRANSFORMS"},
@@ -162,7 +170,13 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "mmdet.models": (
         "losses task_modules task_modules.samplers utils",
-        {"MODELS": _LOSSES, "TASK_UTILS": "PseudoSampler", "raydet3d.compat.mmengine_utils": "multi_apply"},
+        {
+            "MODELS": _LOSSES,
+            "TASK_UTILS": "PseudoSampler",
+            "raydet3d.models.task_modules.assigners": "AssignResult",
+            "raydet3d.models.task_modules.samplers": "SamplingResult",
+            "raydet3d.compat.mmengine_utils": "multi_apply",
+        },
     ),
     "mmdet.registry": ("", {"raydet3d.registry": _TABLES}),
     "mmdet.utils": ("typing_utils", {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules"}),
@@ -185,13 +199,18 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmdet3d.evaluation": ("metrics metrics.kitti_metric", {"METRICS": "KittiMetric"}),
     "mmdet3d.models": (
         "backbones backbones.second data_preprocessors data_preprocessors.data_preprocessor dense_heads "
-        "dense_heads.anchor3d_head detectors detectors.base detectors.voxelnet losses middle_encoders "
-        "middle_encoders.pillar_scatter necks necks.second_fpn task_modules task_modules.anchor task_modules.assigners "
-        "task_modules.coders task_modules.samplers voxel_encoders voxel_encoders.pillar_encoder",
+        "dense_heads.anchor3d_head dense_heads.base_3d_dense_head dense_heads.train_mixins detectors detectors.base "
+        "detectors.voxelnet layers layers.sparse_block layers.spconv losses middle_encoders "
+        "middle_encoders.pillar_scatter middle_encoders.sparse_encoder necks necks.second_fpn task_modules "
+        "task_modules.anchor task_modules.assigners task_modules.coders task_modules.samplers voxel_encoders "
+        "voxel_encoders.pillar_encoder voxel_encoders.voxel_encoder",
         {
-            "raydet3d.models": "Base3DDetector",
-            "MODELS": "Anchor3DHead Det3DDataPreprocessor PillarFeatureNet PointPillarsScatter SECOND SECONDFPN "
-            f"VoxelNet {_LOSSES}",
+            "raydet3d.models": "Base3DDetector SparseBasicBlock make_sparse_convmodule",
+            "raydet3d.models.dense_heads.base": "Base3DDenseHead",
+            "raydet3d.models.dense_heads.anchor_targets": "AnchorTrainMixin get_direction_target",
+            "raydet3d.models.voxel_encoders.pillar_encoder": "PFNLayer",
+            "MODELS": "Anchor3DHead Det3DDataPreprocessor HardSimpleVFE PillarFeatureNet PointPillarsScatter SECOND "
+            f"SECONDFPN SparseEncoder VoxelNet {_LOSSES}",
             "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
             "DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
         },
