@@ -134,11 +134,11 @@ def test_ours_wins_where_the_real_one_is_installed(tmp_path: Path) -> None:
         f"from raydet3d import compat; compat.install(); {USE}\n"
         "from mmdet3d.engine.hooks import Det3DVisualizationHook\n"
         "from raydet3d.registry import HOOKS\nprint('NoSuchHook' in HOOKS)\n"
-        "import mmdet3d.models.layers.vote",
+        "import mmdet3d.models.layers.vote_module",
         real,
     )
     assert done.stdout.splitlines() == ["raydet3d.hooks.base 0.10.7", "False"]
-    assert "raydet3d has nothing for 'mmdet3d.models.layers'" in done.stderr.splitlines()[-1]
+    assert "raydet3d has nothing for 'mmdet3d.models.layers.vote_module'" in done.stderr.splitlines()[-1]
 
 
 def test_a_switch_leaves_the_names_to_the_real_one(tmp_path: Path) -> None:
