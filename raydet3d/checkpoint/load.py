@@ -1,4 +1,4 @@
-"""What is in a checkpoint, wherever it lies and whether it is a file or a folder of shards."""
+"""Read a checkpoint, from a path or a URI, a file or a folder of shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARDS = "shards"
 
 
 def load_metadata(location: Location) -> dict[str, Any]:
-    """A checkpoint's content but for its shards, which ``load_shards`` adds once there is a model to take them.
+    """Read a checkpoint except its shards; `load_shards` adds them once the model exists.
 
     Args:
         location: Its path or URI.
@@ -35,16 +35,16 @@ def load_metadata(location: Location) -> dict[str, Any]:
         except OSError as error:
             if not place.names(name):
                 raise InputError(f"cannot read checkpoint {location}: {error.strerror or error}") from None
-    from raydet3d.checkpoint.sharded import read_rest  # half of torch.distributed: for those who use it
+    from raydet3d.checkpoint.sharded import read_rest  # imports torch.distributed.checkpoint
 
     return {**read_rest(place, name), SHARDS: True}
 
 
 def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A checkpoint's whole content, cut as a model's parameters are.
+    """Read the shards of a checkpoint, cut as the model's parameters are.
 
     Args:
-        head: What ``load_metadata`` gave.
+        head: What `load_metadata` returned.
         location: Where the checkpoint lies.
         like: The model's parameters by name.
     """
@@ -60,12 +60,12 @@ def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, 
 
 
 def locate(given: str | Path) -> Location:
-    """A checkpoint's place as the user gave it: a URI stays one, anything else is a path."""
+    """Return a checkpoint's location: a URI as it is, anything else as a path."""
     return given if isinstance(given, str) and is_uri(given) else Path(given)
 
 
 def exists(location: Location) -> bool:
-    """Whether there is such a file or folder."""
+    """Return whether the file or folder exists."""
     place, name = _split(location)
     return place.exists(name)
 

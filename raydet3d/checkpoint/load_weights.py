@@ -1,4 +1,4 @@
-"""Weights into a model, saying what does not fit."""
+"""Load weights into a model and report what does not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 8  # names in a message; the rest are counted
 
 
 def rename_weights(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Weights under names that went through ``re.sub`` for each (pattern, replacement)."""
+    """Rename weights by `re.sub` for each (pattern, replacement)."""
     out = dict(weights)
     for pattern, replacement in patterns:
         out = {re.sub(pattern, replacement, name): value for name, value in out.items()}
@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
         One line that says what was loaded and what was not.
 
     Raises:
-        InputError: With ``strict``, the first difference; without, that nothing fits.
+        InputError: With `strict`, the first difference; without, that nothing fits.
     """
     mine = model.state_dict()
     missing = [name for name in mine if name not in weights]

@@ -1,4 +1,4 @@
-"""Copies what a run writes on this machine (logs, curves, pictures) to its work dir behind a URI."""
+"""Upload what a run writes on this machine (logs, curves, pictures) to its work dir behind a URI."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ JOURNALS = (STARTS, ".reached", "scalars.json")
 
 
 class LogUploader:
-    """The files of a local folder that stands for one behind a URI, copied up when they have changed.
+    """Uploads the changed files of the local folder that mirrors a work dir behind a URI.
 
     Args:
         local: The local folder.
-        bucket: The place behind the URI.
-        logger: Where it is said, once, that copying fails.
+        bucket: The storage behind the URI.
+        logger: Logger for a failed upload, once.
     """
 
     def __init__(self, local: Path, bucket: ObjectStorage, logger: logging.Logger) -> None:
@@ -29,7 +29,7 @@ class LogUploader:
         self._failed = False
 
     def pull(self, *more: str) -> None:
-        """Bring here what grows from start to start, where another machine has come further with the run.
+        """Download the files that grow from start to start, where another machine has come further.
 
         Args:
             more: Further files to bring.
@@ -50,7 +50,7 @@ class LogUploader:
         return None
 
     def push(self) -> None:
-        """Copy what is new or has changed since the last time. A failure is told and harms nothing."""
+        """Upload what is new or has changed since the last call. A failure is logged."""
         try:
             for path in sorted(self.local.rglob("*")):
                 name = path.relative_to(self.local).as_posix()

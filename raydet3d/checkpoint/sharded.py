@@ -1,7 +1,7 @@
-"""Checkpoints whose tensors are sharded over the ranks: written and read by ``torch.distributed.checkpoint``.
+"""Checkpoints whose tensors are sharded over the ranks: written and read by `torch.distributed.checkpoint`.
 
-A sharded checkpoint is a folder: ``<serial>/`` with torch's own files (``.metadata`` and one ``.distcp`` a rank) and
-``state.pth``, everything that is not sharded, in which a small dict stands for each sharded tensor. It can be read on
+A sharded checkpoint is a folder: `<serial>/` with torch's own files (`.metadata` and one `.distcp` a rank) and
+`state.pth`, everything that is not sharded, in which a small dict stands for each sharded tensor. It can be read on
 any number of ranks: shards are cut anew. Nothing in it is unpickled freely.
 """
 
@@ -67,10 +67,10 @@ class Ranks:
         return box[0]
 
     def write(self, state: dict[str, Any], place: Storage, name: str, folder: str) -> dict[str, list[Any]]:
-        """Write this rank's shards into ``name/folder/``.
+        """Write this rank's shards into `name/folder/`.
 
         Returns:
-            Digest and size of each file of all ranks, by its path in ``name/``.
+            Digest and size of each file of all ranks, by its path in `name/`.
 
         Raises:
             OSError: On every rank, if one of them could not write.
@@ -122,7 +122,7 @@ class Ranks:
 
 
 def take_out(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
-    """Nested containers with a mark in place of each sharded tensor; the tensors go to ``tensors`` by their path."""
+    """Nested containers with a mark in place of each sharded tensor; the tensors go to `tensors` by their path."""
     if isinstance(value, DTensor):
         tensors[key] = value
         return {MARK: key}
@@ -176,7 +176,7 @@ def fill_in(rest: Mapping[str, Any], place: Storage, name: str, like: Mapping[st
     """A sharded checkpoint's content.
 
     Args:
-        rest: What ``read_rest`` gave.
+        rest: What `read_rest` gave.
         place: Where the checkpoint lies.
         name: Its name.
         like: Parameters by name: what belongs to a sharded one comes back with its sharding. Anything else comes
@@ -251,7 +251,7 @@ def _marks(rest: Any) -> Iterator[tuple[str, str]]:
 
 
 def _map_owned(value: Any, function: Any, owner: str | None = None) -> Any:
-    """Apply ``function(tensor or mark, name of its parameter)`` throughout a state.
+    """Apply `function(tensor or mark, name of its parameter)` throughout a state.
 
     Weights are named by their own key; what an optimizer keeps, by the names that its param groups list.
     """

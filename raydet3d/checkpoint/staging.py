@@ -1,8 +1,7 @@
-"""Copies of a state in host memory: the only thing that a checkpoint makes the training wait for.
+"""Copy a state to host memory: the only part of a save for which training waits.
 
-The memory is kept from one copy to the next, so that it is there already (asking the system for fresh pages takes
-longer than filling them). From a GPU the copies go to pinned memory and are only queued: what trains on comes after
-them in the stream's order, and whoever reads them waits.
+Buffers are reused from one copy to the next, since allocating fresh pages takes longer than filling them. From a GPU
+the copies go to pinned memory asynchronously, in stream order; `wait` blocks until they are complete.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Key = tuple[Any, ...]
 
 
 class HostStaging:
-    """Copies states, each over the one before.
+    """Copies states to host memory, each over the one before.
 
     A copy is valid until the next is taken.
     """
@@ -28,9 +27,9 @@ class HostStaging:
         self._events: list[torch.cuda.Event] = []
 
     def take(self, state: Any) -> Any:
-        """A copy of nested containers with every tensor on the host; numbers and strings are kept.
+        """Copy nested containers with every tensor to the host; other values are kept.
 
-        Call ``wait`` before reading it.
+        Call `wait` before reading it.
         """
         self._used = {}
         streams: set[torch.device] = set()
@@ -43,13 +42,13 @@ class HostStaging:
         return copy
 
     def wait(self) -> None:
-        """Wait until what was taken is there; from any thread."""
+        """Wait until the copies are complete; from any thread."""
         for event in self._events:
             event.synchronize()
         self._events.clear()
 
     def forget(self) -> None:
-        """Give the memory back."""
+        """Free the buffers."""
         self._kept, self._used = {}, {}
 
     def _copy(self, value: Any, key: Key, streams: set[torch.device]) -> Any:
@@ -76,7 +75,7 @@ class HostStaging:
 
 
 def to_host(value: Any) -> Any:
-    """A copy of nested containers with every tensor cloned to the host, in memory of its own."""
+    """Copy nested containers with every tensor cloned to new host memory."""
     copies = HostStaging()
     copy = copies.take(value)
     copies.wait()
@@ -84,16 +83,16 @@ def to_host(value: Any) -> Any:
 
 
 def is_sharded(value: Any) -> bool:
-    """Whether there is a tensor in nested containers that is sharded over the ranks."""
+    """Return whether nested containers have a tensor that is sharded over the ranks."""
     if isinstance(value, Mapping):
         return any(map(is_sharded, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(is_sharded, value))
-    return hasattr(value, "full_tensor")  # so as not to import half of torch.distributed for everybody
+    return hasattr(value, "full_tensor")  # without importing torch.distributed.tensor
 
 
 def num_bytes(value: Any) -> int:
-    """Bytes of all tensors in nested containers (of a sharded one, those of this rank)."""
+    """Return the bytes of all tensors in nested containers (of a sharded one, those of this rank)."""
     if isinstance(value, Tensor):
         local = value.to_local() if hasattr(value, "to_local") else value
         return int(local.numel() * local.element_size())

@@ -1,7 +1,7 @@
-"""Places that hold a run's files: a local or mounted folder, or a bucket behind a URI.
+"""`Storage`: one interface over local folders and object stores behind a URI.
 
-What is asked of a place: names, read, open, put, remove. A folder puts a file beside its place, syncs and renames it. A
-bucket knows no rename: there an object appears when it is whole, and a checkpoint when its manifest does.
+A local file is written beside its place, synced and renamed. An object store has no rename: an object appears when it
+is whole, and a checkpoint when its manifest does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Location = Path | str  # of a file: a path, or a URI
 
 
 class HashingWriter:
-    """A file that counts and digests what is written to it."""
+    """A file that counts and hashes what is written to it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -47,19 +47,19 @@ class HashingWriter:
 
 
 class Storage(Protocol):
-    """What the store asks of the place where checkpoints lie. Names may have folders in them, with ``/``."""
+    """Where checkpoints are stored. Names may contain folders, with `/`."""
 
     def location(self, name: str) -> Location:
-        """Where a file lies, as a user would name it."""
+        """Return the path or URI of a file."""
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of files and folders there."""
+        """List the names of files and folders."""
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read, whole or from its start."""
+        """Open a file for reading."""
 
     def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
-        """Write a file aside; returns its digest and size. ``commit`` puts it in place, ``discard`` forgets it."""
+        """Write a temporary file; returns its digest and size. `commit` puts it in place, `discard` deletes it."""
 
     def commit(self, name: str) -> None:
         """Put what was prepared in place."""
@@ -86,14 +86,14 @@ class Storage(Protocol):
         """Names of files that writers prepared and did not live to commit; may be those of a live one."""
 
     def free(self) -> int | None:
-        """Bytes that are free; None where nobody knows."""
+        """Return the free bytes; None where that is not known."""
 
 
 def open_storage(where: Location) -> LocalStorage | ObjectStorage:
-    """The place of a path or a URI.
+    """Open the storage of a path or a URI.
 
     Raises:
-        InputError: Nothing here can open the URI.
+        InputError: No file system opens the URI.
     """
     if isinstance(where, Path) or not is_uri(where):
         return LocalStorage(Path(where))
@@ -104,7 +104,7 @@ def open_storage(where: Location) -> LocalStorage | ObjectStorage:
 
 
 def probe(uri: str) -> None:
-    """Write to a URI once, and delete it.
+    """Check that a URI can be written to, by writing and deleting an empty file.
 
     Raises:
         InputError: It cannot be opened, or written to.
@@ -121,7 +121,7 @@ def probe(uri: str) -> None:
 
 
 def digest_of(place: Storage, name: str) -> tuple[str, int]:
-    """SHA-256 and bytes of a file, read in pieces."""
+    """Return the SHA-256 and the size of a file."""
     digest, size = hashlib.sha256(), 0
     with place.open(name) as file:
         while chunk := file.read(CHUNK):
@@ -131,13 +131,13 @@ def digest_of(place: Storage, name: str) -> tuple[str, int]:
 
 
 def read(place: Storage, name: str) -> bytes:
-    """A file's bytes."""
+    """Return the bytes of a file."""
     with place.open(name) as file:
         return file.read()
 
 
 class LocalStorage:
-    """A local or mounted folder: files are there whole or not at all, since they are synced and then renamed.
+    """A local or mounted folder. Files appear whole or not at all: they are synced and then renamed.
 
     Args:
         path: The folder; made when the first file is written.
@@ -147,20 +147,20 @@ class LocalStorage:
         self.path = path
 
     def location(self, name: str) -> Path:
-        """A file's path."""
+        """Return the path of a file."""
         return self.path / name
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of files and folders there."""
+        """List the names of files and folders."""
         path = self.path / folder
         return sorted(os.listdir(path)) if path.is_dir() else []
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read."""
+        """Open a file for reading."""
         return (self.path / name).open("rb")
 
     def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
-        """Write a file under a temporary name beside its place.
+        """Write a file under a temporary name in the same folder.
 
         Args:
             name: Its name.
@@ -179,7 +179,7 @@ class LocalStorage:
         return sink.digest.hexdigest(), sink.size
 
     def commit(self, name: str) -> None:
-        """Give what was prepared its name."""
+        """Rename a prepared file to its name, and sync the folder."""
         path = self.path / name
         replace_file(self._temporary(name), path)
         parent = os.open(path.parent, os.O_RDONLY)
@@ -189,7 +189,7 @@ class LocalStorage:
             os.close(parent)
 
     def discard(self, name: str) -> None:
-        """Delete what was prepared."""
+        """Delete a prepared file."""
         with suppress(OSError):  # a remnant takes room and does no more harm
             self._temporary(name).unlink(missing_ok=True)
 
@@ -236,7 +236,7 @@ class LocalStorage:
         return [name for name in self.names() if name.startswith(".") and name.endswith(".tmp")]
 
     def free(self) -> int | None:
-        """Bytes that are free."""
+        """Return the free bytes of the disk."""
         try:
             disk = os.statvfs(self.path)
         except OSError:
@@ -249,12 +249,12 @@ class LocalStorage:
 
 
 class ObjectStorage:
-    """A folder behind a URI, through pyarrow's file systems: an object appears when it has been written whole.
+    """A folder behind a URI, through the file systems of pyarrow and fsspec. Objects appear when they are whole.
 
     Args:
-        files: A ``pyarrow.fs.FileSystem``.
+        files: A `pyarrow.fs.FileSystem`.
         path: The folder in it.
-        uri: How users name it.
+        uri: The URI.
     """
 
     def __init__(self, files: Any, path: str, uri: str) -> None:
@@ -265,7 +265,7 @@ class ObjectStorage:
 
     @classmethod
     def at(cls, uri: str) -> ObjectStorage:
-        """The place of a URI: pyarrow's own file systems (s3, gs, hdfs, ...) first, then fsspec's (az, memory, ...).
+        """Open a URI: pyarrow's own file systems (s3, gs, hdfs, ...) first, then fsspec's (az, memory, ...).
 
         Raises:
             InputError: Neither knows it, or it is malformed.
@@ -291,20 +291,20 @@ class ObjectStorage:
         return arrow
 
     def location(self, name: str) -> str:
-        """A file's URI."""
+        """Return the URI of a file."""
         return f"{self.uri}/{name}"
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of objects and folders there."""
+        """List the names of objects and folders."""
         selector = self._arrow.FileSelector(self._at(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.files.get_file_info(selector))
 
     def open(self, name: str) -> BinaryIO:
-        """An object to read, from anywhere in it."""
+        """Open an object for reading, with random access."""
         return cast("BinaryIO", self.files.open_input_file(self._at(name)))
 
     def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
-        """Write a file on this machine's disk: what cannot be written whole never touches the bucket."""
+        """Write a file on the local disk: a file that cannot be written whole never reaches the object store."""
         self.discard(name)
         file = self._spooled[name] = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by commit
         sink = HashingWriter(file)
@@ -312,7 +312,7 @@ class ObjectStorage:
         return sink.digest.hexdigest(), sink.size
 
     def commit(self, name: str) -> None:
-        """Send what was prepared."""
+        """Upload a prepared file."""
         file = self._spooled[name]
         file.seek(0)
         with self._writer(name) as out:
@@ -320,7 +320,7 @@ class ObjectStorage:
         self.discard(name)
 
     def discard(self, name: str) -> None:
-        """Forget what was prepared."""
+        """Delete a prepared file."""
         if (file := self._spooled.pop(name, None)) is not None:
             file.close()
 
@@ -330,7 +330,7 @@ class ObjectStorage:
             out.write(data)
 
     def send(self, name: str, source: Path) -> None:
-        """Copy a local file there."""
+        """Upload a local file."""
         with source.open("rb") as file, self._writer(name) as out:
             shutil.copyfileobj(file, out, CHUNK)
 
@@ -366,11 +366,11 @@ class ObjectStorage:
         self.remove(name)
 
     def leftovers(self) -> list[str]:
-        """Nothing: what was prepared lies on the machine that did, in files without a name."""
+        """Return nothing: prepared files have no name and end with their process."""
         return []
 
     def free(self) -> int | None:
-        """Nobody knows."""
+        """Return None: object stores do not report free space."""
         return None
 
     def _at(self, name: str) -> str:

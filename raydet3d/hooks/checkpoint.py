@@ -1,4 +1,4 @@
-"""``CheckpointHook``: when to save, and what counts as best. How is the store's business."""
+"""`CheckpointHook`: when to save, and what counts as best. How is the store's business."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raydet3d.registry import HOOKS
 class CheckpointHook(Hook):
     """Saves the run at intervals and at its end, and the best model of all validations.
 
-    With ``interval=-1`` only the end is kept, as in MMEngine; until then the newest epoch (or validation interval) is
+    With `interval=-1` only the end is kept, as in MMEngine; until then the newest epoch (or validation interval) is
     kept in its place, so that a crash costs one epoch and not the run. Priority VERY_LOW: after everything else that an
     iteration, an epoch or a validation brings.
 
@@ -31,20 +31,20 @@ class CheckpointHook(Hook):
         save_param_scheduler: Save the schedules' state.
         out_dir: Folder to save to, under the work dir's name; the work dir by default.
         max_keep_ckpts: Regular checkpoints to keep; the oldest go once a newer one is safe. -1 keeps all.
-        keep_every: Every checkpoint whose number this divides is a milestone: it stays beyond ``max_keep_ckpts``.
-        keep_bytes: Bytes (or text such as ``'20GB'``) that the checkpoints of the run may have together. The oldest go
-            first, milestones last; the newest, the best and those that something points at stay. While one is
+        keep_every: Every checkpoint whose number this divides is a milestone: it stays beyond `max_keep_ckpts`.
+        keep_bytes: Bytes (or text such as `'20GB'`) that the checkpoints of the run may have together. The oldest go
+            first, milestones last; the newest and the best stay. While one is
             written there is room needed for one more.
         save_last: Save at the end in any case, also at one that came early.
-        save_best: Metric (or list of them) whose best value is saved as ``best_<metric>_epoch_N.pth``, without the
-            optimizer; ``'auto'`` takes the first metric of the first validation.
-        rule: ``'greater'`` or ``'less'`` is better (or a list); told from the metric's name by default.
+        save_best: Metric (or list of them) whose best value is saved as `best_<metric>_epoch_N.pth`, without the
+            optimizer; `'auto'` takes the first metric of the first validation.
+        rule: `'greater'` or `'less'` is better (or a list); told from the metric's name by default.
         greater_keys: Names, or parts of them, of which greater is better.
         less_keys: Those of which less is better.
-        file_client_args: The old name of ``backend_args``.
-        filename_tmpl: Name with one ``{}``; ``epoch_{}.pth`` or ``iter_{}.pth`` by default. A best model's name ends
+        file_client_args: The old name of `backend_args`.
+        filename_tmpl: Name with one `{}`; `epoch_{}.pth` or `iter_{}.pth` by default. A best model's name ends
             in it.
-        backend_args: None or ``dict(backend='local')``.
+        backend_args: None or `dict(backend='local')`.
         published_keys: At the end, also write the newest and the best checkpoint with these keys only, under a name
             that ends in a digest.
         save_begin: First epoch (iteration) that may be saved.
@@ -126,7 +126,7 @@ class CheckpointHook(Hook):
         return {"best": {key: dict(value) for key, value in self._best.items()}, "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Take back what `state_dict` gave."""
         self._best = {key: dict(value) for key, value in state["best"].items()}
         self._last = state["last"]
 
@@ -271,6 +271,6 @@ def _parse_budget(size: int | str) -> int:
 
 
 def _stride(runner: RunContext) -> int:
-    """Iterations from one validation, or one epoch, to the next: ``val_interval`` may count either."""
+    """Iterations from one validation, or one epoch, to the next: `val_interval` may count either."""
     by_epoch = getattr(runner.train_loop, "by_epoch", True)
     return len(runner.train_dataloader) if by_epoch else runner.val_interval

@@ -1,4 +1,4 @@
-"""How a run begins: where, under which name and seed, and what it goes on from."""
+"""Resolve how a run begins: its folder, name, seed, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def resolve_batch_workers(cfg: Any, start: ResumeInfo) -> int:
 
 
 def apply_env(cfg: Any) -> None:
-    """What ``env_cfg`` says about this process; how workers start is told to the loaders alone."""
+    """What `env_cfg` says about this process; how workers start is told to the loaders alone."""
     env = cfg.get("env_cfg") or {}
     if env.get("cudnn_benchmark", False) and not (cfg.get("randomness") or {}).get("deterministic", False):
         torch.backends.cudnn.benchmark = True

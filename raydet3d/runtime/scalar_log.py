@@ -1,4 +1,4 @@
-"""The run's scalars as one file that goes on across starts: ``work_dir/scalars.json``, a JSON object a line."""
+"""The run's scalars as one file that goes on across starts: `work_dir/scalars.json`, a JSON object a line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from raydet3d.log import LineFile, get_logger
 class ScalarLog:
     """One line of numbers for each logged iteration and each validation, from the first start to the last.
 
-    Every line has ``iter``, the iterations finished then. When a run resumes from an earlier point than it had reached,
+    Every line has `iter`, the iterations finished then. When a run resumes from an earlier point than it had reached,
     what lies beyond that point is cut off, and the lines written again up to where the run had been before say
-    ``"redone": true``.
+    `"redone": true`.
 
     Args:
-        path: The file. A fresh run begins it anew, and puts one that is there aside (``scalars_1.json``, ...).
+        path: The file. A fresh run begins it anew, and puts one that is there aside (`scalars_1.json`, ...).
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class ScalarLog:
 
         Args:
             tag: Numbers by name.
-            mode: ``train`` or ``val``.
+            mode: `train` or `val`.
             iteration: Iterations finished.
             step: What the tag counts by: iteration, or epoch.
         """
