@@ -314,10 +314,12 @@ class CheckpointStore:
         for name in self.storage.leftovers():
             with suppress(OSError):  # it takes room and does no more harm
                 self.storage.remove(name)
-        for name in self.storage.names():
-            if name.startswith(".") and name.endswith(BEGUN):
-                with suppress(OSError):
-                    self._clear(name[1 : -len(BEGUN)])
+        begun = [name for name in self.storage.names() if name.startswith(".") and name.endswith(BEGUN)]
+        if begun:
+            self.manifests()  # makes those anew that a kill has torn
+        for name in begun:
+            with suppress(OSError):
+                self._clear(name[1 : -len(BEGUN)])
 
     def _clear(self, name: str) -> None:
         """Delete what lies under a checkpoint's name and is not in its manifest, and the mark that it was begun."""
@@ -326,7 +328,9 @@ class CheckpointStore:
         with suppress(OSError, ValueError):
             manifest = self._read_manifest(name)
         if manifest is None:
-            if self.storage.exists(begun) and read(self.storage, begun) == NEW:
+            is_torn = self.storage.exists(name + SUFFIX)
+            if is_torn or (self.storage.exists(begun) and read(self.storage, begun) == NEW):
+                self.storage.remove(name + SUFFIX)
                 self.storage.remove(name)
         elif manifest.files:
             wanted = {file.partition("/")[0] for file in manifest.files}
@@ -453,13 +457,19 @@ class CheckpointStore:
             except (OSError, ValueError, RecursionError) as error:
                 damaged.append((name, _reason(error)))
         for name, reason in damaged:
-            with suppress(OSError):
-                self.storage.move(name + SUFFIX, f"{name}{SUFFIX}.damaged")
+            is_torn = self.storage.exists(
+                f".{name}{BEGUN}"
+            )  # by a kill, where writes are not atomic: no damage to keep
+            if not is_torn:
+                with suppress(OSError):
+                    self.storage.move(name + SUFFIX, f"{name}{SUFFIX}.damaged")
             recovered = self._make_manifest(name, found)
             if recovered is not None:
                 found.append(recovered)
                 with suppress(OSError):
                     self._put_manifest(recovered)
+            if is_torn:
+                continue
             self.logger.warning(
                 "manifest %s%s is damaged (%s): it is kept as %s%s.damaged, and %s",
                 name,

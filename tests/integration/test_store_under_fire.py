@@ -44,7 +44,7 @@ def save_for_ever(where: str, first: int, done: Connection, sharded: bool) -> No
         weights = torch.full((300_000,), float(step))
         if mesh is not None:
             weights = distribute_tensor(weights, mesh, [Shard(0)])
-        state = {"state_dict": {"w": weights}, "meta": {"iter": step}}
+        state = {"state_dict": {"w": weights}, "meta": {"iter": step, "run": "r"}, "optimizer": {}}
         # Names come again, as those of a run that is begun anew do: then a file is replaced.
         store.save(state, f"iter_{step % 4}.pth", step=step, group="iter", limit=2)
         store.drain()
