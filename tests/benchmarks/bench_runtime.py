@@ -102,7 +102,7 @@ def ours(iters: int, folder: str) -> Callable[[], None]:
         "optim_wrapper": OPTIM,
         "param_scheduler": SCHEDULES,
         "train_cfg": {"by_epoch": True, "max_epochs": EPOCHS},
-        "train_dataloader": {"dataset": None, "sampler": None},
+        "train_dataloader": {"dataset": {"type": list}, "sampler": {"type": "DefaultSampler"}},
         "default_hooks": HOOKS,
         "randomness": {"seed": 0},
     }
