@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -88,6 +89,11 @@ class Manifest:
     def is_best(self) -> bool:
         """Whether it is one of the best models and no regular checkpoint."""
         return self.group.startswith("best_")
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a config's text, as manifests have it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_text(value: Any) -> bool:

@@ -20,7 +20,6 @@ import os
 import re
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +27,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from raydet3d import __version__
-from raydet3d.checkpoint.manifest import SUFFIX, Manifest
+from raydet3d.checkpoint.manifest import SUFFIX, Manifest, text_digest
+from raydet3d.checkpoint.recovery import recover_manifest
 from raydet3d.checkpoint.retention import select_of_run
 from raydet3d.checkpoint.storage import LocalStorage, Location, ObjectStorage, Storage, digest_of, open_storage, read
 from raydet3d.config import is_uri
@@ -463,7 +463,7 @@ class CheckpointStore:
             if not is_torn:
                 with suppress(OSError):
                     self.storage.move(name + SUFFIX, f"{name}{SUFFIX}.damaged")
-            recovered = self._make_manifest(name, found)
+            recovered = recover_manifest(self.storage, name, found)
             if recovered is not None:
                 found.append(recovered)
                 with suppress(OSError):
@@ -483,35 +483,6 @@ class CheckpointStore:
 
     def _read_manifest(self, name: str) -> Manifest:
         return Manifest.from_json(read(self.storage, name + SUFFIX), name)
-
-    def _make_manifest(self, name: str, others: Sequence[Manifest]) -> Manifest | None:
-        """Make a manifest from what a checkpoint says of itself; None where it is not whole, or no file of a run's."""
-        from raydet3d.checkpoint.load import load_metadata
-
-        location = self.storage.location(name)
-        try:
-            with self.storage.open(name) as file, zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
-                    return None
-            state = load_metadata(location)
-            digest, size = digest_of(self.storage, name)
-            meta = state["meta"]
-            step = int(meta["iter"])
-            kind = name.partition("_")[0]
-            return Manifest(
-                name=name,
-                sha256=[digest],
-                size=size,
-                step=step,
-                serial=max((m.serial for m in others if m.step <= step), default=0),
-                group="best_" if kind == "best" else kind,
-                run=str(meta.get("run", "")),
-                seed=meta.get("seed"),
-                config=text_digest(str(meta.get("cfg", ""))),
-                resumable="optimizer" in state,
-            )
-        except (OSError, ValueError, KeyError, TypeError, InputError, zipfile.BadZipFile):
-            return None
 
     def newest_own(self) -> Location | None:
         """This run's newest regular checkpoint (no `best_...`)."""
@@ -633,11 +604,6 @@ class CheckpointStore:
                     continue
                 return path
         return None
-
-
-def text_digest(text: str) -> str:
-    """SHA-256 of a config's text, as manifests have it."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def folder_of(run: str) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydet3d.checkpoint.manifest import Manifest
+from raydet3d.checkpoint.manifest import Manifest, text_digest
 from raydet3d.checkpoint.storage import ObjectStorage
-from raydet3d.checkpoint.store import CheckpointStore, text_digest
+from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.config import Config, is_uri
 from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.errors import InputError
