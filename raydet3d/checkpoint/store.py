@@ -13,8 +13,6 @@ Torch is imported only by what reads or writes tensors: a command can inspect a 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import os
 import re
@@ -46,7 +44,7 @@ BEGUN, NEW = ".begun", b"new"
 
 @dataclass(frozen=True, kw_only=True)
 class _SaveRequest:
-    """One save: the manifest as far as it is known, and the options."""
+    """One save: the manifest so far, and the options."""
 
     manifest: Manifest
     limit: int
@@ -340,26 +338,11 @@ class CheckpointStore:
         self.storage.remove(begun)
 
     def publish(self, name: str, keys: Sequence[str]) -> Location | None:
-        """Write a checkpoint's wanted keys only, under a name that ends in a digest.
-
-        Returns:
-            Its location; None where there is no such checkpoint.
-        """
-        import torch
-
-        from raydet3d.checkpoint.load import load_metadata, load_shards
+        """Write only the wanted keys, under a name that ends in a digest; None where there is no checkpoint."""
+        from raydet3d.checkpoint.publish import write_published
 
         self.drain()
-        if not self.storage.exists(name):
-            return None
-        location = self.storage.location(name)
-        content = load_shards(load_metadata(location), location, {})
-        buffer = io.BytesIO()
-        torch.save({key: content[key] for key in keys if key in content}, buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:8]
-        published = f"{name.removesuffix('.pth')}-{digest}.pth"
-        self.storage.put(published, buffer.getvalue())
-        return self.storage.location(published)
+        return write_published(self.storage, name, keys) if self.storage.exists(name) else None
 
     # -- other runs ---------------------------------------------------------------------------------------------
 
@@ -383,17 +366,11 @@ class CheckpointStore:
             moved.setdefault(folder, []).append(manifest.name)
         for folder, names in moved.items():
             if pointed in names:
-                CheckpointStore(self.storage.location(folder), pointer_dir=self._earlier_pointer_dir(folder))._point(
-                    pointed
-                )
+                pointer_dir = self._pointer_storage.location(folder)
+                CheckpointStore(self.storage.location(folder), pointer_dir=pointer_dir)._point(pointed)
                 self._pointer_storage.remove(POINTER)
-            self.logger.info(
-                "checkpoints of run %s are kept in %s", folder.rpartition("/")[2], self.storage.location(folder)
-            )
+            self.logger.info("checkpoints of another run are kept in %s", self.storage.location(folder))
         self._has_set_aside = True
-
-    def _earlier_pointer_dir(self, folder: str) -> Location:
-        return self._pointer_storage.location(folder)
 
     def earlier_runs(self) -> list[CheckpointStore]:
         """The stores of runs whose checkpoints were moved aside."""
