@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from raydet3d import compat
-from raydet3d.config.schema import check_arguments
+from raydet3d.config.type_check import check_arguments
 from raydet3d.errors import InputError, InputKeyError, InputTypeError
 
 T = TypeVar("T")

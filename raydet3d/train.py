@@ -325,7 +325,7 @@ def train_on_ray(
         if connecting is None:
             request.trains = True
             return {**run_worker(spec, asked=asked), "workers": 0, "cpus": num_processors()}
-        from raydet3d.launch.driver import fit
+        from raydet3d.launch.retry_loop import fit
 
         cluster = connecting.wait()
         request.listen()

@@ -22,7 +22,7 @@ from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
-from raydet3d.config.sections import KNOWN_KEYS, is_misspelling, misspelled_key
+from raydet3d.config.section_schemas import KNOWN_KEYS, is_misspelling, misspelled_key
 from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raydet3d.config.config_dict import DELETE, merge
-from raydet3d.config.sections import is_misspelling
+from raydet3d.config.section_schemas import is_misspelling
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
 _OPEN = {"[": "]", "(": ")", "{": "}"}

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from raydet3d import dist
-from raydet3d.config.schema import NonNegativeInt, PositiveInt
+from raydet3d.config.type_check import NonNegativeInt, PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.registry import DATA_SAMPLERS
 

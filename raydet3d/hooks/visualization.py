@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet3d.config.schema import NonNegativeFloat, NonNegativeInt
+from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook

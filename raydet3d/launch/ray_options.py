@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 
-from raydet3d.config.schema import (
+from raydet3d.config.type_check import (
     SECRET,
     NonEmptyStr,
     NonNegativeFloat,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from raydet3d import dist
-from raydet3d.config.schema import NonNegativeInt
+from raydet3d.config.type_check import NonNegativeInt
 from raydet3d.errors import InputError
 from raydet3d.registry import MODEL_WRAPPERS
 from raydet3d.runtime.ddp import ModelWrapper

@@ -13,9 +13,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
-from raydet3d.config.sections import read_loader
+from raydet3d.config.section_schemas import read_loader
 from raydet3d.data.dataset import check_dataset
-from raydet3d.data.elastic_sampler import ElasticBatchSampler
+from raydet3d.data.global_batch import ElasticBatchSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError

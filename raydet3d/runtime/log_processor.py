@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from raydet3d.config.schema import NonNegativeInt, PositiveInt
+from raydet3d.config.type_check import NonNegativeInt, PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import RunContext
 from raydet3d.registry import LOG_PROCESSORS

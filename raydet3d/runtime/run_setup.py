@@ -20,8 +20,8 @@ from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.config import Config, default_work_dir, work_dir_of
 from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.config.provenance import config_context
-from raydet3d.config.schema import read_section
-from raydet3d.config.sections import Randomness
+from raydet3d.config.section_schemas import Randomness
+from raydet3d.config.type_check import read_section
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydet3d.config.config_dict import DELETE
 from raydet3d.config.provenance import config_context
-from raydet3d.config.sections import RunConfig, read_run_config
+from raydet3d.config.section_schemas import RunConfig, read_run_config
 from raydet3d.errors import InputError
 from raydet3d.registry import LOOPS, Registry
 from raydet3d.runtime.consistency import check_consistency

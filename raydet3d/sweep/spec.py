@@ -15,7 +15,8 @@ from raydet3d.config import find_config
 from raydet3d.config.config_dict import merge, to_plain
 from raydet3d.config.inheritance import InheritanceChain, read_chain
 from raydet3d.config.provenance import Origin
-from raydet3d.config.schema import (
+from raydet3d.config.source_map import merged_lines
+from raydet3d.config.type_check import (
     NonEmptyStr,
     NonNegativeInt,
     PositiveInt,
@@ -23,7 +24,6 @@ from raydet3d.config.schema import (
     field_types,
     read_section,
 )
-from raydet3d.config.source_map import merged_lines
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import parse_bytes
 from raydet3d.sweep.domains import Domain, read_domain

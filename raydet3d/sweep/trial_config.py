@@ -12,7 +12,7 @@ from typing import Any
 from raydet3d.config import Config
 from raydet3d.config.config_dict import DELETE, to_plain
 from raydet3d.config.overrides import set_key, split_key
-from raydet3d.config.sections import KNOWN_KEYS
+from raydet3d.config.section_schemas import KNOWN_KEYS
 from raydet3d.errors import InputError, nearest
 from raydet3d.sweep.domains import Alternatives
 from raydet3d.sweep.expression import fill, has_expression

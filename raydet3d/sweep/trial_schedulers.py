@@ -19,8 +19,8 @@ from ray.tune.schedulers import (
     PopulationBasedTraining,
 )
 
+from raydet3d.sweep.run_trial import POINTER
 from raydet3d.sweep.spec import Sweep
-from raydet3d.sweep.trial import POINTER
 from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, read_json, write_json
 
 NEEDS_POINTERS = ("hyperband", "pbt")  # they pause trials, which Ray does with a checkpoint of its own

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import raydet3d.launch.driver  # noqa: F401 - first: it sets what Ray reads when it is imported
+import raydet3d.launch.retry_loop  # noqa: F401 - first: it sets what Ray reads when it is imported
 from raydet3d.launch.cluster import join_or_start
-from raydet3d.launch.driver import StopSource
 from raydet3d.launch.executors import release
 from raydet3d.launch.failures import describe_failure
 from raydet3d.launch.ray_console import divert_ray_lines
+from raydet3d.launch.retry_loop import StopSource
 from raydet3d.launch.signal_channel import STOP, purge
 from raydet3d.launch.signals import StopRequest
 from raydet3d.sweep.pbt import exploit
@@ -43,7 +43,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raydet3d.sweep.trial import INTERRUPTED, run_trial, sweep_channel  # noqa: E402
+from raydet3d.sweep.run_trial import INTERRUPTED, run_trial, sweep_channel  # noqa: E402
 from raydet3d.sweep.trial_schedulers import NEEDS_POINTERS, make_scheduler  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from raydet3d.config import Config
 from raydet3d.config.dump import redact
-from raydet3d.config.schema import PositiveInt
+from raydet3d.config.type_check import PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.log import LineFile, get_logger, tolerate_full_disk
 from raydet3d.registry import VISBACKENDS

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from raydet3d.config.schema import PositiveFloat, PositiveInt, Probability
+from raydet3d.config.type_check import PositiveFloat, PositiveInt, Probability
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS

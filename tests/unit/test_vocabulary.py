@@ -9,7 +9,7 @@ import torch
 
 from raydet3d import registry
 from raydet3d.config import Config, configs_root
-from raydet3d.config.sections import KNOWN_KEYS
+from raydet3d.config.section_schemas import KNOWN_KEYS
 from raydet3d.models.layers.build_layer import CONVS, NORMS, UPSAMPLES
 from raydet3d.registry import Registry
 

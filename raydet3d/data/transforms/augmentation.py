@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.errors import InputError
-from raydet3d.ops.bev_overlap import overlaps
+from raydet3d.ops.bev_collision import overlaps
 from raydet3d.ops.points import bev_corners, points_in_boxes, rotate_z
 from raydet3d.registry import TRANSFORMS
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="package")
 def two_cpus() -> Iterator[None]:
-    from raydet3d.launch.driver import ray  # by this way, since Ray reads its environment when it is imported
+    from raydet3d.launch.retry_loop import ray  # by this way, since Ray reads its environment when it is imported
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield

@@ -25,7 +25,7 @@ def plan_of(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> RunSpec:
 
 
 def on_ray(plan: RunSpec, workers: int) -> dict[str, Any]:
-    from raydet3d.launch.driver import fit
+    from raydet3d.launch.retry_loop import fit
 
     options = RayOptions(num_workers=workers, gpus_per_worker=0, cpus_per_worker=2 / workers)
     return fit(plan, options, work_dir=Path(plan.cfg["work_dir"]))

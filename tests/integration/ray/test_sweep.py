@@ -32,7 +32,7 @@ def run(folder: Path, config: Path, **source: Any) -> Results:
 
 def free_cpus() -> float:
     """CPUs that nobody has reserved, once what was released has arrived."""
-    from raydet3d.launch.driver import ray
+    from raydet3d.launch.retry_loop import ray
 
     for _ in range(100):
         free = ray.available_resources().get("CPU", 0.0)

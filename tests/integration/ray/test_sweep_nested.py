@@ -23,7 +23,7 @@ TWO = {"workers": 2, "cpus": 0.9}
 
 def placement_groups() -> list[str]:
     """States of the placement groups that are not removed."""
-    from raydet3d.launch.driver import ray
+    from raydet3d.launch.retry_loop import ray
 
     table = ray.util.placement_group_table().values()
     return [group["state"] for group in table if group["state"] != "REMOVED"]
@@ -90,7 +90,7 @@ def test_a_failing_worker_ends_its_trial_with_its_reason(two_cpus: None, tmp_pat
 def test_a_nested_trial_costs_what_a_bare_trainer_costs_and_at_most_three_seconds(
     two_cpus: None, tmp_path: Path
 ) -> None:
-    from raydet3d.launch.driver import fit
+    from raydet3d.launch.retry_loop import fit
 
     def bare(number: int) -> float:
         cfg = toy_cfg(tmp_path / f"bare{number}")

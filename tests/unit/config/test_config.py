@@ -17,7 +17,7 @@ from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_c
 from raydet3d.config.config_dict import merge
 from raydet3d.config.dump import to_text
 from raydet3d.config.overrides import set_key, split_key
-from raydet3d.config.sections import distance, is_misspelling, misspelled_key
+from raydet3d.config.section_schemas import distance, is_misspelling, misspelled_key
 from raydet3d.errors import InputError
 
 Write = Callable[..., Path]

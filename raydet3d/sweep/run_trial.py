@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raydet3d.launch.cluster import ClusterHandle
-from raydet3d.launch.driver import RetryLoop
 from raydet3d.launch.executors import Executor, ProcessExecutor, TorchExecutor
 from raydet3d.launch.failures import describe_failure
+from raydet3d.launch.retry_loop import RetryLoop
 from raydet3d.launch.signal_channel import Report, SignalChannel, StopListener, WorkerLink
 from raydet3d.launch.signals import Stopped
 from raydet3d.sweep.trial_spec import TrialHook, TrialSpec

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from raydet3d.config.schema import (
+from raydet3d.config.type_check import (
     Described,
     NonNegativeFloat,
     NonNegativeInt,

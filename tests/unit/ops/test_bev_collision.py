@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from shapely.geometry import Polygon
 
-from raydet3d.ops.bev_overlap import overlaps
+from raydet3d.ops.bev_collision import overlaps
 from raydet3d.ops.points import bev_corners
 
 

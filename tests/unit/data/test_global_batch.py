@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import BatchSampler
 
-from raydet3d.data.elastic_sampler import ElasticBatchSampler
+from raydet3d.data.global_batch import ElasticBatchSampler
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
 from raydet3d.data.seeded import EpochBatchSampler
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from annotated_types import Gt, Le
 
-from raydet3d.config.schema import (
+from raydet3d.config.section_schemas import read_run_config
+from raydet3d.config.type_check import (
     NonEmptyStr,
     Part,
     PositiveFloat,
@@ -19,7 +20,6 @@ from raydet3d.config.schema import (
     fits,
     read_section,
 )
-from raydet3d.config.sections import read_run_config
 from raydet3d.errors import InputError
 from raydet3d.hooks import CheckpointHook
 from raydet3d.registry import HOOKS, LOG_PROCESSORS
