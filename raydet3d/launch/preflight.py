@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ TOKEN = (
 
 
 def check_writable(folder: Path | str, what: str, hint: str = "choose another with --work-dir DIR") -> None:
-    """Make a folder and write to it once.
+    """Write to a folder once; a folder that this makes is removed again, so that a refused start leaves nothing.
 
     Args:
         folder: A path, or a URI.
@@ -46,13 +47,20 @@ def check_writable(folder: Path | str, what: str, hint: str = "choose another wi
 
         probe(str(folder))
         return
+    made: list[Path] = []
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        path = Path(folder).absolute()
+        made = [parent for parent in (path, *path.parents) if not parent.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
             pass
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{what} {folder} cannot be written to ({why}); {hint}") from None
+    finally:
+        for parent in made:  # innermost first; another process may use one of them by now
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def check_output_folders(cfg: Mapping[str, Any]) -> None:

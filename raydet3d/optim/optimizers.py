@@ -51,7 +51,8 @@ def param_group_settings(kind: object) -> list[str] | None:
     _, *parameters = inspect.signature(cls).parameters.values()
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
         return None
-    return [p.name for p in parameters]
+    # Schedules of the momentum add that field to every param group, also to those of Adam's betas.
+    return [*(p.name for p in parameters), "momentum"]
 
 
 def build_optimizer(cfg: Mapping[str, Any], params: Any) -> Optimizer:

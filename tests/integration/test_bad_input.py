@@ -56,10 +56,10 @@ def door(
         ("train_cfg = dict(max_epochs=2, dynamic_intervals=[(1,)])", "dynamic_intervals must be a list of"),
         ("param_scheduler = dict(type='StepLR', step_size=1, begin=3, end=2)", "param_scheduler[0]: "),
         ("optim_wrapper = dict(optimizer=dict(type='SGD', lr=-1))", "optim_wrapper.optimizer: SGD: Invalid"),
-        ("train_dataloader = dict(loader, batch_size=0)", "train_dataloader.batch_size must be an integer above 0"),
+        ("train_dataloader = dict(loader, batch_size=0)", "batch_size must be an integer of at least 1"),
         ("load_from = 'nowhere.pth'", "load_from: there is no file nowhere.pth"),
         ("compile = dict(backend='none-such')", "compile: Invalid backend"),
-        ("env_cfg = dict(dist_cfg=dict(timeout='long'))", "env_cfg.dist_cfg.timeout must be a number of seconds"),
+        ("env_cfg = dict(dist_cfg=dict(timeout='long'))", "env_cfg.dist_cfg.timeout must be a number above 0"),
     ],
 )  # fmt: skip
 def test_before_the_first_line(

@@ -105,7 +105,8 @@ def test_a_missing_data_root_says_how_to_prepare_it(tmp_path: Path) -> None:
 
 
 def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) -> None:
-    refused(train(town, "val_evaluator.ann_file=data/townkitti_infos_val.pkl"), "val_evaluator", "townkitti", "prepare")
+    result = train(town, "val_evaluator.ann_file=data/townkitti_infos_val.pkl", flags=("--workers", "0", "--fresh"))
+    refused(result, "val_evaluator", "townkitti", "prepare")
 
 
 def test_a_misspelt_key_is_named_with_its_file(tmp_path: Path) -> None:
@@ -136,7 +137,8 @@ def test_a_truncated_cloud_is_named_with_both_sizes(town: Path) -> None:
     cloud.write_bytes(whole[:-3])
     try:
         for loaders in (0, 2):
-            result = train(town, "epoch_num=1", f"train_dataloader.num_workers={loaders}")
+            options = ("epoch_num=1", f"train_dataloader.num_workers={loaders}")
+            result = train(town, *options, flags=("--workers", "0", "--work-dir", f"work_dirs/truncated_{loaders}"))
             refused(result, r"000001\.bin", str(len(whole) - 3), "16")
     finally:
         cloud.write_bytes(whole)

@@ -49,7 +49,7 @@ class TestSchedule:
         text = STEPS.replace("type='IterBasedTrainLoop', max_iters=10", "by_epoch=True, max_epochs=2.0")
         assert run("schedule", config(tmp_path, text), "--epoch-length", 5).startswith("10 iterations;")
         path = config(tmp_path, text + "auto_scale_lr = dict(enable=True)\ntrain_dataloader = dict(batch_size=2)\n")
-        with pytest.raises(InputError, match=r"auto_scale_lr\.enable needs auto_scale_lr\.base_batch_size"):
+        with pytest.raises(InputError, match=r"auto_scale_lr\.base_batch_size must be an integer"):
             run("schedule", path, "--epoch-length", 5)
 
     def test_published_curves(self, run: Show, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ class TestSchedule:
         path = config(tmp_path, STEPS)
         option = "param_scheduler=[dict(type=ReduceOnPlateauLR, monitor=loss)]"
         text = run("schedule", path, "--epoch-length", 3, "--cfg-options", option)
-        assert "ReduceOnPlateauLR follows a metric" in text
+        assert "ReduceOnPlateauLR depends on a metric" in text
         assert "lr: 0.1 (iteration 1) to 0.1 (iteration 1)" in text
 
     def test_rows(self) -> None:
@@ -224,7 +224,7 @@ class TestRegistry:
         (["config", "nope.py"], "no such config: nope.py"),
         (["config", PUBLISHED, "--cfg-options", "lrr=1"], "the config has no 'lrr', so this changes nothing"),
         (["config", PUBLISHED, "--cfg-options", "lr"], "config option 'lr' is not KEY=VALUE"),
-        (["schedule", PUBLISHED], "so the length of an epoch is not known"),
+        (["schedule", PUBLISHED], "so the length of an epoch is unknown"),
         (["schedule", PUBLISHED, "--epoch-length", "0"], "--epoch-length must be 1 or more, got 0"),
         (["schedule", PUBLISHED, "--epoch-length", "5", "--png", "a.nopicture"], "cannot write a.nopicture"),
         (["schedule", "a.py", "--epoch-length", "5"], "the config has no optim_wrapper"),
@@ -275,7 +275,7 @@ class TestDoor:
         ("error", "code"), [("KeyboardInterrupt()", 130), ("ValueError('x')", 1), ("SystemExit(75)", 75)]
     )
     def test_other_ends(self, error: str, code: int) -> None:
-        script = f"from raydet3d.cli import run_command\ndef main():\n    raise {error}\nrun_door(main)"
+        script = f"from raydet3d.cli import run_command\ndef main():\n    raise {error}\nrun_command(main)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == code
         assert ("Traceback" in done.stderr) == (code == 1)

@@ -183,7 +183,7 @@ def test_s2_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
     assert torch.equal(weights(first), alone[0])
     assert torch.equal(weights(second), alone[1])
     assert not torch.equal(*alone)
-    for name in ("visualizer", "message_hub", "logger", "record", "store", "hooks", "log_dir"):
+    for name in ("visualizer", "message_hub", "logger", "scalar_log", "store", "hooks", "log_dir"):
         assert getattr(first, name) is not getattr(second, name)
     assert [run.message_hub.get_scalar("train/loss").count for run in (first, second)] == [36, 36]
     for folder in ("a", "b"):

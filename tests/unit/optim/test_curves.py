@@ -220,7 +220,7 @@ class TestInIterations:
     def test_refuses(self):
         with pytest.raises(InputError, match="by_epoch"):
             Exponential(gamma=0.5, by_epoch=False).in_iterations(10)
-        with pytest.raises(InputError, match="number of iterations"):
+        with pytest.raises(InputError, match="epoch_length of at least 1"):
             Exponential(gamma=0.5).in_iterations(0)
 
 

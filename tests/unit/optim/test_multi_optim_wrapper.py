@@ -68,7 +68,7 @@ class TestParts:
         assert len(both) == 2
         assert set(both.param_groups) == {"one", "two"}
         assert [settings["optimizer"] for _, settings in both.describe_groups()] == ["one", "two", "two"]
-        assert "one=OptimWrapper" in repr(both)
+        assert "name: one\nOptimWrapper" in repr(both)
 
     @pytest.mark.parametrize("what", ["update_params", "backward", "scale_loss", "optim_context"])
     def test_what_only_one_can_do(self, what: str) -> None:

@@ -161,7 +161,7 @@ class TestSchedulers:
         """1.4 (F10): there the whole object comes back, end and milestones with it."""
         (old,) = schedule(wrapper_of(), {"type": "MultiStepLR", "milestones": [2]})
         (new,) = schedule(wrapper_of(), {"type": "MultiStepLR", "milestones": [3], "end": 9})
-        new.load_state_dict(old.checkpoint_state())
+        new.resume(old.state_dict())
         assert (new.curve.milestones, new.end) == ([3], 9)
 
     def test_1_4_the_optimizer_is_not_patched(self):
