@@ -1,7 +1,7 @@
-"""Which run is at work: what a plug-in means when it asks for the current logger, history or visualizer.
+"""Track the active run, for plug-ins that use MMEngine's current logger, history or visualizer.
 
-Runs share nothing, so there is no global one of these. A plug-in that asks gets a stand-in which looks, each time it is
-used, for the run that is at work in this thread.
+Runs share no state, so none of these is global. A plug-in gets a proxy that looks up the active run of the current
+thread on each access.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _RUN: ContextVar[Any] = ContextVar("run", default=None)
 
 @contextmanager
 def activate(run: Any) -> Iterator[None]:
-    """Make a run the current one of this thread, for as long as the ``with`` block."""
+    """Make a run the active one of this thread within the `with` block."""
     token = _RUN.set(run)
     try:
         yield
@@ -25,11 +25,11 @@ def activate(run: Any) -> Iterator[None]:
 
 
 class ActiveRunProxy:
-    """A part of whichever run is at work when it is used.
+    """Proxy for an attribute of the active run, looked up on each access.
 
     Args:
-        part: The run's attribute.
-        otherwise: Makes what stands in for it where no run is at work; made once.
+        part: Name of the run's attribute.
+        otherwise: Creates the object to use while no run is active; called at most once.
     """
 
     def __init__(self, part: str, otherwise: Callable[[], Any]) -> None:

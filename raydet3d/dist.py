@@ -1,4 +1,4 @@
-"""Rank, world size and collectives over torch.distributed: no-ops when alone; and the model inside its wrapper."""
+"""Rank, world size and collectives (no-ops without a process group), and unwrapping of wrapped models."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ R = TypeVar("R")
 REDUCTIONS = ("sum", "mean", "min", "max", "product")
 
 
-_ranks = 1  # of the run that is at work
+_ranks = 1  # world size of the active run
 
 
 @contextmanager
 def require_process_group() -> Iterator[None]:
-    """While a run is at work, a process group that goes away is an error, and does not leave this rank alone.
+    """Make the loss of the process group an error within the `with` block.
 
-    (When Ray gives workers up it takes their group away from another thread. A rank that went on as if it were the only
-    one would save what it has for the whole run.)
+    When Ray aborts workers, it destroys their process group from another thread. Otherwise a rank would continue as if
+    the world size were 1, and save its part of the state as that of the whole run.
     """
     global _ranks
     before, _ranks = _ranks, get_world_size()
@@ -44,10 +44,10 @@ def require_process_group() -> Iterator[None]:
 
 
 def is_distributed() -> bool:
-    """Whether a process group is up.
+    """Return whether the process group is initialized.
 
     Raises:
-        RuntimeError: There was one when the run at work began, and it is gone.
+        RuntimeError: The active run began with a process group of several ranks, which has been destroyed.
     """
     there = torch_dist.is_available() and torch_dist.is_initialized()
     if _ranks > 1 and not there:
@@ -56,27 +56,27 @@ def is_distributed() -> bool:
 
 
 def get_rank() -> int:
-    """This process's rank; 0 when alone."""
+    """Return this process's rank; 0 without a process group."""
     return torch_dist.get_rank() if is_distributed() else 0
 
 
 def get_world_size() -> int:
-    """Number of ranks; 1 when alone."""
+    """Return the number of ranks; 1 without a process group."""
     return torch_dist.get_world_size() if is_distributed() else 1
 
 
 def get_dist_info() -> tuple[int, int]:
-    """(rank, world size)."""
+    """Return rank and world size."""
     return get_rank(), get_world_size()
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0."""
+    """Return whether this process is rank 0."""
     return get_rank() == 0
 
 
 def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Make a function do nothing on all ranks but 0."""
+    """Decorate a function to run on rank 0 only; on other ranks it returns None."""
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -86,11 +86,11 @@ def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
 
 
 def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str, Any]:
-    """How the ranks of a run meet: arguments of ``init_process_group``.
+    """Return the arguments of `init_process_group` for a run.
 
     Args:
-        dist_cfg: ``env_cfg.dist_cfg``: ``backend`` and ``timeout`` (in seconds). ``nccl``, which every published config
-            says, means the GPUs' way where there are some, and gloo for what lies on the host.
+        dist_cfg: `env_cfg.dist_cfg` of the config: `backend` and `timeout` (in seconds). `nccl`, the default and the
+            value in every published config, uses NCCL for tensors on GPUs and Gloo for tensors on the CPU.
         cuda: Whether the ranks have GPUs.
     """
     given = dict(dist_cfg or {})
@@ -104,7 +104,7 @@ def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str
 def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
     """Join the process group that torchrun's environment describes.
 
-    A rank that sees only one GPU takes it, whatever its local rank.
+    A rank with only one visible GPU uses that one, independent of its local rank.
 
     Args:
         dist_cfg: `env_cfg.dist_cfg` of the config.
@@ -122,19 +122,19 @@ def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until all ranks have reached this call."""
     if get_world_size() > 1:
         torch_dist.barrier()
 
 
 def broadcast(data: Tensor, src: int = 0) -> None:
-    """Overwrite a tensor with rank ``src``'s, in place."""
+    """Broadcast a tensor from rank `src`, in place."""
     if get_world_size() > 1:
         torch_dist.broadcast(data, src)
 
 
 def broadcast_object(value: Any, src: int = 0) -> Any:
-    """Rank ``src``'s value of a picklable object, on every rank."""
+    """Broadcast a picklable object from rank `src` and return it on every rank."""
     if get_world_size() == 1:
         return value
     box = [value]
@@ -143,18 +143,19 @@ def broadcast_object(value: Any, src: int = 0) -> Any:
 
 
 def on_rank0(function: Callable[[], R]) -> R:
-    """Let rank 0 alone do something; every rank gets its result, or its failure.
+    """Call a function on rank 0 only, and return its result or raise its exception on every rank.
 
-    So all ranks go on, or end, alike: none waits for one that has left.
+    All ranks thus continue or fail together; no rank waits for one that has exited.
 
     Args:
-        function: What rank 0 calls; what it returns or raises must be picklable.
+        function: The function; its result must be picklable.
 
     Returns:
         Rank 0's result.
 
     Raises:
-        Exception: What rank 0 raised. On the other ranks it has ``reported_by_rank0`` set: rank 0 says it.
+        Exception: The exception raised on rank 0. On the other ranks its attribute `reported_by_rank0` is True,
+            because rank 0 reports it.
     """
     if get_world_size() == 1:
         return function()
@@ -163,7 +164,7 @@ def on_rank0(function: Callable[[], R]) -> R:
     if is_main_process():
         try:
             packed = pickle.dumps((function(), None))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for ever
+        except Exception as error:  # noqa: BLE001 - any exception must reach the other ranks, else they block
             failure = error
             packed = _pack(error)
     packed = broadcast_object(packed)
@@ -178,17 +179,17 @@ def on_rank0(function: Callable[[], R]) -> R:
 
 
 def _pack(error: Exception) -> bytes:
-    """A failure for the other ranks; in words where it does not survive the way."""
+    """Pickle an exception for the other ranks; if it cannot be pickled, a RuntimeError with its message."""
     try:
         packed = pickle.dumps((None, error))
         pickle.loads(packed)
-    except Exception:  # noqa: BLE001 - exceptions may hold anything
+    except Exception:  # noqa: BLE001 - pickling an arbitrary exception may raise anything
         packed = pickle.dumps((None, RuntimeError(f"rank 0 failed with {type(error).__name__}: {error}")))
     return packed
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """Every rank's value, in rank order, on every rank."""
+    """Gather a picklable object from all ranks, in rank order, on every rank."""
     if get_world_size() == 1:
         return [value]
     out: list[Any] = [None] * get_world_size()
@@ -197,7 +198,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def gather_object(value: Any, dst: int = 0) -> list[Any] | None:
-    """Every rank's value in rank order on rank ``dst``; None on the others."""
+    """Gather a picklable object from all ranks, in rank order, on rank `dst`; return None on the others."""
     if get_world_size() == 1:
         return [value]
     out: list[Any] | None = [None] * get_world_size() if get_rank() == dst else None
@@ -206,7 +207,7 @@ def gather_object(value: Any, dst: int = 0) -> list[Any] | None:
 
 
 def all_gather(data: Tensor) -> list[Tensor]:
-    """Every rank's tensor, of the same shape, in rank order, on every rank."""
+    """Gather tensors of equal shape from all ranks, in rank order, on every rank."""
     if get_world_size() == 1:
         return [data]
     out = [data.new_empty(data.shape) for _ in range(get_world_size())]
@@ -215,51 +216,51 @@ def all_gather(data: Tensor) -> list[Tensor]:
 
 
 def gather(data: Tensor, dst: int = 0) -> list[Tensor]:
-    """Every rank's tensor, of the same shape, in rank order on rank ``dst``; an empty list on the others."""
-    parts = all_gather(data)  # not every backend can gather
+    """Gather tensors of equal shape from all ranks on rank `dst`, in rank order; return an empty list on the others."""
+    parts = all_gather(data)  # not every backend supports gather
     return parts if get_rank() == dst else []
 
 
 def broadcast_object_list(data: list[Any], src: int = 0) -> None:
-    """Overwrite the items of a list with rank ``src``'s, in place."""
+    """Broadcast a list of picklable objects from rank `src`, in place."""
     data[:] = broadcast_object(data, src)
 
 
 def sync_random_seed() -> int:
-    """A random seed that is the same on every rank."""
+    """Draw a random 31-bit seed, the same on every rank."""
     return int(broadcast_object(secrets.randbelow(2**31)))
 
 
 def get_backend() -> str | None:
-    """Name of the process group's backend; None when alone."""
+    """Return the name of the process group's backend; None without a process group."""
     return str(torch_dist.get_backend()) if is_distributed() else None
 
 
 def get_local_rank() -> int:
-    """This process's place among those of its machine; 0 when alone."""
+    """Return this process's local rank (`LOCAL_RANK`); 0 without a process group."""
     return int(os.environ.get("LOCAL_RANK", 0)) if is_distributed() else 0
 
 
 def get_device() -> str:
-    """Return `cuda` where torch has a GPU, else `cpu`."""
+    """Return `cuda` if PyTorch has a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def all_reduce(data: Tensor, op: str = "sum") -> None:
-    """Combine a tensor over all ranks, in place.
+    """Reduce a tensor over all ranks, in place.
 
     Args:
         data: Tensor of the same shape on every rank.
-        op: ``sum``, ``mean``, ``min``, ``max`` or ``product``.
+        op: `sum`, `mean`, `min`, `max` or `product`.
 
     Raises:
-        ValueError: ``op`` is none of them.
+        ValueError: `op` is none of them.
     """
     if op not in REDUCTIONS:
         raise ValueError(f"op must be one of {', '.join(REDUCTIONS)}, got {op!r}")
     if get_world_size() == 1:
         return
-    if op == "mean":  # not every backend has an average of its own
+    if op == "mean":  # not every backend supports ReduceOp.AVG
         torch_dist.all_reduce(data, torch_dist.ReduceOp.SUM)
         data.div_(get_world_size())
         return
@@ -267,13 +268,13 @@ def all_reduce(data: Tensor, op: str = "sum") -> None:
 
 
 def all_reduce_dict(data: dict[str, Tensor], op: str = "sum") -> None:
-    """Combine each tensor of a dict over all ranks, in place."""
+    """Reduce each tensor of a dict over all ranks, in place; the keys must be the same on every rank."""
     for name in sorted(data):
         all_reduce(data[name], op)
 
 
 def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
-    """Combine parameters or buffers over all ranks, in place; those of one type travel together."""
+    """Reduce parameters or buffers over all ranks, in place, with one collective for each dtype."""
     if get_world_size() == 1:
         return
     kinds: dict[Any, list[Tensor]] = {}
@@ -291,19 +292,19 @@ def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
 
 
 def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: str | None = None) -> list[Any] | None:
-    """One list of all ranks' results in data set order, on rank 0.
+    """Gather the results of all ranks on rank 0, in dataset order.
 
-    A sampler deals samples out in turn (rank r holds r, r + world, ...), so the lists are interleaved; what the
-    sampler repeated to even out the ranks is cut off.
+    The sampler distributes samples round-robin (rank r has r, r + world size, ...), so the lists are interleaved; the
+    padding samples that it repeats to make the ranks' lengths equal are dropped.
 
     Args:
         results: This rank's results, in the order of its samples.
-        size: Number of samples in the data set.
-        device: Accepted for MMEngine's sake, as is ``tmpdir``: nothing goes through files.
-        tmpdir: See ``device``.
+        size: Number of samples in the dataset.
+        device: Ignored; accepted for compatibility with MMEngine.
+        tmpdir: Ignored as well: no files are used.
 
     Returns:
-        ``size`` results on rank 0, None elsewhere.
+        `size` results on rank 0, None on the other ranks.
     """
     parts = gather_object(results)
     if parts is None:
@@ -313,20 +314,20 @@ def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: 
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give every rank rank 0's buffers (BatchNorm statistics), so that all evaluate the same model."""
+    """Broadcast buffers (BatchNorm statistics) from rank 0, so that all ranks evaluate the same model."""
     if get_world_size() > 1:
         for buffer in module.buffers():
             torch_dist.broadcast(buffer, 0)
 
 
 def is_model_wrapper(model: nn.Module) -> bool:
-    """Whether a module stands round a model, as ``module``."""
+    """Return whether a module is a model wrapper: `DistributedDataParallel` or a class in `MODEL_WRAPPERS`."""
     kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
     return isinstance(model, (DistributedDataParallel, *kinds))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself."""
+    """Return the model without its wrapper."""
     inner = model.module if is_model_wrapper(model) else model
     assert isinstance(inner, nn.Module)
     return inner

@@ -1,4 +1,4 @@
-"""One logger for the package: to the console and to a file on rank 0, errors only on the others."""
+"""Loggers of the package and of each run: console and file on rank 0, errors only on the other ranks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DATES = "%m/%d %H:%M:%S"
 
 
 class LineFile:
-    """A file that whole lines are appended to. It stays open between them, since opening costs more than writing.
+    """Append lines to a file, which stays open between writes because opening costs more than writing.
 
     Args:
-        path: The file; its folder is made when the first line comes.
+        path: The file; it and its folder are created by the first write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._number: int | None = None
-        self._torn = False  # whether a full disk has cut the last line short
+        self._torn = False  # whether the last line is incomplete because the disk was full
 
     def write(self, line: str) -> None:
-        """Append a line; it is in the file when this returns, unless the disk is full."""
+        """Append a line without buffering; if the disk is full, warn and continue."""
         with tolerate_full_disk(str(self.path)):
             if self._number is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class LineFile:
             self._torn = os.write(self._number, data) < len(data)
 
     def close(self) -> None:
-        """Give the file back; a further line opens it anew."""
+        """Close the file; the next `write` reopens it."""
         if self._number is not None:
             os.close(self._number)
             self._number = None
@@ -53,12 +53,12 @@ class LineFile:
 
 
 def get_logger() -> logging.Logger:
-    """The package's logger, for library code that reports outside a run."""
+    """Return the package's logger, for library code that logs outside a run."""
     return logging.getLogger(NAME)
 
 
 class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever ``sys.stdout`` is at that moment, so that redirection and capture work."""
+    """Stream handler that looks up `sys.stdout` for each record, so that redirection and capture work."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -74,10 +74,10 @@ _failing: set[str] = set()
 
 @contextmanager
 def tolerate_full_disk(what: str) -> Iterator[None]:
-    """Let the writing of curves and pictures fail for want of room: that is told once, and the training goes on.
+    """Ignore write errors of a full or failing disk, and warn once for each file; training continues.
 
     Args:
-        what: The file, for the message.
+        what: The file, for the warning.
     """
     try:
         yield
@@ -92,10 +92,10 @@ def tolerate_full_disk(what: str) -> Iterator[None]:
 
 
 class _File(logging.FileHandler):
-    """A log file on a disk that may be full: the console still has the line."""
+    """File handler that ignores write errors, such as a full disk; the console handler still prints the line."""
 
     def _open(self) -> TextIOWrapper:
-        # Its folder goes away again with a start that comes to nothing; another try may have something to say.
+        # A start that fails early removes the folder; a retry in the same process may still log.
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
 
@@ -105,10 +105,10 @@ class _File(logging.FileHandler):
 
 
 class _Held(logging.handlers.BufferingHandler):
-    """Keeps lines until it is known whether there will be a run to speak of.
+    """Buffer records until the run is known to start.
 
     Args:
-        file: Where they go besides the console.
+        file: Log file for the records, besides the console.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -116,24 +116,24 @@ class _Held(logging.handlers.BufferingHandler):
         self.file = file
 
     def shouldFlush(self, record: logging.LogRecord) -> bool:
-        """Never by itself."""
+        """Return False: records are kept until `release_buffered`."""
         return False
 
 
 def open_logger(
     name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO", held: bool = False
 ) -> logging.Logger:
-    """A logger of one run, apart from every other run's.
+    """Create the logger of a run, separate from the loggers of other runs.
 
     Args:
-        name: Name of the run; makes the logger ``raydet3d.<name>``.
+        name: Name of the run; the logger is `raydet3d.<name>`.
         file: File to append lines to (rank 0 only).
-        rank: Other ranks print errors only.
-        level: Least level that rank 0 prints.
-        held: Keep all lines back until ``release_buffered``; the file is not made before.
+        rank: This process's rank; ranks other than 0 log errors only.
+        level: Log level on rank 0.
+        held: Buffer all lines until `release_buffered`; the file is not created before.
 
     Returns:
-        A logger that does not propagate; ``close_logger`` gives its file back.
+        A logger that does not propagate; `close_logger` closes its file.
     """
     logger = logging.getLogger(f"{NAME}.{name}")
     close_logger(logger)
@@ -160,7 +160,7 @@ def _add_handlers(logger: logging.Logger, file: Path | None) -> None:
 
 
 def release_buffered(logger: logging.Logger) -> None:
-    """Write the lines that a logger has kept back; from now on they are written as they come."""
+    """Write the buffered lines of a logger and stop buffering."""
     for held in [handler for handler in logger.handlers if isinstance(handler, _Held)]:
         logger.removeHandler(held)
         _add_handlers(logger, held.file)
@@ -169,7 +169,7 @@ def release_buffered(logger: logging.Logger) -> None:
 
 
 def _show_library_lines(rank: int) -> None:
-    """Let what library code warns of look like the run's lines, on the console; no file is theirs."""
+    """Print warnings of the package's logger to the console, formatted like a run's lines; they go to no file."""
     package = get_logger()
     if not package.handlers:
         console = _Stdout()
@@ -179,7 +179,7 @@ def _show_library_lines(rank: int) -> None:
 
 
 def close_logger(logger: logging.Logger) -> None:
-    """Close and drop a logger's handlers."""
+    """Remove and close a logger's handlers."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         if not isinstance(handler, _Stdout):
@@ -187,32 +187,32 @@ def close_logger(logger: logging.Logger) -> None:
 
 
 class MMLogger:
-    """MMEngine's way to ask for a logger: every name means the logger of the run that is at work."""
+    """MMEngine's logger interface: every name refers to the logger of the active run."""
 
     @staticmethod
     def get_instance(name: str = "", **kwargs: Any) -> Any:
-        """The logger of the run that is at work; the package's, where none is.
+        """Return the logger of the active run, or the package's logger if no run is active.
 
         Args:
-            name: Accepted for MMEngine's sake, as is the rest.
-            **kwargs: See ``name``.
+            name: Ignored; accepted for compatibility with MMEngine.
+            **kwargs: Ignored as well.
         """
         return ActiveRunProxy("logger", get_logger)
 
     @staticmethod
     def get_current_instance() -> Any:
-        """The logger of the run that is at work; the package's, where none is."""
+        """Return the logger of the active run, or the package's logger if no run is active."""
         return ActiveRunProxy("logger", get_logger)
 
 
 def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
-    """Say something, by MMEngine's function name.
+    """Print or log a message (MMEngine's function).
 
     Args:
-        msg: What to say.
-        logger: None prints, ``silent`` says nothing, a logger logs, ``current`` or another name means the logger of the
-            run that is at work.
-        level: Its level.
+        msg: The message.
+        logger: None prints the message and `silent` drops it. A logger logs it. `current` or any other name selects
+            the logger of the active run.
+        level: Log level.
     """
     if logger is None:
         print(msg)

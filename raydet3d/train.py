@@ -33,7 +33,7 @@ from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, run_worker
 
-BUSY_S = 15.0  # a run that was killed has let go by then, its loader workers too
+BUSY_S = 15.0  # seconds; a killed run and its dataloader workers have released the lock by then
 
 EXAMPLES = """examples:
   python -m raydet3d.train configs/demo/pointpillars_town.py
@@ -52,7 +52,7 @@ exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags h
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's flags."""
+    """Build the argument parser."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.train",
         description="Train a 3D object detector from a config: on Ray workers, under torchrun, or in this process.",
@@ -88,10 +88,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with the flags applied.
+    """Load the config and apply the command-line flags.
 
     Raises:
-        InputError: The config or a flag is wrong.
+        InputError: The config or a flag is invalid.
     """
     cfg = read_config(args)
     if args.work_dir is not None:
@@ -119,8 +119,8 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
     """Run the command.
 
     Args:
-        args: The flags.
-        request: Whether this process is asked to stop.
+        args: The parsed command line.
+        request: Stop request set by signals to this process.
 
     Returns:
         The exit code.
@@ -159,7 +159,7 @@ def _run(
     *,
     started: float,
 ) -> int:
-    """Train, once the work dir is locked."""
+    """Train in a work dir that is already locked, and return the exit code."""
     wanted = resume or cfg.get("resume") or False
     run = ""
     if not args.fresh and not isinstance(wanted, str):
@@ -191,12 +191,15 @@ def _run(
 
 
 def reason_to_stop(request: StopRequest, limit_s: float, started: float) -> Callable[[], str | None]:
-    """What a run in this process asks: whether it is to stop, and why.
+    """Return a function that a run in this process polls for a reason to stop.
 
     Args:
-        request: What signals have asked for.
-        limit_s: ``ray.time_limit_s``; 0: none.
-        started: When the command began, by the monotonic clock.
+        request: Stop request set by signals.
+        limit_s: `ray.time_limit_s`, in seconds; 0 for no limit.
+        started: Start of the command, in seconds of the monotonic clock.
+
+    Returns:
+        A function that returns the reason to stop, or None.
     """
 
     def asked() -> str | None:
@@ -207,18 +210,18 @@ def reason_to_stop(request: StopRequest, limit_s: float, started: float) -> Call
 
 
 def choose_run(state: WorkDirState, work_dir: str, *, resume: bool) -> PreviousRun | None:
-    """Choose the run of the work dir to go on with, and say so.
+    """Choose the run in the work dir to resume, and print the choice.
 
     Args:
-        state: The runs of the work dir.
-        work_dir: Its name, for messages.
-        resume: Whether to go on though the config has changed since.
+        state: The runs in the work dir.
+        work_dir: Name of the work dir, for messages.
+        resume: Resume even if the config has changed since.
 
     Returns:
-        The run; None to begin a new one.
+        The run to resume, or None to start a new one.
 
     Raises:
-        InputError: The work dir has checkpoints of a run with another config.
+        InputError: The work dir has checkpoints of a run with a different config, and `resume` is False.
     """
     run = state.with_same_config()
     if run is None and resume:
@@ -244,16 +247,16 @@ def _describe(run: PreviousRun, work_dir: str) -> str:
 
 
 def print_once(line: str) -> None:
-    """Print a line, on the first of torchrun's ranks only."""
+    """Print a line; under torchrun, on rank 0 only."""
     if not is_torchrun() or os.environ["RANK"] == "0":
         print(line)
 
 
 def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str = "") -> RunSpec:
-    """The run as plain data."""
+    """Build the run specification that is sent to the workers."""
     randomness = dict(cfg.get("randomness") or {})
     if randomness.get("seed") is None and not (resume or cfg.get("resume")):
-        # Once, here, so that every process and every restart has the same.
+        # Drawn here, once, so that all processes and restarts use the same seed.
         cfg["randomness"] = {**randomness, "seed": int.from_bytes(os.urandom(4), "little") >> 1}
     return RunSpec(
         cfg=cfg.to_dict(),
@@ -271,14 +274,17 @@ def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str
 
 
 def new_run_id(work_dir: Path) -> str:
-    """A name for this start that no other start in the work dir has: runs are told apart by it."""
+    """Create a run ID from the current time that is unique in the work dir."""
     now = time.strftime("%Y%m%d_%H%M%S")
     names = (f"{now}-{number}" if number else now for number in itertools.count())
     return next(name for name in names if not (work_dir / name).exists())
 
 
 def check_parts(cfg: Config) -> None:
-    """Check what can be checked without building it. Imports torch: what comes before fails fast."""
+    """Check the config sections without building them.
+
+    Imports PyTorch, which takes seconds; the cheaper checks run before it so that they fail fast.
+    """
     from raydet3d.optim import check_optimization
     from raydet3d.runtime.build import check_sections
     from raydet3d.runtime.consistency import warn_of_contradictions
@@ -292,7 +298,7 @@ def check_parts(cfg: Config) -> None:
 def train_under_torchrun(
     cfg: Config, spec: RunSpec, request: StopRequest, asked: Callable[[], str | None]
 ) -> RunResult:
-    """Train as one of torchrun's ranks."""
+    """Train as one of the ranks that torchrun started."""
     check_parts(cfg)
     from raydet3d.dist import broadcast_object, get_world_size, is_main_process, join_torchrun, on_rank0
     from raydet3d.runtime.build import check_data
@@ -308,13 +314,13 @@ def train_under_torchrun(
 def train_on_ray(
     cfg: Config, spec: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
 ) -> RunResult:
-    """Train on Ray workers; with none of them, in this process."""
+    """Train on Ray workers, or in this process with 0 workers."""
     connecting: Any = None
     if options.max_workers > 0:
         from raydet3d.launch.cluster import ConnectThread
 
         connecting = ConnectThread(options, cfg["work_dir"])
-        connecting.start()  # it takes seconds, as do what torch imports and what the data need
+        connecting.start()  # connecting takes seconds, so it overlaps with importing PyTorch and checking the data
     try:
         check_parts(cfg)
         from raydet3d.runtime.build import check_data
@@ -337,9 +343,9 @@ def train_on_ray(
 
 
 def print_result(result: RunResult, *, seconds: float) -> None:
-    """Print the last lines of a run: where its files are, what it cost, and the scores that count."""
+    """Print the summary of a run: duration, output paths and main metrics."""
     workers = result["workers"]
-    if workers is not None:  # else it was finished before
+    if workers is not None:  # None: the run was already finished
         how = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
         print(f"Finished in {int(seconds) // 60} min {int(seconds) % 60} s with {how} on {result['cpus']} cores.")
     for title, path in (

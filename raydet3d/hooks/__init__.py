@@ -1,4 +1,4 @@
-"""Hooks: what happens beside the training step, and when."""
+"""Hooks that extend training, validation and testing at fixed stages."""
 
 from raydet3d.hooks import refused_hooks
 from raydet3d.hooks.base import PRIORITIES, STAGES, Hook, Hooks, get_priority

@@ -1,4 +1,4 @@
-"""``backend_args`` of hooks that write: files go to local or mounted folders, and another wish is refused."""
+"""Validate `backend_args` of hooks that write files: only local or mounted folders are supported."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from raydet3d.errors import InputError
 
 
 def only_local(owner: str, backend_args: Any, file_client_args: Any = None) -> None:
-    """Check what a config says on where a hook's files go.
+    """Check that a hook's config selects the local file backend.
 
     Args:
-        owner: The hook.
-        backend_args: None, or ``dict(backend='local')``.
-        file_client_args: The same under its old name.
+        owner: The hook's name, for the error message.
+        backend_args: None, or `dict(backend='local')`.
+        file_client_args: Deprecated name of `backend_args`.
 
     Raises:
-        InputError: It asks for another backend.
+        InputError: Another backend is configured.
     """
     for name, given in (("backend_args", backend_args), ("file_client_args", file_client_args)):
         if given is None:

@@ -1,4 +1,4 @@
-"""`Hook`, the base class with the 22 stages, and `Hooks`, which calls a run's hooks by priority."""
+"""`Hook`, the base class with its 22 stages, and `Hooks`, which calls a run's hooks by priority."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def get_priority(priority: str | int) -> int:
     """Convert a priority, a name of `PRIORITIES` or an integer from 0 (first) to 100 (last), to its number.
 
     Raises:
-        InputError: It is neither.
+        InputError: The priority is neither.
     """
     if isinstance(priority, int) and not isinstance(priority, bool):
         if 0 <= priority <= 100:
@@ -69,7 +69,7 @@ def get_priority(priority: str | int) -> int:
 
 
 class Hook:
-    """Base class of hooks: override the stages that you need.
+    """Base class of hooks: subclasses override the stages that they need.
 
     A training run calls, in this order:
 
@@ -90,7 +90,7 @@ class Hook:
         after_run
 
     `before_save_checkpoint(checkpoint)` is called whenever a hook saves. Testing has the stages of validation, named
-    test. All stages get the run first; other arguments are passed as keywords. In `before_train_iter` and
+    test. All stages receive the run first; other arguments are passed as keywords. In `before_train_iter` and
     `after_train_iter`, `runner.iter` does not count the current iteration yet; in `after_train_epoch`, `runner.iter`
     is up to date and `runner.epoch` does not count the current epoch yet; in validation both are up to date.
 
@@ -101,16 +101,16 @@ class Hook:
     priority: str | int = "NORMAL"
     stages = STAGES
     copies_model: ClassVar[bool] = False
-    """Whether the hook copies the model, which a model sharded over the ranks does not allow."""
+    """Whether the hook copies the model, which is not possible for a model that is sharded over ranks."""
 
     @property
     def headline(self) -> Sequence[str]:
-        """Parts of the names of the metrics that the end of a run shows."""
+        """Substrings of the names of the metrics in the summary at the end of a run."""
         return ()
 
     @property
     def required_metrics(self) -> Sequence[tuple[str, str]]:
-        """(setting, metric) pairs: metrics that validation must give for this hook to work."""
+        """Metrics that validation must return for this hook to work, as (setting, metric) pairs."""
         return ()
 
     # -- state that checkpoints keep ----------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Hook:
     def state_dict(self) -> dict[str, Any]:
         """Return the state to keep in checkpoints: containers, numbers, strings and tensors.
 
-        numpy scalars are restored as Python numbers, arrays as tensors; anything else is refused when it is saved.
+        NumPy scalars are restored as Python numbers and arrays as tensors; saving any other type raises an error.
         """
         return {}
 
@@ -215,7 +215,7 @@ class Hook:
         """Run after a test step, with its predictions."""
         self._after_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs, mode="test")
 
-    # -- the same for all modes ---------------------------------------------------------------------------------
+    # -- stages shared by all modes -----------------------------------------------------------------------------
 
     def _before_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
         """Run before an epoch of any mode."""
@@ -268,7 +268,7 @@ class Hook:
 
     @classmethod
     def implements(cls, stage: str) -> bool:
-        """Whether this class does anything at a stage."""
+        """Whether this class overrides a stage."""
         own, base = getattr(cls, stage, None), getattr(Hook, stage, None)
         if own is not base:
             return own is not None
@@ -279,7 +279,7 @@ class Hook:
         return False
 
     def get_triggered_stages(self) -> list[str]:
-        """Return the stages at which this hook does something, in calling order."""
+        """Return the stages that this hook implements, in calling order."""
         return [stage for stage in STAGES if _implements(self, stage)]
 
 
@@ -303,8 +303,8 @@ class Hooks:
         """Insert a hook after those of the same priority.
 
         Args:
-            hook: The hook, or its config, which may have a ``priority``.
-            priority: Overrides the config's and the hook's own.
+            hook: The hook, or its config, which may have a `priority`.
+            priority: Overrides the priority of the config and of the hook.
         """
         if not isinstance(hook, Hook):
             args: Any = dict(hook) if isinstance(hook, Mapping) else hook
@@ -325,11 +325,11 @@ class Hooks:
     def call(self, runner: RunContext, stage: str, **kwargs: Any) -> None:
         """Call every hook that implements a stage, in order.
 
-        An error keeps its type and trace; a note names hook, stage and iteration.
+        Exceptions keep their type and traceback; a note names the hook, stage and iteration.
 
         Args:
             runner: The run, passed first.
-            stage: One of `STAGES`, or the name of a method of the user's hooks.
+            stage: One of `STAGES`, or the name of a method of custom hooks.
             **kwargs: The stage's other arguments.
         """
         calls = self._calls.get(stage)
@@ -345,14 +345,14 @@ class Hooks:
                 raise
 
     def check_metrics(self, given: Sequence[str] | None, *, validates: bool) -> None:
-        """Refuse hooks that need metrics which validation does not give.
+        """Check that validation returns the metrics that the hooks require.
 
         Args:
-            given: Names of the metrics that validation gives; None where they are not known before the first one.
-            validates: Whether there is a validation.
+            given: Names of the metrics that validation returns; None if they are unknown before the first validation.
+            validates: Whether the run validates.
 
         Raises:
-            InputError: A hook needs a metric that validation does not give, or any where there is no validation.
+            InputError: A hook requires a metric that validation does not return, or the run does not validate.
         """
         for hook in self._hooks:
             for setting, name in hook.required_metrics:
@@ -377,7 +377,7 @@ class Hooks:
         return "\n".join(f"  {s:<{width}}  {names}" for s, names in zip(stages, lines, strict=True))
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the states of the hooks that have some; position and class name tell two of a class apart."""
+        """Return the non-empty hook states, each identified by the hook's position and class name."""
         entries = []
         for position, hook in enumerate(self._hooks):
             name, state = type(hook).__name__, hook.state_dict()
@@ -386,7 +386,7 @@ class Hooks:
         return entries
 
     def load_state_dict(self, entries: list[dict[str, Any]]) -> list[str]:
-        """Restore each hook's state: that of the hook at the same position, else of the next of that class name.
+        """Restore each saved state to the hook of that class at the same position, else to the next of that class.
 
         Returns:
             Class names of saved hooks that this run does not have.
@@ -407,5 +407,5 @@ class Hooks:
 
 
 def _implements(hook: Hook, stage: str) -> bool:
-    """Whether a hook does anything at a stage, by its class or by a method set on the object."""
+    """Whether a hook implements a stage, by its class or by a method set on the instance."""
     return stage in vars(hook) or type(hook).implements(stage)

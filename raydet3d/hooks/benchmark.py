@@ -1,4 +1,4 @@
-"""``BenchmarkHook``: how many seconds an iteration takes, without the first ones."""
+"""`BenchmarkHook`: measure the mean iteration time, excluding warm-up iterations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
 
 WARM_UP = 50
-"""Iterations at an epoch's beginning that are not counted: loader workers start, caches fill."""
+"""Iterations at the start of an epoch that are excluded, since loader workers start and caches are cold."""
 
 
 @HOOKS.register_module()
 class BenchmarkHook(Hook):
-    """Logs the mean time of an iteration (waiting for its batch included) for each epoch and for the whole training.
+    """Log the mean iteration time, including the wait for the batch, of each epoch and of the whole training.
 
-    The first 50 iterations of an epoch are left out, of epochs with fewer than 100 the first half. Epochs that a resume
-    has begun in the middle count from there. Priority NORMAL; the log has the means also as ``train/speed``.
+    The first 50 iterations of an epoch are excluded; for epochs of fewer than 100 iterations, the first half. After a
+    resume within an epoch, counting starts at the resumed iteration. Epoch means are also recorded as `train/speed`
+    (seconds per iteration). Priority NORMAL.
     """
 
     priority = "NORMAL"
@@ -33,7 +34,7 @@ class BenchmarkHook(Hook):
         self._last = time.perf_counter()
 
     def before_train_epoch(self, runner: RunContext) -> None:
-        """Start to count."""
+        """Reset the counters for the epoch."""
         by_epoch = getattr(runner.train_loop, "by_epoch", True)
         done = runner.progress.batch if by_epoch else runner.iter
         self._begin((len(runner.train_dataloader) if by_epoch else runner.max_iters or 1) - done)
@@ -41,7 +42,7 @@ class BenchmarkHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Count."""
+        """Add the iteration's time, unless it belongs to the warm-up."""
         now = time.perf_counter()
         self._seen += 1
         if self._seen > self._skip:
@@ -50,11 +51,11 @@ class BenchmarkHook(Hook):
         self._last = now
 
     def after_val(self, runner: RunContext) -> None:
-        """A validation belongs to no iteration."""
+        """Restart the clock, so that validation time is not counted."""
         self._last = time.perf_counter()
 
     def after_train_epoch(self, runner: RunContext) -> None:
-        """Log the epoch's mean."""
+        """Log the mean iteration time of the epoch."""
         if self._count:
             speed = self._total / self._count
             self._speeds.append(speed)
@@ -64,7 +65,7 @@ class BenchmarkHook(Hook):
             )
 
     def after_train(self, runner: RunContext) -> None:
-        """Log the mean over epochs."""
+        """Log the mean over all epochs."""
         if self._speeds:
             mean = sum(self._speeds) / len(self._speeds)
             runner.logger.info("training speed of the whole run: %.4f s/iter", mean)

@@ -1,4 +1,4 @@
-"""`CheckpointHook`: when to save, and what counts as best. How is the store's business."""
+"""`CheckpointHook`: decide when to save and which checkpoint is best; the checkpoint store writes the files."""
 
 from __future__ import annotations
 
@@ -20,34 +20,37 @@ from raydet3d.registry import HOOKS
 class CheckpointHook(Hook):
     """Saves the run at intervals and at its end, and the best model of all validations.
 
-    With `interval=-1` only the end is kept, as in MMEngine; until then the newest epoch (or validation interval) is
-    kept in its place, so that a crash costs one epoch and not the run. Priority VERY_LOW: after everything else that an
-    iteration, an epoch or a validation brings.
+    With `interval=-1` only the final checkpoint is kept, as in MMEngine; until the end, the checkpoint of the newest
+    epoch (or validation interval) is kept instead, so that a crash loses at most one epoch. Priority VERY_LOW: after
+    all other hooks of an iteration, epoch or validation, except `EarlyStoppingHook`.
 
     Args:
-        interval: Epochs (iterations) from one checkpoint to the next.
+        interval: Number of epochs (iterations) between two checkpoints.
         by_epoch: Count epochs rather than iterations.
-        save_optimizer: Save the optimizer's state; without it a run cannot go on from the checkpoint.
-        save_param_scheduler: Save the schedules' state.
+        save_optimizer: Save the optimizer's state; without it a run cannot be resumed from the checkpoint.
+        save_param_scheduler: Save the state of the parameter schedulers.
         out_dir: Folder to save to, under the work dir's name; the work dir by default.
-        max_keep_ckpts: Regular checkpoints to keep; the oldest go once a newer one is safe. -1 keeps all.
-        keep_every: Every checkpoint whose number this divides is a milestone: it stays beyond `max_keep_ckpts`.
-        keep_bytes: Bytes (or text such as `'20GB'`) that the checkpoints of the run may have together. The oldest go
-            first, milestones last; the newest and the best stay. While one is
-            written there is room needed for one more.
-        save_last: Save at the end in any case, also at one that came early.
-        save_best: Metric (or list of them) whose best value is saved as `best_<metric>_epoch_N.pth`, without the
-            optimizer; `'auto'` takes the first metric of the first validation.
-        rule: `'greater'` or `'less'` is better (or a list); told from the metric's name by default.
-        greater_keys: Names, or parts of them, of which greater is better.
-        less_keys: Those of which less is better.
-        file_client_args: The old name of `backend_args`.
-        filename_tmpl: Name with one `{}`; `epoch_{}.pth` or `iter_{}.pth` by default. A best model's name ends
-            in it.
+        max_keep_ckpts: Number of regular checkpoints to keep; the oldest are deleted once a newer one is complete.
+            -1 keeps all.
+        keep_every: Checkpoints whose number is a multiple of this are milestones, which `max_keep_ckpts` does not
+            delete.
+        keep_bytes: Limit on the total size of the run's checkpoints, in bytes or as text such as `'20GB'`. The oldest
+            are deleted first and milestones last; the newest and the best are always kept. Space for one more
+            checkpoint is needed while one is written.
+        save_last: Always save at the end of training, including an early stop.
+        save_best: Metric (or list of metrics) whose best model is saved as `best_<metric>_epoch_N.pth`, without the
+            optimizer; `'auto'` selects the first metric of the first validation.
+        rule: Whether `'greater'` or `'less'` is better (or a list, one per metric); inferred from the metric's name
+            by default.
+        greater_keys: Names, or substrings of names, of metrics of which greater is better.
+        less_keys: Names, or substrings of names, of metrics of which less is better.
+        file_client_args: Deprecated name of `backend_args`.
+        filename_tmpl: File name with one `{}`; `epoch_{}.pth` or `iter_{}.pth` by default. Also used as the suffix of
+            the best model's name.
         backend_args: None or `dict(backend='local')`.
-        published_keys: At the end, also write the newest and the best checkpoint with these keys only, under a name
+        published_keys: At the end, also write the newest and the best checkpoint with only these keys, under a name
             that ends in a digest.
-        save_begin: First epoch (iteration) that may be saved.
+        save_begin: First epoch (iteration) at which a checkpoint may be saved.
     """
 
     priority = "VERY_LOW"
@@ -109,37 +112,37 @@ class CheckpointHook(Hook):
         self._given_rule = rules[0] if rules else None
         self._best: dict[str, dict[str, Any]] = {}
         self._last: str | None = None
-        self._last_step = -1  # iterations that were finished in it
+        self._last_step = -1  # finished iterations in the newest checkpoint
 
     @property
     def headline(self) -> list[str]:
-        """Metrics that the end of a run shows."""
+        """Names of the metrics in the summary at the end of a run."""
         return [key for key in self.save_best if key != "auto"]
 
     @property
     def required_metrics(self) -> list[tuple[str, str]]:
-        """Metrics without which this hook has nothing to do."""
+        """Metrics of `save_best`, which validation must return."""
         return [("save_best", key) for key in self.save_best]
 
     def state_dict(self) -> dict[str, Any]:
-        """Best scores with their files, and the newest regular checkpoint."""
+        """Return the best scores with their files, and the newest regular checkpoint."""
         return {"best": {key: dict(value) for key, value in self._best.items()}, "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._best = {key: dict(value) for key, value in state["best"].items()}
         self._last = state["last"]
 
     # -- regular checkpoints ------------------------------------------------------------------------------------
 
     def before_train(self, runner: RunContext) -> None:
-        """Tell the history what the checkpoint that was resumed from knew."""
-        # (Made here: a rollback looks into it, also before the first save.)
+        """Record the restored best and newest checkpoints in the message hub."""
+        # Create the store here, since a rollback may read it before the first save.
         runner.logger.info("Checkpoints will be saved to %s.", runner.store_in(self._folder(runner)).home)
         self._tell(runner)
 
     def after_train_epoch(self, runner: RunContext) -> None:
-        """Save, if it is time."""
+        """Save a checkpoint if this epoch is due."""
         if not self.by_epoch:
             return
         last = self.is_last_train_epoch(runner)
@@ -151,7 +154,7 @@ class CheckpointHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Save, if it is time."""
+        """Save a checkpoint if this iteration is due."""
         if self.by_epoch:
             return
         last = self.is_last_train_iter(runner)
@@ -162,7 +165,7 @@ class CheckpointHook(Hook):
 
     @property
     def _rolls(self) -> bool:
-        """Whether there is nothing to resume from before the end, unless one checkpoint is kept moving."""
+        """Whether to keep a single rolling checkpoint, since no other one exists before the end."""
         return self.interval <= 0 and self.save_last
 
     def _save(self, runner: RunContext, number: int, limit: int | None = None) -> None:
@@ -193,7 +196,7 @@ class CheckpointHook(Hook):
     # -- the best -----------------------------------------------------------------------------------------------
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """Save the model if a metric has never been better."""
+        """Save the model if a metric of `save_best` has improved."""
         if not self.save_best or not runner.is_training:
             return
         scores = numbers(metrics or {})
@@ -229,11 +232,11 @@ class CheckpointHook(Hook):
         )
 
     def _rule_of(self, key: str) -> str:
-        """Whether greater or less of a metric is better, by its name."""
+        """Infer from a metric's name whether greater or less is better."""
         return infer_rule(key, self._greater, self._less, owner="CheckpointHook", key="save_best")
 
     def _tell(self, runner: RunContext) -> None:
-        """Let the history know: MMEngine's names."""
+        """Record newest and best checkpoints in the message hub, under MMEngine's keys."""
         place, facts = runner.store_in(self._folder(runner)).storage, {}
         if self._last is not None:
             facts["last_ckpt"] = str(place.location(self._last))
@@ -246,8 +249,8 @@ class CheckpointHook(Hook):
     # -- the end ------------------------------------------------------------------------------------------------
 
     def after_train(self, runner: RunContext) -> None:
-        """Save what an early end has left unsaved; publish."""
-        stopped = getattr(runner.train_loop, "stop_training", False)  # a loop of a user's own may do without
+        """Save a checkpoint after an early stop, and write the published checkpoints."""
+        stopped = getattr(runner.train_loop, "stop_training", False)  # a custom loop may lack it
         if self.save_last and stopped and self._last_step < runner.iter:
             self._save(runner, runner.epoch if self.by_epoch else runner.iter)
         self._publish(runner)
@@ -271,6 +274,6 @@ def _parse_budget(size: int | str) -> int:
 
 
 def _stride(runner: RunContext) -> int:
-    """Iterations from one validation, or one epoch, to the next: `val_interval` may count either."""
+    """Return the iterations per epoch or per validation interval, depending on the unit of `val_interval`."""
     by_epoch = getattr(runner.train_loop, "by_epoch", True)
     return len(runner.train_dataloader) if by_epoch else runner.val_interval

@@ -1,4 +1,4 @@
-"""Protocols of a run: what hooks, loops and the log processor may rely on. `Runner` satisfies `RunContext`."""
+"""Protocols of a run, as used by hooks, loops and the log processor; `Runner` satisfies `RunContext`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Mode = Literal["train", "val", "test"]
 DataBatch: TypeAlias = dict[str, Any] | tuple[Any, ...] | list[Any] | None
-"""A batch as a data loader gives it."""
+"""A batch as returned by a data loader."""
 Schedulers: TypeAlias = "list[ParamScheduler] | dict[str, list[ParamScheduler]]"
 """The schedulers of one optimizer, or of several by the optimizer's name."""
 
 
 class DataSample(Protocol):
-    """A prediction for one sample, together with what the data set says of it."""
+    """A prediction for one sample, together with its annotations and metadata from the dataset."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as a dict."""
@@ -50,7 +50,7 @@ Metrics: TypeAlias = Mapping[str, Any] | None
 
 
 class Dataset(Protocol):
-    """A data set: samples by index."""
+    """A dataset: samples by index."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,11 +60,11 @@ class Dataset(Protocol):
 
 
 class DataLoader(Protocol):
-    """Batches of this rank. torch's `DataLoader` is one."""
+    """Batches of this rank; `torch.utils.data.DataLoader` satisfies it."""
 
     @property
     def dataset(self) -> Any:
-        """The data set."""
+        """The dataset."""
 
     @property
     def batch_sampler(self) -> Any:
@@ -78,7 +78,7 @@ class DataLoader(Protocol):
 
 
 class TrainLoop(Protocol):
-    """A training loop. Loops of a user's own may lack all but `dataloader` and `run`."""
+    """A training loop; custom loops may lack all members but `dataloader` and `run`."""
 
     dataloader: Any
     by_epoch: bool
@@ -121,9 +121,9 @@ class RunContext(Protocol):
     model: nn.Module
     """The model, on its device and in its wrapper. Hooks may replace it."""
     training_rng: dict[str, Any] | None
-    """State of the random generators before the evaluation that is running; None while training."""
+    """State of the random generators before the current evaluation; None while training."""
     is_resuming: bool
-    """Whether the checkpoint that `after_load_checkpoint` shows is one to go on from."""
+    """Whether the checkpoint passed to `after_load_checkpoint` is loaded to resume training."""
 
     # -- identity -----------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class RunContext(Protocol):
 
     @property
     def cfg_text(self) -> str:
-        """The config as text, without secrets; empty where it holds live objects."""
+        """The config as text, without secrets; empty if it holds live objects."""
 
     @property
     def work_dir(self) -> Path:
@@ -191,15 +191,15 @@ class RunContext(Protocol):
 
     @property
     def max_epochs(self) -> int | None:
-        """Epochs to train; None where nothing trains, or the loop does not say."""
+        """Epochs to train; None if the run does not train, or the loop does not define it."""
 
     @property
     def max_iters(self) -> int | None:
-        """Iterations to train; None where nothing trains, or the loop does not say."""
+        """Iterations to train; None if the run does not train, or the loop does not define it."""
 
     @property
     def val_interval(self) -> int:
-        """Epochs or iterations from one validation to the next, as it holds now."""
+        """Current number of epochs or iterations between two validations."""
 
     @property
     def val_begin(self) -> int:
@@ -217,11 +217,11 @@ class RunContext(Protocol):
 
     @property
     def val_loop(self) -> EvalLoop | None:
-        """The validation loop; None where the config has none."""
+        """The validation loop; None if the config has none."""
 
     @property
     def test_loop(self) -> EvalLoop | None:
-        """The test loop; None where the config has none."""
+        """The test loop; None if the config has none."""
 
     @property
     def train_dataloader(self) -> DataLoader:
@@ -229,19 +229,19 @@ class RunContext(Protocol):
 
     @property
     def val_dataloader(self) -> DataLoader | None:
-        """Batches for validation; None where the config has none."""
+        """Batches for validation; None if the config has none."""
 
     @property
     def test_dataloader(self) -> DataLoader | None:
-        """Batches for testing; None where the config has none."""
+        """Batches for testing; None if the config has none."""
 
     @property
     def val_evaluator(self) -> Evaluator | list[Evaluator] | None:
-        """What scores a validation: one evaluator for each loader."""
+        """Evaluators of the validation, one per data loader."""
 
     @property
     def test_evaluator(self) -> Evaluator | list[Evaluator] | None:
-        """What scores a test: one evaluator for each loader."""
+        """Evaluators of the test, one per data loader."""
 
     @property
     def optim_wrapper(self) -> OptimWrapper:
@@ -273,11 +273,11 @@ class RunContext(Protocol):
 
     @property
     def scalar_log(self) -> ScalarLog:
-        """The run's `scalars.json`, which goes on across starts."""
+        """The run's `scalars.json`, which is continued across starts."""
 
     @property
     def visualizer(self) -> Visualizer:
-        """Takes scalars and pictures."""
+        """The visualizer, which receives scalars and images."""
 
     @property
     def home(self) -> Location:
@@ -323,13 +323,13 @@ class RunContext(Protocol):
         """Save a checkpoint; every rank calls it at the same step."""
 
     def push_logs(self) -> None:
-        """Copy logs and pictures to the work dir, where that is not on this machine."""
+        """Copy logs and images to the work dir if that is on remote storage."""
 
     def close(self) -> None:
-        """Wait for what is being written and close files; asks nothing of the other ranks."""
+        """Wait for pending writes and close files, without collective calls."""
 
     def roll_back(self, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
-        """Put weights and moments back to a checkpoint's; return its name, or None where there is none."""
+        """Restore weights and moments from a checkpoint; return its name, or None if there is none."""
 
     def diagnose_nonfinite(self, data_batch: DataBatch) -> str:
         """Replay a batch and name what was not finite first."""

@@ -1,4 +1,4 @@
-"""``DisableObjectSampleHook``, ``DisableAugHook``: no pasted objects, no other augmentation, in the last epochs."""
+"""`DisableObjectSampleHook` and `DisableAugHook`: disable augmentations in the last epochs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class DisableAugHook(Hook):
-    """Turns transforms off once a number of epochs is finished.
+    """Disable transforms after a number of epochs.
 
-    The data set is told before its loader starts, and every index carries its epoch: so it holds in worker processes
-    that live on, after a resume at any point, and through any number of data set wrappers. Priority NORMAL.
+    The dataset is configured before its loader starts, and every index carries its epoch. Therefore the setting also
+    applies in persistent workers, after a resume at any point, and through nested dataset wrappers. Priority NORMAL.
 
     Args:
-        disable_after_epoch: Epochs with the transforms.
-        disable_aug_list: Names of the transforms, as the pipeline has them.
+        disable_after_epoch: Number of epochs in which the transforms are applied.
+        disable_aug_list: Names of the transforms, as in the pipeline.
     """
 
     priority = "NORMAL"
@@ -34,7 +34,7 @@ class DisableAugHook(Hook):
         self.disable_aug_list = list(disable_aug_list)
 
     def before_train(self, runner: RunContext) -> None:
-        """Tell the data set."""
+        """Set the epoch after which the dataset disables the transforms."""
         told = list(_told(runner.train_dataloader.dataset))
         for name in self.disable_aug_list:
             if not sum(one.disable_transform(name, self.disable_after_epoch) for one in told):
@@ -45,10 +45,10 @@ class DisableAugHook(Hook):
 
 @HOOKS.register_module()
 class DisableObjectSampleHook(DisableAugHook):
-    """Turns ``ObjectSample`` off once a number of epochs is finished; how, ``DisableAugHook`` says.
+    """Disable `ObjectSample` after a number of epochs, as `DisableAugHook` does for any transform.
 
     Args:
-        disable_after_epoch: Epochs with pasted objects.
+        disable_after_epoch: Number of epochs in which sampled objects are pasted.
     """
 
     def __init__(self, disable_after_epoch: int = 15) -> None:
@@ -56,9 +56,9 @@ class DisableObjectSampleHook(DisableAugHook):
 
 
 def _told(dataset: Any) -> Iterator[Any]:
-    """What can be told: the innermost data sets, and the pipelines of those around them.
+    """Yield the objects that can disable transforms: innermost datasets, and the pipelines of their wrappers.
 
-    Wrappers are gone through and not asked, since one of a user's own need not know how to pass it on.
+    Wrappers are traversed and not called, since a custom wrapper may not forward `disable_transform`.
     """
     held = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
     inner = [one for one in held if one is not None]

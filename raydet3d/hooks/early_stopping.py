@@ -1,4 +1,4 @@
-"""``EarlyStoppingHook``: ends training when a metric no longer gets better."""
+"""`EarlyStoppingHook`: stop training when a metric no longer improves."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class EarlyStoppingHook(Hook):
-    """Stops training after ``patience`` validations in a row without an improvement of ``min_delta`` or more.
+    """Stop training after `patience` consecutive validations without an improvement of at least `min_delta`.
 
-    Best score and count are saved with the run: a resume goes on counting. Priority LOWEST: it comes after everything
-    else that a validation brings, ``CheckpointHook``'s best model among it.
+    The best score and the count are saved in checkpoints, so that a resumed run continues counting. Priority LOWEST:
+    after all other hooks of a validation, including the best checkpoint of `CheckpointHook`.
 
     Args:
-        monitor: The metric.
-        rule: ``'greater'`` or ``'less'`` is better; told from the metric's name by default.
-        min_delta: Least change that counts as an improvement.
-        strict: Refuse to go on when validation does not give the metric; else say so and go on.
+        monitor: Name of the metric.
+        rule: Whether `'greater'` or `'less'` is better; inferred from the metric's name by default.
+        min_delta: Minimum change that counts as an improvement.
+        strict: Raise an error if validation does not return the metric; otherwise log a warning and continue.
         check_finite: Stop when the metric is not finite.
-        patience: Validations without an improvement that are borne.
+        patience: Number of consecutive validations without an improvement after which training stops.
         stopping_threshold: Stop as soon as the metric is better than this.
     """
 
@@ -59,15 +59,15 @@ class EarlyStoppingHook(Hook):
         self.wait_count = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and the validations since."""
+        """Return the best score and the number of validations since."""
         return {"best_score": self.best_score, "wait_count": self.wait_count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what `state_dict` returned."""
         self.best_score, self.wait_count = float(state["best_score"]), int(state["wait_count"])
 
     def before_train(self, runner: RunContext) -> None:
-        """A run that has stopped early does not begin again by being resumed."""
+        """Stop at once if the resumed run had already stopped early."""
         if self.wait_count >= self.patience:
             self._stop(runner, f"{self.monitor} had not improved in {self.wait_count} validations when the run stopped")
         threshold = self.stopping_threshold
@@ -75,8 +75,8 @@ class EarlyStoppingHook(Hook):
             self._stop(runner, f"{self.monitor} was {self.best_score:.4f}, better than the threshold {threshold:g}")
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """Compare, and stop if it is enough."""
-        if not runner.is_training:  # a validation on its own
+        """Compare the score with the best one, and stop if the criterion is met."""
+        if not runner.is_training:  # standalone validation
             return
         found = metrics or {}
         if self.monitor not in found and not self.strict:
@@ -92,7 +92,7 @@ class EarlyStoppingHook(Hook):
             self._stop(runner, reason)
 
     def _judge(self, score: float) -> str | None:
-        """Count a score; why to stop, if it is time."""
+        """Update the best score and count; return the reason to stop, or None."""
         threshold = self.stopping_threshold
         if self.check_finite and not math.isfinite(score):
             return f"{self.monitor} is {score}; the best was {self.best_score:.4f}"

@@ -1,4 +1,4 @@
-"""``EMAHook``: an average of the weights beside the training, which is what is validated, tested and published."""
+"""`EMAHook`: average the model weights, and use the average for validation, testing and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ PREFIX = "module."
 
 @HOOKS.register_module()
 class EMAHook(Hook):
-    """Keeps an average of the model's weights; validation and testing see the average, training does not.
+    """Maintain an average of the model's weights; validation and testing use the average, training does not.
 
-    In a checkpoint ``state_dict`` holds the average, ready for use, and ``ema_state_dict`` the weights that trained
-    (as ``module.<name>``) with the count of updates (``steps``), as MMEngine has it. A resume puts both back; weights
-    that are only loaded (``load_from``) are where the average begins as well.
+    As in MMEngine, `state_dict` of a checkpoint holds the average, and `ema_state_dict` holds the training weights (as
+    `module.<name>`) and the number of updates (`steps`). A resume restores both; with `load_from`, the average is
+    initialised with the loaded weights.
 
-    Priority NORMAL: after a validation the training's weights are back before ``CheckpointHook`` saves.
+    Priority NORMAL: after a validation the training weights are restored before `CheckpointHook` saves.
 
     Args:
-        ema_type: The average: ``ExponentialMovingAverage``, ``StochasticWeightAverage``, ``MomentumAnnealingEMA`` or
-            one of the user's own.
-        strict_load: Refuse a checkpoint whose names differ from the model's.
-        begin_iter: First iteration (from 1) that is averaged; until then the average is a copy.
-        begin_epoch: The same, in epochs; only one of the two may be given.
-        **kwargs: Of the average: ``momentum``, ``interval``, ``device``, ``update_buffers``, ``gamma``.
+        ema_type: Averaged model: `ExponentialMovingAverage`, `StochasticWeightAverage`, `MomentumAnnealingEMA` or a
+            custom one.
+        strict_load: Raise an error if the checkpoint's names or shapes differ from the model's.
+        begin_iter: First iteration (counted from 1) that is averaged; before it the average is a copy of the model.
+        begin_epoch: First epoch (counted from 1) that is averaged; mutually exclusive with `begin_iter`.
+        **kwargs: Arguments of the averaged model: `momentum`, `interval`, `device`, `update_buffers`, `gamma`.
     """
 
     priority = "NORMAL"
@@ -60,13 +60,13 @@ class EMAHook(Hook):
         self.ema_model: Any = None
 
     def before_run(self, runner: RunContext) -> None:
-        """Make the copy, unless this run has trained with one already and is tested now."""
+        """Create the averaged model, unless one for this model exists, as in a test after training."""
         model = unwrapped(runner.model)
         if model is not self.src_model:
             self.src_model, self.ema_model = model, MODELS.build(self._cfg, {"model": model})
 
     def before_train(self, runner: RunContext) -> None:
-        """Check that the average will ever begin."""
+        """Check that averaging begins before the end of training."""
         for name, begin, end in (
             ("begin_epoch", self.begin_epoch, runner.max_epochs),
             ("begin_iter", self.begin_iter, runner.max_iters),
@@ -77,7 +77,7 @@ class EMAHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Take the step's weights into the average."""
+        """Update the average with the new weights."""
         if self._has_begun(runner):
             self.ema_model.update_parameters(self.src_model)
         else:
@@ -88,34 +88,34 @@ class EMAHook(Hook):
             return runner.epoch + 1 >= self.begin_epoch
         return runner.iter + 1 >= self.begin_iter
 
-    # -- the average in the model's place -----------------------------------------------------------------------
+    # -- swapping the average into the model --------------------------------------------------------------------
 
     def before_val_epoch(self, runner: RunContext) -> None:
-        """The average in."""
+        """Swap the average into the model."""
         self.ema_model.swap_with(self.src_model)
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """The training's weights back."""
+        """Swap the training weights back into the model."""
         self.ema_model.swap_with(self.src_model)
 
     def before_test_epoch(self, runner: RunContext) -> None:
-        """The average in."""
+        """Swap the average into the model."""
         self.ema_model.swap_with(self.src_model)
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """The training's weights back."""
+        """Swap the training weights back into the model."""
         self.ema_model.swap_with(self.src_model)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def before_save_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
-        """The average goes under ``state_dict``, what trains under ``ema_state_dict``."""
+        """Store the average as `state_dict` and the training weights as `ema_state_dict`."""
         checkpoint["ema_state_dict"] = self.ema_model.state_dict()
         _exchange(checkpoint)
 
     def after_load_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
-        """Put both back where training goes on; else let the average begin at what is loaded."""
-        self.before_run(runner)  # a script may load before it runs anything
+        """Restore both sets of weights on resume; otherwise initialise the average with the loaded weights."""
+        self.before_run(runner)  # a script may load a checkpoint before `before_run`
         if runner.is_resuming:
             if "ema_state_dict" in checkpoint:
                 checkpoint["state_dict"] = dict(checkpoint["state_dict"])
@@ -128,7 +128,10 @@ class EMAHook(Hook):
         self._load(self.ema_model.module, weights)
 
     def _load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Load what fits, or with ``strict_load`` refuse what does not; the runner reports on the model's own."""
+        """Load the weights whose name and shape match; with `strict_load`, raise an error if any do not.
+
+        Mismatches of the model itself are reported by the runner.
+        """
         mine = model.state_dict()
         other = [name for name in {**mine, **weights} if not _alike(mine.get(name), weights.get(name))]
         if other and self.strict_load:
@@ -141,7 +144,7 @@ def _alike(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _exchange(checkpoint: dict[str, Any]) -> None:
-    """Exchange the weights under ``state_dict`` and those under ``ema_state_dict``."""
+    """Swap the weights of `state_dict` with those of `ema_state_dict`."""
     model, average = checkpoint["state_dict"], checkpoint["ema_state_dict"]
     for name in average:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) in model:

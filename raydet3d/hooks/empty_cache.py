@@ -1,4 +1,4 @@
-"""``EmptyCacheHook``: gives the GPU memory back that torch keeps for later."""
+"""`EmptyCacheHook`: release unused memory of PyTorch's CUDA caching allocator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class EmptyCacheHook(Hook):
-    """Empties the GPU's cache in training, validation and testing alike; without a GPU there is nothing to empty.
+    """Call `torch.cuda.empty_cache` in training, validation and testing; without a GPU it has no effect.
 
-    It costs the allocations that follow, and after each iteration it waits for the device: for those who share a GPU,
-    or whose batches differ so much in size that memory falls to pieces. Priority NORMAL.
+    Later allocations become slower, and `after_iter` synchronises with the device at each iteration. Useful on a shared
+    GPU, or if batch sizes vary so much that memory becomes fragmented. Priority NORMAL.
 
     Args:
-        before_epoch: Before each epoch.
-        after_epoch: After each epoch.
-        after_iter: After each iteration.
+        before_epoch: Empty the cache before each epoch.
+        after_epoch: Empty the cache after each epoch.
+        after_iter: Empty the cache after each iteration.
     """
 
     priority = "NORMAL"

@@ -1,4 +1,4 @@
-"""Report steps that were left out because they were not finite, and decide how the run goes on."""
+"""`GuardHook`: report steps that were skipped as non-finite; continue, stop or roll back."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
 
 POLICIES = ("skip", "stop", "rollback")
-MAX_KEPT = 16  # batches that are kept where a device does not tell how their steps went
+MAX_KEPT = 16  # batches kept while the device has not reported whether their steps were finite
 
 
 @HOOKS.register_module()
 class GuardHook(Hook):
-    """Report steps that were left out because a loss or gradient was not finite, and decide how the run goes on.
+    """Report steps that were skipped because a loss or gradient was not finite; continue, stop or roll back.
 
-    The optim wrapper leaves such a step out on the device: no weight, moment or BatchNorm statistic changes. This hook
-    asks at the log points, where training waits for the device anyway. It names the first such step's iteration, rank,
-    samples and losses, and, by repeating the batch, what was not finite first: the batch, a module's output, or a
-    gradient. Batches are kept only until the device has reported, without being waited for, that their step was good.
+    The optim wrapper skips such a step on the device: no weight, moment or BatchNorm statistic changes. This hook reads
+    the result at log points, where training synchronises with the device anyway. It reports the iteration, rank,
+    samples and losses of the first bad step and, by replaying the batch, what was not finite first: the batch, a
+    module's output, or a gradient. A batch is kept only until an asynchronous read shows that its step was good.
 
-    A run that ends here ends with one sentence and exit code 2, since the same run would end in the same way. It also
-    ends where none of its steps was good.
+    If this hook ends the run, it raises a one-line error with exit code 2, since a retry would fail in the same way.
+    It also ends a run in which no step was good.
 
     Priority 65: after `LoggerHook` (60), before schedules advance (70) and checkpoints are saved (90). On by default
-    as `default_hooks.guard`; `guard=None` disables the reports, `optim_wrapper.guard=False` the whole guard.
+    as `default_hooks.guard`; `guard=None` disables the reports, `optim_wrapper.guard=False` also the skipping.
 
     Args:
         policy: `'skip'` continues until `max_bad_steps` in a row are bad. `'stop'` ends the run at the first. With
             `'rollback'`, `max_bad_steps` in a row restore weights and moments from the newest checkpoint from before
-            the row; the run continues with the next batches, at the current learning rate. The batches between are
-            not repeated, since an exact run would fail on them again.
-        max_bad_steps: Bad steps in a row that end the run or cause a rollback.
-        max_rollbacks: Number of rollbacks, each to a checkpoint that was not used before; then the run ends.
-        interval: Iterations after which the device is asked, where no log point comes before.
+            the first of them; the run continues with the next batch, at the current learning rate. The batches since
+            that checkpoint are not repeated, since a deterministic run would fail on them again.
+        max_bad_steps: Consecutive bad steps that end the run or cause a rollback.
+        max_rollbacks: Maximum number of rollbacks, each to a checkpoint not used before; then the run ends.
+        interval: Maximum number of iterations between two reads of the device, if log points are further apart.
     """
 
     priority = 65
@@ -55,12 +55,12 @@ class GuardHook(Hook):
         self.max_bad_steps = max_bad_steps
         self.max_rollbacks = max_rollbacks
         self.interval = interval
-        self._used: list[str] = []  # names of checkpoints that were rolled back to
+        self._used: list[str] = []  # names of the checkpoints used for rollbacks
         self._any_good = False
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoints that were rolled back to, and whether any step was good."""
+        """Return the checkpoints already used for rollbacks, and whether any step was good."""
         return {"used": self._used, "any_good": self._any_good}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -68,33 +68,33 @@ class GuardHook(Hook):
         self._used, self._any_good = list(state["used"]), bool(state["any_good"])
 
     def _forget(self) -> None:
-        self._kept: dict[int, Any] = {}  # batches whose step is not known to be good
-        self._suspects: dict[int, Any] = {}  # those of the first bad step since the last look
+        self._kept: dict[int, Any] = {}  # batches by iteration whose step is not yet known to be good
+        self._suspects: dict[int, Any] = {}  # batches of the first bad step since the last `_look`
         self._num_bad = 0
         self._first_bad: int | None = None
 
     def before_train(self, runner: RunContext) -> None:
-        """Find out whether the optim wrapper guards its steps."""
+        """Check whether the optim wrapper skips non-finite steps, and reset the counters."""
         self._on = bool(getattr(runner.optim_wrapper, "is_guarded", False))
         self._looked = self._begun = runner.iter
-        self._rows: dict[str, int] = {}  # bad steps in a row, by optimizer
+        self._rows: dict[str, int] = {}  # consecutive bad steps, by optimizer
         self._forget()
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Keep the batch until its step is known to be good; ask the device at log points."""
+        """Keep the batch until its step is known to be good; read the device's results at log points."""
         if not self._on:
             return
         now = runner.iter + 1
         self._kept[now] = data_batch
         self._read(runner, wait=False)
-        # All ranks have to ask together, so what decides is the logger's interval.
+        # `_look` is a collective call, so the condition must be the same on all ranks: the logger's interval.
         if runner.progress.last_log == now or now - self._looked >= self.interval:
             self._look(runner, now)
 
     def after_train(self, runner: RunContext) -> None:
-        """Report the last bad steps; a run without one good step has failed."""
+        """Report the remaining bad steps; raise an error if no step of the run was good."""
         if not self._on or runner.iter == self._begun:
             return
         if self._looked < runner.iter:
@@ -103,7 +103,7 @@ class GuardHook(Hook):
             raise self._end(f"none of the {runner.iter} steps was good", self._last_words)
 
     def _read(self, runner: RunContext, *, wait: bool) -> None:
-        """Take note of the steps that are known to be good or bad; of their batches, keep the first bad one's."""
+        """Read the available verdicts, and drop all their batches but those of the first bad step."""
         for iteration, is_bad, optimizer in runner.optim_wrapper.verdicts(wait=wait):
             done = {i: self._kept.pop(i) for i in list(self._kept) if i <= iteration}
             self._rows[optimizer] = self._rows.get(optimizer, 0) + 1 if is_bad else 0
@@ -116,12 +116,12 @@ class GuardHook(Hook):
             del self._kept[next(iter(self._kept))]
 
     def _look(self, runner: RunContext, now: int) -> None:
-        """Wait for the device; report bad steps, and decide how the run goes on."""
+        """Synchronise with the device, report bad steps, and apply the policy."""
         steps = now - self._looked
         self._read(runner, wait=True)
-        self._any_good |= not self._num_bad  # a model's own training step may give no verdicts
+        self._any_good |= not self._num_bad  # a custom `train_step` may yield no verdicts
         row = max(self._rows.values(), default=0)
-        # A rank may judge by its own loss alone (float16 does): all ranks have to know what one found.
+        # With float16 a rank checks only its own loss, so the ranks must exchange their results.
         ranks: list[tuple[int, int | None, int, bool]] = dist.all_gather_object(
             (self._num_bad, self._first_bad, row, self._any_good)
         )
@@ -138,9 +138,9 @@ class GuardHook(Hook):
         self._forget()
 
     def _end_row(self, runner: RunContext, row: int, now: int) -> None:
-        """Roll back, or end the run: too many steps in a row were bad."""
+        """Roll back or end the run after too many consecutive bad steps."""
         if self.policy == "rollback" and len(self._used) < self.max_rollbacks:
-            # A checkpoint of the step before the row has the very weights that fail.
+            # A checkpoint of the step just before the first bad one holds the weights that fail.
             name = runner.roll_back(before=now - row, passed_over=self._used)
             if name is not None:
                 self._used.append(name)
@@ -168,14 +168,14 @@ class GuardHook(Hook):
     _last_words = ""
 
     def _report(self, runner: RunContext, count: int, first: int, steps: int) -> str:
-        """Log one line on the steps that were left out.
+        """Log one line about the skipped steps.
 
         Returns:
-            What was not finite in the first of them.
+            Description of what was not finite in the first of them.
         """
         suspects = self._suspects or {i: batch for i, batch in self._kept.items() if i <= first}
         fault = ""
-        # Equally many on each rank: a forward pass may communicate.
+        # The same number on each rank, since a forward pass may contain collective calls.
         tries = min(dist.all_gather_object(len(suspects)))
         for batch in [*suspects.values()][:tries]:
             found = runner.diagnose_nonfinite(batch)
@@ -194,14 +194,15 @@ class GuardHook(Hook):
         return words
 
     def _bad_losses(self, runner: RunContext, iterations: list[int], steps: int) -> list[str]:
-        """Return the names of this rank's losses that are not finite at some iterations."""
+        """Return the names of this rank's losses that are not finite at the given iterations."""
         bad = []
         runner.message_hub.flush()
         for key, series in runner.message_hub.log_scalars.items():
             if not key.startswith("train/") or "loss" not in key:
                 continue
             values = series.data[-steps:]
-            places = [i - self._looked - 1 for i in iterations]  # (a wrapper that updates more often counts on)
+            # Out of range if the wrapper updates several times per iteration.
+            places = [i - self._looked - 1 for i in iterations]
             at = [values[place] for place in places if len(values) == steps and 0 <= place < steps]
             if not all(map(math.isfinite, at)):
                 bad.append(key.removeprefix("train/"))
@@ -210,7 +211,7 @@ class GuardHook(Hook):
 
 
 def _ids_of(data_batch: Any) -> list[Any]:
-    """Return the ids of a batch's samples that have one."""
+    """Return the `sample_idx` of each sample of a batch that has one."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
     ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
     return [number for number in ids if number is not None]

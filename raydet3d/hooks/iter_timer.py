@@ -1,4 +1,4 @@
-"""``IterTimerHook``: how long data and steps take, and how long it will be."""
+"""`IterTimerHook`: record data time, iteration time and ETA."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class IterTimerHook(Hook):
-    """Keeps ``data_time`` (waiting for the batch) and ``time`` (the whole iteration) in seconds, and the ``eta``.
+    """Record `data_time` (wait for the batch), `time` (the whole iteration) and `eta`, all in seconds.
 
-    Times are those of the host: a GPU may lag behind in between, but not for longer than to the next log line. A pause
-    between iterations (a validation, say) belongs to none. The ``eta`` is the mean since this start of the run, times
-    what is left. Priority NORMAL.
+    Times are measured on the host; a GPU may lag behind until the next log line, which synchronises with it. Pauses
+    between iterations, such as a validation, are not counted. `eta` is the mean iteration time since this start of
+    the run, times the number of remaining iterations. Priority NORMAL.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class IterTimerHook(Hook):
         self._count = 0
 
     def before_train(self, runner: RunContext) -> None:
-        """Start the count: the average covers what this start of the run has done."""
+        """Reset the counters, so that the mean covers this start of the run only."""
         self._total, self._count = 0.0, 0
         self._last = time.perf_counter()
 
     def after_val(self, runner: RunContext) -> None:
-        """Restart the clock for the next iteration of training."""
+        """Restart the clock, so that validation time is not counted."""
         self._last = time.perf_counter()
 
     def _before_epoch(self, runner: RunContext, mode: Mode = "train") -> None:
@@ -39,13 +39,13 @@ class IterTimerHook(Hook):
             self._eval_total, self._eval_count = 0.0, 0
 
     def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """The batch is there."""
+        """Record the time spent waiting for the batch."""
         runner.message_hub.update_scalar("train/data_time", time.perf_counter() - self._last)
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """The iteration is done."""
+        """Record the iteration time and update the ETA."""
         hub, now = runner.message_hub, time.perf_counter()
         took, self._last = now - self._last, now
         hub.update_scalar("train/time", took)

@@ -1,4 +1,4 @@
-"""``LoggerHook``: reads the history at intervals and writes lines, scalars and a live line on a terminal."""
+"""`LoggerHook`: write log lines and scalars at intervals, and a progress line on a terminal."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class LoggerHook(Hook):
-    """Writes what the log processor makes of the history: to the log, to the visualizer's back ends, to the record.
+    """Write the log processor's output to the log, the visualizer's backends and the run's scalar log.
 
-    Reading is the one moment at which training waits for the device. Priority BELOW_NORMAL: after what others enter.
+    Training synchronises with the device only when this hook reads the values. Priority BELOW_NORMAL: after the hooks
+    that record values.
 
     Args:
-        interval: Batches of an epoch from one line to the next.
-        ignore_last: Write no extra line for the rest of an epoch that is no full interval.
-        interval_exp_name: Iterations from one line with the experiment's name to the next.
-        out_dir: Folder to copy the logs to at the end.
-        out_suffix: Which of them.
-        keep_local: Keep the copied ones here too.
-        file_client_args: The old name of ``backend_args``.
-        log_metric_by_epoch: Count metrics by epoch rather than by iteration.
-        backend_args: None or ``dict(backend='local')``.
-        headline: Parts of the names of those metrics that the terminal and the end of a run show (files hold all); by
-            default the terminal shows all, and the end all where they are few.
+        interval: Number of batches between two log lines, counted from the start of the epoch.
+        ignore_last: Do not log the remainder of an epoch whose length is not a multiple of `interval`.
+        interval_exp_name: Number of iterations between two lines with the experiment's name.
+        out_dir: Folder to copy the logs to at the end of the run.
+        out_suffix: Suffixes of the files to copy.
+        keep_local: Keep the original files after they are copied.
+        file_client_args: Deprecated name of `backend_args`.
+        log_metric_by_epoch: Use the epoch rather than the iteration as the step of validation metrics.
+        backend_args: None or `dict(backend='local')`.
+        headline: Substrings of the names of the metrics that the terminal and the summary at the end of a run show;
+            files contain all. By default the terminal shows all metrics, and the summary shows all if they are few.
     """
 
     priority = "BELOW_NORMAL"
@@ -67,13 +68,13 @@ class LoggerHook(Hook):
 
     @property
     def headline(self) -> Sequence[str]:
-        """Parts of the names of the metrics that the terminal and the end of a run show."""
+        """Substrings of the names of the metrics that the terminal and the summary at the end of a run show."""
         return self._headline
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Every interval: a line and scalars."""
+        """Log a line and scalars at each interval; update the progress line in between."""
         if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
@@ -103,13 +104,13 @@ class LoggerHook(Hook):
     def after_val_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
-        """Every interval: a line."""
+        """Log a line at each interval."""
         self._write_eval(runner, batch_idx, "val")
 
     def after_test_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
-        """Every interval: a line."""
+        """Log a line at each interval."""
         self._write_eval(runner, batch_idx, "test")
 
     def _write_eval(self, runner: RunContext, batch_idx: int, mode: str) -> None:
@@ -118,7 +119,7 @@ class LoggerHook(Hook):
             runner.logger.info(runner.log_processor.get_log_after_iter(runner, batch_idx, mode)[1])
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """A line and the scalars of a validation."""
+        """Log a line and the scalars of a validation."""
         if runner.rank != 0:
             return
         tag, line = runner.log_processor.get_log_after_epoch(
@@ -131,7 +132,7 @@ class LoggerHook(Hook):
         runner.scalar_log.write(tag, mode="val", iteration=runner.iter, step=step)
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """A line, and all metrics as one JSON object in the log folder."""
+        """Log a line, and write all metrics as one JSON object to the log folder."""
         if runner.rank != 0:
             return
         tag, line = runner.log_processor.get_log_after_epoch(
@@ -142,7 +143,7 @@ class LoggerHook(Hook):
         path.write_text(json.dumps(tag, default=str) + "\n", encoding="utf-8")
 
     def after_run(self, runner: RunContext) -> None:
-        """Close the visualizer; copy the logs, if they are wanted elsewhere."""
+        """Close the visualizer; copy the logs to `out_dir` if it is set."""
         self._live.clear()
         if runner.rank != 0:
             return

@@ -1,4 +1,4 @@
-"""Infer from a metric's name whether greater or less is better; look up a validation's score of it."""
+"""Infer from a metric's name whether greater or less is better; look up its score in validation metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from raydet3d.errors import InputError
 
 GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc", "AP", "NDS", "recall")
-"""Names, or parts of names, of metrics of which greater is better: MMEngine's, and those of 3D detection."""
+"""Names, or substrings of names, of metrics of which greater is better: MMEngine's, and those of 3D detection."""
 LESS_KEYS = ("loss",)
 
 
@@ -21,17 +21,17 @@ def infer_rule(
     owner: str,
     key: str,
 ) -> str:
-    """Infer `greater` or `less` from a metric's name, else from a part of it; case is ignored.
+    """Infer `greater` or `less` from a metric's whole name, else from a substring of it; case is ignored.
 
     Args:
         metric: Name of the metric.
         greater: Names of metrics of which greater is better.
         less: Names of metrics of which less is better.
-        owner: Class that asks, for the message.
-        key: Argument that names the metric, for the message.
+        owner: Name of the calling class, for the error message.
+        key: Argument that names the metric, for the error message.
 
     Raises:
-        InputError: The name matches none of them.
+        InputError: The name matches none of the known names.
     """
     low = metric.lower()
     for same in (lambda word: word.lower() == low, lambda word: word.lower() in low):
@@ -53,11 +53,11 @@ def given_score(metrics: Mapping[str, Any], metric: str, *, owner: str, key: str
     Args:
         metrics: Metrics of a validation.
         metric: Name of the metric.
-        owner: Class that asks, for the message.
-        key: Argument that names the metric, for the message.
+        owner: Name of the calling class, for the error message.
+        key: Argument that names the metric, for the error message.
 
     Raises:
-        InputError: Validation did not give it; the message lists the most similar names.
+        InputError: Validation did not return the metric; the message lists the most similar names.
     """
     scores = numbers(metrics)
     if metric in scores:
@@ -66,7 +66,7 @@ def given_score(metrics: Mapping[str, Any], metric: str, *, owner: str, key: str
 
 
 def nearest_metrics(names: Sequence[str], metric: str) -> str:
-    """List a few names, those most similar to a metric, and the number of the others."""
+    """Format the names most similar to a metric, at most three, and the number of the others."""
     ending = [name for name in names if name.endswith(metric)]
     near = (ending or difflib.get_close_matches(metric, names, n=3, cutoff=0.6) or list(names))[:3]
     more = f" and {len(names) - len(near)} others" if len(names) > len(near) else ""
@@ -74,7 +74,7 @@ def nearest_metrics(names: Sequence[str], metric: str) -> str:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics that are numbers, one-element tensors and arrays included."""
+    """Return the numeric metrics as floats, including one-element tensors and arrays."""
     found = {}
     for name, value in metrics.items():
         if hasattr(value, "item") and getattr(value, "size", None) is not None:

@@ -11,7 +11,7 @@ from raydet3d.registry import HOOKS
 class ParamSchedulerHook(Hook):
     """Step schedulers after each iteration or epoch, and those that monitor a metric after each validation.
 
-    Priority LOW: after the log has said which rate the step used, before `CheckpointHook` saves the next one.
+    Priority LOW: after `LoggerHook` logs the rate that the step used, before `CheckpointHook` saves the next one.
     """
 
     priority = "LOW"

@@ -1,4 +1,4 @@
-"""``PrepareTTAHook``: puts a model that predicts on several views of a sample in the tested model's place."""
+"""`PrepareTTAHook`: wrap the model for test-time augmentation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from raydet3d.registry import HOOKS, MODELS
 
 @HOOKS.register_module()
 class PrepareTTAHook(Hook):
-    """Wraps the model for a test into one for test-time augmentation, and takes it out again afterwards.
+    """Wrap the model in a test-time augmentation model before a test, and restore it afterwards.
 
-    ``raydet3d.runtime.build_runner_with_tta`` registers it and sets the pipeline that makes the views. Priority NORMAL.
+    `raydet3d.runtime.build_runner_with_tta` registers this hook and sets the pipeline that generates the views.
+    Priority NORMAL.
 
     Args:
-        tta_cfg: Config of the wrapping model (a ``BaseTTAModel``), without ``module``.
+        tta_cfg: Config of the wrapping model (a `BaseTTAModel`), without `module`.
     """
 
     priority = "NORMAL"
@@ -28,12 +29,12 @@ class PrepareTTAHook(Hook):
         self._plain: Any = None
 
     def before_test(self, runner: RunContext) -> None:
-        """Wrap."""
+        """Replace the run's model by the wrapping model."""
         self._plain = runner.model
-        # Predictions need no wrapper for several processes, which stands round the training step only.
+        # The distributed wrapper is only needed for training steps.
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         runner.model = MODELS.build({**self.tta_cfg, "module": model})
 
     def after_test(self, runner: RunContext) -> None:
-        """Unwrap."""
+        """Restore the original model."""
         runner.model = self._plain

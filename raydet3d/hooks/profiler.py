@@ -1,4 +1,4 @@
-"""``ProfilerHook``: where the time of the first iterations, or of the first epoch, goes."""
+"""`ProfilerHook`: profile the first iterations or the first epoch with `torch.profiler`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class ProfilerHook(Hook):
-    """Runs ``torch.profiler`` over the beginning of this start of the run, on a CPU as well as on a GPU.
+    """Run `torch.profiler` over the first iterations or epoch of this start of the run, on CPU or GPU.
 
-    Priority VERY_LOW. Profiling slows training down; take the hook out for the run itself.
+    Profiling slows down training, so remove the hook from production runs. Priority VERY_LOW.
 
     Args:
-        by_epoch: Profile epochs rather than iterations.
-        profile_times: How many iterations; by epoch it is one.
-        activity_with_cpu: Record the host.
-        activity_with_cuda: Record the GPU.
-        schedule: Arguments of ``torch.profiler.schedule`` (``wait``, ``warmup``, ``active``, ...).
-        on_trace_ready: ``dict(type='log_trace', ...)`` writes a table into the log (arguments of ``table``:
-            ``sort_by``, ``row_limit``); ``dict(type='tb_trace', ...)`` writes traces for TensorBoard's profiler
-            (``dir_name``, below the log folder, ``worker_name``, ``use_gzip``); or a function that takes the profiler.
-        record_shapes: Record shapes of operators' inputs.
-        profile_memory: Record what is allocated and freed.
-        with_stack: Record file and line.
-        with_flops: Estimate operations of matrix products and convolutions.
-        json_trace_path: File for a trace in Chrome's format.
+        by_epoch: Profile one epoch rather than a number of iterations.
+        profile_times: Number of iterations to profile; must be 1 with `by_epoch`.
+        activity_with_cpu: Record CPU activity.
+        activity_with_cuda: Record CUDA activity.
+        schedule: Arguments of `torch.profiler.schedule` (`wait`, `warmup`, `active`, ...).
+        on_trace_ready: `dict(type='log_trace', ...)` writes a table to the log (arguments of `table`: `sort_by`,
+            `row_limit`); `dict(type='tb_trace', ...)` writes traces for TensorBoard's profiler (`dir_name`, relative
+            to the log folder, `worker_name`, `use_gzip`); or a function that takes the profiler.
+        record_shapes: Record the shapes of operator inputs.
+        profile_memory: Record memory allocations and deallocations.
+        with_stack: Record source file and line of operators.
+        with_flops: Estimate the FLOPs of matrix multiplications and convolutions.
+        json_trace_path: File for a trace in Chrome's trace format.
     """
 
     priority = "VERY_LOW"
@@ -90,7 +90,7 @@ class ProfilerHook(Hook):
             raise InputError(f"ProfilerHook: on_trace_ready must be a dict or a function, got {on_trace_ready!r}")
 
     def before_train(self, runner: RunContext) -> None:
-        """Begin."""
+        """Start the profiler."""
         left = (runner.max_iters or 0) - runner.iter
         if not self.by_epoch and left < self.profile_times:
             raise InputError(f"ProfilerHook: profile_times={self.profile_times}, but only {left} iterations are left")
@@ -104,7 +104,7 @@ class ProfilerHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Count; end, if it is time."""
+        """Advance the profiler's schedule; stop after `profile_times` iterations."""
         if self._profiler is None:
             return
         self._seen += 1
@@ -114,11 +114,11 @@ class ProfilerHook(Hook):
             self._end(runner)
 
     def after_train_epoch(self, runner: RunContext) -> None:
-        """End."""
+        """Stop the profiler."""
         self._end(runner)
 
     def after_run(self, runner: RunContext) -> None:
-        """End, where training ended early."""
+        """Stop the profiler if training ended early."""
         self._end(runner)
 
     def _end(self, runner: RunContext) -> None:
@@ -134,14 +134,14 @@ class ProfilerHook(Hook):
             runner.logger.info("trace in Chrome's format: %s", path)
 
     def _handler(self, runner: RunContext) -> Callable[[Any], Any] | None:
-        """What takes a trace that is ready."""
+        """Return the profiler's `on_trace_ready` callback."""
         given = self.on_trace_ready
         if not isinstance(given, Mapping):
             return given
         args = dict(given)
         if args.pop("type") == "log_trace":
             return lambda done: runner.logger.info("%s", done.key_averages().table(**args))
-        folder = Path(runner.log_dir) / args.pop("dir_name", "tf_tracing_logs")  # an absolute folder wins
+        folder = Path(runner.log_dir) / args.pop("dir_name", "tf_tracing_logs")  # or absolute
         runner.logger.info("traces for TensorBoard: %s", folder)
         made: Callable[[Any], Any] = _made(
             "on_trace_ready", profiler.tensorboard_trace_handler, {"dir_name": str(folder), **args}
@@ -150,7 +150,11 @@ class ProfilerHook(Hook):
 
 
 def _made(name: str, function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
-    """What a function of torch's profiler makes of a config's arguments."""
+    """Call a function of `torch.profiler` with arguments from the config.
+
+    Raises:
+        InputError: The function does not accept the arguments.
+    """
     try:
         return function(**args)
     except (TypeError, AssertionError) as error:

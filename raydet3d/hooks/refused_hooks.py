@@ -1,4 +1,4 @@
-"""Names of hooks that a config of others may hold and that are not here: each says in a line what to use instead."""
+"""Register unsupported MMEngine hooks, so that building one raises an error that names the replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``RuntimeInfoHook``: enters what happens into the history, before any other hook looks at it."""
+"""`RuntimeInfoHook`: record progress, learning rates, losses and metrics in the message hub."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class RuntimeInfoHook(Hook):
-    """Keeps counts, learning rates, losses and metrics in ``runner.message_hub``.
+    """Record progress, learning rates, losses and metrics in `runner.message_hub`.
 
-    Learning rates are read before the step, so what is logged is what the step used. Losses stay on their device.
-    Priority VERY_HIGH: before any other hook looks. It runs also where the config does not list it.
+    Learning rates are read before the step, so that the logged rate is the one that the step used. Losses stay on
+    their device. Priority VERY_HIGH: before other hooks read the values. It is registered even if the config does not
+    list it.
     """
 
     priority = "VERY_HIGH"
 
     def before_run(self, runner: RunContext) -> None:
-        """Facts that hold for the whole run."""
+        """Record config, seed, experiment name and version."""
         runner.message_hub.update_info_dict(
             {
                 "cfg": runner.cfg_text,
@@ -36,7 +37,7 @@ class RuntimeInfoHook(Hook):
         )
 
     def before_train(self, runner: RunContext) -> None:
-        """Where training begins and ends."""
+        """Record where training starts and ends, and the metainfo of the dataset."""
         runner.message_hub.update_info_dict(
             {
                 "loop_stage": "train",
@@ -50,11 +51,11 @@ class RuntimeInfoHook(Hook):
         )
 
     def before_train_epoch(self, runner: RunContext) -> None:
-        """The epoch."""
+        """Record the epoch."""
         runner.message_hub.runtime_info["epoch"] = runner.epoch
 
     def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """The iteration and the learning rates."""
+        """Record the iteration and the learning rates."""
         hub = runner.message_hub
         hub.runtime_info["iter"] = runner.progress.iter
         for name, rates in runner.optim_wrapper.get_lr().items():
@@ -63,30 +64,30 @@ class RuntimeInfoHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """The losses."""
+        """Record the losses."""
         if outputs:
             update = runner.message_hub.update_scalar
             for name, value in outputs.items():
                 update("train/" + name, value)
 
     def before_val(self, runner: RunContext) -> None:
-        """A validation begins."""
+        """Set the loop stage to `val`."""
         runner.message_hub.runtime_info["loop_stage"] = "val"
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """The metrics."""
+        """Record the validation metrics."""
         self._keep(runner, "val", metrics)
 
     def after_val(self, runner: RunContext) -> None:
-        """Training goes on."""
+        """Set the loop stage back to `train`."""
         runner.message_hub.runtime_info["loop_stage"] = "train"
 
     def before_test(self, runner: RunContext) -> None:
-        """A test begins."""
+        """Set the loop stage to `test`."""
         runner.message_hub.update_info("loop_stage", "test", resumed=False)
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
-        """The metrics."""
+        """Record the test metrics."""
         self._keep(runner, "test", metrics)
 
     def _keep(self, runner: RunContext, mode: str, metrics: Mapping[str, Any] | None) -> None:
@@ -101,7 +102,7 @@ class RuntimeInfoHook(Hook):
 
 
 def _number(value: Any) -> Any:
-    """A one-element tensor or array as a number; anything else as it is."""
+    """Convert a one-element tensor or array to a number; return anything else unchanged."""
     if isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 else value
     return value.item() if getattr(value, "size", None) == 1 and hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""``DistSamplerSeedHook``: tells the sampler which epoch it is, so that each has its own order."""
+"""`DistSamplerSeedHook`: set the sampler's epoch, so that each epoch has its own order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class DistSamplerSeedHook(Hook):
-    """Calls ``set_epoch`` of the training loader's sampler, or of its batch sampler's.
+    """Call `set_epoch` of the training data loader's sampler, or of its batch sampler's sampler.
 
-    Our loops place the loader themselves, also in the middle of an epoch; this serves users' own loops and samplers.
-    Priority NORMAL.
+    The built-in loops set the loader's position themselves, also within an epoch; this hook is for custom loops and
+    samplers. Priority NORMAL.
     """
 
     def before_train_epoch(self, runner: RunContext) -> None:
-        """Pass the epoch on."""
+        """Set the sampler's epoch."""
         loader = runner.train_dataloader
         samplers: list[Any] = [getattr(loader, "sampler", None), getattr(loader.batch_sampler, "sampler", None)]
         for sampler in samplers:

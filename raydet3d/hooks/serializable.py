@@ -1,4 +1,4 @@
-"""What a hook may save: plain data and tensors, which a checkpoint's reader takes without running anything."""
+"""Convert hook states to plain data and tensors, which are loaded without executing code."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from raydet3d.errors import InputError
 
 
 def to_plain(value: Any, owner: str, where: str = "state_dict()") -> Any:
-    """A hook's state as containers, numbers, strings and tensors.
+    """Convert a hook's state to containers, numbers, strings and tensors.
 
-    numpy's numbers become Python's and its arrays tensors; paths become strings; mappings become dicts.
+    NumPy scalars become Python numbers, numeric arrays tensors, paths strings, and mappings dicts.
 
     Args:
         value: The state, or a part of it.
-        owner: The hook's name, for the message.
-        where: Which part, for the message.
+        owner: The hook's name, for the error message.
+        where: Path of the part within the state, for the error message.
 
     Raises:
-        InputError: It holds something that is none of these.
+        InputError: The state contains a value of another type.
     """
     if value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, Tensor):
         return value

@@ -1,4 +1,4 @@
-"""``SyncBuffersHook``: the ranks' buffers (BatchNorm's statistics) become their mean."""
+"""`SyncBuffersHook`: average model buffers, such as BatchNorm statistics, over ranks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class SyncBuffersHook(Hook):
-    """Averages floating-point buffers over ranks after each epoch of training, and before a validation amid one.
+    """Average floating-point buffers over ranks after each training epoch, and before validations within an epoch.
 
-    Without it rank 0's statistics are taken for validation and checkpoints, which saw one rank's samples only. Counts
-    (``num_batches_tracked``) are the same on every rank and left alone. Priority NORMAL: before ``CheckpointHook``.
+    Without this hook, validation and checkpoints use the statistics of rank 0, which cover only that rank's samples.
+    Integer buffers (`num_batches_tracked`) are equal on all ranks and not averaged. Priority NORMAL: before
+    `CheckpointHook`.
     """
 
     priority = "NORMAL"
@@ -22,16 +23,16 @@ class SyncBuffersHook(Hook):
         self._is_done = False
 
     def after_train_epoch(self, runner: RunContext) -> None:
-        """Average."""
+        """Average the buffers."""
         self._average(runner)
         self._is_done = True
 
     def before_train_iter(self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """From here on they differ again."""
+        """Mark the buffers as no longer averaged, since the step changes them."""
         self._is_done = False
 
     def before_val_epoch(self, runner: RunContext) -> None:
-        """Average, unless nothing was trained since."""
+        """Average the buffers, unless no step was taken since the last average."""
         if not self._is_done:
             self._average(runner)
 

@@ -1,4 +1,4 @@
-"""`Det3DVisualizationHook`: pictures of a few validation frames, and of every test frame."""
+"""`Det3DVisualizationHook`: draw some validation frames and all test frames."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from raydet3d.registry import HOOKS
 
 @HOOKS.register_module()
 class Det3DVisualizationHook(Hook):
-    """Draws ground truth and predictions with the run's visualizer, from the batch's own points.
+    """Draw ground truth and predictions with the run's visualizer, on the points of the batch.
 
-    A validation gives the samples of every `interval`-th batch of rank 0, the first batch among them, to the
-    visualizer's backends: the same frames each time, named by frame, so that one sees them improve. A test draws
-    all samples, into `test_out_dir` where it is given (each rank its own). What is not drawn costs nothing: no file
-    is read for it. Priority NORMAL.
+    In validation, rank 0 draws the samples of every `interval`-th batch, starting with the first one, to the
+    visualizer's backends. Each validation draws the same frames under the same names, so that they can be compared. A
+    test draws all samples: each rank its own into `test_out_dir` if it is given, else rank 0 to the backends. No files
+    are read for drawing. Priority NORMAL.
 
     Args:
         draw: Whether to draw at all.
-        interval: Batches of a validation from one that is drawn to the next.
-        score_thr: Least score of the predictions to draw.
-        show: There are no windows: it is said once, and pictures are kept all the same.
+        interval: Number of validation batches between two that are drawn.
+        score_thr: Minimum score of the predictions to draw.
+        show: Windows are not supported: a warning is logged once, and images are written as usual.
         vis_task: `lidar_det`, `lidar_seg`, `multi-modality_det`, `mono_det` or `multi-view_det`.
-        wait_time: Accepted for MMDetection3D's sake.
-        test_out_dir: Folder for test pictures, `FRAME.png`; below the run's log folder unless absolute.
+        wait_time: Ignored; accepted for compatibility with MMDetection3D.
+        test_out_dir: Folder for test images, `FRAME.png`; below the run's log folder unless absolute.
         draw_gt: Whether to draw ground truth.
         draw_pred: Whether to draw predictions.
-        show_pcd_rgb: Give points the colours in their columns 3 to 5.
+        show_pcd_rgb: Colour the points by their columns 3 to 5.
         backend_args: None or `dict(backend='local')`.
-        max_frames: Pictures of one validation at most; no limit where None.
+        max_frames: Maximum number of images per validation; None means no limit.
     """
 
     priority = "NORMAL"
@@ -72,19 +72,19 @@ class Det3DVisualizationHook(Hook):
         self._num_drawn = 0
 
     def before_val_epoch(self, runner: RunContext) -> None:
-        """Begin to count pictures."""
+        """Reset the number of drawn images."""
         self._num_drawn = 0
 
     def after_val_iter(
         self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        """Draw the batch's samples, if it is this batch's turn.
+        """Draw the batch's samples at each `interval`-th batch.
 
         Args:
             runner: The run.
-            batch_idx: Position of the batch in the validation.
-            data_batch: What the loader gave.
-            outputs: What the model returned, a data sample per sample.
+            batch_idx: Index of the batch in the validation.
+            data_batch: Batch from the data loader.
+            outputs: Predictions of the model, one data sample per sample.
         """
         if not self.draw or runner.rank != 0 or batch_idx % self.interval or not outputs:
             return
@@ -101,9 +101,9 @@ class Det3DVisualizationHook(Hook):
 
         Args:
             runner: The run.
-            batch_idx: Position of the batch in the test.
-            data_batch: What the loader gave.
-            outputs: What the model returned, a data sample per sample.
+            batch_idx: Index of the batch in the test.
+            data_batch: Batch from the data loader.
+            outputs: Predictions of the model, one data sample per sample.
         """
         if not self.draw or (self.test_out_dir is None and runner.rank != 0):
             return
@@ -112,7 +112,7 @@ class Det3DVisualizationHook(Hook):
             if self.test_out_dir is None:
                 self._draw(runner, f"test_{name}", data_batch, outputs, index)
             else:
-                # An absolute folder wins over the log folder.
+                # An absolute `test_out_dir` replaces the log folder.
                 out_file = Path(runner.log_dir) / self.test_out_dir / f"{name}.png"
                 self._draw(runner, name, data_batch, outputs, index, out_file=out_file)
 
@@ -125,11 +125,11 @@ class Det3DVisualizationHook(Hook):
         index: int,
         out_file: Path | None = None,
     ) -> None:
-        """Hand one sample to the visualizer."""
+        """Draw one sample with the visualizer."""
         inputs = data_batch["inputs"]
         sample = outputs[index].to_dict()
         if not _has_truth(sample):
-            # A model may return fresh samples; the loader's still hold the ground truth and the calibration.
+            # A model may return new data samples without ground truth and calibration; take those from the loader's.
             given = data_batch["data_samples"][index] if data_batch.get("data_samples") else None
             sample = (given.to_dict() if given is not None else {}) | sample
         runner.visualizer.add_datasample(
@@ -153,7 +153,7 @@ def _has_truth(sample: Mapping[str, Any]) -> bool:
 
 
 def _frame_name(data_sample: Any, batch_idx: int, index: int = 0) -> str:
-    """A frame's id in six digits, as KITTI writes it; its place in the run where it has none."""
+    """Format the frame's id with six digits, as in KITTI; use the batch and sample index if it has no id."""
     sample_idx = data_sample.get("sample_idx")
     if sample_idx is None:
         return f"batch{batch_idx}_{index}"

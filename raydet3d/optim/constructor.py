@@ -1,6 +1,6 @@
-"""From `optim_wrapper=dict(...)` to an optim wrapper: the optimizer, and per-parameter settings.
+"""Build an optim wrapper from `optim_wrapper=dict(...)`: the optimizer and per-parameter settings.
 
-Legend: `lr`, `wd` the optimizer's learning rate and weight decay, as the config gives them.
+Terms: `lr` and `wd` are the optimizer's configured learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RULES = (
     "flat_decay_mult",
     "bypass_duplicate",
 )
-# Multipliers that need the config to give weight_decay.
+# Multipliers that require weight_decay in the config.
 NEED_DECAY = ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult")
 
 
@@ -42,24 +42,24 @@ def _is_deformable(module: nn.Module) -> bool:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DefaultOptimWrapperConstructor:
-    """Builds an optim wrapper for a model, with settings per parameter as `paramwise_cfg` says.
+    """Build an optim wrapper for a model, with per-parameter settings from `paramwise_cfg`.
 
-    Without `paramwise_cfg` all parameters share one group, frozen ones included. With it, each trainable parameter
-    gets, in this order:
+    Without `paramwise_cfg` all parameters, including frozen ones, share one group. With it, the settings of each
+    trainable parameter are determined as follows:
 
-    * `custom_keys`: the longest key that is part of the parameter's name (ties: the alphabetically first) decides
-      alone: `lr * lr_mult`, `wd * decay_mult`, and every other item of its dict as it is.
-    * else, learning rate: `bias_lr_mult` for biases outside norms and deformable convolutions;
-      `dcn_offset_lr_mult` for the offset convolution of a deformable one.
-    * else, weight decay, the first that applies: `norm_decay_mult` (any parameter of a norm), `bias_decay_mult`
-      (a bias), `dwconv_decay_mult` (depthwise convolutions), `flat_decay_mult` (one-dimensional parameters).
+    * `custom_keys`: if keys are substrings of the parameter's name, only the longest one applies (ties: the
+      alphabetically first): `lr * lr_mult`, `wd * decay_mult`, and all other items of its dict unchanged.
+    * Otherwise, learning rate: `bias_lr_mult` for biases outside norms and deformable convolutions;
+      `dcn_offset_lr_mult` for the offset convolution of a deformable convolution.
+    * Otherwise, weight decay, the first that applies: `norm_decay_mult` (all parameters of a norm), `bias_decay_mult`
+      (biases), `dwconv_decay_mult` (depthwise convolutions), `flat_decay_mult` (one-dimensional parameters).
 
-    So a norm's bias follows `bias_decay_mult` where `norm_decay_mult` is absent, as in MMEngine. A parameter that
-    two modules share is refused unless `bypass_duplicate` is true.
+    As in MMEngine, `bias_decay_mult` applies to a norm's bias if `norm_decay_mult` is not set. A parameter that is
+    shared by two modules raises an error unless `bypass_duplicate` is true.
 
     Args:
-        optim_wrapper_cfg: The wrapper's dict: `type` (OptimWrapper by default), `optimizer`, other arguments.
-        paramwise_cfg: The rules.
+        optim_wrapper_cfg: Config of the wrapper: `type` (`OptimWrapper` by default), `optimizer`, other arguments.
+        paramwise_cfg: Rules for per-parameter settings.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
@@ -83,9 +83,13 @@ class DefaultOptimWrapperConstructor:
         self._names: dict[int, str] = {}
 
     def _validate_cfg(self) -> None:
-        """Refuse rules that do not exist, and multipliers of something that the config does not give."""
+        """Check for unknown rules, and for multipliers of settings that are missing in the config.
+
+        Raises:
+            InputError: A rule is unknown, or its base setting is missing.
+        """
         unknown = [key for key in self.paramwise_cfg if key not in RULES]
-        # A subclass may read rules of its own.
+        # Subclasses may define additional rules.
         if unknown and type(self) is DefaultOptimWrapperConstructor:
             raise InputKeyError(
                 f"paramwise_cfg has no rule {unknown[0]!r}{nearest(unknown[0], RULES)}; there are {', '.join(RULES)}"
@@ -109,7 +113,7 @@ class DefaultOptimWrapperConstructor:
             )
 
     def _check_custom_settings(self, custom: Mapping[str, Mapping[str, object]]) -> None:
-        """Refuse a custom key's setting that neither the rules nor the optimizer have."""
+        """Check that each setting of the custom keys is known to the rules or the optimizer."""
         kind = self.optimizer_cfg.get("type") if isinstance(self.optimizer_cfg, Mapping) else None
         known = param_group_settings(kind)
         if known is None:
@@ -124,7 +128,7 @@ class DefaultOptimWrapperConstructor:
                     )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The optim wrapper of a model."""
+        """Build the optim wrapper of a model."""
         model = getattr(model, "module", model)
         if isinstance(self.optimizer_cfg, Optimizer):
             return self._wrap(self.optimizer_cfg)
@@ -147,7 +151,7 @@ class DefaultOptimWrapperConstructor:
         return wrapper
 
     def _tell_idle_keys(self, model: nn.Module) -> None:
-        """Warn of custom keys that are part of no trainable parameter's name."""
+        """Warn about custom keys that match no trainable parameter's name."""
         names = [f"{'' if '.' in name else '.'}{name}" for name, p in model.named_parameters() if p.requires_grad]
         for key in self.paramwise_cfg.get("custom_keys", {}):
             if not any(key in name for name in names):
@@ -177,13 +181,13 @@ class DefaultOptimWrapperConstructor:
         prefix: str = "",
         is_dcn_module: bool | None = None,
     ) -> None:
-        """Add a group for each trainable parameter of a module: its own first, then its children's.
+        """Add a group for each trainable parameter of a module, followed by those of its children.
 
         Args:
-            params: Groups so far; added to.
+            params: Groups so far; extended in place.
             module: The module.
-            prefix: Its name.
-            is_dcn_module: Whether its parent is a deformable convolution.
+            prefix: The module's name.
+            is_dcn_module: Whether the module's parent is a deformable convolution.
         """
         logger = MMLogger.get_current_instance()
         for name, param in module.named_parameters(recurse=False):
@@ -212,11 +216,11 @@ class DefaultOptimWrapperConstructor:
             self.add_params(params, child, prefix=f"{prefix}.{name}" if prefix else name, is_dcn_module=inside)
 
     def _is_in(self, param: Tensor, params: list[Group]) -> bool:
-        """Whether a group holds a parameter already."""
+        """Whether a group already contains the parameter."""
         return any(param is p for group in params for p in group["params"])
 
     def _custom(self, full: str) -> Group | None:
-        """The settings of the custom key that matches a name; None where none does."""
+        """Return the settings of the custom key that matches a name, or None if no key matches."""
         custom: Mapping[str, Mapping[str, Any]] = self.paramwise_cfg.get("custom_keys", {})
         for key in sorted(sorted(custom), key=len, reverse=True):
             if key in full:
@@ -228,7 +232,7 @@ class DefaultOptimWrapperConstructor:
         return None
 
     def _by_kind(self, module: nn.Module, name: str, param: Tensor, prefix: str, inside_dcn: bool) -> Group:
-        """The settings that follow from what a parameter is."""
+        """Return the settings that the rules other than `custom_keys` assign to a parameter."""
         rule = self.paramwise_cfg.get
         is_norm = isinstance(module, NORMS)
         is_bias = name == "bias" and not inside_dcn
@@ -253,12 +257,12 @@ class DefaultOptimWrapperConstructor:
 
 
 def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper) -> OptimWrapper:
-    """Make the optim wrapper that a config describes.
+    """Build an optim wrapper from its config.
 
     Args:
         model: The model, on its device.
-        cfg: `dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)`, a ready wrapper, or ready
-            wrappers by name, which make an `OptimWrapperDict`.
+        cfg: `dict(type=, optimizer=, paramwise_cfg=, constructor=, clip_grad=, ...)`, an existing wrapper, or
+            existing wrappers by name, which are combined in an `OptimWrapperDict`.
     """
     if isinstance(cfg, OptimWrapper):
         wrapper = cfg

@@ -1,4 +1,4 @@
-"""Several optimizers in one run, each under its name, for models that are trained in parts, such as GANs."""
+"""`OptimWrapperDict`: several named optim wrappers, for models with several optimizers such as GANs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from raydet3d.optim.wrapper import OptimWrapper
 
 
 class AmbiguousOptimizer(InputError, NotImplementedError):
-    """A method was called on several optimizers that has to be called on one of them."""
+    """Raised if a method of a single optim wrapper is called on an `OptimWrapperDict`."""
 
 
 class OptimWrapperDict(OptimWrapper):
-    """Optim wrappers by name. Whatever follows from a loss is asked of one of them: `wrappers['name']`.
+    """Hold optim wrappers by name; methods that take a loss must be called on one of them: `wrappers['name']`.
 
-    A constructor of one's own returns it, or a script gives `optim_wrapper=dict(name=OptimWrapper(...), ...)`.
-    Learning rates, gradient norms and states carry the names (`generator.lr`). A wrapper counts the times that it
-    was asked itself, since nobody else knows how often an iteration asks; so its last, shorter group of
-    `accumulative_counts` makes no step.
+    It is returned by a custom constructor, or built from `optim_wrapper=dict(name=OptimWrapper(...), ...)`. Learning
+    rates, gradient norms and states are prefixed with the names (`generator.lr`). With `accumulative_counts`, each
+    wrapper counts its own `backward` calls, since their number per iteration is unknown; therefore a shorter last
+    accumulation makes no step.
 
     Args:
         optim_wrappers: The wrappers.
@@ -50,7 +50,7 @@ class OptimWrapperDict(OptimWrapper):
                 )
         self.optim_wrappers = dict(optim_wrappers)
 
-    # ---- a mapping
+    # ---- mapping
 
     def __getitem__(self, name: str) -> OptimWrapper:
         if name not in self.optim_wrappers:
@@ -67,18 +67,18 @@ class OptimWrapperDict(OptimWrapper):
         return len(self.optim_wrappers)
 
     def keys(self) -> Iterator[str]:
-        """The names."""
+        """Iterate over the names."""
         yield from self.optim_wrappers.keys()
 
     def values(self) -> Iterator[OptimWrapper]:
-        """The wrappers."""
+        """Iterate over the wrappers."""
         yield from self.optim_wrappers.values()
 
     def items(self) -> Iterator[tuple[str, OptimWrapper]]:
-        """Names and wrappers."""
+        """Iterate over names and wrappers."""
         yield from self.optim_wrappers.items()
 
-    # ---- what only one of them can do
+    # ---- methods of a single wrapper
 
     def update_params(
         self,
@@ -86,23 +86,23 @@ class OptimWrapperDict(OptimWrapper):
         step_kwargs: Mapping[str, Any] | None = None,
         zero_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Not for several: it is not known whose loss it is."""
+        """Raise `AmbiguousOptimizer`: the loss does not identify a wrapper."""
         self._refuse("update_params")
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("scale_loss")
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Not for several: loss scalers may differ."""
+        """Raise `AmbiguousOptimizer`: loss scalers may differ."""
         self._refuse("backward")
 
     def step(self, **kwargs: Any) -> None:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("step")
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Not for several: precision and accumulation may differ."""
+        """Raise `AmbiguousOptimizer`: precision and accumulation may differ."""
         self._refuse("optim_context")
 
     def _refuse(self, what: str) -> NoReturn:
@@ -112,51 +112,51 @@ class OptimWrapperDict(OptimWrapper):
             f"in the model's train_step, write optim_wrapper[{name!r}].{what}(...)"
         )
 
-    # ---- what all of them can do
+    # ---- methods of all wrappers
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Clear all gradients."""
+        """Clear the gradients of all wrappers."""
         for wrapper in self.values():
             wrapper.zero_grad(**kwargs)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell where training starts: wrappers without accumulation count on from there, others from what they saved.
+        """Set the first iteration of wrappers without accumulation; others continue from their saved count.
 
         Args:
             model: The model.
-            init_counts: Iterations done.
-            max_counts: Not used: how often an iteration asks which wrapper is the model's own business.
+            init_counts: Number of finished iterations.
+            max_counts: Not used, since the number of `backward` calls per iteration depends on the model.
         """
         for wrapper in self.values():
             if wrapper.accumulative_counts == 1:
                 wrapper.initialize_count_status(model, init_counts, -1)
 
     def should_update(self) -> bool:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("should_update")
 
     def should_sync(self) -> bool:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("should_sync")
 
     def on_grad_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
-        """Have each wrapper hand over its gradient norm, under `<name>.grad_norm`."""
+        """Set the callback that receives each wrapper's gradient norm as `<name>.grad_norm`."""
         for name, wrapper in self.items():
             wrapper.on_grad_norm(update, f"{prefix}{name}.")
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("defaults")
 
     @property
     def accumulative_counts(self) -> int:
-        """The most iterations whose gradients make one step."""
+        """Maximum `accumulative_counts` of the wrappers."""
         return max(wrapper.accumulative_counts for wrapper in self.values())
 
     @property
     def inner_count(self) -> int:
-        """Not for several."""
+        """Raise `AmbiguousOptimizer`."""
         self._refuse("inner_count")
 
     @property
@@ -177,11 +177,11 @@ class OptimWrapperDict(OptimWrapper):
 
     @property
     def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]
-        """Each wrapper's groups, by name."""
+        """The param groups of each wrapper, by name."""
         return {name: wrapper.param_groups for name, wrapper in self.items()}
 
     def name_parameters(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Learn the parameters' names, where a wrapper was not told them when it was built."""
+        """Register the parameters' names in wrappers that do not have them yet."""
         named = list(named)
         for wrapper in self.values():
             if not wrapper.knows_names:
@@ -189,15 +189,15 @@ class OptimWrapperDict(OptimWrapper):
                 wrapper.name_parameters((name, p) for name, p in named if id(p) in mine)
 
     def get_lr(self) -> dict[str, list[float]]:
-        """Learning rates under `<name>.lr`, and `<name>.base_lr` where a wrapper has one."""
+        """Return the learning rates as `<name>.lr`, and `<name>.base_lr` if a wrapper has one."""
         return {f"{name}.{key}": rates for name, wrapper in self.items() for key, rates in wrapper.get_lr().items()}
 
     def get_momentum(self) -> dict[str, list[float]]:
-        """Momentum under `<name>.momentum`."""
+        """Return the momentum of each wrapper as `<name>.momentum`."""
         return {f"{name}.{key}": values for name, w in self.items() for key, values in w.get_momentum().items()}
 
     def describe_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
-        """Each group in memory as its parameters' names and its settings, `optimizer` among them."""
+        """Return the parameter names and settings, including `optimizer`, of each physical group."""
         return [
             (names, {"optimizer": name, **settings})
             for name, wrapper in self.items()
@@ -205,7 +205,7 @@ class OptimWrapperDict(OptimWrapper):
         ]
 
     def scale_lr(self, ratio: float) -> None:
-        """Multiply all configured learning rates; before any scheduler is built."""
+        """Multiply all configured learning rates, before any scheduler is built."""
         for wrapper in self.values():
             wrapper.scale_lr(ratio)
 
@@ -225,10 +225,13 @@ class OptimWrapperDict(OptimWrapper):
         return states
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what `state_dict` gave, or MMEngine's.
+        """Load states of raydet3d or MMEngine.
 
         Args:
-            state_dict: The states; not changed.
+            state_dict: The states by name; not modified.
+
+        Raises:
+            InputError: The names differ from those of this run's optimizers.
         """
         if set(state_dict) != set(self):
             raise InputError(
@@ -242,11 +245,11 @@ class OptimWrapperDict(OptimWrapper):
                 wrapper._inner_count = int(state.get("inner_count", 0))
 
     def pending_gradients(self) -> dict[str, Tensor]:
-        """Gradients of accumulations that have not made their step, by wrapper's and parameter's name."""
+        """Return the gradients of unfinished accumulations, as `<name>/<parameter name>`."""
         return {f"{name}/{key}": g for name, wrapper in self.items() for key, g in wrapper.pending_gradients().items()}
 
     def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Put gradients back that `pending_gradients` gave."""
+        """Restore the gradients that `pending_gradients` returned."""
         for name, wrapper in self.items():
             mine = {key.removeprefix(f"{name}/"): g for key, g in gradients.items() if key.startswith(f"{name}/")}
             wrapper.load_pending_gradients(mine)

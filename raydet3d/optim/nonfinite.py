@@ -1,16 +1,16 @@
 """Skip steps whose loss or gradients are not finite, without waiting for the device.
 
-Whether a step is bad is a flag on the device. A bad step leaves weights and moments as they were; a good one is bit for
-bit the step that would have been taken without the guard.
+A flag on the device is 1 if a step is bad. A bad step leaves weights and moments unchanged; a good step is bitwise
+identical to the same step without the guard.
 
-* On the CPU the flag is read, and the optimizer is not called.
-* A fused optimizer takes the flag as `found_inf`.
-* With any other, weights and moments are copied before the step and restored after it where the flag is 1, by integer
-  arithmetic on their bits. Step counts on the host are corrected when the verdicts are waited for.
+* On the CPU the flag is read, and the optimizer is not called for a bad step.
+* A fused optimizer receives the flag as `found_inf`.
+* With other optimizers, weights and moments are copied before the step and restored after it if the flag is 1, by
+  integer arithmetic on their bits. Step counts on the host are corrected when the device is synchronised.
 
-The forward pass has changed the model's buffers by then (BatchNorm's running statistics). They are copied before a
-step's first forward pass and restored in the same way. The first step of each parameter waits for the flag, since its
-moments do not exist before.
+The forward pass changes the model's buffers (BatchNorm's running statistics) before the flag is known. They are copied
+before a step's first forward pass and restored in the same way. The first step of each parameter synchronises with the
+device, since its moments do not exist before.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from raydet3d.dist import all_reduce
 from raydet3d.optim.torch_private import raise_if_nonfinite, takes_found_inf
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-UNREAD = 64  # verdicts that are kept where nobody reads them
+UNREAD = 64  # maximum number of unread verdicts that are kept
 
 
 class Verdict(NamedTuple):
-    """Whether a step was left out.
+    """Whether a step was skipped.
 
     Attributes:
-        iteration: Iterations counted when the step was due.
-        is_bad: Whether its loss or a gradient was not finite.
-        optimizer: Name of the optimizer, where there are several.
+        iteration: Number of iterations counted when the step was due.
+        is_bad: Whether the loss or a gradient was not finite.
+        optimizer: Name of the optimizer if there are several, else empty.
     """
 
     iteration: int
@@ -46,13 +46,13 @@ class Verdict(NamedTuple):
 
 
 def whole(value: Tensor) -> Tensor:
-    """Return a sharded tensor's full value, which all ranks have to ask for."""
+    """Return the full value of a sharded tensor, or the tensor itself; collective for a sharded tensor."""
     full = getattr(value, "full_tensor", None)
     return full() if full is not None else value
 
 
 class FiniteGuard:
-    """Judges the gradients of each step, and takes the step or leaves it out.
+    """Check the gradients of each step, and take or skip the step.
 
     Args:
         device: Device of the weights.
@@ -61,29 +61,29 @@ class FiniteGuard:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
-        self.num_bad = 0  # as far as the verdicts are known
+        self.num_bad = 0  # among the verdicts read so far
         self._one = torch.ones((), dtype=torch.float32, device=device)
         self._on_host = device.type == "cpu"
-        self._is_bad = False  # the flag's value, on the host
-        self._pending: deque[tuple[int, Tensor, Any]] = deque()  # iteration, flag on its way to the host, CUDA event
+        self._is_bad = False  # host copy of the flag, on the CPU only
+        self._pending: deque[tuple[int, Tensor, Any]] = deque()  # iteration, flag copied to the host, CUDA event
         self._known: deque[Verdict] = deque(maxlen=UNREAD)
-        self._seen: set[int] = set()  # parameters that have had a step
+        self._seen: set[int] = set()  # ids of parameters that have taken a step
         self._num_corrected = 0
         self._counts_on_host = False
         self._buffers = _Buffers(device)
 
     def loss_gradient(self, loss: Tensor) -> Tensor:
-        """Return the gradient that the backward pass starts with: 1, or NaN where the loss is not finite."""
+        """Return the initial gradient of the backward pass: 1, or NaN if the loss is not finite."""
         return loss.detach().mul(0).add_(1)
 
-    # ---- judging
+    # ---- checking
 
     def judge_gradients(self, grads: Sequence[Tensor], iteration: int) -> None:
         """Set the flag to 1 if a gradient is not finite, else to 0.
 
         Args:
             grads: The gradients.
-            iteration: Iterations counted.
+            iteration: Number of iterations counted.
         """
         self.flag.zero_()
         is_sharded = hasattr(grads[0], "to_local")
@@ -103,7 +103,7 @@ class FiniteGuard:
 
         Args:
             number: A number that is finite exactly if the step is good, such as the norm of all gradients.
-            iteration: Iterations counted.
+            iteration: Number of iterations counted.
         """
         self.flag.copy_(~torch.isfinite(number.detach()))
         self._record(iteration)
@@ -125,11 +125,11 @@ class FiniteGuard:
         self.num_bad += is_bad
 
     def verdicts(self, optimizer: Optimizer, *, wait: bool) -> list[Verdict]:
-        """Return the verdicts on the steps since the last call, as far as they are known.
+        """Return the known verdicts on the steps since the last call.
 
         Args:
             optimizer: The optimizer.
-            wait: Wait for the device, so that all are known; the step counts on the host are corrected then.
+            wait: Synchronise with the device, so that all are known, and correct the step counts on the host.
         """
         while self._pending and (wait or (self._pending[0][2] is not None and self._pending[0][2].query())):
             iteration, flag, event = self._pending.popleft()
@@ -144,11 +144,11 @@ class FiniteGuard:
         return known
 
     def settle(self, optimizer: Optimizer) -> None:
-        """Wait for the device, and correct the step counts; the verdicts stay to be read."""
+        """Synchronise with the device and correct the step counts; the verdicts remain unread."""
         self._known.extend(self.verdicts(optimizer, wait=True))
 
     def _correct_counts(self, optimizer: Optimizer) -> None:
-        """Take bad steps off the step counts that an optimizer keeps on the host."""
+        """Subtract bad steps from the step counts that an optimizer keeps on the host."""
         new, self._num_corrected = self.num_bad - self._num_corrected, self.num_bad
         if not new or not self._counts_on_host:
             return
@@ -157,28 +157,28 @@ class FiniteGuard:
             if step is not None and not (isinstance(step, Tensor) and step.device == self.device):
                 state["step"] = step - new
 
-    # ---- acting
+    # ---- stepping and restoring
 
     @property
     def has_kept_buffers(self) -> bool:
-        """Whether `restore_buffers` has something to restore."""
+        """Whether there are copies for `restore_buffers` to restore."""
         return self._buffers.is_kept
 
     def keep_buffers(self, model: nn.Module) -> None:
-        """Copy a model's buffers, for `restore_buffers`."""
+        """Copy a model's buffers for `restore_buffers`."""
         self._buffers.keep(model)
 
     def restore_buffers(self) -> None:
-        """End a step: where it was bad, the buffers get back what `keep_buffers` copied."""
+        """Restore the buffers that `keep_buffers` copied if the step was bad, and discard the copies."""
         self._buffers.restore(self._is_bad if self._on_host else self.flag)
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
-        """Let the optimizer step unless the flag is 1.
+        """Step the optimizer unless the flag is 1.
 
         Args:
             optimizer: The optimizer.
-            active: Parameters that have a gradient.
-            **kwargs: For `optimizer.step`.
+            active: Parameters with a gradient.
+            **kwargs: Arguments of `optimizer.step`.
         """
         if self._on_host:
             if not self._is_bad:
@@ -188,7 +188,7 @@ class FiniteGuard:
                 optimizer.step(**kwargs)
                 self._seen.update(map(id, active))
             else:
-                self._num_corrected += 1  # it was not taken, so no count has to be corrected for it
+                self._num_corrected += 1  # the optimizer was not called, so no step count needs correction
         elif takes_found_inf(optimizer):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             try:
@@ -202,7 +202,7 @@ class FiniteGuard:
             self._counts_on_host = True
 
     def _can_mask(self, optimizer: Optimizer, active: Sequence[Tensor]) -> bool:
-        """Return whether all of an optimizer's state but the step count is dense tensors on the device."""
+        """Return whether the optimizer's state, except step counts, consists of dense tensors on the device."""
         return all(
             value is None
             or key == "step"
@@ -212,7 +212,7 @@ class FiniteGuard:
         )
 
     def _memory(self, optimizer: Optimizer, active: Sequence[Tensor]) -> list[Tensor]:
-        """Return weights and state on the device, as integers of the same bits."""
+        """Return weights and optimizer state on the device as integer views."""
         state = [v for p in active for v in optimizer.state.get(p, {}).values()]
         return _bits([p.detach() for p in active]) + _bits(
             [v for v in state if isinstance(v, Tensor) and v.device == self.device]
@@ -220,23 +220,23 @@ class FiniteGuard:
 
 
 class _Buffers:
-    """Copies of a model's buffers from before a step. The memory for them is allocated once.
+    """Copies of a model's buffers from before a step, in memory that is allocated once.
 
     Args:
-        device: Device of the buffers that are kept.
+        device: Device of the buffers to copy.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.is_kept = False
         self._device = device
         self._model: int | None = None
-        self._slots: list[tuple[dict[str, Tensor | None], str]] = []  # where the model's modules keep their buffers
-        self._found: list[Tensor | None] = []  # what the slots held
-        self._buffers: list[Tensor] = []  # those of them that can be restored
+        self._slots: list[tuple[dict[str, Tensor | None], str]] = []  # (`module._buffers`, name) of all buffers
+        self._found: list[Tensor | None] = []  # contents of the slots at the last `keep`
+        self._buffers: list[Tensor] = []  # restorable ones among them
         self._copies: list[Tensor] = []
 
     def forget_model(self) -> None:
-        """Look for new modules at the next `keep`."""
+        """Collect the model's modules again at the next `keep`."""
         self._model = None
 
     def keep(self, model: nn.Module) -> None:
@@ -247,7 +247,7 @@ class _Buffers:
         found = [buffers.get(name) for buffers, name in self._slots]
         if len(found) != len(self._found) or any(a is not b for a, b in zip(found, self._found, strict=True)):
             unique = {id(b): b for b in found if b is not None and self._is_restorable(b)}
-            # `.data`: restoring a buffer is not a change that a later backward pass has to know of.
+            # `.data`, so that restoring a buffer does not bump the version counter that autograd checks in backward.
             self._found, self._buffers = found, [b.data for b in unique.values()]
             self._copies = [torch.empty_like(b) for b in self._buffers]
         if self._buffers:
@@ -264,7 +264,7 @@ class _Buffers:
         )
 
     def restore(self, is_bad: bool | Tensor) -> None:
-        """Restore what `keep` copied where the step was bad; the copies are used up."""
+        """Restore the copies made by `keep` if the step was bad; invalidates the copies."""
         if self.is_kept and self._buffers:
             if isinstance(is_bad, Tensor):
                 _restore(_bits(self._buffers), _bits(self._copies), is_bad)
@@ -274,12 +274,12 @@ class _Buffers:
 
 
 def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return tensors as integers of the same bits."""
+    """Return integer views of tensors."""
     return [t.view(BITS[t.element_size()]) for t in tensors]
 
 
 def _restore(after: Sequence[Tensor], before: Sequence[Tensor], flag: Tensor) -> None:
-    """Overwrite integers by those from before where the flag is 1, on the device; `before` is used up."""
+    """Overwrite `after` with `before` on the device if the flag is 1; modifies `before`."""
     for dtype in {bits.dtype for bits in after}:
         old = [bits for bits in before if bits.dtype is dtype]
         new = [bits for bits in after if bits.dtype is dtype]

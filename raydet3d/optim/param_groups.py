@@ -1,9 +1,9 @@
-"""Param groups twice: merged in memory, and laid out as MMEngine would, one per parameter, for everyone else.
+"""Map between MMEngine's param groups, one per parameter, and merged groups in the optimizer.
 
-MMEngine makes a group of every parameter as soon as `paramwise_cfg` is set. Here parameters of equal settings
-share one, which saves kernel launches; state dicts, learning rates and list-valued arguments keep MMEngine's order.
+MMEngine creates one group per parameter if `paramwise_cfg` is set. Here parameters with equal settings share a group,
+which saves kernel launches; state dicts, learning rates and list-valued arguments keep MMEngine's order.
 
-Legend: *logical* group: one of MMEngine's · *physical* group: one of `optimizer.param_groups`.
+Terms: a *logical* group is one of MMEngine's groups; a *physical* group is one of `optimizer.param_groups`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from raydet3d.errors import InputError
 
 Group = dict[str, Any]
 Value = float | Tensor  # a scheduled setting: a number, or a tensor for optimizers that are captured in a graph
-# State that has its parameter's shape, whatever the optimizer.
+# State entries that have the parameter's shape in every optimizer.
 FULL_SIZE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without the prefixes of model wrappers and of torch.compile."""
+    """Strip the prefixes of model wrappers and of `torch.compile` from a parameter's name."""
     name = name.replace("_orig_mod.", "")
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -31,12 +31,12 @@ def plain_name(name: str) -> str:
 
 
 def settings_of(group: Mapping[str, Any]) -> Group:
-    """A group without its parameters."""
+    """Return the settings of a group, without its parameters."""
     return {k: v for k, v in group.items() if k not in ("params", "param_names")}
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Whether two settings are equal; tensors are equal only to themselves."""
+    """Whether two settings are equal; tensors are compared by identity."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a is b
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -51,11 +51,11 @@ def _is_number(value: Any) -> bool:
 
 
 def merge(groups: Iterable[Group], defaults: Mapping[str, Any] | None = None) -> list[Group]:
-    """Groups of equal settings as one each, in the order of their first.
+    """Merge groups with equal settings, in order of first occurrence.
 
     Args:
         groups: The groups.
-        defaults: What a group has where it says nothing.
+        defaults: Values of settings that a group does not define.
     """
     merged: list[Group] = []
     full: list[Group] = []
@@ -71,11 +71,11 @@ def merge(groups: Iterable[Group], defaults: Mapping[str, Any] | None = None) ->
 
 
 class Groups:
-    """An optimizer's param groups, and how others see them.
+    """Physical and logical param groups of an optimizer.
 
     Args:
         optimizer: The optimizer.
-        logical: Parameters of each of MMEngine's groups; None where they are as in memory.
+        logical: Parameters of each logical group; None if logical and physical groups are the same.
     """
 
     def __init__(self, optimizer: Optimizer, logical: Sequence[Sequence[Tensor]] | None = None) -> None:
@@ -88,18 +88,18 @@ class Groups:
         self._flat: tuple[Any, list[Tensor]] = ((), [])
 
     def name(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Learn the parameters' names, by which states are saved and found."""
+        """Register the parameters' names, which are saved with states and used to match them on loading."""
         self._all = []
         for name, param in named:
             self._names[id(param)] = plain_name(name)
             self._all.append(param)
 
     def name_of(self, param: Tensor) -> str | None:
-        """A parameter's name, where it is known."""
+        """Return a parameter's name, or None if it is unknown."""
         return self._names.get(id(param))
 
     def logical(self) -> list[list[Tensor]]:
-        """Parameters of each logical group; groups that were added later come last."""
+        """Return the parameters of each logical group; physical groups that were added later come last."""
         physical = self.optimizer.param_groups
         if self._logical is None:
             return [group["params"] for group in physical]
@@ -110,7 +110,7 @@ class Groups:
         return tuple(len(group["params"]) for group in self.optimizer.param_groups)
 
     def physical_index(self) -> list[int]:
-        """Which physical group each logical group lives in."""
+        """Return the index of the physical group that contains each logical group."""
         if self._logical is None:
             return list(range(len(self.optimizer.param_groups)))
         stamp = self._stamp()
@@ -120,21 +120,21 @@ class Groups:
         return self._physical_index[1]
 
     def params(self) -> list[Tensor]:
-        """All parameters, in logical order."""
+        """Return all parameters in logical order."""
         stamp = self._stamp()
         if self._flat[0] != stamp:
             self._flat = (stamp, [p for params in self.logical() for p in params])
         return self._flat[1]
 
     def scale_configured(self, key: str, ratio: float) -> None:
-        """Multiply a setting in the groups and in what counts as configured."""
+        """Multiply a setting in the physical groups and in the configured settings."""
         for group in self.optimizer.param_groups:
             group[key] *= ratio
             for param in group["params"]:
                 self._configured[id(param)] = {**self._configured[id(param)], key: group[key]}
 
     def configured(self) -> list[Group]:
-        """What the config gave each physical group, before any scheduler."""
+        """Return the configured settings of each physical group, before any scheduler."""
         return [self._given(g["params"]) for g in self.optimizer.param_groups]
 
     def _given(self, params: Sequence[Tensor]) -> Group:
@@ -143,7 +143,7 @@ class Groups:
     # ---- lists with one value per logical group
 
     def split(self, values: Sequence[Any]) -> list[Any]:
-        """One value per physical group out of one per logical group; groups whose values differ are taken apart."""
+        """Convert one value per logical group to one per physical group, splitting groups whose values differ."""
         physical, physical_index = self.optimizer.param_groups, self.physical_index()
         parts: list[dict[Any, list[int]]] = [{} for _ in physical]
         for i, (owner, value) in enumerate(zip(physical_index, values, strict=True)):
@@ -161,7 +161,7 @@ class Groups:
     # ---- states
 
     def pack(self) -> dict[str, Any]:
-        """The optimizer's state dict in the logical layout, with names where they are known."""
+        """Return the optimizer's state dict in the logical layout, with parameter names if they are known."""
         packed = self.optimizer.state_dict()
         if self._logical is None and not self._names:
             return packed
@@ -178,24 +178,24 @@ class Groups:
         return {**packed, "state": {k: state[k] for k in order}, "param_groups": groups}
 
     def pack_configured(self) -> list[Group]:
-        """What the config gave each logical group, to tell later what has changed."""
+        """Return the configured settings of each logical group, used on loading to detect config changes."""
         return [dict(self._given(params)) for params in self.logical()]
 
     def unpack(self, saved: Mapping[str, Any], configured: Sequence[Group] | None) -> list[str]:
         """Load a state in either layout.
 
-        Moments come back by parameter name (by order where the file has no names). A setting that this run's config
-        gives as the saved run's did comes back with its saved value; one that the config has changed stays as is.
+        Moments are matched by parameter name, or by order if the state has no names. A setting that is equal in this
+        run's config and in the saved run's is restored to its saved value; a changed one keeps its new value.
 
         Args:
-            saved: `state` and `param_groups`.
-            configured: What the saved run's config gave its groups, where the file says so.
+            saved: State with `state` and `param_groups`.
+            configured: Configured settings of the saved run's groups, if the state contains them.
 
         Returns:
-            What the config has changed, one line each.
+            Settings that the config has changed, one line each.
 
         Raises:
-            InputError: The file's parameters are not this model's.
+            InputError: The parameters of the state do not match the model.
         """
         slots = self._match(saved["param_groups"], saved["state"])
         changes: dict[str, int] = {}
@@ -219,7 +219,7 @@ class Groups:
         return [f"{change} ({n} parameter group{'s' * (n > 1)})" for change, n in changes.items()]
 
     def _arrange(self, settings: Sequence[Group]) -> None:
-        """Form the physical groups anew, so that each logical group gets its settings."""
+        """Rebuild the physical groups from the settings of each logical group."""
         physical = self.optimizer.param_groups
         wanted = [{**own, "params": params} for own, params in zip(settings, self.logical(), strict=True)]
         if self._logical is None:
@@ -230,7 +230,11 @@ class Groups:
             self._physical_index, self._flat = ((), []), ((), [])
 
     def _match(self, groups: Sequence[Group], state: Mapping[Any, Any]) -> dict[int, tuple[Any, int]]:
-        """For each of our parameters: its key in the file's `state`, and the place of its group there."""
+        """Map the id of each parameter to its key in the saved `state` and the index of its saved group.
+
+        Raises:
+            InputError: Names, number or shapes of the parameters differ.
+        """
         entries = [(slot, i) for i, group in enumerate(groups) for slot in group["params"]]
         ours = self.params()
         names = [name for group in groups for name in group.get("param_names", [])]
@@ -281,14 +285,14 @@ def reconcile(
     theirs: Mapping[str, Any] | None,
     changes: dict[str, int],
 ) -> Group:
-    """One group's settings after loading: the saved values, but for those that the config has changed.
+    """Return a group's settings after loading: the saved values, except those that the config has changed.
 
     Args:
-        now: The group as it is, after the first tick of this run's schedulers.
-        mine: What this run's config gives it.
-        saved: The group in the file.
-        theirs: What the saved run's config gave it, where known; else told from the group's `initial_...`.
-        changes: Counts each change; added to.
+        now: Current settings, after the first step of this run's schedulers.
+        mine: Settings from this run's config.
+        saved: Settings in the saved state.
+        theirs: Settings from the saved run's config; if None, inferred from the saved `initial_...` values.
+        changes: Number of groups by change; updated in place.
     """
     out: Group = {}
     for key, value in now.items():

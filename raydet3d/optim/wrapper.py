@@ -1,4 +1,4 @@
-"""The optimizer as the training step sees it: scale, accumulate, backward, clip, step, all behind one call."""
+"""`OptimWrapper`: loss scaling, gradient accumulation, backward, clipping and step in one call."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
     "norm": (clip_grad_norm_, "max_norm"),
     "value": (clip_grad_value_, "clip_value"),
 }
-# Norms that are finite exactly if all they are taken of is (but for overflow).
+# Norm types whose result is finite if and only if all gradients are (except for overflow).
 TELLING_NORMS = (1.0, 2.0, float("inf"))
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """Kind and arguments of `clip_grad`; an empty kind where there is none."""
+    """Return type and arguments of `clip_grad`; the type is empty if there is no clipping.
+
+    Raises:
+        InputError: The type or an argument is invalid.
+    """
     if cfg is None:
         return "", {}
     if not isinstance(cfg, Mapping):
@@ -57,7 +61,7 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
 
 
 def _norm_of(args: Mapping[str, Any]) -> float:
-    """Which norm `clip_grad` is about."""
+    """Return the `norm_type` of `clip_grad` as a float."""
     given = args.get("norm_type", 2)
     try:
         return float(given)
@@ -67,18 +71,18 @@ def _norm_of(args: Mapping[str, Any]) -> float:
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper:
-    """Updates the weights from a loss.
+    """Update the weights from a loss.
 
-    `update_params(loss)` is one training iteration's worth: scale the loss, go backward and, every
-    `accumulative_counts`-th time, clip over all parameters together, step, and clear the gradients. A step whose
-    loss or gradients are not finite is left out on the device and counted in `bad_steps`; the model's buffers
-    (BatchNorm's statistics) are then put back to where `optim_context` found them as the step's first forward began.
+    `update_params(loss)` performs one training iteration: scale the loss, run backward and, every
+    `accumulative_counts` iterations, clip over all parameters together, step, and clear the gradients. A step whose
+    loss or gradients are not finite is skipped on the device and counted in `bad_steps`; the model's buffers
+    (BatchNorm's statistics) are then restored to their values before the step's first forward pass in `optim_context`.
 
     Args:
         optimizer: The optimizer.
-        accumulative_counts: Iterations whose gradients make one step.
+        accumulative_counts: Number of iterations whose gradients are accumulated for one step.
         clip_grad: `dict(max_norm=, norm_type=2)` or `dict(type='value', clip_value=)`.
-        guard: Whether to leave out steps that are not finite.
+        guard: Whether to skip steps that are not finite.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -105,9 +109,9 @@ class OptimWrapper:
         self.optimizer = optimizer
         self.clip_type, self.clip_grad_kwargs = _read_clip(clip_grad)
         self._norm_tells = self.clip_type == "norm" and _norm_of(self.clip_grad_kwargs) in TELLING_NORMS
-        # Gets the gradients' total norm before clipping, as a tensor on the device.
+        # Called with the gradients' total norm before clipping, as a tensor on the device.
         self.grad_norm_sink: Callable[[Tensor], None] | None = None
-        # What the config has changed against the state that was loaded last, one line each.
+        # Settings that the config changes relative to the last loaded state, one line each.
         self.config_changes: list[str] = []
         self._accumulative_counts = accumulative_counts
         self._inner_count = 0
@@ -117,7 +121,7 @@ class OptimWrapper:
         self._micro_batch: tuple[float, bool] = (
             1.0,
             True,
-        )  # weight of the loss to come, and whether it ends its iteration
+        )  # weight of the next loss, and whether it completes its iteration
         self._guarded = guard
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         self._guard = FiniteGuard(device)
@@ -133,12 +137,12 @@ class OptimWrapper:
         step_kwargs: Mapping[str, Any] | None = None,
         zero_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Go backward from a loss; where the iteration is due, clip, step and clear the gradients.
+        """Run backward; if an update is due, clip, step and clear the gradients.
 
         Args:
             loss: Scalar loss of this iteration.
-            step_kwargs: For the optimizer's `step`.
-            zero_kwargs: For the optimizer's `zero_grad`.
+            step_kwargs: Arguments of `step`.
+            zero_kwargs: Arguments of `zero_grad`.
         """
         self.backward(self.scale_loss(loss))
         if self.should_update():
@@ -147,11 +151,11 @@ class OptimWrapper:
 
     @contextmanager
     def micro_batch(self, *, weight: float, last: bool) -> Iterator[None]:
-        """Train on a part of an iteration: `update_params` adds its gradients, and only the last part counts.
+        """Train on a micro-batch: `update_params` accumulates gradients, and only the last part counts as an iteration.
 
         Args:
-            weight: What the part's loss is multiplied by.
-            last: Whether the iteration ends with this part.
+            weight: Factor of the micro-batch's loss.
+            last: Whether this micro-batch completes the iteration.
         """
         self._micro_batch = (weight, last)
         try:
@@ -160,7 +164,7 @@ class OptimWrapper:
             self._micro_batch = (1.0, True)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """The loss divided by the number of iterations whose gradients it will be added to."""
+        """Scale the loss by the micro-batch weight, and divide it by the number of accumulated iterations."""
         if self._micro_batch[0] != 1:
             loss = loss * self._micro_batch[0]
         if self._accumulative_counts == 1:
@@ -169,14 +173,14 @@ class OptimWrapper:
         return loss / (self._remainder_counts if tail else self._accumulative_counts)
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Add the gradients of a loss, and count the iteration.
+        """Accumulate the gradients of a loss, and count the iteration.
 
-        A loss that is not finite makes gradients that are not, even where its bad part has none: so every rank
-        finds out, by the gradients that it receives.
+        A non-finite loss yields non-finite gradients, even if its non-finite term depends on no parameter. Therefore
+        every rank detects it in the reduced gradients.
 
         Args:
             loss: Scalar loss.
-            kwargs: For `loss.backward`.
+            kwargs: Arguments of `loss.backward`.
         """
         if self._guarded and loss.numel() == 1 and kwargs.get("gradient") is None:
             kwargs["gradient"] = self._guard.loss_gradient(loss)
@@ -190,11 +194,11 @@ class OptimWrapper:
         if kwargs or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
             self.optimizer.zero_grad(**kwargs)
             return
-        for param in self._groups.params():  # what the optimizer does too, in ten times the time
+        for param in self._groups.params():  # same as `optimizer.zero_grad`, about ten times faster
             param.grad = None
 
     def step(self, **kwargs: Any) -> None:
-        """Clip, and let the optimizer step unless the gradients are not finite."""
+        """Clip the gradients, and step the optimizer unless a gradient is not finite."""
         active = [p for p in self._groups.params() if p.grad is not None]
         if not self._guarded or not active:
             self._clip(active)
@@ -211,7 +215,7 @@ class OptimWrapper:
         self._guard.restore_buffers()
 
     def _clip(self, active: Sequence[Tensor]) -> Tensor | None:
-        """Clip the gradients of some parameters, all together; their norm before, where it is taken."""
+        """Clip the gradients of the parameters together; return their norm before clipping, if it is computed."""
         if not self.clip_type or not active:
             return None
         norm: Tensor | None = CLIPPERS[self.clip_type][0](active, **self.clip_grad_kwargs)
@@ -220,7 +224,7 @@ class OptimWrapper:
         return norm
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
-        """The context of a forward pass: no gradient exchange between ranks on iterations without an update."""
+        """Return the context of a forward pass, which disables gradient reduction on iterations without an update."""
         if self._guarded and not (self._has_pending and self._guard.has_kept_buffers):
             self._guard.keep_buffers(model)
         may_wait = self._accumulative_counts > 1 or not self._micro_batch[1]
@@ -231,23 +235,23 @@ class OptimWrapper:
         return context
 
     def on_grad_norm(self, update: Callable[[str, Tensor], None], prefix: str = "") -> None:
-        """Hand over the gradients' norm at each step, where it is taken.
+        """Set the callback that receives the gradient norm at each step, if it is computed.
 
         Args:
-            update: Gets the name `grad_norm` and the norm, as a tensor on the device.
-            prefix: Stands before the name.
+            update: Called with the name `grad_norm` and the norm, as a tensor on the device.
+            prefix: Prefix of the name.
         """
         self.grad_norm_sink = partial(update, f"{prefix}grad_norm")
 
     # ---- accumulation
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell where training starts and ends, so that the last, shorter group of iterations makes a step too.
+        """Set the first and last iteration, so that a shorter last accumulation also makes a step.
 
         Args:
-            model: The model.
-            init_counts: Iterations done.
-            max_counts: Iterations in all; -1 if unknown.
+            model: The model, which is checked for BatchNorm layers.
+            init_counts: Number of finished iterations.
+            max_counts: Total number of iterations; -1 if unknown.
         """
         self._inner_count, self._max_counts = init_counts, max_counts
         self._remainder_counts = max_counts % self._accumulative_counts if max_counts > 0 else 0
@@ -266,13 +270,13 @@ class OptimWrapper:
             )
 
     def should_update(self) -> bool:
-        """Whether the iteration just counted makes a step."""
+        """Whether the last counted iteration makes a step."""
         if not self._micro_batch[1]:
             return False
         return self._inner_count % self._accumulative_counts == 0 or self._inner_count == self._max_counts
 
     def should_sync(self) -> bool:
-        """Whether the iteration to come makes a step, and so exchanges gradients."""
+        """Whether the next iteration makes a step and therefore reduces gradients."""
         if not self._micro_batch[1]:
             return False
         count = self._inner_count + 1
@@ -280,32 +284,32 @@ class OptimWrapper:
 
     @property
     def accumulative_counts(self) -> int:
-        """Iterations whose gradients make one step."""
+        """Number of iterations whose gradients are accumulated for one step."""
         return self._accumulative_counts
 
     @property
     def inner_count(self) -> int:
-        """Iterations counted."""
+        """Number of iterations counted."""
         return self._inner_count
 
     # ---- non-finite steps
 
     @property
     def is_guarded(self) -> bool:
-        """Whether steps that are not finite are left out."""
+        """Whether non-finite steps are skipped."""
         return self._guarded
 
     @property
     def bad_steps(self) -> int:
-        """Number of steps left out so far. Waits for the device."""
+        """Number of steps skipped so far; synchronises with the device."""
         self._guard.settle(self.optimizer)
         return self._guard.num_bad
 
     def verdicts(self, *, wait: bool = False) -> list[Verdict]:
-        """Return which steps since the last call were left out.
+        """Return whether each step since the last call was skipped, as far as known.
 
         Args:
-            wait: Wait for the device, so that all are known; for log points.
+            wait: Synchronise with the device, so that all are known; for use at log points.
         """
         return self._guard.verdicts(self.optimizer, wait=wait)
 
@@ -318,21 +322,21 @@ class OptimWrapper:
 
     @property
     def param_groups(self) -> list[Group]:
-        """The groups in memory; where MMEngine would have more than one, the base settings come last."""
+        """The physical groups, followed by the base settings if MMEngine would have more than one group."""
         base = [] if self.base_param_settings is None else [self.base_param_settings]
         return [*self.optimizer.param_groups, *base]
 
     def set_logical_groups(self, groups: Sequence[Sequence[Tensor]]) -> None:
-        """Show others these groups instead of those in memory.
+        """Set the logical groups, which are exposed instead of the physical ones.
 
         Args:
-            groups: Parameters of each group, in order.
+            groups: Parameters of each logical group, in order.
         """
         self._groups = Groups(self.optimizer, groups)
         self._set_base()
 
     def name_parameters(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Learn the parameters' names: states are saved with them and found by them.
+        """Register the parameters' names, which are saved with states and used to match them on loading.
 
         Args:
             named: A model's `named_parameters()`.
@@ -341,22 +345,22 @@ class OptimWrapper:
 
     @property
     def knows_names(self) -> bool:
-        """Whether the parameters' names have been told."""
+        """Whether the names of all parameters are registered."""
         return all(self._groups.name_of(p) is not None for p in self._groups.params())
 
     def _set_base(self) -> None:
         many = len(self._groups.logical()) > 1
-        # A pseudo group that no parameter is in: it shows what a schedule does to the plain settings.
+        # Pseudo group without model parameters, in which schedulers update the base settings.
         self.base_param_settings = {"params": torch.tensor([0.0]), **self.optimizer.defaults} if many else None
 
     def expand_per_group(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """A list with one value for each of MMEngine's groups, as one for each of `param_groups`.
+        """Convert a list with one value per logical group to one value per entry of `param_groups`.
 
-        Groups in memory are taken apart where the values differ.
+        Physical groups are split if their values differ.
 
         Args:
-            name: What the list is called, for the message.
-            values: The values; the base settings' last.
+            name: Name of the list, for the error message.
+            values: The values; that of the base settings is last.
         """
         base = self.base_param_settings is not None
         count = len(self._groups.logical())
@@ -366,11 +370,11 @@ class OptimWrapper:
 
     @property
     def num_logical_groups(self) -> int:
-        """How many param groups MMEngine would have, without the base settings."""
+        """Number of param groups that MMEngine would have, without the base settings."""
         return len(self._groups.logical())
 
     def get_lr(self) -> dict[str, list[float]]:
-        """The learning rate of each of MMEngine's groups, and the base one where there are more than one."""
+        """Return the learning rate of each logical group, and the base rate if there is more than one group."""
         physical = [_number(group["lr"]) for group in self.optimizer.param_groups]
         if self.base_param_settings is None:
             return {"lr": physical}
@@ -378,7 +382,7 @@ class OptimWrapper:
         return {"base_lr": [_number(self.base_param_settings["lr"])], "lr": lr}
 
     def get_momentum(self) -> dict[str, list[float]]:
-        """The momentum of each of MMEngine's groups: `momentum`, the first of `betas`, or 0."""
+        """Return the momentum of each logical group: `momentum`, the first of `betas`, or 0."""
         physical = [
             _number(group["momentum"] if "momentum" in group else group["betas"][0] if "betas" in group else 0)
             for group in self.optimizer.param_groups
@@ -386,14 +390,14 @@ class OptimWrapper:
         return {"momentum": [physical[owner] for owner in self._groups.physical_index()]}
 
     def describe_groups(self) -> list[tuple[list[str], Group]]:
-        """Each group in memory as its parameters' names and its settings."""
+        """Return the parameter names and settings of each physical group."""
         return [
             ([self._groups.name_of(p) or "?" for p in group["params"]], settings_of(group))
             for group in self.optimizer.param_groups
         ]
 
     def configured(self) -> list[Group]:
-        """What the config gave each of `param_groups`, before any schedule."""
+        """Return the configured settings of each of `param_groups`, before any scheduler."""
         base = [] if self.base_param_settings is None else [self.optimizer.defaults]
         return [*self._groups.configured(), *base]
 
@@ -408,10 +412,10 @@ class OptimWrapper:
         return state
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Return the state for a run's checkpoint, which `load_state_dict` takes as well.
+        """Return the state for a run's checkpoint, which `load_state_dict` also accepts.
 
-        Beside `state_dict`: `configured`, what the config gave each group, and, in the middle of an accumulation of a
-        single process, `pending_gradients`.
+        In addition to `state_dict`, it contains `configured`, the configured settings of each group, and
+        `pending_gradients` if a single process is within an accumulation.
         """
         state = self.state_dict()
         state["configured"] = self._groups.pack_configured()
@@ -422,14 +426,14 @@ class OptimWrapper:
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state of ours or of MMEngine's, whichever way its groups are cut; by parameter name where it has any.
+        """Load a state of raydet3d or MMEngine with any group layout; by parameter name if the state has names.
 
-        Call it after the schedulers are built: it sets the values that their first tick has changed. A setting that
-        the config has changed since (`config_changes`) keeps what the config says now; `resume_schedulers`
-        then brings scheduled values to where the new schedule has them.
+        Call it after the schedulers are built, since it overwrites the values that their first step has set. A setting
+        that the config has changed since the state was saved (`config_changes`) keeps its new value;
+        `resume_schedulers` then sets scheduled values to those of the new schedule.
 
         Args:
-            state_dict: The state; not changed.
+            state_dict: The state; not modified.
         """
         configured = state_dict.get("configured")
         self.config_changes = self._groups.unpack(state_dict, configured)
@@ -441,9 +445,9 @@ class OptimWrapper:
         self.load_pending_gradients(state_dict.get("pending_gradients") or {})
 
     def pending_gradients(self) -> dict[str, Tensor]:
-        """Gradients of an accumulation that has not made its step yet, by parameter name; this rank's own.
+        """Return this rank's gradients of an unfinished accumulation, by parameter name.
 
-        A run of several ranks saves them per rank, or loses them.
+        In a distributed run they must be saved per rank; otherwise they are lost.
         """
         if not self._has_pending:
             return {}
@@ -451,7 +455,7 @@ class OptimWrapper:
         return {self._groups.name_of(p) or str(i): p.grad.clone() for i, p in params if p.grad is not None}
 
     def load_pending_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Put gradients back that `pending_gradients` gave."""
+        """Restore the gradients that `pending_gradients` returned."""
         for i, param in enumerate(self._groups.params()):
             gradient = gradients.get(self._groups.name_of(param) or str(i))
             if gradient is not None:
@@ -459,7 +463,11 @@ class OptimWrapper:
                 self._has_pending = True
 
     def scale_lr(self, ratio: float) -> None:
-        """Multiply the configured learning rates (not the base one); before any scheduler is built."""
+        """Multiply the configured learning rates (not the base one).
+
+        Raises:
+            RuntimeError: A scheduler was already built.
+        """
         if any("initial_lr" in group for group in self.optimizer.param_groups):
             raise RuntimeError("learning rates are scaled before schedulers are built")
         self._groups.scale_configured("lr", ratio)

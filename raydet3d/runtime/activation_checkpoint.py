@@ -1,4 +1,4 @@
-"""Activation checkpointing: parts of a model that keep nothing for the backward pass and are computed again instead."""
+"""Activation checkpointing: recompute the activations of chosen submodules in the backward pass to save memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from raydet3d.errors import InputError, nearest
 
 
 def checkpoint_activations(model: nn.Module, names: Sequence[str]) -> None:
-    """Let some parts of a model trade time for memory. Values, gradients and BatchNorm's statistics stay the same.
+    """Enable activation checkpointing for some submodules of a model, in place.
+
+    Outputs, gradients and the running statistics of BatchNorm stay the same.
 
     Args:
         model: The model, without its wrapper.
-        names: Names of the parts, as ``named_modules`` has them.
+        names: Names of the submodules, as in `named_modules`.
 
     Raises:
-        InputError: The model has no part of that name.
+        InputError: The model has no submodule of that name.
     """
     parts = dict(model.named_modules())
     for name in names:
@@ -30,7 +32,7 @@ def checkpoint_activations(model: nn.Module, names: Sequence[str]) -> None:
             raise InputError(f"activation_checkpointing: the model has no part {name!r}{nearest(name, list(parts))}")
         part = parts[name]
         kind = type(part)
-        # A class of its own rather than a method set on the object: copies of the model compute with their own weights.
+        # Subclass, since a `forward` assigned to the instance would use the original's weights in copies of the model.
         part.__class__ = type(kind.__name__, (kind,), {"forward": _forward_of(kind), "__module__": kind.__module__})
 
 
@@ -51,7 +53,7 @@ def _forward_of(kind: Any) -> Any:
 
 @contextmanager
 def _untracked(module: nn.Module) -> Iterator[None]:
-    """The second pass must not count: BatchNorm's running statistics have seen the batch already."""
+    """Freeze BatchNorm's running statistics in the recomputation: the forward pass has already updated them."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

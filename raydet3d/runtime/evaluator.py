@@ -1,4 +1,4 @@
-"""``Evaluator``: several metrics over the same predictions, one dict of results."""
+"""Evaluate several metrics on the same predictions and merge their results into one dict."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from raydet3d.registry import EVALUATOR, METRICS
 
 @EVALUATOR.register_module()
 class Evaluator:
-    """Feeds each batch of predictions to every metric and joins their results.
+    """Pass each batch of predictions to every metric and merge their results.
 
     Args:
-        metrics: A metric, a metric's config, or a list of them.
+        metrics: Metric, config of a metric, or a list of them.
     """
 
     def __init__(self, metrics: Any) -> None:
@@ -24,7 +24,7 @@ class Evaluator:
 
     @property
     def dataset_meta(self) -> Mapping[str, Any] | None:
-        """The data set's meta information (classes, palette), which metrics need to name their results."""
+        """Metainfo of the data set (classes, palette), which metrics need to name their results."""
         return self._dataset_meta
 
     @dataset_meta.setter
@@ -34,29 +34,29 @@ class Evaluator:
             metric.dataset_meta = meta
 
     def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
-        """Hand a batch of predictions to every metric.
+        """Pass a batch of predictions to every metric.
 
         Args:
-            data_samples: One per sample: data samples, which are turned into dicts, or dicts.
-            data_batch: The batch that they belong to.
+            data_samples: Predictions, one per sample: dicts, or data samples, which are converted to dicts.
+            data_batch: Batch that the predictions belong to.
         """
         plain = [sample.to_dict() if hasattr(sample, "to_dict") else sample for sample in data_samples]
         for metric in self.metrics:
             metric.process(data_batch, plain)
 
     def names(self) -> list[str] | None:
-        """Names of the results, where all metrics know them before anything is evaluated."""
+        """Return the names of the results if every metric provides them before the evaluation, else None."""
         known = [metric.names() if hasattr(metric, "names") else None for metric in self.metrics]
         return None if None in known else [name for names in known for name in names or ()]
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """All metrics' results, the same on every rank.
+        """Return the results of all metrics, the same on every rank.
 
         Args:
-            size: Number of samples in the data set; what samplers repeated beyond it is dropped.
+            size: Number of samples in the data set; samples that the sampler repeated beyond it are dropped.
 
         Raises:
-            InputError: Two metrics name a result alike.
+            InputError: Two metrics return a result of the same name.
         """
         out: dict[str, Any] = {}
         for metric in self.metrics:

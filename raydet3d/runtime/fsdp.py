@@ -1,7 +1,8 @@
-"""Sharded training: torch's `fully_shard` (FSDP2) under MMEngine's name. Optional; nothing else imports this file.
+"""Sharded training: PyTorch's `fully_shard` (FSDP2) under MMEngine's name.
 
-Each rank keeps a shard of parameters, gradients and moments; a unit's parameters are gathered while it computes. The
-result is that of DistributedDataParallel, up to the order in which gradients are summed.
+The module is optional: no other module imports it. Each rank keeps a shard of the parameters, gradients and optimizer
+state; a unit's parameters are gathered for its forward and backward passes. The result is that of
+`DistributedDataParallel`, up to the order in which gradients are summed.
 
 Not supported: hooks that copy the model (`EMAHook`), `sync_bn`, and `detect_anomalous_params`.
 """
@@ -30,20 +31,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
     """`fully_shard` with `train_step`, `val_step` and `test_step`.
 
-    Weights are initialised before the model is sharded, so they equal those of an unsharded run.
+    Weights are initialized before the model is sharded, so they equal those of an unsharded run.
 
     Args:
         module: The model.
-        min_params: Submodules with at least this many parameters are gathered on their own; the rest is gathered with
-            the whole model.
-        reshard_after_forward: Free a unit's parameters between its forward and its backward pass; saves memory, costs
+        min_params: Submodules with at least this many parameters are sharded as units of their own; the rest is
+            sharded with the whole model.
+        reshard_after_forward: Free a unit's parameters between its forward and backward passes; saves memory, costs
             another all-gather.
-        mixed_precision: `dict(param_dtype='bfloat16', reduce_dtype='float32')`: types of the computation and of the
-            gradient reduction; parameters and moments keep theirs.
-        cpu_offload: Keep parameters, gradients and moments on the host.
-        device_ids: Accepted as an argument of `DistributedDataParallel`, without effect, like the two below.
-        broadcast_buffers: Buffers are each rank's own in training, and rank 0's in a validation and in checkpoints.
-        find_unused_parameters: A parameter that no loss depends on keeps its values.
+        mixed_precision: Data types of the computation and of the gradient reduction, such as
+            `dict(param_dtype='bfloat16', reduce_dtype='float32')`; the sharded parameters and the optimizer state keep
+            theirs.
+        cpu_offload: Keep parameters, gradients and optimizer state in host memory.
+        device_ids: Argument of `DistributedDataParallel`; no effect, like the two below.
+        broadcast_buffers: No effect: each rank has its own buffers in training; validation and checkpoints use rank
+            0's.
+        find_unused_parameters: No effect: a parameter that the loss does not depend on keeps its values.
     """
 
     is_sharded: ClassVar[bool] = True
@@ -60,7 +63,7 @@ class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
         find_unused_parameters: bool = False,
     ) -> None:
         super().__init__()
-        # Imported here, since it loads half of torch.distributed, which other runs do not need.
+        # Imported here because it loads large parts of torch.distributed that other runs do not need.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
@@ -69,7 +72,7 @@ class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
             init()
         for tensor in module.state_dict().values():
             dist.broadcast(tensor)
-        for parameter in module.parameters():  # shards are slices of the first dimension
+        for parameter in module.parameters():  # fully_shard slices along the first dimension
             parameter.data = parameter.data.contiguous()
         kind = next((p.device.type for p in module.parameters()), "cpu")
         options: dict[str, Any] = {
@@ -91,8 +94,8 @@ class MMFullyShardedDataParallel(ModelWrapper, nn.Module):
 def units(module: nn.Module, min_params: int) -> list[nn.Module]:
     """Return the submodules to shard as units, inner ones first.
 
-    A unit must be called as a module. Containers (`ModuleList`, `ModuleDict`) and heads, whose `loss` is called, are
-    therefore searched and not taken.
+    The parameters of a unit are gathered when the module is called. Containers (`ModuleList`, `ModuleDict`) and heads
+    (called through `loss`) are therefore not units themselves; their children may be.
     """
     found: list[nn.Module] = []
     for child in module.children():

@@ -1,4 +1,4 @@
-"""The scalars and facts of a run. Scalars stay on their device until somebody reads; then all move at once."""
+"""Scalars and runtime info of a run; scalars stay on their device until read, then are copied together."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from raydet3d.active_run import ActiveRunProxy
 
-KEEP = 1000  # values of a scalar that can be read back; a longer window is reserved when it is asked for
-PENDING = 2000  # values of a scalar that may wait on the device when nobody reads
+KEEP = 1000  # values kept per scalar; a longer window is reserved when it is requested
+PENDING = 2000  # values per scalar that may wait on the device before they are copied
 
 
 class Series:
-    """The values of one scalar: the last ones, and sums over all of them.
+    """Latest values of one scalar, and statistics over all of its values.
 
     Args:
-        flush: Brings in what still waits on the device.
+        flush: Copies the values that are pending on a device.
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self.pending: list[Any] = []
-        self.has_tensors = False  # whether any value ever waited on a device
+        self.has_tensors = False  # whether any value was a tensor
         self._flush = flush
         self._values: deque[float] = deque(maxlen=KEEP)
         self.count = 0
@@ -51,19 +51,23 @@ class Series:
 
     @property
     def data(self) -> list[float]:
-        """The values that are kept, oldest first."""
+        """Kept values, oldest first."""
         self._flush()
         return list(self._values)
 
     def current(self) -> float:
-        """The newest value."""
+        """Return the newest value.
+
+        Raises:
+            ValueError: There is no value yet.
+        """
         self._flush()
         if not self._values:
             raise ValueError("the scalar has no value yet")
         return self._values[-1]
 
     def mean(self, window: int | None = None) -> float:
-        """Mean of the last ``window`` values; of all that ever were, without a window."""
+        """Return the mean of the last `window` values, or of all values ever added."""
         self._flush()
         if window is None:
             return self.total / self.count if self.count else math.nan
@@ -71,23 +75,27 @@ class Series:
         return sum(last) / len(last) if last else math.nan
 
     def min(self, window: int | None = None) -> float:
-        """Least of the last ``window`` values, or of all."""
+        """Return the minimum of the last `window` values, or of all values ever added."""
         self._flush()
         return self.least if window is None else min(self._last(window), default=math.nan)
 
     def max(self, window: int | None = None) -> float:
-        """Greatest of the last ``window`` values, or of all."""
+        """Return the maximum of the last `window` values, or of all values ever added."""
         self._flush()
         return self.most if window is None else max(self._last(window), default=math.nan)
 
     def statistics(self, name: str, window: int | None = None) -> float:
-        """One of ``mean``, ``min``, ``max``, ``current``, or a registered statistic, by name."""
+        """Return a statistic by name: `mean`, `min`, `max`, `current` or a registered one.
+
+        Raises:
+            ValueError: There is no such statistic.
+        """
         if name not in STATISTICS:
             raise ValueError(f"unknown statistic {name!r}; known: {', '.join(STATISTICS)}")
         return float(STATISTICS[name](self, window))
 
     def last(self, window: int | None = None) -> list[float]:
-        """The last ``window`` values, oldest first; all that are kept, without a window."""
+        """Return the last `window` values, or all kept values, oldest first."""
         self._flush()
         return self._last(self._values.maxlen or KEEP) if window is None else self._last(window)
 
@@ -96,7 +104,7 @@ class Series:
         return [*islice(reversed(self._values), window)][::-1]
 
 
-# Statistics that log_processor.custom_cfg may name, each of a series and a window.
+# Statistics for log_processor.custom_cfg; each takes a series and a window (None: all values).
 STATISTICS: dict[str, Callable[[Series, int | None], float]] = {
     "mean": Series.mean,
     "min": Series.min,
@@ -108,20 +116,23 @@ STATISTICS: dict[str, Callable[[Series, int | None], float]] = {
 def register_statistic(
     function: Callable[[Series, int | None], float],
 ) -> Callable[[Series, int | None], float]:
-    """Enter a statistic under its function's name, as a decorator; ``log_processor.custom_cfg`` may then name it.
+    """Register a statistic for `log_processor.custom_cfg` under its function's name; use as a decorator.
 
     Args:
-        function: Takes the series and the window (None: all values).
+        function: Function of the series and the window (None: all values).
+
+    Returns:
+        The function, unchanged.
     """
     STATISTICS[function.__name__] = function
     return function
 
 
 class History:
-    """What a run has said about itself: scalars over iterations, and facts (``info``).
+    """Message hub of a run: scalars over iterations, and runtime info by name.
 
-    ``runner.message_hub`` is one of these. Nothing waits for the device before ``flush``, which every reader calls; a
-    tensor must not be changed in place after it was handed over.
+    `runner.message_hub` is an instance. Nothing synchronizes with the device before `flush`, which every read calls. A
+    tensor must not be modified in place after it was added.
     """
 
     def __init__(self) -> None:
@@ -131,13 +142,13 @@ class History:
         self._waiting = False
 
     def update_scalar(self, key: str, value: Any, count: int = 1, *, resumed: bool = True) -> None:
-        """Add a value of a scalar.
+        """Append a value to a scalar.
 
         Args:
-            key: Name; ``train/loss``, ``val/...``.
-            value: A number, or a tensor or array with one element; a tensor stays where it is.
-            count: How many samples the value stands for; a value that is a sum over them is divided by it.
-            resumed: Whether checkpoints keep it.
+            key: Name of the scalar, such as `train/loss`.
+            value: Number, or tensor or array with one element; a tensor stays on its device.
+            count: Number of samples of which the value is the sum; the value is divided by it.
+            resumed: Whether checkpoints store the scalar; only the first call for a key sets it.
         """
         series = self.log_scalars.get(key)
         if series is None:
@@ -156,7 +167,7 @@ class History:
             self.flush()
 
     def update_scalars(self, scalars: Mapping[str, Any], *, resumed: bool = True) -> None:
-        """Add a value to each of several scalars; a value may be ``dict(value=..., count=...)``."""
+        """Append a value to each of several scalars; a value may be `dict(value=..., count=...)`."""
         for key, value in scalars.items():
             if isinstance(value, Mapping):
                 self.update_scalar(key, value["value"], value.get("count", 1), resumed=resumed)
@@ -164,10 +175,10 @@ class History:
                 self.update_scalar(key, value, resumed=resumed)
 
     def get_scalar(self, key: str) -> Series:
-        """A scalar's values.
+        """Return the series of a scalar.
 
         Raises:
-            KeyError: No such scalar.
+            KeyError: There is no such scalar.
         """
         if key not in self.log_scalars:
             raise KeyError(f"no scalar {key!r} in the history; there are {', '.join(self.log_scalars) or 'none'}")
@@ -175,7 +186,11 @@ class History:
         return self.log_scalars[key]
 
     def flush(self) -> None:
-        """Bring all waiting values to the host, with one copy per device."""
+        """Copy all pending values to the host, with one copy per device.
+
+        Raises:
+            ValueError: A tensor does not have exactly one element.
+        """
         if not self._waiting:
             return
         self._waiting = False
@@ -196,31 +211,31 @@ class History:
             series.take(series.pending)
             series.pending.clear()
 
-    # -- facts --------------------------------------------------------------------------------------------------
+    # -- info ---------------------------------------------------------------------------------------------------
 
     def update_info(self, key: str, value: Any, *, resumed: bool = True) -> None:
-        """Set a fact; checkpoints keep those that are plain data, unless ``resumed`` is false."""
+        """Set an info value; checkpoints store it if it is plain data and `resumed` is true."""
         self.runtime_info[key] = value
         if not resumed:
             self._unsaved.add(key)
 
     def update_info_dict(self, facts: Mapping[str, Any], *, resumed: bool = True) -> None:
-        """Set several facts."""
+        """Set several info values."""
         for key, value in facts.items():
             self.update_info(key, value, resumed=resumed)
 
     def get_info(self, key: str, default: Any = None) -> Any:
-        """A fact, or the default."""
+        """Return an info value, or the default."""
         return self.runtime_info.get(key, default)
 
     def pop_info(self, key: str, default: Any = None) -> Any:
-        """Take a fact out."""
+        """Remove and return an info value, or return the default."""
         return self.runtime_info.pop(key, default)
 
     # -- state --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The kept values, the sums, and the plain facts."""
+        """Return the kept values, the statistics, and the info values that are plain data."""
         self.flush()
         return {
             "scalars": {
@@ -238,7 +253,7 @@ class History:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the contents by what ``state_dict`` gave."""
+        """Restore a `state_dict`: replace all scalars, and update the info values."""
         self.log_scalars.clear()
         for key, saved in state["scalars"].items():
             series = self.log_scalars[key] = Series(self.flush)
@@ -251,33 +266,33 @@ class History:
 
 
 def _scalar(value: Any) -> Any:
-    """A value as history keeps it: a tensor where it is, without its graph; a number of any other kind as a float."""
+    """Detach a tensor without moving it; convert anything else but int and float to float."""
     if isinstance(value, Tensor):
         return value.detach() if value.requires_grad else value
     return value if isinstance(value, (int, float)) else float(np.asarray(value).item())
 
 
 class MessageHub:
-    """MMEngine's way to ask for a run's history: every name means that of the run that is at work."""
+    """Access to the message hub as in MMEngine; every name refers to the history of the active run."""
 
     @staticmethod
     def get_instance(name: str = "", **kwargs: Any) -> Any:
-        """The history of the run that is at work; one of its own, where none is.
+        """Return a proxy for the history of the active run; without an active run, for a separate history.
 
         Args:
-            name: Accepted for MMEngine's sake, as is the rest.
-            **kwargs: See ``name``.
+            name: Accepted for compatibility with MMEngine; ignored.
+            **kwargs: Accepted for compatibility with MMEngine; ignored.
         """
         return ActiveRunProxy("message_hub", History)
 
     @staticmethod
     def get_current_instance() -> Any:
-        """The history of the run that is at work; one of its own, where none is."""
+        """Return a proxy for the history of the active run; without an active run, for a separate history."""
         return ActiveRunProxy("message_hub", History)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is made of containers, numbers, strings and None only."""
+    """Return whether a value consists only of lists, tuples, dicts, numbers, strings and None."""
     if value is None or type(value) in (bool, int, float, str):
         return True
     if type(value) in (list, tuple):
@@ -286,7 +301,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _read(tensors: list[Tensor]) -> list[float]:
-    """Numbers of one-element tensors of one device: one copy, however many there are."""
+    """Return one-element tensors of one device as numbers, with a single copy to the host."""
     by_type: dict[torch.dtype, list[int]] = {}
     for i, tensor in enumerate(tensors):
         by_type.setdefault(tensor.dtype, []).append(i)

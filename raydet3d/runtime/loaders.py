@@ -1,4 +1,4 @@
-"""Loaders: data set, sampler and collate function behind torch's DataLoader, every index paired with its epoch."""
+"""Build data loaders: data set, sampler and collate function in a `DataLoader` whose indices carry their epoch."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ def build_dataloader(
     key: str = "dataloader",
     batch_workers: int | None = None,
 ) -> DataLoader[Any]:
-    """A loader from its config.
+    """Build a data loader from its config.
 
     Args:
-        cfg: ``dataset``, ``sampler`` (or ``batch_sampler``), ``batch_size``, ``num_workers``, ``collate_fn``,
-            ``num_batch_per_epoch``, and DataLoader's own arguments; or a ready loader.
-        seed: The run's seed.
-        mp_start_method: How worker processes start.
-        key: Where the config stands, for messages.
-        batch_workers: Number of ranks that the run is laid out for; those that are there, by default.
+        cfg: `dataset`, `sampler` (or `batch_sampler`), `batch_size`, `num_workers`, `collate_fn`,
+            `num_batch_per_epoch`, and other `DataLoader` arguments; or a data loader, which is returned unchanged.
+        seed: Seed of the run.
+        mp_start_method: Start method of the worker processes; None is the platform's default.
+        key: Config path of the loader, for messages.
+        batch_workers: Number of logical ranks, whose batches form the global batch; the world size by default.
+
+    Raises:
+        InputError: `cfg` is neither a data loader nor a dict.
     """
     if isinstance(cfg, DataLoader):
         return cfg
@@ -57,7 +60,7 @@ def build_dataloader(
         dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * batch_workers)
     workers = args.get("num_workers", 0)
     options: dict[str, Any] = {name: args[name] for name in _TORCHS if args.get(name) is not None}
-    if workers == 0:  # both are refused by torch then, and mean nothing
+    if workers == 0:  # PyTorch rejects both without worker processes
         options.pop("persistent_workers", None)
         options.pop("prefetch_factor", None)
     elif mp_start_method is not None:
@@ -67,14 +70,14 @@ def build_dataloader(
         batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
         collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
-        # Its own generator: a loader draws a number whenever it starts, and a resumed run starts it once more.
+        # Not the global generator: every `iter()` draws a seed, and a resumed run calls it once more often.
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
 
 
 class RunLoader(DataLoader[Any]):
-    """A DataLoader whose worker processes survive a stop signal to the process group."""
+    """`DataLoader` whose worker processes survive a stop signal sent to the process group."""
 
     @override
     def __iter__(self) -> Any:
@@ -86,17 +89,17 @@ class RunLoader(DataLoader[Any]):
 
 
 class Loaders:
-    """Several loaders, one after the other.
+    """Chain several data loaders.
 
     Args:
-        loaders: The loaders.
+        loaders: Data loaders in order.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]]) -> None:
         self.loaders = list(loaders)
 
     def __len__(self) -> int:
-        """Batches of all."""
+        """Return the total number of batches."""
         return sum(map(len, self.loaders))
 
     def __iter__(self) -> Iterator[Any]:
@@ -104,20 +107,20 @@ class Loaders:
 
     @property
     def dataset(self) -> Any:
-        """The first one's data set."""
+        """Data set of the first loader."""
         return self.loaders[0].dataset
 
 
 def check_data(cfg: Mapping[str, Any]) -> None:
-    """Let every data set of a config check, or make, its data, and every metric check what it will read.
+    """Check, or create, the data of every data set in a config, and check the data that its metrics read.
 
-    Once, on the driver, before anything else: a score that cannot be worked out should not take a training to notice.
+    Called once, on the driver, before training, so that a metric that cannot be computed fails early.
 
     Args:
         cfg: The whole config.
 
     Raises:
-        InputError: Data are missing; the message says how to prepare them.
+        InputError: Data are missing; the message explains how to prepare them.
     """
     for mode in ("train", "val", "test"):
         given = cfg.get(f"{mode}_dataloader")
@@ -135,7 +138,7 @@ def check_data(cfg: Mapping[str, Any]) -> None:
 
 
 def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
-    """The metrics' configs in an evaluator's, or in a list of them."""
+    """Yield the metric configs of an evaluator config, or of a list of them."""
     if isinstance(given, list | tuple):
         for item in given:
             yield from _metrics_in(item)
@@ -149,8 +152,8 @@ def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
 def release(loader: DataLoader[Any] | Loaders) -> None:
     """Stop a loader's worker processes.
 
-    Persistent ones otherwise live until the loader is collected. As a part of a cycle (run, loop, loader), it is
-    collected late, and in an order in which torch waits 5 s for each worker.
+    Persistent workers otherwise live until the loader is garbage-collected. As part of a reference cycle (runner, loop,
+    loader), it is collected late, and in an order in which PyTorch waits 5 s for each worker.
     """
     if isinstance(loader, Loaders):
         for one in loader.loaders:
@@ -160,11 +163,11 @@ def release(loader: DataLoader[Any] | Loaders) -> None:
 
 
 class Slice(Dataset[Any]):
-    """The beginning of a data set; everything else is asked of the data set itself, and set there.
+    """Limit a data set to its first samples; other attributes are read from and set on the wrapped data set.
 
     Args:
-        dataset: The data set.
-        length: How many samples of it.
+        dataset: Data set to wrap.
+        length: Maximum number of samples.
     """
 
     def __init__(self, dataset: Any, length: int) -> None:
@@ -198,7 +201,7 @@ def _build_dataset(cfg: Any, key: str) -> Any:
 
 
 def global_batch_size(loader: DataLoader[Any]) -> int:
-    """Samples of one iteration over all ranks; 0 where the loader does not say."""
+    """Return the number of samples per iteration over all ranks; 0 if the loader has no batch size."""
     batches: Any = loader.batch_sampler
     if hasattr(batches, "global_batch_size"):
         return int(batches.global_batch_size)
@@ -207,12 +210,15 @@ def global_batch_size(loader: DataLoader[Any]) -> int:
 
 
 def num_batch_workers(loader: DataLoader[Any]) -> int:
-    """Number of ranks that a loader's iterations are laid out for."""
+    """Return the number of logical ranks of a loader; the world size if it has none."""
     return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))
 
 
 def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: str) -> int:
-    """The wanted number of batch_workers where the sampler can be told of it, else the number of ranks, with a line."""
+    """Return `batch_workers` if the sampler supports it; else log a warning and return the world size.
+
+    The sampler must accept `rank` and `world_size`, and the config must not set a `batch_sampler`.
+    """
     here = get_world_size()
     if batch_workers == here:
         return here
@@ -235,7 +241,7 @@ def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: st
 
 
 def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_workers: int, key: str) -> Any:
-    """Batches of (epoch, index) for this rank, or its share of those of all logical ranks."""
+    """Build this rank's batch sampler of (epoch, index), or its share of the batches of all logical ranks."""
     rank, here = get_rank(), get_world_size()
     if batch_workers == here:
         return _build_stream(args, given, key)
@@ -252,7 +258,7 @@ def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -
 
 
 def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
-    """Batches of what a sampler gives."""
+    """Build the batch sampler that groups the indices of a sampler."""
     size = args.get("batch_size", 1)
     if args.get("batch_sampler") is None:
         return BatchSampler(sampler, size, bool(args.get("drop_last", False)))
@@ -265,7 +271,11 @@ def _build(table: Any, cfg: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _function(cfg: Any, key: str) -> Any:
-    """A function from ``dict(type=name, **arguments)``, or as it is."""
+    """Build a function from `dict(type=name, **arguments)`; return anything else unchanged.
+
+    Raises:
+        InputError: The dict has no `type`.
+    """
     if not isinstance(cfg, Mapping):
         return cfg
     args = dict(cfg)
@@ -278,7 +288,10 @@ def _function(cfg: Any, key: str) -> Any:
 
 
 def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Callable[[int], None]:
-    """The function that a worker process calls first: ours, then the config's. Samples are seeded one by one."""
+    """Build the `worker_init_fn`: set up the process, then call the config's function.
+
+    It sets no seed: `SeededDataset` seeds each sample.
+    """
     own = None
     if cfg is not None:
         own = partial(_function(cfg, f"{key}.worker_init_fn"), num_workers=workers, rank=get_rank(), seed=seed)

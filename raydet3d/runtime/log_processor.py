@@ -1,4 +1,4 @@
-"""``LogProcessor``: the history of a run as numbers to record and a line to read, in MMEngine's format."""
+"""Format the history of a run as values to record and a log line, in MMEngine's format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CUSTOM_KEYS = {"data_src", "method_name", "window_size", "log_name"}
 
 
 def peak_memory(device: torch.device | None) -> int:
-    """Most memory that this process has held, in MB: on the GPU it uses, else of the host."""
+    """Return the peak memory of this process in MiB: of the device if it is a GPU, else of the host."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device)) // 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -31,18 +31,21 @@ def peak_memory(device: torch.device | None) -> int:
 
 @LOG_PROCESSORS.register_module()
 class LogProcessor:
-    """Turns the history into a tag (numbers by name) and a line.
+    """Format the history as a tag (values by name) and a log line.
 
     Args:
-        window_size: Losses, times and the gradient norm are means over this many iterations; other scalars are the
-            newest value. Windows run on across epochs.
-        by_epoch: Write ``Epoch(train) [1][ 10/100]`` rather than ``Iter(train) [ 10/1000]``.
-        custom_cfg: Further or other statistics; each ``dict(data_src=, method_name=, log_name=, window_size=)``, where
-            the method is mean, min, max, current or one of your own (``register_statistic``), and the window a number,
-            ``'epoch'`` or ``'global'``. Without a ``log_name``, the source's own column is replaced.
-        num_digits: Digits after the point.
-        log_with_hierarchy: Record ``train/loss`` rather than ``loss``.
-        mean_pattern: Scalars whose name matches are smoothed.
+        window_size: Number of iterations over which losses, times and the gradient norm are averaged; of other scalars
+            the newest value is logged. Windows extend across epochs.
+        by_epoch: Write `Epoch(train) [1][ 10/100]` instead of `Iter(train) [ 10/1000]`.
+        custom_cfg: Additional statistics, each a `dict(data_src=, method_name=, log_name=, window_size=)`. The method
+            is `mean`, `min`, `max`, `current` or one added by `register_statistic`; the window is a number, `'epoch'`
+            or `'global'`. Without a `log_name`, the statistic replaces the logged value of `data_src`.
+        num_digits: Number of digits after the decimal point.
+        log_with_hierarchy: Record `train/loss` instead of `loss`.
+        mean_pattern: Regular expression; scalars whose name matches from its start are averaged.
+
+    Raises:
+        InputError: `custom_cfg` is invalid.
     """
 
     def __init__(
@@ -64,12 +67,12 @@ class LogProcessor:
         self._check_custom()
 
     def get_log_after_iter(self, runner: RunContext, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
-        """The tag and the line of an iteration.
+        """Return the tag and the log line of an iteration.
 
         Args:
-            runner: The run.
-            batch_idx: Batch of the epoch, from 0 (of the run, by iteration).
-            mode: ``train``, ``val`` or ``test``.
+            runner: Context of the run.
+            batch_idx: Index of the batch, from 0: in its epoch, or in the run if training is iteration-based.
+            mode: `train`, `val` or `test`.
         """
         scalars = self._collect(runner, batch_idx, mode)
         tag: dict[str, Any] = {**self._named(scalars, mode)}
@@ -100,14 +103,14 @@ class LogProcessor:
         with_non_scalar: bool = False,
         headline: Sequence[str] = (),
     ) -> tuple[dict[str, Any], str]:
-        """The tag and the line of a validation or a test.
+        """Return the tag and the log line of a validation or test.
 
         Args:
-            runner: The run.
+            runner: Context of the run.
             batch_idx: Number of batches.
-            mode: ``val`` or ``test``.
-            with_non_scalar: Whether the tag has the metrics that are no numbers too.
-            headline: Parts of the names of those metrics that the line shows; all by default.
+            mode: `val` or `test`.
+            with_non_scalar: Whether the tag includes metrics that are not numbers.
+            headline: Substrings of the names of the metrics to show in the line; all metrics by default.
         """
         hub = runner.message_hub
         metrics: Mapping[str, Any] = hub.get_info(f"{mode}_metrics", {})
@@ -144,7 +147,11 @@ class LogProcessor:
         return f"Epoch({mode}) {f'[{epoch}]':>{len(str(runner.max_epochs or 1)) + 2}}{count}"
 
     def _collect(self, runner: RunContext, batch_idx: int, mode: str) -> dict[str, float]:
-        """This mode's scalars, smoothed as they should be, by their short names."""
+        """Return the scalars to log in a mode, by name without the mode; averaged where `mean_pattern` matches.
+
+        Raises:
+            InputError: `custom_cfg` refers to a scalar that does not exist.
+        """
         hub = runner.message_hub
         hub.flush()
         series = {

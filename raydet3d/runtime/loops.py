@@ -1,4 +1,4 @@
-"""The loops: what is done in which order, and when to validate. All else is hooks."""
+"""Training, validation and test loops: order of the steps, and when to validate; hooks do all else."""
 
 from __future__ import annotations
 
@@ -23,19 +23,32 @@ from raydet3d.runtime.progress import Phase
 
 
 def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
-    """Say where the next pass over a loader begins; one whose batches are not stamped begins at its beginning."""
+    """Set where the next pass over a loader begins, if its batch sampler has `set_position`.
+
+    Args:
+        loader: Data loader; without such a batch sampler, every pass begins at the first batch.
+        epoch: Epoch of the next pass, from 0.
+        batches: Batches of this epoch to skip (of the whole run, with an endless sampler).
+    """
     stamped: Any = getattr(loader, "batch_sampler", None)
     if hasattr(stamped, "set_position"):
         stamped.set_position(epoch, batches)
 
 
 def _is_count(value: Any) -> bool:
-    """Whether this is a whole number above 0; 2.0 is one."""
+    """Return whether a value is a whole number above 0; 2.0 is accepted."""
     return not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer() and float(value) > 0
 
 
 def _read_pairs(dynamic_intervals: Any) -> list[tuple[int, int]]:
-    """(milestone, interval) pairs, tuples or lists (YAML has no tuples), in order."""
+    """Return the (milestone, interval) pairs, sorted by milestone.
+
+    Args:
+        dynamic_intervals: Tuples or lists (YAML has no tuples) of two numbers; or None.
+
+    Raises:
+        InputError: An item is not a pair of whole numbers above 0.
+    """
     pairs = []
     for pair in dynamic_intervals or []:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(map(_is_count, pair)):
@@ -51,8 +64,8 @@ class BaseLoop(ABC):
     """Base class of loops: `train_cfg`, `val_cfg` and `test_cfg` may name a registered subclass.
 
     Args:
-        runner: The run.
-        dataloader: A data loader, or its config.
+        runner: Context of the run.
+        dataloader: Data loader, or its config.
     """
 
     def __init__(self, runner: RunContext, dataloader: Any) -> None:
@@ -63,7 +76,7 @@ class BaseLoop(ABC):
 
     @property
     def runner(self) -> RunContext:
-        """The run."""
+        """Context of the run."""
         return self._runner
 
     @abstractmethod
@@ -75,13 +88,16 @@ class _TrainLoop(BaseLoop):
     """Base class of the training loops.
 
     Args:
-        runner: The run.
-        dataloader: Batches of this rank.
-        limit: Epochs or iterations to train.
-        name: The config's word for it.
-        val_begin: First epoch or iteration that may be followed by a validation.
-        val_interval: Epochs or iterations from one validation to the next.
-        dynamic_intervals: ``(milestone, interval)`` pairs: from the milestone on, another interval holds.
+        runner: Context of the run.
+        dataloader: Data loader of this rank.
+        limit: Number of epochs or iterations to train.
+        name: Config key of `limit`, for error messages.
+        val_begin: First epoch or iteration (from 1) after which a validation may run.
+        val_interval: Number of epochs or iterations between validations.
+        dynamic_intervals: `(milestone, interval)` pairs; from the milestone on, the interval replaces `val_interval`.
+
+    Raises:
+        InputError: The data loader is empty, or an argument is out of range.
     """
 
     def __init__(
@@ -122,7 +138,7 @@ class _TrainLoop(BaseLoop):
 
     @property
     def _iter(self) -> int:
-        """Finished iterations, which a ``run_iter`` of a user's own counts as MMEngine's does: ``self._iter += 1``."""
+        """Finished iterations; a user-defined `run_iter` increments it as in MMEngine: `self._iter += 1`."""
         return self.iter
 
     @_iter.setter
@@ -135,21 +151,26 @@ class _TrainLoop(BaseLoop):
         self.val_interval = self._intervals[bisect(self._milestones, done + 1) - 1]
 
     def _validate(self, done: int) -> None:
-        """Validate, if it is time after so many epochs or iterations."""
+        """Validate if a validation is due after `done` epochs or iterations."""
         due = done >= self.val_begin and (done % self.val_interval == 0 or done == self.limit)
         if self.runner.val_loop is not None and due:
             self.runner.val_loop.run()
             self.runner.progress.validated = self.iter
 
     def _catch_up(self, done: int, *, between: bool = True) -> None:
-        """Go on as after ``done``: with the interval of that point, and the validation that a stop has cut off."""
+        """Restore the validation interval of a resumed run, and run a validation that was interrupted.
+
+        Args:
+            done: Finished epochs or iterations.
+            between: Whether training resumes between two epochs or iterations; otherwise no validation is pending.
+        """
         if done > 0:
             self._decide_interval(done)
-            if between and self.runner.progress.validated < self.iter:  # a checkpoint comes before its validation
+            if between and self.runner.progress.validated < self.iter:  # checkpoints precede the validation
                 self._validate(done)
 
     def _train(self, batch_idx: int, data_batch: Any) -> None:
-        """One iteration."""
+        """Run one iteration with its hooks."""
         call = self.runner.call_hook
         call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
         try:
@@ -161,7 +182,7 @@ class _TrainLoop(BaseLoop):
         self.runner.progress.finish_iter()
 
     def _step(self, data_batch: Any) -> dict[str, Any]:
-        """The training step; in parts, where the run is laid out for more or fewer ranks than are there."""
+        """Run the training step, in micro-batches if the world size differs from the number of logical ranks."""
         runner = self.runner
         weigh = getattr(self.dataloader.batch_sampler, "micro_batch_weights", None)
         weights = [1.0] if weigh is None else weigh(runner.progress.batch)
@@ -172,16 +193,16 @@ class _TrainLoop(BaseLoop):
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_TrainLoop):
-    """Train a number of epochs; validate after some of them.
+    """Train for a number of epochs and validate at intervals.
 
     Args:
-        runner: The run.
-        dataloader: Batches of this rank.
-        max_epochs: Epochs to train.
-        val_begin: First epoch (from 1) that may be followed by a validation.
-        val_interval: Epochs from one validation to the next; the last epoch is always validated.
-        dynamic_intervals: ``(milestone, interval)`` pairs: once the next epoch is the milestone, another interval
-            holds.
+        runner: Context of the run.
+        dataloader: Data loader of this rank.
+        max_epochs: Number of epochs to train.
+        val_begin: First epoch (from 1) after which a validation may run.
+        val_interval: Number of epochs between validations; from `val_begin` on, the last epoch is always validated.
+        dynamic_intervals: `(milestone, interval)` pairs; once the next epoch (from 1) reaches the milestone, the
+            interval replaces `val_interval`.
     """
 
     by_epoch = True
@@ -200,7 +221,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         self.max_iters = self.max_epochs * len(dataloader)
 
     def run(self) -> None:
-        """Train to the end, or until ``stop_training``."""
+        """Train until `max_epochs` is reached or `stop_training` is set."""
         self.runner.call_hook("before_train")
         self._catch_up(self.epoch, between=self.runner.progress.batch == 0)
         while self.epoch < self.max_epochs and not self.stop_training:
@@ -210,7 +231,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         self.runner.call_hook("after_train")
 
     def run_epoch(self) -> None:
-        """Train one epoch, or what is left of it."""
+        """Train one epoch, or the rest of a resumed one."""
         runner, progress = self.runner, self.runner.progress
         runner.call_hook("before_train_epoch")
         runner.model.train()
@@ -225,7 +246,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         """Train one iteration.
 
         Args:
-            idx: The batch's number in its epoch.
+            idx: Index of the batch in its epoch, from 0.
             data_batch: The batch.
         """
         self._train(idx, data_batch)
@@ -233,16 +254,17 @@ class EpochBasedTrainLoop(_TrainLoop):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_TrainLoop):
-    """Train a number of iterations, over the data again and again; hooks see one single epoch.
+    """Train for a number of iterations, repeating the data as needed; hooks are called as for a single epoch.
 
     Args:
-        runner: The run.
-        dataloader: Batches of this rank.
-        max_iters: Iterations to train.
-        val_begin: First iteration (from 1) that may be followed by a validation.
-        val_interval: Iterations from one validation to the next; the last is always validated.
-        dynamic_intervals: ``(milestone, interval)`` pairs: once the next iteration is the milestone, another interval
-            holds.
+        runner: Context of the run.
+        dataloader: Data loader of this rank.
+        max_iters: Number of iterations to train.
+        val_begin: First iteration (from 1) after which a validation may run.
+        val_interval: Number of iterations between validations; from `val_begin` on, the last iteration is always
+            validated.
+        dynamic_intervals: `(milestone, interval)` pairs; once the next iteration (from 1) reaches the milestone, the
+            interval replaces `val_interval`.
     """
 
     by_epoch = False
@@ -261,7 +283,7 @@ class IterBasedTrainLoop(_TrainLoop):
         self.max_iters = self.limit
 
     def run(self) -> None:
-        """Train to the end, or until ``stop_training``."""
+        """Train until `max_iters` is reached or `stop_training` is set."""
         runner = self.runner
         runner.call_hook("before_train")
         self._catch_up(self.iter)
@@ -285,7 +307,7 @@ class IterBasedTrainLoop(_TrainLoop):
         self._train(self.iter, data_batch)
 
     def _batches(self) -> Iterator[Any]:
-        """Batches without end: pass after pass, each with its own order and augmentation."""
+        """Yield batches indefinitely; every pass over the data has its own order and augmentation."""
         progress, loader = self.runner.progress, self.dataloader
         if getattr(getattr(loader.batch_sampler, "sampler", None), "endless", False):
             set_position(loader, 0, progress.iter)
@@ -315,8 +337,8 @@ class _EvalLoop(BaseLoop):
         loaders = dataloader.loaders if isinstance(dataloader, Loaders) else [dataloader]
         evaluators = list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
         self._parts = list(zip(loaders, evaluators, strict=True))
-        self._scorer = evaluators[0]  # of the loader that is gone through
-        self._losses: dict[str, list[torch.Tensor]] = {}  # that it has given so far
+        self._scorer = evaluators[0]  # evaluator of the current loader
+        self._losses: dict[str, list[torch.Tensor]] = {}  # of the current loader so far, by name
         for loader, one in self._parts:
             meta = getattr(loader.dataset, "metainfo", None)
             if meta is not None:
@@ -324,26 +346,26 @@ class _EvalLoop(BaseLoop):
         self._show(self._parts[0][0])
 
     def _show(self, loader: DataLoader[Any]) -> None:
-        """Let the visualizer know whose pictures come."""
+        """Set the visualizer's metainfo to that of a loader's data set."""
         meta = getattr(loader.dataset, "metainfo", None)
         if meta is not None:
             self.runner.visualizer.dataset_meta = meta
 
     def _prefix(self, place: int) -> str:
-        """What stands before the names of a loader's metrics: nothing for the first, ``val2/`` for the second."""
+        """Return the prefix of a loader's metric names: empty for the first loader, `val2/` for the second."""
         return f"{self.mode}{place + 1}/" if place else ""
 
     def names(self) -> list[str] | None:
-        """Names of the metrics, where they are known before anything is evaluated."""
+        """Return the names of the metrics if they are known before the evaluation, else None."""
         known = [one.names() for _, one in self._parts]
         if None in known:
             return None
         return [self._prefix(i) + name for i, names in enumerate(known) for name in names or ()]
 
     def run(self) -> dict[str, Any]:
-        """Go through the data once.
+        """Evaluate all loaders once.
 
-        Every rank evaluates the same model (rank 0's buffers), and training's random state is left as it was.
+        Every rank evaluates the same model (with rank 0's buffers). The random state of the training is preserved.
 
         Returns:
             The metrics, the same on every rank.
@@ -354,7 +376,7 @@ class _EvalLoop(BaseLoop):
             try:
                 runner.call_hook(f"before_{mode}")
                 runner.call_hook(f"before_{mode}_epoch")
-                broadcast_buffers(runner.model)  # after hooks that average buffers, or put an average in place
+                broadcast_buffers(runner.model)  # after hooks that average buffers or swap in averages
                 runner.model.eval()
                 metrics: dict[str, Any] = {}
                 done = 0
@@ -369,7 +391,13 @@ class _EvalLoop(BaseLoop):
         return metrics
 
     def _evaluate(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, Any]:
-        """The metrics of one loader, whose first batch has this number."""
+        """Evaluate one loader and return its metrics.
+
+        Args:
+            loader: Data loader of this rank.
+            evaluator: Evaluator of the loader.
+            first: Index of the loader's first batch, counted over all loaders.
+        """
         if len(self._parts) > 1:
             self._show(loader)
         self._scorer, self._losses = evaluator, {}
@@ -381,10 +409,10 @@ class _EvalLoop(BaseLoop):
         return {**metrics, **self._mean(losses)}
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Predict for one batch, and hand the predictions to the evaluator.
+        """Predict for one batch and pass the predictions to the evaluator.
 
         Args:
-            idx: The batch's number.
+            idx: Index of the batch, from 0, counted over all loaders.
             data_batch: The batch.
         """
         runner, mode = self.runner, self.mode
@@ -401,8 +429,8 @@ class _EvalLoop(BaseLoop):
         runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
     def _mean(self, losses: dict[str, list[torch.Tensor]]) -> dict[str, float]:
-        """Losses over all batches of all ranks, and their sum under ``val_loss``."""
-        # By name, since a rank whose share of the data is empty has none; it must take part all the same.
+        """Return each loss averaged over all batches of all ranks, and their sum as `val_loss` or `test_loss`."""
+        # Gathered by name: a rank whose shard is empty has no losses, but must take part in the collective call.
         mine = {name: (torch.stack(values).double().sum().item(), len(values)) for name, values in losses.items()}
         ranks = all_gather_object(mine)
         means = {}
@@ -414,14 +442,14 @@ class _EvalLoop(BaseLoop):
 
 @LOOPS.register_module()
 class ValLoop(_EvalLoop):
-    """Validation.
+    """Validate the model on one or several data loaders.
 
     Args:
-        runner: The run.
-        dataloader: Batches of this rank; or several loaders.
-        evaluator: Scores the predictions; one for each of several loaders. What the first one gives keeps its names,
-            the others' begin with ``val2/``, ``val3/``, ...
-        fp16: Predict under autocast.
+        runner: Context of the run.
+        dataloader: Data loader of this rank, or several.
+        evaluator: Evaluator of the predictions, or one per loader. Metric names of the second, third, ... loader are
+            prefixed with `val2/`, `val3/`, ...
+        fp16: Whether to predict under autocast: float16 on CUDA, bfloat16 elsewhere.
     """
 
     mode = "val"
@@ -429,23 +457,31 @@ class ValLoop(_EvalLoop):
 
 @LOOPS.register_module()
 class TestLoop(_EvalLoop):
-    """Testing.
+    """Test the model on one or several data loaders.
 
     Args:
-        runner: The run.
-        dataloader: Batches of this rank; or several loaders.
-        evaluator: Scores the predictions; one for each of several loaders. What the first one gives keeps its names,
-            the others' begin with ``test2/``, ``test3/``, ...
-        fp16: Predict under autocast.
+        runner: Context of the run.
+        dataloader: Data loader of this rank, or several.
+        evaluator: Evaluator of the predictions, or one per loader. Metric names of the second, third, ... loader are
+            prefixed with `test2/`, `test3/`, ...
+        fp16: Whether to predict under autocast: float16 on CUDA, bfloat16 elsewhere.
     """
 
-    __test__ = False  # it is no test case of pytest's
+    __test__ = False  # pytest must not collect it as a test case
     mode = "test"
 
 
 def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) -> Sequence[Any]:
-    """Take a last output that holds nothing but losses off the predictions."""
-    # MMEngine's loops accept any output; only that of a detector ends in losses.
+    """Move a last output that holds only losses from the predictions to `losses`.
+
+    Args:
+        outputs: Outputs of a validation or test step.
+        losses: Values by name, on their device; one scalar per batch is appended to each.
+
+    Returns:
+        The predictions.
+    """
+    # MMEngine's loops accept any output; only a detector's may end with its losses.
     last = outputs[-1] if isinstance(outputs, (list, tuple)) and outputs else None
     keys = getattr(last, "keys", None)
     if last is None or keys is None or set(keys()) != {"loss"}:
@@ -458,12 +494,12 @@ def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) 
 
 
 def _blame(error: Exception, where: str, data_batch: Any) -> None:
-    """Note on an error where it came up, and for which samples."""
+    """Add a note to an error: where it occurred, and for which samples."""
     error.add_note(f"{where}, samples {sample_ids(data_batch)}")
 
 
 def sample_ids(data_batch: Any) -> list[Any]:
-    """The ids of a batch's samples, where they have any."""
+    """Return the ids of a batch's samples, without those that have none."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
     ids = [getattr(sample, "sample_idx", None) for sample in samples or []]
     return [number for number in ids if number is not None]

@@ -1,4 +1,4 @@
-"""One iteration in parts: where fewer workers are there than the run was laid out for, each does several batches."""
+"""Split an iteration's batch into micro-batches, to keep the global batch when the number of workers changes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from raydet3d.errors import InputError
 
 
 def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence[float]) -> dict[str, Any]:
-    """Train on a batch part by part; the weights change once, after the last.
+    """Train on a batch in micro-batches, with one optimizer step after the last of them.
 
     Args:
-        model: Has ``train_step``.
-        batch: What the loader gave.
-        optim_wrapper: Adds the parts' gradients.
-        weights: What the loss of each part weighs.
+        model: The model, with a `train_step` method.
+        batch: A batch from the dataloader.
+        optim_wrapper: Accumulates the gradients of the micro-batches.
+        weights: Loss weight of each micro-batch; their number is the number of micro-batches, unless the batch has
+            fewer samples.
 
     Returns:
-        What to log: the mean of what the parts gave.
+        The values to log, averaged over the micro-batches.
 
     Raises:
-        InputError: The batch or the optim wrapper cannot be divided.
+        InputError: The batch cannot be split, or the optim wrapper does not support micro-batches.
     """
     if not hasattr(optim_wrapper, "micro_batch"):
         raise InputError(
@@ -41,10 +42,10 @@ def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence
 
 
 def batch_length(batch: Any) -> int:
-    """Number of samples in a collated batch: the length of its lists, or of its tensors' first dimension.
+    """Return the number of samples in a collated batch: the length of its lists and of its tensors' first dimension.
 
     Raises:
-        InputError: There is nothing to count, or lengths differ.
+        InputError: The batch has no list and no tensor, or their lengths differ.
     """
     lengths = set(_lengths(batch))
     if len(lengths) != 1:
@@ -64,12 +65,12 @@ def _lengths(batch: Any) -> list[int]:
 
 
 def divide(batch: Any, first: int, step: int, size: int) -> Any:
-    """Every ``step``-th sample of a batch, from the ``first`` on.
+    """Select every `step`-th sample of a batch, starting at index `first`.
 
     Args:
-        batch: Nested dicts of lists and tensors.
-        first: Index of the first.
-        step: From one to the next.
+        batch: Nested dicts of lists and tensors. Other values are not split.
+        first: Index of the first selected sample.
+        step: Distance between selected samples.
         size: Number of samples in the batch.
     """
     if isinstance(batch, Mapping):
@@ -81,7 +82,7 @@ def divide(batch: Any, first: int, step: int, size: int) -> Any:
 
 
 def _mean(outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of each number; of what is no number, the last."""
+    """Average floats and floating-point tensors over the micro-batches; take other values from the last one."""
     out = dict(outputs[-1])
     for name, value in out.items():
         if isinstance(value, Tensor) and value.is_floating_point():

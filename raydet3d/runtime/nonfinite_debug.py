@@ -1,4 +1,4 @@
-"""Where something that is not finite comes from: a batch is tried again, and each module's output is looked at."""
+"""Find the source of non-finite values: replay a batch and check each module's output and each gradient."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from raydet3d.runtime.ddp import needs_all_ranks, unwrapped
 
 
 def diagnose_nonfinite(model: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
-    """Try a batch again, and say in a few words what was not finite first.
+    """Replay a batch and describe what was non-finite first.
 
-    The model, its buffers, its gradients and all generators are left as they were. Weights may have moved on since the
-    batch was trained on, and dropout draws anew, so that the trial may be finite where the step was not.
+    The model's parameters, buffers and gradients and all random generators are left unchanged. The replay may be
+    finite although the step was not, because the weights may have been updated since and dropout draws new masks.
 
-    Every rank calls it equally often. All try, or none does: where a backward pass asks the other ranks (sharded
-    weights, SyncBatchNorm), one that has ended early would leave them waiting.
+    Must be called on all ranks the same number of times. The batch is replayed on all ranks or on none: where a
+    forward or backward pass communicates (sharded weights, SyncBatchNorm), a rank that returns early would block the
+    others.
 
     Args:
-        model: The model, perhaps in a wrapper.
-        optim_wrapper: Its ``optim_context`` (mixed precision) is used.
-        data_batch: A batch from the loader.
-        device: The run's.
+        model: The model, with or without its wrapper.
+        optim_wrapper: The run's optim wrapper; its `optim_context` (mixed precision) is used.
+        data_batch: A batch from the dataloader.
+        device: Device of the run.
     """
     bare = unwrapped(model)
     plain = _plain_fault(bare, data_batch)
@@ -40,7 +41,7 @@ def diagnose_nonfinite(model: nn.Module, optim_wrapper: Any, data_batch: Any, de
 
 
 def _plain_fault(bare: nn.Module, data_batch: Any) -> str | None:
-    """What can be told without a trial."""
+    """Check weights and batch, which needs no replay; return None if both are finite."""
     for name, weight in bare.named_parameters():
         if not _is_finite(getattr(weight, "to_local", lambda weight=weight: weight)()):
             return f"the weights of {name} are not finite"
@@ -49,7 +50,7 @@ def _plain_fault(bare: nn.Module, data_batch: Any) -> str | None:
 
 
 def _try(bare: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.device) -> str:
-    """Try a batch again, and say what was not finite first."""
+    """Replay a batch and describe what was non-finite first."""
     kept = [buffer.detach().clone() for buffer in bare.buffers()]
     trial = _Trial(bare, optim_wrapper)
     names = {module: name for name, module in bare.named_modules()}
@@ -57,7 +58,7 @@ def _try(bare: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.dev
     try:
         with rng.preserve_rng_state(device):
             bare.train_step(data_batch, optim_wrapper=trial)  # type: ignore[operator]
-    except Exception as error:  # noqa: BLE001 - a training step of a user's own may need more than a trial gives it
+    except Exception as error:  # noqa: BLE001 - a custom train_step may use optim wrapper methods that _Trial lacks
         return f"the batch could not be tried again ({type(error).__name__}: {error})"
     finally:
         for handle in handles:
@@ -77,11 +78,11 @@ def _try(bare: nn.Module, optim_wrapper: Any, data_batch: Any, device: torch.dev
 
 
 class _Trial:
-    """Stands in the optim wrapper's place: takes the loss and looks at gradients, but changes nothing.
+    """Stub optim wrapper that checks loss and gradients for non-finite values and updates nothing.
 
     Args:
-        model: The model that is tried.
-        optim_wrapper: The real one.
+        model: The model to check.
+        optim_wrapper: The run's optim wrapper.
     """
 
     def __init__(self, model: nn.Module, optim_wrapper: Any) -> None:
@@ -92,22 +93,25 @@ class _Trial:
         self._given = self._wrapper = optim_wrapper
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
-        """The real wrapper's context."""
+        """Return the context of the run's optim wrapper."""
         context: AbstractContextManager[None] = self._wrapper.optim_context(model)
         return context
 
     def __getitem__(self, name: str) -> _Trial:
-        """The same for one of several optimizers."""
+        """Select one optim wrapper of an `OptimWrapperDict`."""
         self._wrapper = self._given[name]
         return self
 
     def look(self, module: nn.Module, _: Any, output: Any) -> None:
-        """Look at a module's output; children are done before their parents."""
+        """Record the first module with a non-finite output (forward hook; children run before their parents)."""
         if self.first is None and any(not _is_finite(tensor) for _, tensor in _tensors(output)):
             self.first = module
 
     def update_params(self, loss: Tensor, *_: Any, **__: Any) -> None:
-        """Look at the gradients of a loss, the deepest last: that is where they went wrong first."""
+        """Check a loss and its gradients.
+
+        The last parameter with a non-finite gradient is recorded: the backward pass reaches it first.
+        """
         self.bad_loss = not _is_finite(loss)
         if self.first is not None or self.bad_loss:
             return
@@ -127,7 +131,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested containers, and in objects that turn into a dict, each with the way to it."""
+    """Yield the path and value of each tensor in nested containers, boxes and objects with a `to_dict` method."""
     if isinstance(value, Tensor):
         yield path or "its tensor", value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Where a run stands: the only owner of epoch and iteration counts."""
+"""Training progress: the only place that stores epoch and iteration counts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 
 class Phase(Enum):
-    """What is counted at its end and may hold a save before that."""
+    """Unit of work that is finished but not yet counted; a checkpoint may be saved in any phase."""
 
-    BETWEEN = "between"  # counts say what is finished
-    ITER = "iter"  # the step of iteration ``iter`` is taken, not yet counted
-    EPOCH = "epoch"  # all batches of epoch ``epoch`` are trained on, the epoch is not yet counted
+    BETWEEN = "between"  # all finished work is counted
+    ITER = "iter"  # the step of iteration `iter` is finished, but not yet counted
+    EPOCH = "epoch"  # all batches of epoch `epoch` are finished, but the epoch is not yet counted
 
 
 @dataclass
 class Progress:
-    """Counts of what is finished.
+    """Counts of finished epochs, iterations and passes over the data.
 
     Args:
-        epoch: Epochs (stays 0 in iteration-based training).
-        iter: Iterations.
-        data_pass: Passes through the training set that are finished; the epoch, in epoch-based training.
-        batch: Batches of the running pass.
-        validated: Value of ``iter`` at the last finished validation.
-        phase: What the loop is in the middle of.
-        last_log: Number of the last iteration after which the history was read for the log; the same on every rank.
+        epoch: Finished epochs (always 0 in iteration-based training).
+        iter: Finished iterations.
+        data_pass: Finished passes over the training set; equal to `epoch` in epoch-based training.
+        batch: Finished batches of the current pass.
+        validated: Value of `iter` at the last finished validation.
+        phase: Unit of work that is finished but not yet counted.
+        last_log: Last iteration (from 1) after which the history was read for the log; the same on every rank.
     """
 
     epoch: int = 0
@@ -39,24 +39,27 @@ class Progress:
     last_log: int = -1
 
     def finish_iter(self) -> None:
-        """Count an iteration."""
+        """Count an iteration as finished."""
         self.iter += 1
         self.batch += 1
         self.phase = Phase.BETWEEN
 
     def finish_pass(self) -> None:
-        """Count a pass through the data."""
+        """Count a pass over the data as finished."""
         self.data_pass += 1
         self.batch = 0
 
     def finish_epoch(self) -> None:
-        """Count an epoch, which is one pass."""
+        """Count an epoch, which is one pass over the data, as finished."""
         self.epoch += 1
         self.finish_pass()
         self.phase = Phase.BETWEEN
 
     def state_dict(self) -> dict[str, int]:
-        """Where a resumed run has to go on: inside a hook of an iteration, that is after it."""
+        """Return the position at which a resumed run continues.
+
+        Includes an iteration or epoch whose hooks are still running: in `after_train_iter`, the position is after it.
+        """
         in_iter, in_epoch = self.phase is Phase.ITER, self.phase is Phase.EPOCH
         return {
             "epoch": self.epoch + in_epoch,
@@ -67,7 +70,7 @@ class Progress:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where ``state_dict`` said."""
+        """Restore the position of a `state_dict`."""
         for name in ("epoch", "iter", "batch", "validated"):
             setattr(self, name, int(state[name]))
         self.data_pass = int(state["round"])

@@ -1,4 +1,4 @@
-"""Seeds, determinism, and the state of this process's random generators as something that can be saved."""
+"""Seed the random generators, enable deterministic algorithms, and save and restore the generators' state."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from raydet3d.dist import broadcast_object
 
 
 def draw_seed() -> int:
-    """A seed from the operating system, the same on every rank."""
+    """Draw a 31-bit seed from the operating system, the same on every rank."""
     return int(broadcast_object(int.from_bytes(os.urandom(4), "little") >> 1))
 
 
 def set_seed(seed: int, *, rank: int = 0, diff_rank_seed: bool = False, deterministic: bool = False) -> int:
-    """Seed Python's, numpy's and torch's global generators.
+    """Seed the global generators of Python, NumPy and PyTorch.
 
     Args:
         seed: The run's seed.
         rank: This process's rank.
-        diff_rank_seed: Seed rank r with ``seed + r``.
-        deterministic: Ask torch for deterministic algorithms only (slower; process-wide).
+        diff_rank_seed: Seed rank r with `seed + r`.
+        deterministic: Let PyTorch use deterministic algorithms only (slower; affects the whole process).
 
     Returns:
-        The seed that was used here.
+        The seed that this rank uses.
     """
     here = seed + rank if diff_rank_seed else seed
     random.seed(here)
     np.random.seed(here % 2**32)
-    torch.manual_seed(here)  # every CUDA device's generator too
+    torch.manual_seed(here)  # also seeds the generators of all CUDA devices
     if deterministic:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
@@ -44,10 +44,10 @@ def set_seed(seed: int, *, rank: int = 0, diff_rank_seed: bool = False, determin
 
 
 def capture(device: torch.device | None = None) -> dict[str, Any]:
-    """The generators' state, in types that ``torch.load(weights_only=True)`` reads.
+    """Return the generators' state, in types that `torch.load(weights_only=True)` accepts.
 
     Args:
-        device: Device of the run; a CUDA device's generator is included.
+        device: Device of the run; if it is a CUDA device, the state of its generator is included.
     """
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
@@ -67,7 +67,7 @@ def capture(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any], device: torch.device | None = None) -> None:
-    """Set the generators to what ``capture`` saw."""
+    """Set the generators to a state returned by `capture`."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
@@ -79,10 +79,10 @@ def restore(state: Mapping[str, Any], device: torch.device | None = None) -> Non
 
 @contextmanager
 def preserve_rng_state(device: torch.device | None = None) -> Iterator[dict[str, Any]]:
-    """Leave the generators as they were, whatever the block draws.
+    """Restore the generators' state when the `with` block ends.
 
     Yields:
-        The state from before the block.
+        The state before the block.
     """
     before = capture(device)
     try:

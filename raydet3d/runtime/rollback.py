@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint's weights in a run that goes on: what is behind is not trained on again."""
+"""Roll back the model and optimizer state to an earlier checkpoint without rewinding the data."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
-    """Take weights, moments and averages from this run's newest checkpoint that is older than an iteration.
+    """Load weights, optimizer state and EMA weights from this run's newest checkpoint before an iteration.
 
-    Counts, schedules and the place in the data stay where they are: the batches between the checkpoint and now are
-    skipped, the learning rate is that of now. (Repeating them would repeat what happened: a run is exact.) Every rank
-    calls it.
+    Counters, schedules and the position in the data are kept: the batches between the checkpoint and the current
+    iteration are skipped, and the current learning rate stays. Training is reproducible, so repeating these batches
+    would repeat the failure. Must be called on all ranks.
 
     Args:
         runner: The run.
-        before: Iterations finished in the checkpoint are fewer than this.
-        passed_over: Names of checkpoints not to use.
+        before: The checkpoint must have fewer finished iterations than this.
+        passed_over: Names of checkpoints to skip.
 
     Returns:
-        The checkpoint's name; None where there is none, and nothing is changed.
+        The checkpoint's name, or None if there is none; then nothing is changed.
     """
     path = dist.on_rank0(lambda: _find(runner, before, set(passed_over)))
     if path is None:
@@ -37,7 +37,7 @@ def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = (
     model = unwrapped(runner.model)
     state = load_shards(load_metadata(path), path, dict(model.named_parameters()))
     name = str(path).rpartition("/")[2]
-    runner.is_resuming = True  # hooks put back what they keep beside the model: an average of weights
+    runner.is_resuming = True  # so that hooks restore their own state, such as EMA weights
     try:
         runner.call_hook("after_load_checkpoint", checkpoint=state)
     finally:
@@ -53,7 +53,7 @@ def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = (
 
 
 def _find(runner: RunContext, before: int, passed_over: set[str]) -> Location | None:
-    """The newest whole checkpoint that will do."""
+    """Find the newest valid checkpoint that matches, in the order of the run's stores."""
 
     def is_wanted(manifest: Manifest) -> bool:
         is_own = manifest.run == runner.run_name and manifest.resumable
@@ -67,7 +67,7 @@ def _find(runner: RunContext, before: int, passed_over: set[str]) -> Location | 
 
 
 def _groups(wrapper: Any) -> list[dict[str, Any]]:
-    """All param groups, of several optimizers too."""
+    """Return all param groups, including those of every optimizer in an `OptimWrapperDict`."""
     groups = wrapper.param_groups
     return [group for some in groups.values() for group in some] if isinstance(groups, dict) else groups
 

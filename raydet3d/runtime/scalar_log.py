@@ -1,4 +1,4 @@
-"""The run's scalars as one file that goes on across starts: `work_dir/scalars.json`, a JSON object a line."""
+"""Log the run's scalars to `work_dir/scalars.json` (JSON Lines), one file for all starts of the run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from raydet3d.log import LineFile, get_logger
 
 
 class ScalarLog:
-    """One line of numbers for each logged iteration and each validation, from the first start to the last.
+    """Write one line of scalars per logged iteration and per validation, continued when the run resumes.
 
-    Every line has `iter`, the iterations finished then. When a run resumes from an earlier point than it had reached,
-    what lies beyond that point is cut off, and the lines written again up to where the run had been before say
-    `"redone": true`.
+    Every line has `iter`, the number of iterations finished by then. When a run resumes from an iteration before the
+    last one logged, the lines after it are removed, and the repeated ones are written with `"redone": true`.
 
     Args:
-        path: The file. A fresh run begins it anew, and puts one that is there aside (`scalars_1.json`, ...).
+        path: The file. A new run starts a new file and renames an existing one (to `scalars_1.json`, ...).
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,14 +30,15 @@ class ScalarLog:
         self._lines = LineFile(path)
 
     def begin(self, iteration: int, *, drop_validation: bool = False) -> None:
-        """Make the file end at a point of the run.
+        """Open the log at an iteration and remove the lines after it.
 
         Args:
-            iteration: Iterations finished there; lines beyond are cut off.
-            drop_validation: Whether the validation at exactly that point is still to come, so a line of it goes too.
+            iteration: Number of iterations finished; 0 starts a new file.
+            drop_validation: Also remove the validation line of exactly this iteration, because that validation is run
+                again.
         """
         self._open = True
-        self._lines.close()  # what is written from now on goes into the new file
+        self._lines.close()  # the file is replaced below; the next write must open the new one
         if iteration == 0:
             self._put_aside()
         entries, damage = read_json_lines(self.path, lambda entry: isinstance(entry.get("iter"), int))
@@ -54,7 +54,7 @@ class ScalarLog:
         write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _put_aside(self) -> None:
-        """Give an earlier run's record another name."""
+        """Rename the file of an earlier run to the first free `scalars_N.json`."""
         if not self.path.exists() or self.path.stat().st_size == 0:
             return
         for number in itertools.count(1):
@@ -64,13 +64,13 @@ class ScalarLog:
                 return
 
     def write(self, tag: Mapping[str, Any], *, mode: str, iteration: int, step: int) -> None:
-        """Add a line.
+        """Append a line; before `begin`, do nothing.
 
         Args:
-            tag: Numbers by name.
+            tag: Scalars by name.
             mode: `train` or `val`.
-            iteration: Iterations finished.
-            step: What the tag counts by: iteration, or epoch.
+            iteration: Number of iterations finished.
+            step: Step of the scalars: iteration or epoch.
         """
         if not self._open:
             return
@@ -80,12 +80,12 @@ class ScalarLog:
         self._lines.write(json.dumps({k: _to_json(v) for k, v in line.items()}))
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._lines.close()
 
 
 def _to_json(value: Any) -> Any:
-    """A value that every JSON reader takes: NaN and infinity become null, other things their text."""
+    """Convert a value to standard JSON: NaN and infinity to null, values of other types to their text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, (int, str)) or value is None else str(value)

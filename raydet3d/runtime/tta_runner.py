@@ -1,4 +1,4 @@
-"""A run that tests with test-time augmentation: the config's ``tta_model`` and ``tta_pipeline`` put in place."""
+"""Build a runner for test-time augmentation (TTA) from the config's `tta_model` and `tta_pipeline`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from raydet3d.runtime.runner import Runner
 
 
 def build_runner_with_tta(cfg: Any, **kwargs: Any) -> Runner:
-    """A runner whose ``test()`` predicts on the views that ``tta_pipeline`` makes and merges with ``tta_model``.
+    """Build a runner whose `test()` predicts on the augmented views of `tta_pipeline` and merges them by `tta_model`.
 
     Args:
-        cfg: A config with both; it is not changed.
-        **kwargs: Of ``assemble``.
+        cfg: Config with `tta_model`, `tta_pipeline` and `test_dataloader`; it is not modified.
+        **kwargs: Arguments of `assemble`.
+
+    Raises:
+        InputError: The config lacks one of these keys.
     """
     for key in ("tta_model", "tta_pipeline", "test_dataloader"):
         if cfg.get(key) is None:
             raise InputError(f"test-time augmentation needs {key} in the config")
     cfg = copy.deepcopy(cfg)
     dataset = cfg["test_dataloader"]["dataset"]
-    while isinstance(dataset.get("dataset"), MutableMapping):  # the pipeline belongs to what a wrapper holds
+    while isinstance(dataset.get("dataset"), MutableMapping):  # the pipeline is a setting of the wrapped dataset
         dataset = dataset["dataset"]
     dataset["pipeline"] = cfg["tta_pipeline"]
     runner = assemble(cfg, **kwargs)
