@@ -71,7 +71,8 @@ def mixed(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Res
 def test_one_raises_one_gives_nan_two_run_out_of_memory_and_the_rest_finish(mixed: tuple[Results, Path]) -> None:
     results, _ = mixed
     states = {trial.id: trial for trial in results.trials}
-    assert {states[f"{n:03d}"].state for n in (0, 5, 6, 7, 8)} == {"stopped", "done"}
+    # Trials that fail later take part in the rungs, so ASHA may stop any of the others, depending on who reports first.
+    assert {states[f"{n:03d}"].state for n in (0, 5, 6, 7, 8)} <= {"stopped", "done"}
     assert {trial.id for trial in results.trials[-4:]} == {"001", "002", "003", "004"}  # ranked last
     assert states["001"].reason == "ValueError: a mistake in somebody's code"
     assert states["002"].reason in ("AP is nan at epoch 2", "loss is nan at epoch 2")
