@@ -163,7 +163,7 @@ class Registry:
         return found
 
     def _hint(self, name: str) -> str:
-        """What to say to somebody who asked for a name that is not there."""
+        """Return the error sentence for a name that is not registered."""
         others = [table.name for table in tables().values() if table is not self and name in table._table]
         if others:
             return f"the {' and the '.join(others)} table has it"

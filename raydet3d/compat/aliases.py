@@ -1,7 +1,7 @@
 """Table of MMEngine's, MMDetection3D's, MMDetection's and mmcv's names. Strings only: imports happen on first use.
 
-Each row of `_ROWS` is one package of theirs: its inner modules (all of them offer all of its names: whoever knows
-that `OptimWrapper` lies in `mmengine.optim.optimizer.optimizer_wrapper` finds it there too), and per home of ours
+Each row of `_ROWS` is one package of theirs: its inner modules (each offers all names of the package, so
+`mmengine.optim.optimizer.optimizer_wrapper.OptimWrapper` is found too), and per home of ours
 the names that it gives. A home is a module, or a table of `raydet3d.registry`, in capitals. `theirs=ours` where
 names differ.
 """

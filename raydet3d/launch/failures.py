@@ -67,7 +67,7 @@ def was_not_placed(error: BaseException) -> bool:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Describe in one line why a run failed; out of memory is named as such, whoever noticed it.
+    """Describe in one line why a run failed; out of memory is named whether the process or Ray noticed it.
 
     Args:
         error: What was raised, in its own process or by Ray for it.

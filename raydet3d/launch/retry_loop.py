@@ -69,7 +69,7 @@ def fit(
         options: What it asks of the cluster.
         work_dir: The run's folder, or a URI; Ray's own files go to `.ray` in it.
         request: Whether this process is asked to stop.
-        cluster: The cluster, where it is connected already; whoever has connected it closes it.
+        cluster: A cluster that is connected already; the caller closes it.
 
     Returns:
         Rank 0's result, with `workers`, `cpus` and `restarts` added; of a run that was asked to stop, `stopped`,

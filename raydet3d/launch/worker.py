@@ -1,4 +1,4 @@
-"""Run one worker, whoever started it: make a Runner from a RunSpec, train, return the result."""
+"""Run one worker: make a Runner from a RunSpec, train, return the result."""
 
 from __future__ import annotations
 

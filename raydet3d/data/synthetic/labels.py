@@ -64,7 +64,7 @@ class Label:
 def make_labels(
     things: tuple[Thing, ...], scan: Scan, hits: Hits, calib: Calibration, settings: TownSettings
 ) -> list[Label]:
-    """The labels of a frame; regions that nobody labelled come last."""
+    """Return the labels of a frame; unlabelled regions (DontCare) come last."""
     labels = []
     inside = _pixels_inside(calib.to_pixels(calib.to_camera(scan.points[:, :3])))
     counts = np.bincount(scan.thing[inside & (scan.thing >= 0)], minlength=len(things))
