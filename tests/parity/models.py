@@ -1,4 +1,4 @@
-"""Which published 3D configs of a checkout can be trained: every part that they name is looked up, and models are built.
+"""Published 3D configs that can be trained: every part that they name is looked up, and their models are built.
 
     python tests/parity/models.py --root CHECKOUT/configs [--all]
 
