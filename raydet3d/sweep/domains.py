@@ -7,15 +7,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from typing_extensions import override
 
 from raydet3d.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from optuna import Trial
-    from optuna.distributions import BaseDistribution
+    from optuna.trial import BaseTrial
 
 Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
 """Plain data, as YAML has it."""
@@ -31,7 +30,7 @@ class Domain(ABC):
         when: Condition: other keys of the space and their values (or names) for which this key is set at all.
     """
 
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     @abstractmethod
     def sample(self, rng: random.Random) -> Value:
@@ -46,16 +45,12 @@ class Domain(ABC):
         """Whether a value is in the domain."""
 
     @abstractmethod
-    def suggest(self, trial: Trial, key: str) -> Value:
+    def suggest(self, trial: BaseTrial, key: str) -> Value:
         """Let an Optuna trial suggest a value."""
 
     @abstractmethod
-    def distribution(self) -> BaseDistribution:
-        """Return the domain as an Optuna distribution."""
-
-    @abstractmethod
     def to_param(self, value: Value) -> int | float | None:
-        """Return Optuna's parameter for a value, or None where `distribution` does not contain it."""
+        """Return Optuna's parameter for a value, or None where `suggest` never gives it."""
 
     def values(self) -> list[Value] | None:
         """Return all values in order, or None for a continuous domain."""
@@ -64,15 +59,6 @@ class Domain(ABC):
     def examples(self) -> list[Value]:
         """Return two different values, or the only one."""
         return (self.values() or [])[:2]
-
-    def content(self, value: Value) -> Value:
-        """Return what is written into the config for a value."""
-        return value
-
-    @property
-    def is_log(self) -> bool:
-        """Whether plots use a logarithmic axis."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +89,9 @@ class Choice(Domain):
         return value in self.options
 
     @override
-    def suggest(self, trial: Trial, key: str) -> Value:
+    def suggest(self, trial: BaseTrial, key: str) -> Value:
         # By index: Optuna's categories are scalars.
         return self.options[trial.suggest_categorical(key, list(range(len(self.options))))]
-
-    @override
-    def distribution(self) -> BaseDistribution:
-        import optuna
-
-        return optuna.distributions.CategoricalDistribution(list(range(len(self.options))))
 
     @override
     def to_param(self, value: Value) -> int | float | None:
@@ -131,10 +111,6 @@ class Alternatives(Choice):
     """
 
     contents: Mapping[str, Value]
-
-    @override
-    def content(self, value: Value) -> Value:
-        return self.contents[str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,20 +179,11 @@ class Range(Domain):
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     @override
-    def suggest(self, trial: Trial, key: str) -> int | float:
+    def suggest(self, trial: BaseTrial, key: str) -> int | float:
         if self.is_integer:
             return trial.suggest_int(key, int(self.low), int(self.high))
         high = self._step_value(self._last) if self.step else self.high  # Optuna warns of a bound between two steps
         return self._round(trial.suggest_float(key, self.low, high, step=self.step, log=self.log))
-
-    @override
-    def distribution(self) -> BaseDistribution:
-        import optuna
-
-        if self.is_integer:
-            return optuna.distributions.IntDistribution(int(self.low), int(self.high))
-        high = self._step_value(self._last) if self.step else self.high
-        return optuna.distributions.FloatDistribution(self.low, high, log=self.log, step=self.step)
 
     @override
     def to_param(self, value: Value) -> int | float | None:
@@ -241,11 +208,6 @@ class Range(Domain):
     def examples(self) -> list[Value]:
         return [self._round(self.low), self._round(self.high)]
 
-    @property
-    @override
-    def is_log(self) -> bool:
-        return self.log
-
 
 def _magnitude(value: float) -> int:
     """Return the decimal exponent: 0 of 5.1, -2 of 0.05, and -1 of 0.95 - 0.85, which is slightly less than 0.1."""
@@ -255,7 +217,7 @@ def _magnitude(value: float) -> int:
 KINDS = ("choice", "grid", "uniform", "loguniform", "quniform", "int", "alternatives")
 
 
-def read_domain(where: str, given: Any) -> Domain:
+def read_domain(where: str, given: Value) -> Domain:
     """Read the domain of a key.
 
     Args:
@@ -296,7 +258,7 @@ def read_domain(where: str, given: Any) -> Domain:
     return _read_range(where, kind, value, when)
 
 
-def _read_range(where: str, kind: str, value: Sequence[Any], when: Mapping[str, tuple[Any, ...]]) -> Range:
+def _read_range(where: str, kind: str, value: Sequence[Value], when: Mapping[str, tuple[Value, ...]]) -> Range:
     count = 3 if kind == "quniform" else 2
     form = "[low, high, step]" if count == 3 else "[low, high]"
     numbers = [item for item in value if isinstance(item, int | float) and not isinstance(item, bool)]
@@ -317,7 +279,7 @@ def _read_range(where: str, kind: str, value: Sequence[Any], when: Mapping[str, 
     )
 
 
-def _read_when(where: str, given: Any) -> dict[str, tuple[Any, ...]]:
+def _read_when(where: str, given: Value) -> dict[str, tuple[Value, ...]]:
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not given:

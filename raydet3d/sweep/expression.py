@@ -7,12 +7,14 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 from raydet3d.errors import InputError, nearest
+from raydet3d.sweep.domains import Value
 
+Number: TypeAlias = int | float
 _WHOLE = re.compile(r"\$\{(?P<text>[^{}]*)\}")
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -21,10 +23,10 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"round": round, "int": int, "float": float, "min": min, "max": max}
+_FUNCTIONS: dict[str, Callable[..., Number]] = {"round": round, "int": int, "float": float, "min": min, "max": max}
 
 
-def has_expression(value: Any) -> bool:
+def has_expression(value: Value) -> bool:
     """Whether a value contains a `${...}` at any depth."""
     if isinstance(value, Mapping):
         return any(map(has_expression, value.values()))
@@ -33,7 +35,7 @@ def has_expression(value: Any) -> bool:
     return isinstance(value, str) and _WHOLE.fullmatch(value.strip()) is not None
 
 
-def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
+def fill(value: Value, names: Mapping[str, Value], *, where: str) -> Value:
     """Replace each `${...}` in a value by its result.
 
     Args:
@@ -47,7 +49,8 @@ def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
     if isinstance(value, Mapping):
         return {key: fill(item, names, where=f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(fill(item, names, where=f"{where}.{i}") for i, item in enumerate(value))
+        filled = [fill(item, names, where=f"{where}.{i}") for i, item in enumerate(value)]
+        return tuple(filled) if isinstance(value, tuple) else filled
     if not isinstance(value, str) or (found := _WHOLE.fullmatch(value.strip())) is None:
         return value
     text = found["text"]
@@ -62,14 +65,15 @@ def fill(value: Any, names: Mapping[str, Any], *, where: str) -> Any:
     return result
 
 
-def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Number:
     match node:
         case ast.Constant(value=int() | float() as number):
             return number
         case ast.Name(id=name):
-            if isinstance(names.get(name), int | float):
-                return names[name]
-            numbers = [key for key, value in names.items() if isinstance(value, int | float)]
+            value = names.get(name)
+            if isinstance(value, int | float):
+                return value
+            numbers = [key for key, other in names.items() if isinstance(other, int | float)]
             raise InputError(f"the config has no number {name!r}{nearest(name, numbers)}")
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             a, b = _evaluate(left, names), _evaluate(right, names)

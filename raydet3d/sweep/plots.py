@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
+from raydet3d.sweep.domains import Value
 from raydet3d.sweep.results import Results
 from raydet3d.sweep.sweep_console import describe, short_names
 from raydet3d.sweep.trial_store import DONE, FAILED, Trial
@@ -57,11 +58,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequ
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _colour(place: int, count: int) -> Any:
+def _colour(place: int, count: int) -> tuple[float, float, float, float]:
     """Return a colour from blue (best trial) to yellow (worst trial)."""
     import matplotlib as mpl
 
-    return mpl.colormaps["viridis"](0.1 + 0.85 * place / max(count - 1, 1))
+    colour: tuple[float, float, float, float] = mpl.colormaps["viridis"](0.1 + 0.85 * place / max(count - 1, 1))
+    return colour
 
 
 def _label(trial: Trial) -> str:
@@ -149,7 +151,7 @@ def _schedules(results: Results) -> Figure | None:
     return figure
 
 
-def positions(values: Sequence[Any], kind: str) -> tuple[list[float], Mapping[float, str]]:
+def positions(values: Sequence[Value], kind: str) -> tuple[list[float], Mapping[float, str]]:
     """Place a key's values on an axis from 0 to 1.
 
     Args:
@@ -161,23 +163,25 @@ def positions(values: Sequence[Any], kind: str) -> tuple[list[float], Mapping[fl
     """
     if kind == "choice":
         named = {str(value): value for value in values}
-        order = sorted(named, key=lambda name: (0, named[name], "") if _is_finite(named[name]) else (1, 0, name))
-        step = 1 / max(len(order) - 1, 1)
-        place = {name: i * step if len(order) > 1 else 0.5 for i, name in enumerate(order)}
-        return [place[str(value)] for value in values], {at: name for name, at in place.items()}
-    numbers = [math.log(value) if kind == "log" else float(value) for value in values]
-    low, high = min(numbers), max(numbers)
-    width = (high - low) or 1.0
-    ends = {0.0: f"{min(values):.4g}", 1.0: f"{max(values):.4g}"} if high > low else {0.5: f"{values[0]:.4g}"}
-    return [(number - low) / width if high > low else 0.5 for number in numbers], ends
+        numeric = {name: float(value) for name, value in named.items() if _is_finite(value)}
+        order = [*sorted(numeric, key=numeric.__getitem__), *sorted(set(named) - set(numeric))]
+        places = {name: i / (len(order) - 1) if len(order) > 1 else 0.5 for i, name in enumerate(order)}
+        return [places[str(value)] for value in values], {place: name for name, place in places.items()}
+    numbers = [value for value in values if _is_finite(value)]
+    scaled = [math.log(number) if kind == "log" else float(number) for number in numbers]
+    low, high = min(scaled), max(scaled)
+    if low == high:
+        return [0.5] * len(scaled), {0.5: f"{numbers[0]:.4g}"}
+    ends = {0.0: f"{min(numbers):.4g}", 1.0: f"{max(numbers):.4g}"}
+    return [(number - low) / (high - low) for number in scaled], ends
 
 
-def has_position(value: object, kind: str) -> bool:
+def has_position(value: Value, kind: str) -> bool:
     """Whether a value has a position on a key's axis: a baseline may set 0 on a log scale, or no number at all."""
     return kind == "choice" or (_is_finite(value) and (kind != "log" or value > 0))
 
 
-def _is_finite(value: object) -> TypeGuard[int | float]:
+def _is_finite(value: Value) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.sweep.sweep_console import align, describe, to_rows
-from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, ranked, read_json
+from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, ranked, read_json, setting_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,6 @@ class Results:
         means = self.means()
         out = []
         for rank, trial in enumerate(self.trials, 1):
-            last = trial.reports[-1] if trial.reports else {}
             best_at = next((r["at"] for r in trial.reports if r["score"] == trial.best(self.mode)), None)
             row = {
                 "rank": rank,
@@ -70,7 +69,7 @@ class Results:
                 "reason": trial.reason,
                 self.metric: None if trial.state == FAILED else trial.best(self.mode),
                 "best_at": best_at,
-                "last": last.get("score"),
+                "last": trial.reports[-1]["score"] if trial.reports else None,
                 self.counter: trial.at,
                 "of": trial.length,
                 "seed": trial.seed,
@@ -84,12 +83,7 @@ class Results:
 
     def means(self) -> dict[int, float]:
         """Return the mean of the trials' best scores by number of the setting."""
-        values: dict[int, list[float]] = {}
-        for trial in self.trials:
-            value = trial.best(self.mode)
-            if value is not None and trial.state != FAILED:
-                values.setdefault(trial.number, []).append(value)
-        return {number: sum(some) / len(some) for number, some in values.items()}
+        return setting_means(self.trials, self.mode)
 
     def __str__(self) -> str:
         lines = to_rows(self.trials, self.mode, self.metric.rsplit("/", 1)[-1], self.counter)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from raydet3d.launch.cluster import ClusterHandle
 from raydet3d.launch.executors import Executor, ProcessExecutor, TorchExecutor
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 POINTER = "pointer.json"
 INTERRUPTED = "interrupted"  # of a trial that was asked to stop, and goes on with the next start of the sweep
 _process: ProcessExecutor | None = None  # the training process that this actor's trials share
+
+
+class TuneReport(TypedDict, total=False):
+    """What Ray Tune is told of a validation; Ray adds `done` and others."""
+
+    trial: str
+    at: float
+    score: float
+    restarts: int
+    why: str
+    done: bool
 
 
 def sweep_channel() -> SignalChannel:
@@ -119,15 +131,16 @@ class TuneReporter:
 
         if self.is_stopped:
             return False
-        loop = self.loop
-        found = {"at": report["at"], "score": report["score"]}
-        found |= {"restarts": loop.restarts, "why": loop.why} if loop is not None else {}
+        found = {key: value for key, value in report.items() if key != "pointer"}
+        found |= {"restarts": self.loop.restarts, "why": self.loop.why} if self.loop is not None else {}
         try:
             if not self.trial.pointers:
                 tune.report(found)
                 return True
+            pointer = report["pointer"]
+            assert isinstance(pointer, Mapping)
             with tempfile.TemporaryDirectory() as folder:
-                write_json(Path(folder) / POINTER, report["pointer"])
+                write_json(Path(folder) / POINTER, pointer)
                 tune.report(found, checkpoint=tune.Checkpoint.from_directory(folder))
         except SystemExit:
             self.is_stopped = True

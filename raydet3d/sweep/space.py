@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from raydet3d.config.overrides import split_key
 from raydet3d.errors import InputError, nearest
@@ -26,7 +26,7 @@ class Space:
         self.domains = dict(domains)
 
     @classmethod
-    def read(cls, file: str, given: Any) -> Space:
+    def read(cls, file: str, given: Value) -> Space:
         """Read the space of a sweep file.
 
         Args:
@@ -93,26 +93,13 @@ class Space:
             axes.append([(key, value) for value in values])
         out: list[Setting] = []
         for point in itertools.product(*axes):
-            given = dict(point)
-            setting = {key: value for key, value in given.items() if self._reachable(key, given)}
+            setting: Setting = {}
+            for key, value in point:
+                if self.is_active(key, setting):
+                    setting[key] = value
             if setting not in out:
                 out.append(setting)
         return out
-
-    def _reachable(self, key: str, given: Mapping[str, Value]) -> bool:
-        """Whether the conditions of a key, and of the keys that it depends on, hold."""
-        return self.is_active(key, given) and all(
-            self._reachable(other, given) for other in self.domains[key].when if other in self.domains
-        )
-
-    def count(self) -> int | None:
-        """Return the number of settings, or None where a domain is continuous."""
-        if any(domain.values() is None for domain in self.domains.values()):
-            return None
-        size = 1
-        for domain in self.domains.values():
-            size *= len(domain.values() or ())
-        return len(self.grid()) if size <= 10_000 else size
 
     def perturb(
         self, setting: Mapping[str, Value], keys: Mapping[str, Domain], rng: random.Random, *, resample: float
@@ -135,10 +122,14 @@ class Space:
                 out[key] = domain.perturb(out[key], rng)
         return out
 
-    def overrides(self, setting: Mapping[str, Value], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Any]:
+    def overrides(self, setting: Mapping[str, Value], *, extra: Mapping[str, Domain] | None = None) -> dict[str, Value]:
         """Return what a setting writes into the config, by key."""
-        domains = {**(extra or {}), **self.domains}
-        return {key: domains[key].content(value) if key in domains else value for key, value in setting.items()}
+        out = dict(setting)
+        for key, value in setting.items():
+            domain = self.domains.get(key) or (extra or {}).get(key)
+            if isinstance(domain, Alternatives):
+                out[key] = domain.contents[str(value)]
+        return out
 
     def check(self, where: str, setting: Mapping[str, Value]) -> None:
         """Check a setting written by hand (a baseline).

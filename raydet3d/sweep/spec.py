@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from raydet3d.config import find_config
 from raydet3d.config.config_dict import merge, to_plain
@@ -17,6 +17,7 @@ from raydet3d.config.inheritance import InheritanceChain, read_chain
 from raydet3d.config.provenance import Origin
 from raydet3d.config.source_map import merged_lines
 from raydet3d.config.type_check import (
+    Described,
     NonEmptyStr,
     NonNegativeInt,
     PositiveInt,
@@ -26,7 +27,7 @@ from raydet3d.config.type_check import (
 )
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import parse_bytes
-from raydet3d.sweep.domains import Domain, read_domain
+from raydet3d.sweep.domains import Domain, Value, read_domain
 from raydet3d.sweep.space import Setting, Space
 from raydet3d.sweep.stop_rules import StopRule, read_rules
 
@@ -46,28 +47,21 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """How trials are stopped early or varied; times are epochs, or iterations where the config counts those.
+    """How trials are stopped early or varied: the base is `fifo`, where all trials run to their end.
 
-    Args:
-        type: `fifo`, `asha`, `median`, `hyperband` or `pbt`.
-        options: Its numbers.
-        mutate: Of `pbt`: the keys that may change, with their domains.
+    Times of schedulers are epochs, or iterations where the config counts those.
     """
 
-    type: str = "fifo"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    mutate: Mapping[str, Domain] = field(default_factory=dict)
+    type: ClassVar[str] = "fifo"
+    pauses_trials: ClassVar[bool] = False
+    """Whether trials take turns: Ray Tune then needs a checkpoint of its own with each report."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fifo:
-    """All trials run to their end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asha:
+class Asha(Scheduler):
     """Asynchronous successive halving."""
 
+    type: ClassVar[str] = "asha"
     grace_period: Time = 1
     reduction_factor: Factor = 3
     brackets: PositiveInt = 1
@@ -75,25 +69,30 @@ class Asha:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Median:
+class Median(Scheduler):
     """A trial below the median of the others ends."""
 
+    type: ClassVar[str] = "median"
     grace_period: Time = 1
     min_samples: PositiveInt = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class HyperBand:
+class HyperBand(Scheduler):
     """HyperBand."""
 
+    type: ClassVar[str] = "hyperband"
+    pauses_trials: ClassVar[bool] = True
     reduction_factor: Factor = 3
     max_t: Time | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopulationBased:
+class PopulationBased(Scheduler):
     """Population based training; `mutate` lists keys of the space, or gives them other domains."""
 
+    type: ClassVar[str] = "pbt"
+    pauses_trials: ClassVar[bool] = True
     interval: Time = 1
     burn_in: Annotated[float, Ge(0), Lt(math.inf)] = 0
     quantile: Annotated[float, Gt(0), Le(0.5)] = 0.25
@@ -101,13 +100,7 @@ class PopulationBased:
     mutate: Mapping[str, Any] | Sequence[str] | None = None
 
 
-SCHEDULERS: dict[str, type] = {
-    "fifo": Fifo,
-    "asha": Asha,
-    "median": Median,
-    "hyperband": HyperBand,
-    "pbt": PopulationBased,
-}
+SCHEDULERS = {kind.type: kind for kind in (Scheduler, Asha, Median, HyperBand, PopulationBased)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,18 +118,35 @@ class Resources:
     max_failures: NonNegativeInt | None = None
 
 
+def _parse_seconds(value: float | str) -> float | None:
+    """Seconds from `90`, `90s`, `15m`, `2h`, `1.5h`, `1d`; None for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
+
+
+def _is_size(value: int | str) -> bool:
+    try:
+        return parse_bytes(value) > 0
+    except ValueError:
+        return False
+
+
+Duration = Annotated[float | str, Predicate(_parse_seconds), Described("written 90s, 15m, 2h or 1d")]
+Size = Annotated[int | str, Predicate(_is_size), Described("written 500MB, 20GB or 1TiB")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits of the whole sweep; None for no limit. `time` is in seconds; in YAML also `90s`, `15m`, `2h` or `1d`."""
+    """Limits of the whole sweep; None for no limit. `time` is in seconds, or written `90s`, `15m`, `2h` or `1d`."""
 
-    time: Annotated[float, Gt(0)] | None = None
+    time: Duration | None = None
     trials: PositiveInt | None = None
     epochs: Annotated[float, Ge(1), Lt(math.inf)] | None = None
 
     @property
     def seconds(self) -> float | None:
         """The time limit."""
-        return self.time
+        return None if self.time is None else _parse_seconds(self.time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,29 +157,40 @@ class Keep:
         last: Newest ones of each trial.
         best: Best ones of each trial.
         trials: Best trials that keep theirs once they have ended; None for all.
-        bytes: Limit of the sweep's folder; None for no limit. In YAML also `500MB`, `20GB`, `1TiB`.
+        bytes: Limit of the sweep's folder, also written `500MB`, `20GB`, `1TiB`; None for no limit.
     """
 
     last: NonNegativeInt = 1
     best: NonNegativeInt = 1
     trials: PositiveInt | None = None
-    bytes: PositiveInt | None = None
+    bytes: Size | None = None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The limit of the sweep's folder."""
+        return None if self.bytes is None else parse_bytes(self.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sections:
-    """The top level of a sweep's YAML."""
+class _Shared:
+    """The keys of a sweep's YAML that are used as they are written."""
 
     metric: NonEmptyStr
     mode: Literal["max", "min"]
-    space: Mapping[str, Any] | None = None
     trials: PositiveInt | None = None
-    search: str | Mapping[str, Any] = "random"
-    scheduler: str | Mapping[str, Any] = "fifo"
     resources: Resources = Resources()
     concurrency: PositiveInt | None = None
     budget: Budget = Budget()
     keep: Keep = Keep()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sections(_Shared):
+    """The top level of a sweep's YAML."""
+
+    space: Mapping[str, Any] | None = None
+    search: str | Mapping[str, Any] = "random"
+    scheduler: str | Mapping[str, Any] = "fifo"
     seeds: PositiveInt | Sequence[NonNegativeInt] | None = None
     stop: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     baseline: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -177,21 +198,22 @@ class _Sections:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(_Shared):
     """A sweep.
 
     Args:
-        file: Where it was read from, for messages and names.
         metric: What trials are ranked by, as a whole name or its last part.
         mode: `max` or `min`.
-        space: What is tried.
         trials: How many settings; None for all of the grid.
-        search: How they are found.
-        scheduler: How trials are cut short.
         resources: What a trial gets.
         concurrency: Trials at a time; None for as many as fit.
         budget: Limits of the whole sweep.
         keep: Which checkpoints stay.
+        file: Where it was read from, for messages and names.
+        space: What is tried.
+        search: How settings are found.
+        scheduler: How trials are cut short.
+        mutate: Of population based training: the keys that may change, with their domains.
         seeds: Seeds that each setting is repeated with; None for the config's one.
         stop: When a single trial ends.
         baseline: Settings to try first; `{}` is the config's own.
@@ -200,33 +222,23 @@ class Sweep:
     """
 
     file: str
-    metric: str
-    mode: str
     space: Space
-    trials: int | None
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
-    resources: Resources = Resources()
-    concurrency: int | None = None
-    budget: Budget = Budget()
-    keep: Keep = Keep()
+    mutate: Mapping[str, Domain] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     stop: tuple[StopRule, ...] = ()
     baseline: tuple[Setting, ...] = ()
-    cfg_options: Mapping[str, Any] = field(default_factory=dict)
-    raw: Mapping[str, Any] = field(default_factory=dict)
+    cfg_options: Mapping[str, Value] = field(default_factory=dict)
+    raw: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def num_seeds(self) -> int:
         """Trials of each setting."""
         return len(self.seeds) if self.seeds else 1
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether value `a` is better than `b`."""
-        return a > b if self.mode == "max" else a < b
 
-
-def read_sweep(source: str | Path | Mapping[str, Any], *, smoke: bool = False) -> Sweep:
+def read_sweep(source: str | Path | Mapping[str, Value], *, smoke: bool = False) -> Sweep:
     """Read a sweep from its YAML.
 
     Args:
@@ -271,61 +283,38 @@ def _read_safely(path: Path) -> InheritanceChain:
         raise
 
 
-def _read(file: str, given: Mapping[str, Any]) -> Sweep:
-    parsed = _with_parsed(given, "budget", "time", _parse_seconds, "written 90s, 15m, 2h or 1d")
-    parsed = _with_parsed(parsed, "keep", "bytes", parse_bytes, "written 500MB, 20GB or 1TiB")
-    sections = read_section(_Sections, parsed, "")
+def _read(file: str, given: Mapping[str, Value]) -> Sweep:
+    sections = read_section(_Sections, given, "")
     space = Space.read(file, sections.space)
     search = _search(sections.search)
-    scheduler = _scheduler(file, sections.scheduler, space)
-    if scheduler.type == "pbt" and search.type == "optuna":
-        raise InputError("scheduler: pbt finds its settings by itself and goes with search: random, not optuna")
+    scheduler = _scheduler(sections.scheduler)
     options = {str(key): value for key, value in (sections.cfg_options or {}).items()}
     for key in options:
         if key in space:
             raise InputError(f"cfg_options: {key} is both in cfg_options and in space; remove one of them")
     baseline = _baseline(file, sections.baseline, space)
+    as_written = {name: getattr(sections, name) for name in field_types(_Shared)}
     sweep = Sweep(
+        **{**as_written, "trials": _trials(sections, space, search, baseline)},
         file=file,
-        metric=sections.metric,
-        mode=sections.mode,
         space=space,
-        trials=_trials(sections, space, search, baseline),
         search=search,
         scheduler=scheduler,
-        resources=sections.resources,
-        concurrency=sections.concurrency,
-        budget=sections.budget,
-        keep=sections.keep,
+        mutate=_mutate(file, scheduler, space) if isinstance(scheduler, PopulationBased) else {},
         seeds=_seeds(sections.seeds),
-        stop=read_rules(file, sections.stop),
+        stop=read_rules(sections.stop),
         baseline=baseline,
         cfg_options=options,
         raw=given,
     )
-    _check_pbt(sweep)
+    if isinstance(scheduler, PopulationBased):
+        _check_pbt(sweep)
     return sweep
 
 
-def _with_parsed(
-    given: Mapping[str, Any], section: str, key: str, parse: Callable[[Any], float | None], words: str
-) -> Mapping[str, Any]:
-    """The sweep's dict with one value of a section replaced by what it is parsed to."""
-    inner = given.get(section)
-    if not isinstance(inner, Mapping) or inner.get(key) is None:
-        return given
-    try:
-        value = parse(inner[key])
-    except ValueError:
-        value = None
-    if not value:
-        raise InputError(f"{section}.{key} must be {words}, got {inner[key]!r}")
-    return {**given, section: {**inner, key: value}}
-
-
 def _check_pbt(sweep: Sweep) -> None:
-    if sweep.scheduler.type != "pbt":
-        return
+    if sweep.search.type == "optuna":
+        raise InputError("scheduler: pbt finds its settings by itself and goes with search: random, not optuna")
     if sweep.num_seeds > 1:
         raise InputError("seeds: pbt varies its trials as they go, so seeds cannot repeat them; remove seeds")
     if sweep.trials is None and sweep.budget.trials is None:
@@ -336,7 +325,18 @@ def _check_pbt(sweep: Sweep) -> None:
         raise InputError("keep.last must be 1 or more with pbt: a bad trial continues from a good one's checkpoint")
 
 
-def _search(given: str | Mapping[str, Any]) -> Search:
+def _mutate(file: str, scheduler: PopulationBased, space: Space) -> dict[str, Domain]:
+    given, domains = scheduler.mutate, dict[str, Domain]()
+    if not given:
+        raise InputError(f"scheduler.mutate must name the keys of the space that pbt may change, got {given!r}")
+    for key, value in (given if isinstance(given, Mapping) else dict.fromkeys(given)).items():
+        if key not in space:
+            raise InputError(f"scheduler.mutate: {key!r} is not in the space{nearest(str(key), space)}")
+        domains[key] = space[key] if value is None else read_domain(f"{file}: scheduler.mutate.{key}", value)
+    return domains
+
+
+def _search(given: str | Mapping[str, Value]) -> Search:
     args = {"type": given} if isinstance(given, str) else given
     _check_type("search", args.get("type"), ("random", "grid", "optuna"))
     search = read_section(Search, args, "search")
@@ -345,25 +345,14 @@ def _search(given: str | Mapping[str, Any]) -> Search:
     return search
 
 
-def _scheduler(file: str, given: str | Mapping[str, Any], space: Space) -> Scheduler:
+def _scheduler(given: str | Mapping[str, Value]) -> Scheduler:
     args = {"type": given} if isinstance(given, str) else dict(given)
     kind = args.pop("type", None)
     _check_type("scheduler", kind, SCHEDULERS)
-    read: object = read_section(SCHEDULERS[str(kind)], args, "scheduler")
-    options = {name: getattr(read, name) for name in field_types(SCHEDULERS[str(kind)])}
-    mutate = options.pop("mutate", None)
-    domains: dict[str, Domain] = {}
-    if kind == "pbt":
-        if not mutate:
-            raise InputError(f"scheduler.mutate must name the keys of the space that pbt may change, got {mutate!r}")
-        for key, value in (mutate if isinstance(mutate, Mapping) else dict.fromkeys(mutate)).items():
-            if key not in space:
-                raise InputError(f"scheduler.mutate: {key!r} is not in the space{nearest(str(key), space)}")
-            domains[key] = space[key] if value is None else read_domain(f"{file}: scheduler.mutate.{key}", value)
-    return Scheduler(type=str(kind), options=options, mutate=domains)
+    return read_section(SCHEDULERS[str(kind)], args, "scheduler")
 
 
-def _check_type(key: str, kind: object, kinds: Collection[str]) -> None:
+def _check_type(key: str, kind: Value, kinds: Collection[str]) -> None:
     if kind not in kinds:
         raise InputError(f"{key} must be one of {', '.join(kinds)}, got {kind!r}{nearest(str(kind), kinds)}")
 
@@ -388,15 +377,9 @@ def _seeds(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def _baseline(
-    file: str, given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, space: Space
+    file: str, given: Mapping[str, Value] | Sequence[Mapping[str, Value]] | None, space: Space
 ) -> tuple[Setting, ...]:
     settings = [given] if isinstance(given, Mapping) else given or []
     for item in settings:
         space.check(f"{file}: baseline", item)
     return tuple(dict(item) for item in settings)
-
-
-def _parse_seconds(value: object) -> float | None:
-    """Seconds from `90`, `90s`, `15m`, `2h`, `1.5h`, `1d`; None for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from raydet3d.errors import InputError, nearest
-
-KEYS = ("metric", "above", "below", "after", "plateau", "min_delta")
+from raydet3d.config.type_check import PositiveInt, read_section
+from raydet3d.errors import InputError
+from raydet3d.sweep.domains import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +28,10 @@ class StopRule:
     above: float | None = None
     below: float | None = None
     after: float = 0
-    plateau: int | None = None
+    plateau: PositiveInt | None = None
     min_delta: float = 0.0
 
-    def reason(self, reports: Sequence[Mapping[str, Any]], *, metric: str, mode: str) -> str | None:
+    def reason(self, reports: Sequence[Mapping[str, float]], *, metric: str, mode: str) -> str | None:
         """Return why a trial with these reports stops, in a few words; None if it goes on.
 
         Args:
@@ -64,44 +63,27 @@ class StopRule:
         return None
 
 
-def _find(report: Mapping[str, Any], key: str) -> float | None:
-    if key in report:
-        return float(report[key])
-    found = [value for name, value in report.items() if name.rsplit("/", 1)[-1] == key]
-    return float(found[0]) if len(found) == 1 else None
+def matching_metrics(wanted: str, names: Iterable[str]) -> list[str]:
+    """Return the metric of a name, or else the metrics of which it is the last part."""
+    known = list(names)
+    return [wanted] if wanted in known else [name for name in known if name.endswith(f"/{wanted}")]
 
 
-def read_rules(file: str, given: Any) -> tuple[StopRule, ...]:
-    """Read the rules of a sweep's `stop`.
+def _find(report: Mapping[str, float], key: str) -> float | None:
+    found = matching_metrics(key, report)
+    return float(report[found[0]]) if len(found) == 1 else None
 
-    Args:
-        file: The file, for messages.
-        given: A rule, or a list of them.
+
+def read_rules(given: Mapping[str, Value] | Sequence[Mapping[str, Value]] | None) -> tuple[StopRule, ...]:
+    """Read the rules of a sweep's `stop`: a rule, or a list of them.
 
     Raises:
         InputError: A rule is malformed.
     """
-    if given is None:
-        return ()
-    rules = [given] if isinstance(given, Mapping) else given
-    if not isinstance(rules, list) or not all(isinstance(rule, Mapping) for rule in rules):
-        raise InputError(f"{file}: stop is a list of rules such as {{above: 80}} or {{plateau: 3}}, got {given!r}")
     out = []
-    for rule in rules:
-        for key, value in rule.items():
-            if key not in KEYS:
-                raise InputError(
-                    f"{file}: stop has no {key!r}{nearest(str(key), KEYS) or '; it takes ' + ', '.join(KEYS)}"
-                )
-            if key == "metric":
-                right, wanted = isinstance(value, str), "a metric's name"
-            else:
-                right, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-            if key == "plateau":
-                right, wanted = right and isinstance(value, int) and value >= 1, "a whole number above 0"
-            if not right:
-                raise InputError(f"{file}: stop.{key} must be {wanted}, got {value!r}")
-        if not {"above", "below", "plateau"} & set(rule):
-            raise InputError(f"{file}: a stop rule says above, below or plateau, got {dict(rule)!r}")
-        out.append(StopRule(**rule))
+    for item in [given] if isinstance(given, Mapping) else given or []:
+        rule = read_section(StopRule, item, "stop")
+        if rule.above is None and rule.below is None and rule.plateau is None:
+            raise InputError(f"a stop rule says above, below or plateau, got {dict(item)!r}")
+        out.append(rule)
     return tuple(out)

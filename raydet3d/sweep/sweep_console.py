@@ -6,8 +6,9 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
+from raydet3d.sweep.domains import Value
 from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, Trial, ranked
 
 PERIOD_S = 1.0
@@ -57,12 +58,13 @@ class SweepConsole:
         line = f"trial {trial.id}  {what}"
         self.print(line if self.live else f"{line}  | {self.summary(trials, total=total, left_s=left_s)}")
 
-    def tick(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
-        """Redraw the table at most once a second."""
-        now = time.monotonic()
-        if not self.live or now < self._next:
-            return
-        self._next = now + PERIOD_S
+    def is_due(self) -> bool:
+        """Return whether there is a table and it was drawn a second ago or longer."""
+        return self.live and time.monotonic() >= self._next
+
+    def show(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
+        """Draw the table anew."""
+        self._next = time.monotonic() + PERIOD_S
         columns = shutil.get_terminal_size().columns
         lines = [
             self.summary(trials, total=total, left_s=left_s),
@@ -84,7 +86,7 @@ class SweepConsole:
     def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
         """Summarize the sweep in one line."""
         count = {state: sum(trial.state == state for trial in trials) for state in (RUNNING, DONE, STOPPED, FAILED)}
-        order = ranked(list(trials), self.mode)
+        order = ranked(trials, self.mode)
         best = order[0].best(self.mode) if order and order[0].state != FAILED else None
         parts = [f"best {best:.4g} ({order[0].id})" if best is not None else "no value yet"]
         parts += [f"{count[state]} {state}" for state in (RUNNING, DONE, STOPPED, FAILED)]
@@ -102,7 +104,7 @@ class SweepConsole:
 
 def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> list[str]:
     """Format trials as table rows, best first, below a header."""
-    order = ranked(list(trials), mode)
+    order = ranked(trials, mode)
     rows = [("trial", metric, counter, "state", "setting")]
     for trial in order:
         best = trial.best(mode)
@@ -118,7 +120,7 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def describe(setting: Mapping[str, Any]) -> str:
+def describe(setting: Mapping[str, Value]) -> str:
     """Format a setting in one line, with the shortest unambiguous keys."""
     if not setting:
         return "the config's own setting"

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raydet3d.config import Config, find_config
 from raydet3d.errors import InputError
@@ -16,12 +16,12 @@ from raydet3d.files import locked
 from raydet3d.launch.preflight import check_writable
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.log import get_logger
-from raydet3d.sweep.domains import Range
+from raydet3d.sweep.domains import Range, Value
 from raydet3d.sweep.results import Results, read_results, write_best_config, write_tables
 from raydet3d.sweep.spec import Sweep, read_sweep
 from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
-from raydet3d.sweep.trial_store import FAILED, OPEN, WAITING, Trial, TrialStore, read_json, write_json
+from raydet3d.sweep.trial_store import FAILED, OPEN, WAITING, SweepRecord, Trial, TrialStore, read_json, write_json
 from raydet3d.sweep.validation import (
     check_configs,
     check_folder,
@@ -32,16 +32,19 @@ from raydet3d.sweep.validation import (
     this_machine,
 )
 
+if TYPE_CHECKING:
+    from raydet3d.sweep.trial_queue import TrialQueue
+
 FIXED = ("metric", "mode", "search", "scheduler", "seeds", "cfg_options", "space", "baseline")
 """What a sweep that goes on must have as it began; the rest (trials, budget, keep, ...) may change."""
 
 
 def sweep(
     config: str | Path,
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Value],
     *,
     work_dir: str | Path | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Value] | None = None,
     smoke: bool = False,
     retry_failed: bool = False,
     request: StopRequest | None = None,
@@ -71,7 +74,7 @@ def sweep(
     counter = check_lengths(spec, configs)
     if (machine := _machine(spec)) is not None:
         check_resources(spec, machine, where="this machine")
-    name = _name(path, source, smoke)
+    name = f"{path.stem}-{'sweep' if isinstance(source, Mapping) else Path(source).stem}" + ("-smoke" if smoke else "")
     folder = Path(work_dir or Path("work_dirs") / name).expanduser().absolute()
     check_folder(folder)
     check_writable(folder, "the sweep's folder")
@@ -87,21 +90,16 @@ def sweep(
     check_data(configs[0])
     metric = check_metric(spec, configs[1] if spec.baseline else configs[0])
 
+    from raydet3d.sweep.trial_queue import TrialQueue  # and Ray from here on
+
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: this sweep is being run by another process"
     with locked(folder / ".lock", timeout_s=1, busy=busy):
+        trials = _known_trials(TrialStore(folder), retry_failed=retry_failed)
         longest = max(run_length(cfg)[1] for cfg in configs)
-        stopped = _run(
-            builder,
-            folder,
-            name=name,
-            metric=metric,
-            counter=counter,
-            own=configs[0],
-            longest=longest,
-            retry_failed=retry_failed,
-            request=request,
-        )
+        queue = TrialQueue(builder, TrialStore(folder), trials, metric=metric, longest=longest)
+        write_json(folder / "sweep.json", _record(queue, name=name, counter=counter, own=configs[0]))
+        stopped = _run(queue, SweepConsole(metric=metric, mode=spec.mode, counter=counter), request)
         if stopped == "SIGINT":
             raise KeyboardInterrupt
         if stopped is not None:
@@ -109,60 +107,44 @@ def sweep(
         return report(folder)
 
 
-def _run(
-    builder: TrialConfigBuilder,
-    folder: Path,
-    *,
-    name: str,
-    metric: str,
-    counter: str,
-    own: Config,
-    longest: float,
-    retry_failed: bool,
-    request: StopRequest | None,
-) -> str | None:
-    """Run what is left of a sweep; return why it was stopped, if it was."""
-    from raydet3d.sweep.search import make_search
-    from raydet3d.sweep.trial_queue import TrialQueue
-    from raydet3d.sweep.tune_driver import NEEDS_POINTERS, SweepDriver, sweep_cluster
-
-    spec, store = builder.sweep, TrialStore(folder)
+def _known_trials(store: TrialStore, *, retry_failed: bool) -> list[Trial]:
+    """Return the trials of earlier starts."""
     trials, wrong = store.load()
     for sentence in wrong:
         get_logger().warning("%s", sentence)
-    if trials and read_json(folder / "sweep.json") is None:
-        get_logger().warning(
-            "%s cannot be read: the sweep goes on from its %d trials", folder / "sweep.json", len(trials)
+    record = store.path / "sweep.json"
+    if trials and read_json(record) is None:
+        get_logger().warning("%s cannot be read: the sweep goes on from its %d trials", record, len(trials))
+    for trial in trials if retry_failed else ():
+        if trial.state == FAILED and trial.setting is not None:
+            trial.state, trial.reason, trial.restarts = WAITING, "", 0
+    return trials
+
+
+def _run(queue: TrialQueue, console: SweepConsole, request: StopRequest | None) -> str | None:
+    """Run what is left of a sweep; return why it was stopped, if it was."""
+    from raydet3d.sweep.tune_driver import SweepDriver, sweep_cluster
+
+    spec, trials = queue.sweep, list(queue.trials.values())
+    how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
+    total = queue.total if queue.total is not None else "any number of"
+    console.print(f"sweep {queue.store.path}: {total} trials, {how}, {spec.mode} {queue.metric}")
+    num_open = sum(trial.state in OPEN for trial in trials)
+    if trials:
+        failed = sum(trial.state == FAILED for trial in trials)
+        console.print(
+            f"it goes on: {len(trials) - num_open} of its trials have ended ({failed} failed) and are not run again, "
+            f"{num_open} go on from their checkpoints"
         )
-    if retry_failed:
-        for trial in trials:
-            if trial.state == FAILED and trial.setting is not None:
-                trial.state, trial.reason, trial.restarts = WAITING, "", 0
-    queue = TrialQueue(
-        builder=builder,
-        settings=make_search(spec.space, spec.search, spec.mode),
-        store=store,
-        trials=trials,
-        metric=metric,
-        pointers=spec.scheduler.type in NEEDS_POINTERS,
-        cwd=Path.cwd(),
-        longest=longest,
-    )
-    write_json(folder / "sweep.json", _about(spec, queue, builder, name=name, metric=metric, counter=counter, own=own))
-    console = SweepConsole(metric=metric, mode=spec.mode, counter=counter)
-    _announce(console, spec, queue, folder, trials)
-    if queue.total is not None and len(trials) >= queue.total and not any(t.state in OPEN for t in trials):
+    if queue.total is not None and len(trials) >= queue.total and not num_open:
         return None  # nothing is left: no need of a cluster to find that out
-    machine = _machine(spec)
-    wanted = spec.resources
+    machine, wanted = _machine(spec), spec.resources
     concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
     with sweep_cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:
         if machine is None:
             concurrency = check_resources(spec, resources(), where="the cluster")
             check_turns(spec, concurrency)
-        driver = SweepDriver(
-            queue, store, console, concurrency=concurrency, spent_s=store.time_spent(), request=request
-        )
+        driver = SweepDriver(queue, console, concurrency=concurrency, request=request)
         if request is not None:
             request.listen()  # Ray's core has taken the signals
             request.trains = True
@@ -173,51 +155,32 @@ def _run(
 
 
 def _machine(spec: Sweep) -> dict[str, float] | None:
-    """This machine's resources; None where there is a cluster to ask."""
+    """Return this machine's resources; None where there is a cluster to ask."""
     ray = sys.modules.get("ray")
     if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
         return None
     return this_machine(gpus=spec.resources.gpus > 0)
 
 
-def _announce(console: SweepConsole, spec: Sweep, queue: Any, folder: Path, trials: list[Trial]) -> None:
-    total = queue.total
-    how = f"search {spec.search.type}, scheduler {spec.scheduler.type}"
-    console.print(
-        f"sweep {folder}: {total if total is not None else 'any number of'} trials, {how}, {spec.mode} {queue.metric}"
-    )
-    if trials:
-        ended = sum(trial.state not in OPEN for trial in trials)
-        failed = sum(trial.state == FAILED for trial in trials)
-        console.print(
-            f"it goes on: {ended} of its trials have ended ({failed} failed) and are not run again, "
-            f"{len(trials) - ended} go on from their checkpoints"
-        )
-
-
-def _about(
-    spec: Sweep, queue: Any, builder: TrialConfigBuilder, *, name: str, metric: str, counter: str, own: Config
-) -> dict[str, Any]:
-    """Return the content of `sweep.json`."""
+def _record(queue: TrialQueue, *, name: str, counter: str, own: Config) -> SweepRecord:
+    spec, before = queue.sweep, read_json(queue.store.path / "sweep.json")
     kinds = {
-        key: ("log" if domain.is_log else "linear") if isinstance(domain, Range) else "choice"
-        for key, domain in {**spec.space.domains}.items()
+        key: ("log" if domain.log else "linear") if isinstance(domain, Range) else "choice"
+        for key, domain in spec.space.domains.items()
     }
     return {
         "name": name,
-        "config": str(builder.config.absolute()),
-        "options": builder.options,
-        "spec": spec.raw,
-        "metric": metric,
+        "config": str(queue.builder.config.absolute()),
+        "options": dict(queue.builder.options),
+        "spec": dict(spec.raw),
+        "metric": queue.metric,
         "mode": spec.mode,
         "counter": counter,
         "num_seeds": spec.num_seeds,
         "kinds": kinds,
         "own_values": queue.filled({}),
         "digest": digest(own),
-        "started": (read_json(queue.store.path / "sweep.json") or {}).get(
-            "started", time.strftime("%Y-%m-%d %H:%M:%S")
-        ),
+        "started": (before or {}).get("started", time.strftime("%Y-%m-%d %H:%M:%S")),
     }
 
 
@@ -242,11 +205,6 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
         raise InputError(
             f"{folder} holds a sweep over another config (it has changed since); choose another --work-dir DIR"
         )
-
-
-def _name(config: Path, source: str | Path | Mapping[str, Any], smoke: bool) -> str:
-    of = "sweep" if isinstance(source, Mapping) else Path(source).stem
-    return f"{config.stem}-{of}" + ("-smoke" if smoke else "")
 
 
 def report(folder: str | Path) -> Results:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from raydet3d.config import Config
 from raydet3d.config.config_dict import DELETE, to_plain
 from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.section_schemas import KNOWN_KEYS
+from raydet3d.config.type_check import check_value
 from raydet3d.errors import InputError, nearest
-from raydet3d.sweep.domains import Alternatives
+from raydet3d.sweep.domains import Alternatives, Value
 from raydet3d.sweep.expression import fill, has_expression
 from raydet3d.sweep.spec import Sweep
 
@@ -33,19 +34,19 @@ class TrialConfigBuilder:
 
     config: Path
     sweep: Sweep
-    options: Mapping[str, Any]
+    options: Mapping[str, Value]
 
-    def build(self, setting: Mapping[str, Any]) -> Config:
+    def build(self, setting: Mapping[str, Value]) -> Config:
         """Build the config of a setting.
 
         Raises:
             InputError: A key of the setting is not in the config, or an override cannot be applied.
         """
         space = self.sweep.space
-        overrides = space.overrides(setting, extra=self.sweep.scheduler.mutate)
+        overrides = space.overrides(setting, extra=self.sweep.mutate)
         whole = {key for key in setting if key in space and isinstance(space[key], Alternatives)}
-        variables: dict[str, Any] = {}
-        later: list[tuple[str, Any, bool]] = []
+        variables: dict[str, Value] = {}
+        later: list[tuple[str, Value, bool]] = []
         for key, value in {**self.options, **overrides}.items():
             is_known = len(split_key(key)) > 1 or isinstance(value, Mapping) or has_expression(value)
             if is_known or (key in whole and key in KNOWN_KEYS):
@@ -59,7 +60,7 @@ class TrialConfigBuilder:
                 raise self._unknown(key, values)
         # Shorter keys first: a whole optimizer before its learning rate.
         for key, value, must_exist in sorted(later, key=lambda item: len(split_key(item[0]))):
-            if must_exist and not has_key(values, key):
+            if must_exist and not find_values(values, key):
                 raise self._unknown(key, values)
             filled = fill(value, values, where=key)
             if key in whole and isinstance(filled, Mapping):
@@ -67,7 +68,7 @@ class TrialConfigBuilder:
             values = set_key(values, key, filled)
         return Config(values, filename=cfg.filename, origin=cfg.origin)
 
-    def _unknown(self, key: str, values: Mapping[str, Any]) -> InputError:
+    def _unknown(self, key: str, values: Mapping[str, Value]) -> InputError:
         near = nearest(key, list(all_keys(values)))
         return InputError(
             f"{self.sweep.file}: space.{key}: {self.config.name} has no such key{near}"
@@ -75,43 +76,35 @@ class TrialConfigBuilder:
         )
 
 
-def has_key(values: Any, key: str) -> bool:
-    """Whether a dotted key exists."""
-    return _look(values, key)[0]
-
-
-def value_at(values: Any, key: str, default: Any = None) -> Any:
-    """Return the value at a dotted key."""
-    found, value = _look(values, key)
-    return value if found else default
-
-
-def _look(here: Any, key: str) -> tuple[bool, Any]:
+def find_values(values: Value, key: str) -> list[Value]:
+    """Return the value at a dotted key in a list, which is empty where there is no such key."""
+    here = values
     for step in split_key(key):
         if isinstance(here, Mapping):
-            name: Any = step if step in here else str(step)
-            if name not in here:
-                return False, None
-            here = here[name]
+            by_name = cast("Mapping[str | int, Value]", here)  # a config may have numbers as keys
+            name = step if step in by_name else str(step)
+            if name not in by_name:
+                return []
+            here = by_name[name]
         elif isinstance(here, list | tuple) and isinstance(step, int) and -len(here) <= step < len(here):
             here = here[step]
         else:
-            return False, None
-    return True, here
+            return []
+    return [here]
 
 
-def all_keys(values: Any, prefix: str = "") -> Iterator[str]:
+def all_keys(values: Mapping[str, Value] | Sequence[Value], prefix: str = "") -> Iterator[str]:
     """Iterate over the dotted keys of a config."""
     items = values.items() if isinstance(values, Mapping) else enumerate(values)
     for name, value in items:
         step = f'"{name}"' if isinstance(name, str) and "." in name else str(name)
         path = f"{prefix}.{step}" if prefix else step
         yield path
-        if isinstance(value, Mapping | list | tuple) and not isinstance(value, str):
+        if isinstance(value, Mapping | list | tuple):
             yield from all_keys(value, path)
 
 
-def digest(cfg: Mapping[str, Any]) -> str:
+def digest(cfg: Config) -> str:
     """Return a digest of the keys that determine what a run computes.
 
     The config's own variables do not count: a value that reaches only a variable changes nothing.
@@ -121,7 +114,7 @@ def digest(cfg: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run_length(cfg: Mapping[str, Any]) -> tuple[str, float, float]:
+def run_length(cfg: Mapping[str, Value]) -> tuple[str, float, float]:
     """Return the unit of a run's length, its length and its validation interval.
 
     Returns:
@@ -134,10 +127,11 @@ def run_length(cfg: Mapping[str, Any]) -> tuple[str, float, float]:
     if not isinstance(train, Mapping):
         raise InputError("the config has no train_cfg, so there is nothing to sweep over")
     kind = str(train.get("type", ""))
-    by_epoch = bool(train.get("by_epoch", "Iter" not in kind)) if not kind else "Iter" not in kind
-    name = "max_epochs" if by_epoch else "max_iters"
-    length = train.get(name)
-    if not isinstance(length, int | float) or isinstance(length, bool):
-        raise InputError(f"train_cfg.{name} must be a number, got {length!r}")
-    interval = train.get("val_interval", 1 if by_epoch else 1000)
-    return ("epoch" if by_epoch else "iter"), float(length), float(interval)
+    by_epoch = "Iter" not in kind if kind else bool(train.get("by_epoch", True))
+    numbers = []
+    defaults = {"max_epochs": None, "val_interval": 1} if by_epoch else {"max_iters": None, "val_interval": 1000}
+    for name, default in defaults.items():
+        value = train.get(name, default)
+        check_value(float, value, f"train_cfg.{name}")
+        numbers.append(float(cast("float", value)))
+    return "epoch" if by_epoch else "iter", numbers[0], numbers[1]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raydet3d.config import Config
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
-from raydet3d.sweep.search import SearchAlgorithm
+from raydet3d.sweep.search import make_search
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
-from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length, value_at
+from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, find_values, run_length
 from raydet3d.sweep.trial_retention import RetentionPolicy
 from raydet3d.sweep.trial_spec import TrialSpec
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, WAITING, Trial, TrialStore
+from raydet3d.sweep.trial_store import OPEN, WAITING, Trial, TrialStore, setting_means
 
 
 class TrialQueue:
@@ -26,35 +24,22 @@ class TrialQueue:
 
     Args:
         builder: Makes configs.
-        settings: Proposes settings.
         store: The sweep's folder.
         trials: Those that are there already.
         metric: Whole name of the metric.
-        pointers: Whether reports carry pointers.
-        cwd: Where relative paths of the config start.
         longest: Length of the longest run that the space is known to have.
     """
 
     def __init__(
-        self,
-        *,
-        builder: TrialConfigBuilder,
-        settings: SearchAlgorithm,
-        store: TrialStore,
-        trials: list[Trial],
-        metric: str,
-        pointers: bool,
-        cwd: Path,
-        longest: float = 0.0,
+        self, builder: TrialConfigBuilder, store: TrialStore, trials: list[Trial], *, metric: str, longest: float = 0.0
     ) -> None:
         self.builder = builder
         self.sweep = builder.sweep
-        self.settings = settings
+        self.settings = make_search(self.sweep.space, self.sweep.search, self.sweep.mode)
         self.store = store
         self.trials = {trial.id: trial for trial in trials}
         self.metric = metric
-        self.pointers = pointers
-        self.cwd = cwd
+        self.retention = RetentionPolicy(store.path, self.sweep.keep, metric=metric, mode=self.sweep.mode)
         self.base = builder.build({})
         self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
         self._queue = deque(trial for trial in trials if trial.state in OPEN)
@@ -115,9 +100,7 @@ class TrialQueue:
             if is_baseline or all(trial.digest not in self._seen for trial in made):
                 break  # else: other values, and the same run; it has been tried
         self._number += 1
-        if sweep.budget.trials is not None:
-            made = made[: sweep.budget.trials - len(self.trials)]
-        for trial in made:
+        for trial in made if sweep.budget.trials is None else made[: sweep.budget.trials - len(self.trials)]:
             self._enter(trial)
         return True
 
@@ -155,8 +138,7 @@ class TrialQueue:
         for trial in sorted(trials, key=lambda trial: trial.id):
             by_number.setdefault(trial.number, []).append(trial)
         for number, some in sorted(by_number.items()):
-            # Of a population, a trial's first setting is what was drawn.
-            setting = dict(some[0].exploits[0]["before"] if some[0].exploits else some[0].setting)
+            setting = some[0].first_setting
             if not setting and number >= len(self.sweep.baseline):
                 continue  # its record is lost
             self.settings.record(self.filled(setting))
@@ -174,22 +156,17 @@ class TrialQueue:
         some = [trial for trial in self.trials.values() if trial.number == number]
         if any(trial.state in OPEN for trial in some):
             return
-        values = [trial.best(self.sweep.mode) for trial in some if trial.state != FAILED]
-        good = [value for value in values if value is not None]
-        first = min(some, key=lambda trial: trial.id)
-        setting = first.exploits[0]["before"] if first.exploits else first.setting
-        self.settings.tell(self.filled(setting), sum(good) / len(good) if good else None)
+        setting = min(some, key=lambda trial: trial.id).first_setting
+        self.settings.tell(self.filled(setting), setting_means(some, self.sweep.mode).get(number))
 
-    def filled(self, setting: Mapping[str, Any]) -> Setting:
+    def filled(self, setting: Setting) -> Setting:
         """Fill a setting with the config's own values that are in the space."""
         out: Setting = {}
         for key, domain in self.sweep.space.domains.items():
             if key in setting:
                 out[key] = setting[key]
-            elif not domain.when:
-                own = value_at(self.base, key)
-                if own is not None and domain.contains(own):
-                    out[key] = own
+            elif not domain.when and (found := find_values(self.base, key)):
+                out |= {key: found[0]} if found[0] is not None and domain.contains(found[0]) else {}
         return out
 
     # -- tasks ------------------------------------------------------------------------------------------------------
@@ -218,7 +195,7 @@ class TrialQueue:
             resume=start,
             retry=True,
             threads=options.threads_per_worker,
-            cwd=str(self.cwd),
+            cwd=str(Path.cwd()),
             lock_file=str(folder / ".lock"),
         )
         return TrialSpec(
@@ -232,23 +209,15 @@ class TrialQueue:
             mode=self.sweep.mode,
             keep=self.sweep.keep,
             generation=trial.generation,
-            pointers=self.pointers,
+            pointers=self.sweep.scheduler.pauses_trials,
         )
-
-    def retention(self) -> RetentionPolicy:
-        """Return what deletes checkpoints of the sweep."""
-        return RetentionPolicy(self.store.path, self.sweep.keep, metric=self.metric, mode=self.sweep.mode)
 
     def is_over(self) -> bool:
         """Return whether every trial has ended and none will be added."""
         return self.is_exhausted and all(trial.state not in OPEN for trial in self.trials.values())
 
-    def finished(self) -> int:
-        """Return the number of trials that are done."""
-        return sum(trial.state == DONE for trial in self.trials.values())
 
-
-def trial_options(sweep: Sweep, cfg: Mapping[str, Any]) -> RayOptions:
+def trial_options(sweep: Sweep, cfg: Config) -> RayOptions:
     """Return what a trial asks of Ray: the config's `ray`, with the sweep's resources."""
     wanted = sweep.resources
     options = RayOptions.from_config(cfg.get("ray"))

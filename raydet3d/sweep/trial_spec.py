@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from raydet3d import dist
 from raydet3d.errors import InputError
@@ -18,11 +20,12 @@ from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signal_channel import Report
 from raydet3d.sweep.spec import Keep
+from raydet3d.sweep.stop_rules import matching_metrics
 from raydet3d.sweep.trial_retention import RetentionPolicy
-from raydet3d.sweep.trial_store import TrialStore, append_report, read_json, write_json
+from raydet3d.sweep.trial_store import TrialReport, TrialStore, append_report, read_json, write_json
 
 if TYPE_CHECKING:
-    from raydet3d.hooks.context import RunContext
+    from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 
 END = "end.json"
 
@@ -72,10 +75,6 @@ class TrialSpec:
         """The trial's folder."""
         return TrialStore(Path(self.sweep)).folder(self.id)
 
-    def retention(self) -> RetentionPolicy:
-        """The sweep's keeper."""
-        return RetentionPolicy(Path(self.sweep), self.keep, metric=self.metric, mode=self.mode)
-
     def end(self, state: str, reason: str = "") -> None:
         """Write down how the trial ended."""
         write_json(self.folder / END, {"state": state, "reason": reason, "generation": self.generation})
@@ -110,19 +109,22 @@ class TrialHook(Hook):
     def __init__(self, trial: TrialSpec, send: Callable[[Report], bool]) -> None:
         self.trial = trial
         self.send = send
-        self.retention = trial.retention()
+        self.retention = RetentionPolicy(Path(trial.sweep), trial.keep, metric=trial.metric, mode=trial.mode)
         self._since = time.monotonic()
         self._steps = 0
 
+    @override
     def before_run(self, runner: RunContext) -> None:
-        """Start to measure time."""
         runner.store.keep_other_runs = False  # a trial that is given another one's weights leaves its own behind
         self._since = time.monotonic()
 
-    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count the iteration."""
+    @override
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         self._steps += 1
 
+    @override
     def after_train_epoch(self, runner: RunContext) -> None:
         """Save where no validation is to follow."""
         loop = runner.train_loop
@@ -133,13 +135,21 @@ class TrialHook(Hook):
         if not due:
             self._save(runner, done, {})
 
-    def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, Any] | None = None) -> None:
-        """Report and save."""
+    @override
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
+        """Report and save.
+
+        Raises:
+            InputError: Validation does not compute the sweep's metric.
+        """
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}
-        score = scalars.setdefault(self.trial.metric, self._value_of(self.trial.metric, scalars))
+        found = matching_metrics(self.trial.metric, scalars)  # its whole name is not known where no check was possible
+        if len(found) != 1:
+            raise InputError(f"validation gave no {self.trial.metric}; it gave {', '.join(scalars) or 'nothing'}")
+        score = scalars.setdefault(self.trial.metric, scalars[found[0]])
         at = runner.epoch if self.trial.counter == "epoch" else runner.iter
         self._check_finite(runner, score, at)
-        report = {
+        report: TrialReport = {
             "at": at,
             "score": score,
             "epoch": runner.epoch,
@@ -156,22 +166,9 @@ class TrialHook(Hook):
         goes_on = True
         if runner.rank == 0:
             pointer = {"trial": self.trial.id, "path": str(saved), "at": at}
-            goes_on = self.send({"at": at, "score": score, "pointer": pointer})
+            goes_on = self.send({"trial": self.trial.id, "at": at, "score": score, "pointer": pointer})
         if not dist.broadcast_object(goes_on):
             runner.train_loop.stop_training = True
-
-    def _value_of(self, metric: str, scalars: Mapping[str, float]) -> float:
-        """Look a metric up by its whole name, or by its last part where the sweep does not know the whole one.
-
-        Raises:
-            InputError: Validation has not given it.
-        """
-        if metric in scalars:
-            return scalars[metric]
-        ending = [value for name, value in scalars.items() if name.endswith(f"/{metric}")]
-        if len(ending) != 1:
-            raise InputError(f"validation gave no {metric}; it gave {', '.join(scalars) or 'nothing'}")
-        return ending[0]
 
     def _check_finite(self, runner: RunContext, score: float, at: float) -> None:
         """End a trial whose metric is not finite, or that has made no finite step since the last report.
@@ -191,14 +188,11 @@ class TrialHook(Hook):
 
     def _save(self, runner: RunContext, at: float, scores: Mapping[str, float]) -> Path:
         name = f"{self.trial.counter}_{at:g}.pth"
-        with self.retention.writing() if runner.rank == 0 else nullcontext():
+        with self.retention.writing(self.trial.id) if runner.rank == 0 else nullcontext():
             path = runner.save_checkpoint(
                 runner.work_dir, name, by_epoch=self.trial.counter == "epoch", group="sweep", scores=scores, point=True
             )
             runner.store.drain()
-        if runner.rank == 0:
-            if runner.store.failure:
-                raise RuntimeError(runner.store.failure)
-            start = self.trial.run.resume
-            self.retention.unpin(start if isinstance(start, str) else None)
+        if runner.rank == 0 and runner.store.failure:
+            raise RuntimeError(runner.store.failure)
         return Path(path)

@@ -1,11 +1,11 @@
 """What is known of a sweep, as files of its folder: one small record a trial, written whole or not at all.
 
-The ledger, not Ray's own state, is where a sweep goes on from: whatever is killed or damaged, each trial's record, its
-reports and its checkpoints stand for themselves.
+A sweep goes on from these files, not from Ray's own state: whatever is killed or damaged, each trial's record, its
+reports and its checkpoints can be read alone.
 
     SWEEP/sweep.json                what was asked
     SWEEP/time.json                 how much time it has taken
-    SWEEP/standing.json             how the trials stand, best first (for those that make room for checkpoints)
+    SWEEP/standing.json             the ranking, best trial first (for those that make room for checkpoints)
     SWEEP/trials/003/trial.json     setting, seed, digest, state, reason, generations
     SWEEP/trials/003/setting.json   the first half of that, never rewritten
     SWEEP/trials/003/reports.jsonl  one line for each validation
@@ -17,17 +17,75 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeGuard, cast
 
+from annotated_types import Gt, Lt
+
+from raydet3d.config.type_check import NonNegativeInt, field_types, fits
 from raydet3d.files import read_json_lines, set_aside, write_atomic
 from raydet3d.log import get_logger
+from raydet3d.sweep.domains import Value
+from raydet3d.sweep.space import Setting
 
-WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
+State = Literal["waiting", "running", "done", "stopped", "failed"]
+WAITING: State = "waiting"
+RUNNING: State = "running"
+DONE: State = "done"
+STOPPED: State = "stopped"
+FAILED: State = "failed"
 OPEN = (WAITING, RUNNING)
-STATES = (*OPEN, DONE, STOPPED, FAILED)
+Finite = Annotated[float, Gt(-1e300), Lt(1e300)]
+
+
+class TrialReport(TypedDict):
+    """One validation of a trial, a line of `reports.jsonl`; `at` is in epochs or iterations, `time` since 1970."""
+
+    at: float
+    score: float
+    time: NotRequired[float]
+    seconds: NotRequired[float]
+    epoch: NotRequired[int]
+    iter: NotRequired[int]
+    generation: NotRequired[int]
+    metrics: NotRequired[dict[str, float]]
+
+
+class Exploit(TypedDict):
+    """A copy in population based training: when, from whom, and the settings of both before it."""
+
+    at: float
+    donor: str
+    before: Setting
+    donors: Setting
+    time: float
+
+
+class Rank(TypedDict):
+    """A trial's entry in `standing.json`."""
+
+    id: str
+    state: State
+    best: float | None
+
+
+class SweepRecord(TypedDict):
+    """The content of `sweep.json`."""
+
+    name: str
+    config: str
+    options: dict[str, Value]
+    spec: dict[str, Value]
+    metric: str
+    mode: str
+    counter: str
+    num_seeds: int
+    kinds: dict[str, str]
+    own_values: Setting
+    digest: str
+    started: str
 
 
 @dataclass(kw_only=True)
@@ -37,7 +95,7 @@ class Trial:
     Args:
         id: Its name, and its folder's.
         number: Number of its setting.
-        setting: What was drawn.
+        setting: The sampled values.
         seed: The run's seed; None where the config draws one.
         digest: Of the resolved config.
         state: `waiting`, `running`, `done`, `stopped` or `failed`.
@@ -53,25 +111,30 @@ class Trial:
     """
 
     id: str
-    number: int
-    setting: dict[str, Any]
+    number: NonNegativeInt
+    setting: Setting
     seed: int | None
     digest: str
-    state: str = WAITING
+    state: State = WAITING
     reason: str = ""
-    length: float = 0.0
-    generation: int = 0
+    length: Finite = 0.0
+    generation: NonNegativeInt = 0
     starts_from: str | None = None
-    exploits: list[dict[str, Any]] = field(default_factory=list)
-    created: float = 0.0
-    seconds: float = 0.0
-    restarts: int = 0
-    reports: list[dict[str, Any]] = field(default_factory=list)
+    exploits: list[Exploit] = field(default_factory=list)
+    created: Finite = 0.0
+    seconds: Finite = 0.0
+    restarts: NonNegativeInt = 0
+    reports: list[TrialReport] = field(default_factory=list)
 
     @property
     def at(self) -> float:
         """Epochs or iterations that it has reported."""
         return float(self.reports[-1]["at"]) if self.reports else 0.0
+
+    @property
+    def first_setting(self) -> Setting:
+        """What the search has proposed: in population based training, the setting changes later."""
+        return self.exploits[0]["before"] if self.exploits else self.setting
 
     def best(self, mode: str) -> float | None:
         """Its best value; None where it has none."""
@@ -112,35 +175,29 @@ class TrialStore:
         for folder in sorted(self.trials.iterdir()) if self.trials.is_dir() else []:
             if not folder.is_dir():
                 continue
-            record = _read_record(folder / "trial.json")
-            if record is None:
+            trial = _read_record(folder / "trial.json")
+            if trial is None:
                 set_aside(folder / "trial.json")
-                record = _read_record(folder / "setting.json")
-                what = "it goes on from its checkpoints" if record else "its setting is lost, so it counts as failed"
+                trial = _read_record(folder / "setting.json")
+                what = "it goes on from its checkpoints" if trial else "its setting is lost, so it counts as failed"
                 wrong.append(f"the record of trial {folder.name} cannot be read: {what}")
-            out.append(self._restored(folder, record))
+            if trial is None:
+                number = int("".join(filter(str.isdigit, folder.name.split("-")[0])) or 0)
+                trial = Trial(id=folder.name, number=number, setting={}, seed=None, digest="")
+                trial.state, trial.reason = FAILED, "its record is damaged"
+            trial.reports = self.reports(trial.id)
+            if trial.state in OPEN and trial.length and trial.at >= trial.length:
+                trial.state = DONE
+            out.append(trial)
         return out, wrong
 
-    def _restored(self, folder: Path, record: Mapping[str, Any] | None) -> Trial:
-        if record is None:
-            number = int("".join(filter(str.isdigit, folder.name.split("-")[0])) or 0)
-            trial = Trial(id=folder.name, number=number, setting={}, seed=None, digest="")
-            trial.state, trial.reason = FAILED, "its record is damaged"
-        else:
-            known = {f.name for f in fields(Trial)} - {"reports"}
-            trial = Trial(**{key: value for key, value in record.items() if key in known})
-        trial.reports = self.reports(trial.id)
-        if trial.state in OPEN and trial.length and trial.at >= trial.length:
-            trial.state = DONE
-        return trial
-
-    def reports(self, trial: str) -> list[dict[str, Any]]:
+    def reports(self, trial: str) -> list[TrialReport]:
         """A trial's validations, each point of the run once; damaged lines are named and set aside."""
         lines, damage = read_json_lines(self.folder(trial) / "reports.jsonl", _is_report)
         if damage is not None:
             get_logger().warning("%s", damage)
-        by_point: dict[float, dict[str, Any]] = {}
-        for report in lines:
+        by_point: dict[float, TrialReport] = {}
+        for report in cast("list[TrialReport]", lines):
             at = float(report["at"])
             by_point = {point: other for point, other in by_point.items() if point < at}  # gone back to there
             by_point[at] = report
@@ -151,39 +208,43 @@ class TrialStore:
         write_json(self.path / "time.json", {"seconds": round(seconds, 1)})
 
     def time_spent(self) -> float:
-        """The same, read; 0 where it is not known."""
+        """Return how long it has taken; 0 where that is not known."""
         found = read_json(self.path / "time.json")
         seconds = found.get("seconds") if isinstance(found, dict) else None
-        return max(float(cast("float", seconds)), 0.0) if _is_number(seconds) else 0.0
+        return max(float(seconds), 0.0) if _is_number(seconds) else 0.0
 
-    def write_standing(self, trials: Iterable[Trial], mode: str) -> None:
-        """Note how the trials stand, best first."""
-        standing = [
-            {"id": trial.id, "state": trial.state, "best": trial.best(mode)} for trial in ranked(list(trials), mode)
-        ]
-        write_json(self.path / "standing.json", standing)
+    def write_ranking(self, trials: Iterable[Trial], mode: str) -> None:
+        """Write the trials' states and best values, best first."""
+        ranking = [Rank(id=trial.id, state=trial.state, best=trial.best(mode)) for trial in ranked(trials, mode)]
+        write_json(self.path / "standing.json", ranking)
 
-    def standing(self) -> list[dict[str, Any]]:
-        """The same, read."""
+    def ranking(self) -> list[Rank]:
+        """Return what `write_ranking` has written, without damaged entries."""
         found = read_json(self.path / "standing.json")
-        return [entry for entry in found if _is_standing(entry)] if isinstance(found, list) else []
+        return [entry for entry in found if _is_rank(entry)] if isinstance(found, list) else []
 
 
-def ranked(trials: list[Trial], mode: str) -> list[Trial]:
-    """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
-
-    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
-    """
-    sign = -1.0 if mode == "max" else 1.0
-    broken = {trial.number for trial in trials if trial.state == FAILED}
-    of_setting: dict[int, list[float]] = {}
+def setting_means(trials: Iterable[Trial], mode: str) -> dict[int, float]:
+    """Return the mean of the best values of a setting's trials that have not failed, by number of the setting."""
+    values: dict[int, list[float]] = {}
     for trial in trials:
         value = trial.best(mode)
         if value is not None and trial.state != FAILED:
-            of_setting.setdefault(trial.number, []).append(value)
-    means = {number: sum(values) / len(values) for number, values in of_setting.items()}
+            values.setdefault(trial.number, []).append(value)
+    return {number: sum(some) / len(some) for number, some in values.items()}
 
-    def key(trial: Trial) -> tuple[Any, ...]:
+
+def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:
+    """Sort trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
+
+    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
+    """
+    trials = list(trials)
+    sign = -1.0 if mode == "max" else 1.0
+    broken = {trial.number for trial in trials if trial.state == FAILED}
+    means = setting_means(trials, mode)
+
+    def key(trial: Trial) -> tuple[int, bool, float, float, str]:
         value = trial.best(mode)
         if trial.state == FAILED or value is None:
             return (2 if trial.state == FAILED else 1, False, 0.0, 0.0, trial.id)
@@ -192,7 +253,7 @@ def ranked(trials: list[Trial], mode: str) -> list[Trial]:
     return sorted(trials, key=key)
 
 
-def append_report(folder: Path, report: Mapping[str, Any]) -> None:
+def append_report(folder: Path, report: TrialReport) -> None:
     """Add a line to a trial's reports, on the disk before this returns."""
     with (folder / "reports.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(report) + "\n")
@@ -200,12 +261,12 @@ def append_report(folder: Path, report: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, Any] | Sequence[Rank]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_atomic(path, json.dumps(value, indent=1, default=str).encode(), durable=True)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Value) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -214,38 +275,34 @@ def _is_report(entry: Mapping[str, Any]) -> bool:
     return _is_number(entry.get("at")) and isinstance(score, int | float) and isinstance(entry.get("metrics", {}), dict)
 
 
-def _is_standing(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or entry.get("state") not in STATES:
+def _is_rank(entry: Value) -> TypeGuard[Rank]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not fits(State, entry.get("state")):
         return False
     return entry.get("best") is None or _is_number(entry["best"])
 
 
-_VALID_RECORD: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("reason", "digest"), lambda value: isinstance(value, str)),
-    **dict.fromkeys(("length", "created", "seconds"), _is_number),
-    **dict.fromkeys(("number", "generation"), lambda value: isinstance(value, int) and value >= 0),
-    "setting": lambda value: isinstance(value, dict),
-    "seed": lambda value: value is None or isinstance(value, int),
-    "state": lambda value: value in STATES,
-    "starts_from": lambda value: value is None or isinstance(value, str),
-    "exploits": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
-}
+def _is_exploit(entry: Value) -> TypeGuard[Exploit]:
+    if not isinstance(entry, dict) or not _is_number(entry.get("at")) or not isinstance(entry.get("donor"), str):
+        return False
+    return isinstance(entry.get("before"), dict) and isinstance(entry.get("donors"), dict)
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """A trial's record; None where there is none whose values can be used."""
+def _read_record(path: Path) -> Trial | None:
+    """Read a trial's record; None where there is none whose values can be used."""
     record = read_json(path)
     if not isinstance(record, dict) or record.get("id") != path.parent.name:
         return None
-    if not {"number", "setting", "seed", "digest"} <= set(record):
-        return None
-    is_valid = all(key not in record or check(record[key]) for key, check in _VALID_RECORD.items())
-    return record if is_valid else None
+    types = field_types(Trial)
+    given = {key: value for key, value in record.items() if key in types and key != "reports"}
+    is_whole = {"number", "setting", "seed", "digest"} <= set(given) and all(
+        fits(types[key], value) for key, value in given.items()
+    )
+    return Trial(**given) if is_whole and all(map(_is_exploit, given.get("exploits", []))) else None
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content; None where there is none that can be read."""
+    """Read a JSON file; None where there is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from raydet3d.launch.ray_console import divert_ray_lines
 from raydet3d.launch.retry_loop import StopSource
 from raydet3d.launch.signal_channel import STOP, purge
 from raydet3d.launch.signals import StopRequest
-from raydet3d.sweep.pbt import exploit
 from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_queue import TrialQueue, trial_options
 from raydet3d.sweep.trial_spec import TrialSpec, read_end
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, TrialStore
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
@@ -41,18 +40,18 @@ for _setting, _value in SETTINGS.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.experiment import Trial as RayTrial  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from typing_extensions import override  # noqa: E402
 
-from raydet3d.sweep.run_trial import INTERRUPTED, run_trial, sweep_channel  # noqa: E402
-from raydet3d.sweep.trial_schedulers import NEEDS_POINTERS, make_scheduler  # noqa: E402
+from raydet3d.sweep.run_trial import INTERRUPTED, TuneReport, run_trial, sweep_channel  # noqa: E402
+from raydet3d.sweep.trial_schedulers import make_scheduler, trial_id  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
 REPORT_BYTES = 1_000_000  # bytes that the pictures and the page may come to
 RELEASE_AFTER_S = 15.0  # what a trial has reserved is freed by itself before
 STOP_TIMEOUT_S = 24.0  # how long trials that are asked to stop may take to save
 POLL_S = 0.2
-
-__all__ = ["NEEDS_POINTERS", "SweepDriver", "sweep_cluster"]
 
 
 @contextmanager
@@ -80,60 +79,49 @@ def sweep_cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Map
             ray.shutdown()
 
 
-class SweepDriver:
-    """One start of a sweep.
+class SweepDriver(tune.Callback):
+    """One start of a sweep. Ray Tune calls it for whatever happens to a trial.
 
     Args:
         queue: Its trials.
-        store: Its folder.
         console: Where it is shown.
         concurrency: Trials at a time.
-        spent_s: Time that earlier starts have taken.
         request: Whether this process is asked to stop.
 
     Attributes:
         over: Why the sweep has ended before its last trial, where its budget is used up.
         stopped: Why the sweep was asked to stop.
-        names: Our name of each of Ray's trial ids.
     """
 
     def __init__(
-        self,
-        queue: TrialQueue,
-        store: TrialStore,
-        console: SweepConsole,
-        *,
-        concurrency: int,
-        spent_s: float,
-        request: StopSource | None = None,
+        self, queue: TrialQueue, console: SweepConsole, *, concurrency: int, request: StopSource | None = None
     ) -> None:
         self.queue = queue
         self.sweep = queue.sweep
-        self.store = store
+        self.store = queue.store
         self.console = console
         self.concurrency = concurrency
-        self.spent_s = spent_s
-        self.reasons: dict[str, str] = {}
         self.over: str | None = None
         self.stopped: str | None = None
-        self.names: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}  # of trials that a stop rule has ended
         self._request = request or StopRequest()
         self._options = trial_options(self.sweep, queue.base)
         self._time_limit_s = float((queue.base.get("ray") or {}).get("time_limit_s") or 0)
         self._began = time.monotonic()
+        self._spent_s = self.store.time_spent()
         self._started: dict[str, float] = {}
         self._before_s = {trial.id: trial.seconds for trial in queue.trials.values()}
         self._running: set[str] = set()
         self._to_release: dict[str, tuple[str, float]] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         # Ray's Tuner pickles itself and all that it holds into a file that nothing reads: the trial store is read.
         return object, ()
 
     @property
     def elapsed_s(self) -> float:
         """Time of all starts."""
-        return self.spent_s + time.monotonic() - self._began
+        return self._spent_s + time.monotonic() - self._began
 
     def run(self) -> None:
         """Run until nothing is left, the budget is used up, or this process is asked to stop."""
@@ -168,42 +156,27 @@ class SweepDriver:
                 self.stopped = "SIGINT"
 
     def _make_tuner(self, scratch: Path) -> tune.Tuner:
-        scheduler = make_scheduler(
-            self.sweep,
-            names=self.names,
-            length=self.queue.longest,
-            past=[trial for trial in self.queue.trials.values() if trial.reports],
-            explore=self._exploit,
-            pointers=scratch / "pointers",
-        )
         return tune.Tuner(
             tune.with_resources(run_trial, self._resources()),
             tune_config=tune.TuneConfig(
                 search_alg=TrialSearcher(self),
-                scheduler=scheduler,
+                scheduler=make_scheduler(self.queue, scratch),
                 num_samples=-1,
                 reuse_actors=True,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
+                trial_name_creator=trial_id,
+                trial_dirname_creator=trial_id,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch.absolute()),
                 stop=SweepStopper(self),
-                callbacks=[SweepCallback(self)],
+                callbacks=[self],
                 # Of a trial's actor. Its own errors a trial does not raise, and its workers' deaths it counts itself.
                 failure_config=tune.FailureConfig(max_failures=self._options.max_failures),
                 checkpoint_config=tune.CheckpointConfig(),
                 verbose=0,
             ),
         )
-
-    def name_of(self, trial: Any) -> str:
-        """Return our name of one of Ray's trials."""
-        return self.names[trial.trial_id]
-
-    def _exploit(self, trial: str, donor: str, pointer: dict[str, Any] | None) -> dict[str, TrialSpec]:
-        return exploit(self.queue, trial, donor, pointer)
 
     def _resources(self) -> tune.PlacementGroupFactory | dict[str, float]:
         """Return what Ray Tune reserves for a trial: of one worker its process, of several nothing but a slot.
@@ -215,7 +188,7 @@ class SweepDriver:
         if self._options.max_workers > 1:
             return {"cpu": 0.01, **slot}
         bundle = dict(self._options.bundle)
-        if not slot and self.sweep.scheduler.type in NEEDS_POINTERS:
+        if not slot and self.sweep.scheduler.pauses_trials:
             bundle["CPU"] = max(bundle.get("CPU", 0.0), have.get("CPU", 0.0) / self.concurrency)  # trials take turns
         return tune.PlacementGroupFactory([{}, {**bundle, **slot}])
 
@@ -251,15 +224,15 @@ class SweepDriver:
             for run, _ in self._to_release.values():
                 release(run)
         self._write_ranking()
-        limit = self.sweep.keep.bytes
-        self.queue.retention().prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
+        limit = self.sweep.keep.num_bytes
+        self.queue.retention.prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
 
     # -- what happens to trials -------------------------------------------------------------------------------------
 
     def next_trial(self) -> Trial | None:
         """The next trial to start; None for now, or for ever."""
-        takes_turns = self.sweep.scheduler.type in NEEDS_POINTERS  # more trials than run at a time
-        full = not takes_turns and len(self._running) >= self.concurrency
+        # Where trials take turns, more of them are started than run at a time.
+        full = not self.sweep.scheduler.pauses_trials and len(self._running) >= self.concurrency
         if self.stopped is not None or self.over is not None or full or self.is_out_of_budget():
             return None
         trial = self.queue.next()
@@ -287,70 +260,100 @@ class SweepDriver:
                 self.over = f"its {budget.epochs:g} epochs are trained"
         return self.over is not None
 
-    def started(self, name: str) -> None:
-        """A trial's process begins."""
-        trial = self.queue.trials[name]
-        self._started.setdefault(name, time.monotonic())
-        if trial.state != RUNNING:
-            trial.state = RUNNING
-            self.store.save(trial)
+    @override
+    def on_trial_start(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Note that a trial's process begins."""
+        mine = self._mine(trial)
+        self._started.setdefault(mine.id, time.monotonic())
+        if mine.state != RUNNING:
+            mine.state = RUNNING
+            self.store.save(mine)
             self._write_ranking()
-            if not trial.reports:
-                self._event(trial)
+            if not mine.reports:
+                self._event(mine)
 
-    def paused(self, name: str) -> None:
-        """A trial waits for its turn."""
-        if self.queue.trials[name].state == RUNNING:
-            self.queue.trials[name].state = WAITING
-
-    def reported(self, name: str, result: Mapping[str, Any]) -> str | None:
-        """A trial has validated.
-
-        Returns:
-            Why it is to stop; None where it goes on.
-        """
-        trial = self.queue.trials[name]
-        self.restarted(name, str(result["why"]), int(result["restarts"]))
-        report = {"at": result["at"], "score": result["score"], "time": time.time(), "generation": trial.generation}
-        trial.reports = [other for other in trial.reports if other["at"] < report["at"]] + [report]
+    def reported(self, result: TuneReport) -> bool:
+        """Note that a trial has validated; return whether a stop rule ends it."""
+        trial = self.queue.trials[result["trial"]]
+        self._restarted(trial, result["why"], result["restarts"])
+        trial.reports = [other for other in trial.reports if other["at"] < result["at"]]
+        trial.reports.append(
+            {"at": result["at"], "score": result["score"], "time": time.time(), "generation": trial.generation}
+        )
         self._count_seconds(trial)
         if self.sweep.stop:
-            full = self.store.reports(name)
-            flat = [{**entry.get("metrics", {}), "at": entry["at"], "score": entry["score"]} for entry in full]
+            reports = [
+                {**entry.get("metrics", {}), "at": entry["at"], "score": entry["score"]}
+                for entry in self.store.reports(trial.id)
+            ]
             for rule in self.sweep.stop:
-                if (reason := rule.reason(flat, metric=self.queue.metric, mode=self.sweep.mode)) is not None:
-                    self.reasons[name] = reason
-                    return reason
-        return None
+                if (reason := rule.reason(reports, metric=self.queue.metric, mode=self.sweep.mode)) is not None:
+                    self._reasons[trial.id] = reason
+                    return True
+        return False
 
-    def noted(self, name: str) -> None:
-        """A report has been dealt with: show it."""
+    @override
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, result: TuneReport, **info: Any
+    ) -> None:
+        """Show a report that the scheduler and the stop rules have dealt with."""
         self._write_ranking()
-        self._event(self.queue.trials[name])
+        self._event(self._mine(trial))
 
-    def restarted(self, name: str, why: str, restarts: int) -> None:
+    @override
+    def on_trial_recover(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Note that a trial's actor has died and starts again."""
+        mine = self._mine(trial)
+        self._restarted(mine, "its process or node died", mine.restarts + 1)
+
+    @override
+    def on_trial_complete(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Note that a trial has ended, was stopped, or was interrupted with the whole sweep."""
+        self._ended(self._mine(trial))
+
+    @override
+    def on_trial_error(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Note that a trial has failed."""
+        error = trial.get_pickled_error() or trial.get_error()
+        self._ended(self._mine(trial), error or RuntimeError("its process could not be used again after another trial"))
+
+    @override
+    def on_step_end(self, iteration: int, trials: Sequence[RayTrial], **info: Any) -> None:
+        """Look after trials that no other callback reports, free what ended ones may hold, and show the state."""
+        for trial in trials:
+            if trial.status == trial.PAUSED and self._mine(trial).state == RUNNING:
+                self._mine(trial).state = WAITING
+            elif trial.status == trial.ERROR and self._mine(trial).state in OPEN:
+                # Where an actor could not be used again, no other callback says so.
+                self.on_trial_error(iteration, trials, trial)
+        for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
+            release(self._to_release.pop(name)[0])
+        if self.console.is_due():
+            self.console.show(list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
+
+    def _mine(self, trial: RayTrial) -> Trial:
+        return self.queue.trials[trial_id(trial)]
+
+    def _restarted(self, trial: Trial, why: str, restarts: int) -> None:
         """Note that a trial was started again after a process of its has died."""
-        trial = self.queue.trials[name]
         if restarts > trial.restarts:
             trial.restarts = restarts
             self.store.save(trial)
             self.console.print(
-                f"trial {name}  {why}: it goes on from its newest checkpoint, restart {restarts} of "
+                f"trial {trial.id}  {why}: it goes on from its newest checkpoint, restart {restarts} of "
                 f"{self._options.max_failures}"
             )
 
-    def ended(self, name: str, error: BaseException | None = None) -> None:
-        """Note that a trial has ended, was stopped, or was interrupted with the whole sweep."""
-        trial = self.queue.trials[name]
+    def _ended(self, trial: Trial, error: BaseException | None = None) -> None:
         if trial.state not in OPEN:
             return
-        self._running.discard(name)
+        self._running.discard(trial.id)
         self._count_seconds(trial)
-        self._started.pop(name, None)
-        self._to_release[name] = (f"{name}-gen{trial.generation}", time.monotonic() + RELEASE_AFTER_S)
+        self._started.pop(trial.id, None)
+        self._to_release[trial.id] = (f"{trial.id}-gen{trial.generation}", time.monotonic() + RELEASE_AFTER_S)
         if trial.restarts:  # a report may have been on its way when a process died
-            trial.reports = self.store.reports(name)
-        state, reason = read_end(self.store.folder(name), trial.generation) or ("", "")
+            trial.reports = self.store.reports(trial.id)
+        state, reason = read_end(self.store.folder(trial.id), trial.generation) or ("", "")
         if state == INTERRUPTED and self.stopped is not None:
             trial.state = WAITING
             self.store.save(trial)
@@ -364,19 +367,14 @@ class SweepDriver:
         else:
             trial.state = STOPPED
             kind = self.sweep.scheduler.type
-            trial.reason = self.reasons.get(name) or (kind if kind != "fifo" else "")
-        self.queue.retention().unpin(trial.starts_from)
+            trial.reason = self._reasons.get(trial.id) or (kind if kind != "fifo" else "")
         self.store.save(trial)
         self.queue.conclude(trial.number)
         self._write_ranking()
-        self.queue.retention().prune()
+        self.queue.retention.prune(trial.id)
         self._event(trial)
 
-    def tick(self) -> None:
-        """Show the sweep's state, and free what trials that have ended may still hold."""
-        for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
-            release(self._to_release.pop(name)[0])
-        self.console.tick(list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
+    # -- what is shown and written ----------------------------------------------------------------------------------
 
     def left_s(self) -> float | None:
         """A guess at the time that is left, from what an epoch has cost so far; None where there is no telling."""
@@ -397,28 +395,11 @@ class SweepDriver:
             trial.seconds = self._before_s.get(trial.id, 0.0) + time.monotonic() - self._started[trial.id]
 
     def _write_ranking(self) -> None:
-        self.store.write_standing(self.queue.trials.values(), self.sweep.mode)
+        self.store.write_ranking(self.queue.trials.values(), self.sweep.mode)
         self.store.note_time(self.elapsed_s)
 
     def _event(self, trial: Trial) -> None:
         self.console.event(trial, list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
-
-
-def _name(trial: Any) -> str:
-    return str(trial.config["trial"])
-
-
-def _error_of(trial: Any) -> BaseException:
-    """What a trial of Ray's failed with."""
-    path = Path(trial.local_path or ".")
-    meta = trial.run_metadata
-    if meta.pickled_error_filename and (path / meta.pickled_error_filename).is_file():
-        error = ray.cloudpickle.loads((path / meta.pickled_error_filename).read_bytes())
-        if isinstance(error, BaseException):
-            return error
-    if meta.error_filename and (path / meta.error_filename).is_file():
-        return RuntimeError((path / meta.error_filename).read_text(encoding="utf-8")[-2000:])
-    return RuntimeError("its process could not be used again after the trial before")
 
 
 class TrialSearcher(Searcher):
@@ -432,23 +413,24 @@ class TrialSearcher(Searcher):
         super().__init__()
         self._driver = driver
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    @override
+    def suggest(self, trial_id: str) -> dict[str, TrialSpec] | str | None:
         """Return the next trial's config; None where there is none for now."""
         if self._driver.is_done():
             return str(Searcher.FINISHED)
         trial = self._driver.next_trial()
-        if trial is None:
-            return None
-        self._driver.names[trial_id] = trial.id
-        return {"trial": self._driver.queue.spec_of(trial)}
+        return None if trial is None else {"trial": self._driver.queue.spec_of(trial)}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the callback sees it, too."""
+    @override
+    def on_trial_complete(self, trial_id: str, result: TuneReport | None = None, error: bool = False) -> None:
+        """Do nothing: the driver is told as well."""
 
+    @override
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: a sweep goes on from its trial store."""
         Path(checkpoint_path).touch()
 
+    @override
     def restore(self, checkpoint_path: str) -> None:
         """Read nothing."""
 
@@ -463,55 +445,11 @@ class SweepStopper(tune.Stopper):
     def __init__(self, driver: SweepDriver) -> None:
         self._driver = driver
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    @override
+    def __call__(self, trial_id: str, result: TuneReport) -> bool:
         """Return whether a trial stops with this report."""
-        if "at" not in result or result.get("done"):
-            return False
-        return self._driver.reported(self._driver.names[trial_id], result) is not None
+        return "at" in result and not result.get("done") and self._driver.reported(result)
 
+    @override
     def stop_all(self) -> bool:
-        """Return whether the sweep stops."""
         return self._driver.is_to_end()
-
-
-class SweepCallback(tune.Callback):
-    """Tells the driver what Ray Tune does.
-
-    Args:
-        driver: The sweep.
-    """
-
-    def __init__(self, driver: SweepDriver) -> None:
-        self._driver = driver
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial's process begins."""
-        self._driver.started(self._driver.name_of(trial))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Note that a report has been dealt with."""
-        self._driver.noted(self._driver.name_of(trial))
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial's actor has died and starts again."""
-        name = self._driver.name_of(trial)
-        self._driver.restarted(name, "its process or node died", self._driver.queue.trials[name].restarts + 1)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial has ended or was stopped."""
-        self._driver.ended(self._driver.name_of(trial))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial has failed."""
-        self._driver.ended(self._driver.name_of(trial), _error_of(trial))
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look after trials that no other callback reports, and show the sweep's state."""
-        for trial in trials:
-            if trial.status == trial.PAUSED:
-                self._driver.paused(self._driver.name_of(trial))
-            elif trial.status == trial.ERROR:  # where an actor could not be used again, nothing else says so
-                self._driver.ended(self._driver.name_of(trial), _error_of(trial))
-        self._driver.tick()

@@ -6,14 +6,15 @@ import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError, nearest
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
+from raydet3d.sweep.domains import Value
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
+from raydet3d.sweep.stop_rules import matching_metrics
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
 
 NUM_SAMPLES = 12  # random settings that are resolved
@@ -34,30 +35,26 @@ def check_configs(builder: TrialConfigBuilder) -> list[Config]:
         configs.append(builder.build(setting))
     rng = random.Random(0)
     for key, domain in sweep.space.domains.items():
-        settings = [_with(sweep, key, value) for value in domain.examples()]
-        digests = []
-        for probe in settings:
-            if probe is not None:
-                configs.append(builder.build(probe))
-                digests.append(digest(configs[-1]))
-        if len(digests) == 2 and digests[0] == digests[1]:
+        examples = domain.examples()
+        settings = [_with(sweep, key, value) for value in [*examples, *(domain.values() or [])[2:20]]]
+        made = [builder.build(setting) if setting is not None else None for setting in settings]
+        one, other = made[:2] if len(examples) == 2 else (None, None)
+        if one is not None and other is not None and digest(one) == digest(other):
             raise InputError(
                 f"{sweep.file}: space.{key}: its values change nothing that the run reads "
-                f"({', '.join(map(repr, domain.examples()))} give the same config)"
+                f"({', '.join(map(repr, examples))} give the same config)"
             )
-        for value in (domain.values() or [])[2:20]:
-            if (other := _with(sweep, key, value)) is not None:
-                configs.append(builder.build(other))
+        configs += [cfg for cfg in made if cfg is not None]
     configs += [builder.build(sweep.space.sample(rng)) for _ in range(NUM_SAMPLES)]
     return configs
 
 
-def _with(sweep: Sweep, key: str, value: Any) -> Setting | None:
+def _with(sweep: Sweep, key: str, value: Value) -> Setting | None:
     """Return a setting in which a key has a value and its conditions hold, or None.
 
     Settings for two values of a key differ in this key only, and in keys that depend on it.
     """
-    wanted: dict[str, Any] = {}
+    wanted: Setting = {}
 
     def want(name: str) -> None:
         for other, values in sweep.space[name].when.items():
@@ -87,14 +84,11 @@ def check_lengths(sweep: Sweep, configs: list[Config]) -> str:
     counter, shortest, interval = counters[0], min(lengths), max(intervals)
     scheduler = sweep.scheduler
     for name in ("grace_period", "interval", "burn_in", "max_t"):
-        value = scheduler.options.get(name)
-        if value is not None and name != "max_t" and value > shortest:
+        value = getattr(scheduler, name, None)
+        length, run = (max(lengths), "any run") if name == "max_t" else (shortest, "the run")
+        if value is not None and value > length:
             raise InputError(
-                f"{sweep.file}: scheduler.{name} is {value:g} {counter}s, longer than the run, which has {shortest:g}"
-            )
-        if value is not None and name == "max_t" and value > max(lengths):
-            raise InputError(
-                f"{sweep.file}: scheduler.max_t is {value:g} {counter}s, longer than any run ({max(lengths):g})"
+                f"{sweep.file}: scheduler.{name} is {value:g} {counter}s, longer than {run}, which has {length:g}"
             )
     decides = scheduler.type != "fifo" or any(rule.plateau for rule in sweep.stop)
     if decides and interval >= shortest:
@@ -154,7 +148,7 @@ def check_turns(sweep: Sweep, concurrency: int) -> None:
     Raises:
         InputError: Trials would have to be paused.
     """
-    takes_turns = sweep.scheduler.type in ("pbt", "hyperband") and sweep.resources.workers > 1
+    takes_turns = sweep.scheduler.pauses_trials and sweep.resources.workers > 1
     if takes_turns and (sweep.trials is None or sweep.trials > concurrency):
         raise InputError(
             f"{sweep.file}: scheduler {sweep.scheduler.type} with {sweep.resources.workers} workers a trial needs "
@@ -204,7 +198,7 @@ def check_metric(sweep: Sweep, cfg: Config) -> str:
     for rule in sweep.stop:
         if rule.metric is not None:
             match_metric(sweep, given, rule.metric)
-    limit = sweep.keep.bytes
+    limit = sweep.keep.num_bytes
     if limit is not None and limit < size:
         raise InputError(
             f"{sweep.file}: keep.bytes is {limit / 1e6:.1f} MB, less than one checkpoint of this model "
@@ -225,13 +219,11 @@ def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> s
         InputError: No metric or several match.
     """
     wanted = sweep.metric if wanted is None else wanted
-    if wanted in given:
-        return wanted
-    ending = [name for name in given if name.endswith(f"/{wanted}")]
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
-        raise InputError(f"{sweep.file}: metric {wanted!r} could be {' or '.join(ending)}; give the whole name")
+    found = matching_metrics(wanted, given)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{sweep.file}: metric {wanted!r} could be {' or '.join(found)}; give the whole name")
     short = [name.rsplit("/", 1)[-1] for name in given]
     near = nearest(wanted, [*given, *short])
     shown = ", ".join(short[:12]) + (f" and {len(short) - 12} others" if len(short) > 12 else "")

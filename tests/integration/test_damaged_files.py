@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.sweep.trial_store import Trial, TrialStore, append_report, ranked
+from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report, ranked
 from tests.kit.command import INTERRUPTED, interrupt, run_train, toy_config
 from tests.kit.damage import damage
 
@@ -86,19 +86,26 @@ def write_sweep(folder: Path) -> list[Trial]:
     """A sweep's folder with three trials: one done, one running, one waiting."""
     store = TrialStore(folder)
     trials = []
-    for number, state in enumerate(("done", "running", "waiting")):
+    states: tuple[State, ...] = ("done", "running", "waiting")
+    for number, state in enumerate(states):
         trial = Trial(
             id=f"00{number}", number=number, setting={"lr": 0.1 * (number + 1)}, seed=None, digest="d", length=3.0
         )
         store.create(trial)
         trial.state = state
         for at in range(1, {"done": 3, "running": 2, "waiting": 0}[state] + 1):
-            report = {"at": at, "score": 10.0 * at + number, "epoch": at, "iter": 4 * at, "metrics": {"toy/AP": at}}
+            report: TrialReport = {
+                "at": at,
+                "score": 10.0 * at + number,
+                "epoch": at,
+                "iter": 4 * at,
+                "metrics": {"toy/AP": at},
+            }
             append_report(store.folder(trial.id), report)
             trial.reports.append(report)
         store.save(trial)
         trials.append(trial)
-    store.write_standing(trials, "max")
+    store.write_ranking(trials, "max")
     store.note_time(12.5)
     (folder / "sweep.json").write_text('{"name": "toy", "metric": "toy/AP", "mode": "max"}')
     return trials
@@ -120,13 +127,13 @@ def test_a_sweep_reads_what_is_left_of_its_records(tmp_path: Path, count: int, s
             if trial.id not in target.parts:
                 assert trial.setting == {"lr": 0.1 * (trial.number + 1)}, what
                 assert len(trial.reports) == 3 - trial.number - (trial.number == 2), what
-        assert isinstance(store.standing(), list), what
+        assert isinstance(store.ranking(), list), what
         assert store.time_spent() >= 0, what
         assert len(ranked(trials, "max")) == 3, what
         for trial in trials:  # what a start writes
             append_report(store.folder(trial.id), {"at": 9, "score": 1.0})
             store.save(trial)
-        store.write_standing(trials, "max")
+        store.write_ranking(trials, "max")
         store.note_time(13.0)
         again, wrong = TrialStore(folder).load()
         assert (len(again), wrong) == (3, []), what

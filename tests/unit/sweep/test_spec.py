@@ -7,7 +7,7 @@ import pytest
 
 from raydet3d.config import configs_root
 from raydet3d.errors import InputError
-from raydet3d.sweep.spec import read_sweep
+from raydet3d.sweep.spec import Asha, read_sweep
 
 GOOD: dict[str, Any] = {"metric": "AP", "mode": "max", "trials": 3, "space": {"lr": {"loguniform": [1e-4, 1e-2]}}}
 
@@ -15,9 +15,9 @@ GOOD: dict[str, Any] = {"metric": "AP", "mode": "max", "trials": 3, "space": {"l
 def test_defaults_and_units() -> None:
     sweep = read_sweep({**GOOD, "budget": {"time": "1.5h", "epochs": 30}, "keep": {"bytes": "2GB"}, "seeds": 3})
     assert (sweep.scheduler.type, sweep.search.type, sweep.resources.workers) == ("fifo", "random", 1)
-    assert (sweep.budget.seconds, sweep.budget.epochs, sweep.keep.bytes) == (5400, 30, 2_000_000_000)
+    assert (sweep.budget.seconds, sweep.budget.epochs, sweep.keep.num_bytes) == (5400, 30, 2_000_000_000)
     assert sweep.seeds == (0, 1, 2)
-    assert read_sweep({**GOOD, "keep": {"bytes": "1.5 MiB"}}).keep.bytes == 1_572_864
+    assert read_sweep({**GOOD, "keep": {"bytes": "1.5 MiB"}}).keep.num_bytes == 1_572_864
 
 
 def test_smoke_is_merged_over_the_rest() -> None:
@@ -27,7 +27,7 @@ def test_smoke_is_merged_over_the_rest() -> None:
         "smoke": {"trials": 2, "scheduler": {"grace_period": 1}},
     }
     small = read_sweep(given, smoke=True)
-    assert (small.trials, small.scheduler.type, small.scheduler.options["grace_period"]) == (2, "asha", 1)
+    assert (small.trials, small.scheduler) == (2, Asha(grace_period=1))
     assert read_sweep(given).trials == 3
 
 
@@ -120,13 +120,14 @@ def test_an_error_names_the_line(tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=r"s\.yaml:8: keep\.last must be an integer of at least 0, got -1"):
         read_sweep(path)
-    path.write_text(text.replace("last: -1", "lasst: 1") + "smoke:\n  keep:\n    bytes: lots\n")
+    path.write_text(text.replace("last: -1", "lasst: 1"))
     with pytest.raises(InputError, match=r"s\.yaml:8: keep has no 'lasst'; did you mean 'last'"):
         read_sweep(path)
+    path.write_text(text.replace("last: -1", "last: 1") + "smoke:\n  keep:\n    bytes: lots\n")
     with pytest.raises(InputError, match=r"s\.yaml:11: keep\.bytes must be written .*, got 'lots'"):
         read_sweep(path, smoke=True)
 
 
 def test_sizes_are_those_of_every_other_size() -> None:
-    assert read_sweep({**GOOD, "keep": {"bytes": "1GiB"}}).keep.bytes == 2**30
-    assert read_sweep({**GOOD, "keep": {"bytes": "1GB"}}).keep.bytes == 10**9
+    assert read_sweep({**GOOD, "keep": {"bytes": "1GiB"}}).keep.num_bytes == 2**30
+    assert read_sweep({**GOOD, "keep": {"bytes": "1GB"}}).keep.num_bytes == 10**9

@@ -41,7 +41,7 @@ def test_without_a_terminal_each_event_is_a_plain_line() -> None:
     console = SweepConsole(metric="toy/AP", mode="max", counter="epoch", stream=stream)
     for one in TRIALS:
         console.event(one, TRIALS, total=5, left_s=75.0)
-    console.tick(TRIALS, total=5, left_s=75.0)
+    assert not console.is_due()
     console.close()
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
@@ -58,14 +58,14 @@ def test_without_a_terminal_each_event_is_a_plain_line() -> None:
 def test_on_a_terminal_the_table_is_redrawn_in_place() -> None:
     stream = Terminal()
     console = SweepConsole(metric="toy/AP", mode="max", counter="epoch", stream=stream)
-    console.tick(TRIALS, total=5, left_s=None)
+    assert console.is_due()
+    console.show(TRIALS, total=5, left_s=None)
     shown = stream.getvalue().splitlines()
     assert shown[0].startswith("best 4 (000), 1 running")
     assert shown[1].split() == ["trial", "AP", "epoch", "state", "setting"]
     assert shown[2].split()[:4] == ["000", "4", "4/4", "done"]
     assert len(shown) == 5
-    console.tick(TRIALS, total=5, left_s=None)  # within the same second: nothing new
-    assert stream.getvalue().splitlines() == shown
+    assert not console.is_due()  # within the same second
     console.event(TRIALS[1], TRIALS, total=5, left_s=None)  # running trials are in the table
     assert stream.getvalue().splitlines() == shown
     console.event(TRIALS[0], TRIALS, total=5, left_s=None)

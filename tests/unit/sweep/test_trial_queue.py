@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import find_config
-from raydet3d.sweep.search import make_search
 from raydet3d.sweep.spec import read_sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder
 from raydet3d.sweep.trial_queue import TrialQueue
@@ -18,18 +17,8 @@ def queue(folder: Path, **more: Any) -> TrialQueue:
     path = write_config(folder)
     spec = read_sweep({"metric": "AP", "mode": "max", "trials": 3, "space": {"epochs": {"grid": [2, 5, 9]}}})
     builder = TrialConfigBuilder(config=find_config(path), sweep=spec, options={})
-    settings = make_search(spec.space, spec.search, spec.mode)
     store = TrialStore(folder / "out")
-    return TrialQueue(
-        builder=builder,
-        settings=settings,
-        store=store,
-        trials=store.load()[0],
-        metric="AP",
-        pointers=False,
-        cwd=folder,
-        **more,
-    )
+    return TrialQueue(builder, store, store.load()[0], metric="AP", **more)
 
 
 def test_the_longest_run_is_that_of_the_space_and_of_what_was_there_before(tmp_path: Path) -> None:

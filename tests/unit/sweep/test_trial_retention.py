@@ -4,42 +4,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raydet3d.checkpoint.manifest import Manifest
 from raydet3d.sweep.spec import Keep
-from raydet3d.sweep.trial_retention import CheckpointInfo, RetentionPolicy, select_of_sweep, usage
-from raydet3d.sweep.trial_store import write_json
+from raydet3d.sweep.trial_retention import RetentionPolicy, TrialCheckpoint, select_of_sweep, usage
+from raydet3d.sweep.trial_store import Rank, write_json
 
 
-def one(trial: str, serial: int, score: float | None, size: int = 10) -> CheckpointInfo:
-    return CheckpointInfo(
-        trial=trial, name=f"{serial}.pth", serial=serial, step=serial, size=size, score=score, generation="gen0"
-    )
+def one(trial: str, serial: int, score: float | None, size: int = 10) -> TrialCheckpoint:
+    return TrialCheckpoint(trial, Manifest(f"{serial}.pth", [], size=size, step=serial, serial=serial), score)
 
 
-def names(checkpoints: list[CheckpointInfo]) -> list[str]:
-    return [f"{h.trial}/{h.serial}" for h in checkpoints]
+def names(checkpoints: list[TrialCheckpoint]) -> list[str]:
+    return [f"{h.trial}/{h.manifest.serial}" for h in checkpoints]
 
 
 HELD = [one("a", 1, 5), one("a", 2, 9), one("a", 3, 7), one("b", 1, 8), one("b", 2, 6), one("c", 1, 1), one("c", 2, 2)]
-STANDING = [{"id": "a", "state": "done"}, {"id": "b", "state": "running"}, {"id": "c", "state": "stopped"}]
+RANKING: list[Rank] = [
+    {"id": "a", "state": "done", "best": 9},
+    {"id": "b", "state": "running", "best": 8},
+    {"id": "c", "state": "stopped", "best": 2},
+]
 
 
 def test_last_and_best_of_each_trial_stay() -> None:
-    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
-    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
-    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
+    assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
+    assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
+    assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
 
 
 def test_ended_trials_outside_the_best_lose_theirs_running_ones_do_not() -> None:
-    assert names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
+    assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
 
 
 def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoint_never() -> None:
     def order(over: int) -> list[str]:
-        return names(select_of_sweep(HELD, ranking=STANDING, keep=Keep(), mode="max", over=over))
+        return names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(), mode="max", over=over))
 
     assert order(20) == ["a/1", "c/1"]
     assert order(21) == ["a/1", "c/1", "c/2"]
@@ -57,12 +59,12 @@ def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoin
 def test_at_random_the_best_stays_and_enough_goes(rows: Any, over: int, last: int, best: int) -> None:
     checkpoints = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
     order = sorted({h.trial for h in checkpoints}, key=lambda t: -max(h.score for h in checkpoints if h.trial == t))
-    ranking = [{"id": trial, "state": "done" if i % 2 else "running"} for i, trial in enumerate(order)]
+    ranking = [Rank(id=trial, state="done" if i % 2 else "running", best=0) for i, trial in enumerate(order)]
     drop = select_of_sweep(checkpoints, ranking=ranking, keep=Keep(last=last, best=best), mode="max", over=over)
     left = [h for h in checkpoints if h not in drop]
     assert max(h.score for h in checkpoints) in [h.score for h in left]
     assert sum(h.size for h in drop) >= over or len(left) == 1
-    assert len(drop) == len(set(drop))
+    assert len(drop) == len({(h.trial, h.manifest.serial) for h in drop})
 
 
 def save(folder: Path, serial: int, score: float | None, size: int = 5000) -> Path:
@@ -89,7 +91,7 @@ def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
     write_json(tmp_path / "standing.json", states)
     save(tmp_path / "trials" / "000", 1, 9.0)
     for serial in range(1, 30):
-        with keeper.writing():
+        with keeper.writing("001"):
             save(tmp_path / "trials" / "001", serial, 1.0 + serial / 100, size=30_000)
             assert usage(tmp_path) <= 100_000 + 40_000
         assert usage(tmp_path) <= 100_000
@@ -97,24 +99,7 @@ def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
     assert (tmp_path / "trials" / "001" / "epoch_29.pth").exists()
 
 
-def test_a_pin_holds_what_its_owner_drops(tmp_path: Path) -> None:
-    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
-    first = save(tmp_path / "trials" / "000", 1, 1.0)
-    pinned = keeper.pin(first, "001-gen1.pth")
-    assert pinned is not None
-    save(tmp_path / "trials" / "000", 2, 2.0)
-    keeper.prune()
-    assert not first.exists()
-    assert pinned.read_bytes() == b"x" * 5000
-    again = keeper.pin(first, "002-gen1.pth")  # gone: the newest one is taken
-    assert again is not None
-    assert again.samefile(tmp_path / "trials" / "000" / "epoch_2.pth")
-    keeper.unpin(pinned)
-    assert not pinned.exists()
-    assert keeper.pin(tmp_path / "trials" / "009" / "none.pth", "x.pth") is None
-
-
-def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_of_shards_is_deleted_as_a_whole(tmp_path: Path) -> None:
     keeper = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
     folder = tmp_path / "trials" / "000"
     for serial in (1, 2):
@@ -123,20 +108,18 @@ def test_a_checkpoint_of_shards_is_kept_and_dropped_as_a_whole(tmp_path: Path) -
         (path / "7").mkdir(parents=True)
         for rank in range(2):
             (path / "7" / f"__{rank}_0.distcp").write_bytes(b"x" * 5000)
-    assert [one.size > 10_000 for one in keeper.checkpoints(folder)] == [True, True]
-    pinned = keeper.pin(folder / "epoch_1.pth", "001-gen1.pth")
-    assert pinned is not None
     keeper.prune()
     assert not (folder / "epoch_1.pth").exists()
     assert (folder / "epoch_2.pth" / "7" / "__1_0.distcp").exists()
-    assert (pinned / "7" / "__1_0.distcp").read_bytes() == b"x" * 5000
-    keeper.unpin(pinned)
-    assert not pinned.exists()
 
 
-@pytest.mark.parametrize("name", ["epoch_1.pth", "elsewhere.pth"])
-def test_only_pins_are_unpinned(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_text("x")
-    RetentionPolicy(tmp_path, Keep(), metric="AP", mode="max").unpin(path)
-    assert path.exists()
+def test_the_end_of_a_trial_deletes_only_where_it_can_change_something(tmp_path: Path) -> None:
+    for trial in ("000", "001"):
+        for serial in (1, 2):
+            save(tmp_path / "trials" / trial, serial, float(serial))
+    ranking = [Rank(id=trial, state="done", best=2.0) for trial in ("000", "001")]
+    write_json(tmp_path / "standing.json", ranking)
+    RetentionPolicy(tmp_path, Keep(), metric="AP", mode="max").prune("001")
+    assert len(list(tmp_path.glob("trials/*/*.pth"))) == 3  # trial 000 has not changed
+    RetentionPolicy(tmp_path, Keep(trials=1), metric="AP", mode="max").prune("001")
+    assert [path.parent.name for path in tmp_path.glob("trials/*/*.pth")] == ["000"]
