@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from raydet3d.checkpoint.store import EARLIER
+from raydet3d.checkpoint.earlier_runs import EARLIER
 from raydet3d.cli import (
     FAILED,
     INTERRUPTED,

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from raydet3d.checkpoint.nested import is_sharded
 from raydet3d.checkpoint.safe_load import BareWeights, read_checkpoint, read_stored_checkpoint
-from raydet3d.checkpoint.staging import is_sharded
-from raydet3d.checkpoint.storage import Location, Storage, open_storage
+from raydet3d.checkpoint.storage import Location, Storage, open_storage, reason_of
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 
@@ -34,13 +34,13 @@ def load_metadata(location: Location) -> dict[str, Any]:
             return read_stored_checkpoint(place, name, title=str(location))
         except OSError as error:
             if not place.names(name):
-                raise InputError(f"cannot read checkpoint {location}: {error.strerror or error}") from None
+                raise InputError(f"cannot read checkpoint {location}: {reason_of(error)}") from None
     from raydet3d.checkpoint.sharded import read_rest  # imports torch.distributed.checkpoint
 
     return {**read_rest(place, name), SHARDS: True}
 
 
-def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, Tensor]) -> dict[str, Any]:
+def load_shards(head: dict[str, Any], location: Location, like: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read the shards of a checkpoint, cut as the model's parameters are.
 
     Args:
@@ -53,10 +53,7 @@ def load_shards(head: Mapping[str, Any], location: Location, like: Mapping[str, 
         return head if isinstance(head, BareWeights) else content
     from raydet3d.checkpoint.sharded import fill_in, spread
 
-    if SHARDS in head:
-        content = fill_in(content, *_split(location), like)
-    state: dict[str, Any] = spread(content, like)
-    return state
+    return spread(fill_in(content, *_split(location), like) if SHARDS in head else content, like)
 
 
 def locate(given: str | Path) -> Location:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from raydet3d.checkpoint.safe_load import content_of_file, read_checkpoint
@@ -40,26 +42,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
         InputError: With `strict`, the first difference; without, that nothing fits.
     """
     mine = model.state_dict()
-    missing = [name for name in mine if name not in weights]
-    unknown = [name for name in weights if name not in mine]
-    other = [
-        f"{name} {_shape(weights[name])} for {_shape(mine[name])}"
-        for name in mine
-        if name in weights and _shape(weights[name]) != _shape(mine[name])
-    ]
-    faults = [
-        f"{len(names)} {word}: {_listed(names)}"
-        for word, names in (
-            ("missing", missing),
-            ("not in the model", unknown),
-            ("of another shape", other),
-        )
-        if names
-    ]
+    shapes = {name: (_shape(weights[name]), tuple(mine[name].shape)) for name in mine if name in weights}
+    reshaped = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
+    found = {
+        "missing": [name for name in mine if name not in weights],
+        "not in the model": [name for name in weights if name not in mine],
+        "of another shape": [f"{name} {shapes[name][0]} for {shapes[name][1]}" for name in reshaped],
+    }
+    faults = [f"{len(names)} {what}: {_listed(names)}" for what, names in found.items() if names]
     if strict and faults:
         raise InputError(f"{title} does not fit the model: {'; '.join(faults)}")
-    reshaped = {text.split(" ", 1)[0] for text in other}
-    fitting = {name: weights[name] for name in mine if name in weights and name not in reshaped}
+    fitting = {name: weights[name] for name in shapes if name not in reshaped}
     if not fitting:
         raise InputError(
             f"{title} does not fit the model at all: it has {_listed(list(weights))}, the model {_listed(list(mine))}"
@@ -69,7 +62,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
     return f"{done}; {'; '.join(faults)}" if faults else done
 
 
-def _shape(value: Any) -> tuple[int, ...]:
+def _shape(value: Tensor | float | None) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
@@ -81,9 +74,9 @@ def _listed(names: Sequence[str]) -> str:
 def load_checkpoint(
     model: nn.Module,
     filename: str | Path,
-    map_location: Any = None,
+    map_location: str | torch.device | None = None,
     strict: bool = False,
-    logger: Any = None,
+    logger: logging.Logger | str | None = None,
     revise_keys: Iterable[tuple[str, str]] = ((r"^module\.", ""),),
 ) -> dict[str, Any]:
     """Load a checkpoint's weights into a model, outside of a run.
@@ -91,7 +84,7 @@ def load_checkpoint(
     Args:
         model: The model.
         filename: The checkpoint, ours or MMEngine's.
-        map_location: Accepted for MMEngine's sake: it is read to the host first.
+        map_location: Accepted as in MMEngine; the file is read to the host first.
         strict: Refuse a checkpoint whose names or shapes differ.
         logger: Where to say what does not fit; the package's by default.
         revise_keys: (pattern, replacement) pairs for the names.
@@ -102,5 +95,5 @@ def load_checkpoint(
     checkpoint = read_checkpoint(Path(filename))
     weights = rename_weights(checkpoint["state_dict"], revise_keys)
     said = load_weights(model, weights, strict=strict, title=str(filename))
-    (logger if hasattr(logger, "info") else get_logger()).info("%s", said)
+    (logger if isinstance(logger, logging.Logger) else get_logger()).info("%s", said)
     return content_of_file(checkpoint)

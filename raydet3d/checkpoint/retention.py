@@ -56,8 +56,8 @@ def select_of_run(
     """Select which of a run's checkpoints to delete.
 
     The limit counts the regular checkpoints of a group; milestones stay beyond it. The budget counts the bytes of all:
-    the oldest regular checkpoints go first, then the oldest milestones. The newest checkpoint, the newest that training
-    can go on from and the best models always stay.
+    the oldest regular checkpoints go first, then the oldest milestones. The newest checkpoint, the newest that a run
+    can resume from and the best models always stay.
 
     Args:
         manifests: The run's checkpoints.

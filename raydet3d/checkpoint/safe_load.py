@@ -6,14 +6,14 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from raydet3d.checkpoint.storage import CHUNK, LocalStorage, Storage
+from raydet3d.checkpoint.nested import Nested
+from raydet3d.checkpoint.storage import CHUNK, LocalStorage, Storage, reason_of
 from raydet3d.errors import InputError
 
 _PLAIN = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")}
@@ -51,13 +51,13 @@ def read_checkpoint(source: Path, *, name: str | None = None) -> dict[str, Any]:
         is_zip = zipfile.is_zipfile(source)
         source.open("rb").close()
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read checkpoint {title}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"cannot read checkpoint {title}: {reason_of(error)}") from None
     try:  # torch maps files of its newer format only, which are zip files
         content = torch.load(str(source), map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         content = _read_foreign(source, title, mmap=is_zip)
     except Exception as error:  # noqa: BLE001 - whatever a file that is no checkpoint makes torch trip over
-        raise InputError(f"checkpoint {title} is damaged or no checkpoint: {_first_line(error)}") from None
+        raise InputError(f"checkpoint {title} is damaged or no checkpoint: {reason_of(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {title} holds a {type(content).__name__}, not a dict")
     if "state_dict" not in content:
@@ -96,58 +96,41 @@ class _Inert:
     def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
         return self
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
+    __setitem__ = __setstate__ = append = extend = __call__
 
 
 class _Unpickler(pickle.Unpickler):
     """Finds tensors and plain containers; every other name becomes an inert stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "collections" and name == "OrderedDict":
-            return OrderedDict
-        if (module, name) in _PLAIN or (module == "torch._utils" and name in _REBUILD):
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        is_rebuild = module == "torch._utils" and name in _REBUILD  # how torch writes a tensor, in all its versions
+        if is_storage or is_type or is_rebuild or (module, name) in _PLAIN:
             return super().find_class(module, name)
-        if module in ("torch", "torch.storage") and name.endswith("Storage"):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
         return _Inert
 
 
-def _load(file: Any, **kwargs: Any) -> Any:
-    return _Unpickler(file, **kwargs).load()
+def _load(file: BinaryIO, **kwargs: Any) -> Nested:
+    content: Nested = _Unpickler(file, **kwargs).load()
+    return content
 
 
-def _read_foreign(source: Path, title: str, *, mmap: bool) -> Any:
+def _read_foreign(source: Path, title: str, *, mmap: bool) -> Nested:
     """Read a file that holds objects of other classes, without them."""
     # Torch reads older layouts by `load`, newer ones by `Unpickler`: neither may be pickle's own.
     module = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
     try:
         content = torch.load(str(source), map_location="cpu", pickle_module=module, weights_only=False, mmap=mmap)
     except Exception as error:  # noqa: BLE001 - whatever an arbitrary file makes the reader trip over
-        raise InputError(f"checkpoint {title} is damaged or no checkpoint: {_first_line(error)}") from None
+        raise InputError(f"checkpoint {title} is damaged or no checkpoint: {reason_of(error)}") from None
     return _without_inert(content)
 
 
-def _without_inert(value: Any) -> Any:
+def _without_inert(value: Nested) -> Nested:
     if isinstance(value, dict):
-        kept = {k: _without_inert(v) for k, v in value.items() if not isinstance(k, _Inert)}
-        return {k: v for k, v in kept.items() if not isinstance(v, _Inert)}
-    if isinstance(value, (list, tuple)):
-        kept_list = [_without_inert(v) for v in value]
-        return type(value)(v for v in kept_list if not isinstance(v, _Inert)) if type(value) in (list, tuple) else value
+        inert = [key for key, item in value.items() if isinstance(key, _Inert) or isinstance(item, _Inert)]
+        return {key: _without_inert(item) for key, item in value.items() if key not in inert}
+    if type(value) in (list, tuple):
+        return type(value)(_without_inert(item) for item in value if not isinstance(item, _Inert))
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.files import replace_file
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 CHUNK = 1 << 22
 Location = Path | str  # of a file: a path, or a URI
@@ -30,16 +33,16 @@ Location = Path | str  # of a file: a path, or a URI
 class HashingWriter:
     """A file that counts and hashes what is written to it."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Write bytes."""
         self.digest.update(data)
         self.size += len(data)
-        return int(self._file.write(data))
+        return self._file.write(data)
 
     def flush(self) -> None:
         """Pass on what is buffered."""
@@ -58,7 +61,7 @@ class Storage(Protocol):
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
 
-    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], object]) -> tuple[str, int]:
         """Write a temporary file; returns its digest and size. `commit` puts it in place, `discard` deletes it."""
 
     def commit(self, name: str) -> None:
@@ -116,24 +119,34 @@ def probe(uri: str) -> None:
         place.remove(name)
     except OSError as error:
         raise InputError(
-            f"work_dir {uri} cannot be written to ({_line(error)}); choose another with --work-dir"
+            f"work_dir {uri} cannot be written to ({reason_of(error)}); choose another with --work-dir"
         ) from None
 
 
 def digest_of(place: Storage, name: str) -> tuple[str, int]:
     """Return the SHA-256 and the size of a file."""
-    digest, size = hashlib.sha256(), 0
     with place.open(name) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
 def read(place: Storage, name: str) -> bytes:
     """Return the bytes of a file."""
     with place.open(name) as file:
         return file.read()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed in a few words: the system's, else the first line of the message."""
+    return str(getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0])
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class LocalStorage:
@@ -159,7 +172,7 @@ class LocalStorage:
         """Open a file for reading."""
         return (self.path / name).open("rb")
 
-    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], object]) -> tuple[str, int]:
         """Write a file under a temporary name in the same folder.
 
         Args:
@@ -182,11 +195,7 @@ class LocalStorage:
         """Rename a prepared file to its name, and sync the folder."""
         path = self.path / name
         replace_file(self._temporary(name), path)
-        parent = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_folder(path.parent)
 
     def discard(self, name: str) -> None:
         """Delete a prepared file."""
@@ -195,12 +204,8 @@ class LocalStorage:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small file, whole or not at all."""
-
-        def fill(file: HashingWriter) -> None:
-            file.write(data)
-
         try:
-            self.prepare(name, fill)
+            self.prepare(name, lambda file: file.write(data))
             self.commit(name)
         except BaseException:
             self.discard(name)
@@ -252,12 +257,12 @@ class ObjectStorage:
     """A folder behind a URI, through the file systems of pyarrow and fsspec. Objects appear when they are whole.
 
     Args:
-        files: A `pyarrow.fs.FileSystem`.
+        files: The file system.
         path: The folder in it.
         uri: The URI.
     """
 
-    def __init__(self, files: Any, path: str, uri: str) -> None:
+    def __init__(self, files: FileSystem, path: str, uri: str) -> None:
         self.files = files
         self.path = path.rstrip("/")
         self.uri = uri.rstrip("/")
@@ -270,7 +275,7 @@ class ObjectStorage:
         Raises:
             InputError: Neither knows it, or it is malformed.
         """
-        import pyarrow.fs as arrow
+        import pyarrow.fs as arrow  # here, not above: its import takes about 0.2 s
 
         try:
             files, path = arrow.FileSystem.from_uri(uri)
@@ -281,14 +286,8 @@ class ObjectStorage:
             try:
                 files, path = fsspec.core.url_to_fs(uri)
             except (ValueError, ImportError):
-                raise InputError(f"{uri} cannot be opened as a work dir: {_line(first)}") from None
+                raise InputError(f"{uri} cannot be opened as a work dir: {reason_of(first)}") from None
             return cls(arrow.PyFileSystem(arrow.FSSpecHandler(files)), path, uri)
-
-    @cached_property
-    def _arrow(self) -> Any:
-        import pyarrow.fs as arrow
-
-        return arrow
 
     def location(self, name: str) -> str:
         """Return the URI of a file."""
@@ -296,14 +295,16 @@ class ObjectStorage:
 
     def names(self, folder: str = "") -> list[str]:
         """List the names of objects and folders."""
-        selector = self._arrow.FileSelector(self._at(folder), allow_not_found=True)
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._at(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.files.get_file_info(selector))
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading, with random access."""
         return cast("BinaryIO", self.files.open_input_file(self._at(name)))
 
-    def prepare(self, name: str, fill: Callable[[HashingWriter], None]) -> tuple[str, int]:
+    def prepare(self, name: str, fill: Callable[[HashingWriter], object]) -> tuple[str, int]:
         """Write a file on the local disk: a file that cannot be written whole never reaches the object store."""
         self.discard(name)
         file = self._spooled[name] = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by commit
@@ -313,10 +314,8 @@ class ObjectStorage:
 
     def commit(self, name: str) -> None:
         """Upload a prepared file."""
-        file = self._spooled[name]
-        file.seek(0)
-        with self._writer(name) as out:
-            shutil.copyfileobj(file, out, CHUNK)
+        self._spooled[name].seek(0)
+        self._upload(self._spooled[name], name)
         self.discard(name)
 
     def discard(self, name: str) -> None:
@@ -326,43 +325,40 @@ class ObjectStorage:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small object."""
-        with self._writer(name) as out:
-            out.write(data)
+        self._upload(io.BytesIO(data), name)
 
     def send(self, name: str, source: Path) -> None:
         """Upload a local file."""
-        with source.open("rb") as file, self._writer(name) as out:
-            shutil.copyfileobj(file, out, CHUNK)
+        with source.open("rb") as file:
+            self._upload(file, name)
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object or folder."""
-        (info,) = self.files.get_file_info([self._at(name)])
-        return bool(info.type != self._arrow.FileType.NotFound)
+        return self._kind(name) != "NotFound"
 
     def stat(self, name: str) -> tuple[int, int]:
         """Size and modification time of an object."""
         (info,) = self.files.get_file_info([self._at(name)])
-        if info.type != self._arrow.FileType.File:
+        if not info.is_file:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         return int(info.size), int(info.mtime_ns or 0)
 
     def remove(self, name: str) -> None:
         """Delete an object, or a folder, if it is there."""
-        (info,) = self.files.get_file_info([self._at(name)])
-        if info.type == self._arrow.FileType.Directory:
+        kind = self._kind(name)
+        if kind == "Directory":
             self.files.delete_dir(self._at(name))
-        elif info.type != self._arrow.FileType.NotFound:
+        elif kind != "NotFound":
             self.files.delete_file(self._at(name))
 
     def move(self, name: str, target: str) -> None:
         """Copy an object, or a folder's objects, to another name, and delete it."""
-        (info,) = self.files.get_file_info([self._at(name)])
-        if info.type == self._arrow.FileType.Directory:
+        if self._kind(name) == "Directory":
             for inner in self.names(name):
                 self.move(f"{name}/{inner}", f"{target}/{inner}")
         else:
-            with self.open(name) as file, self._writer(target) as out:
-                shutil.copyfileobj(file, out, CHUNK)
+            with self.open(name) as file:
+                self._upload(file, target)
         self.remove(name)
 
     def leftovers(self) -> list[str]:
@@ -376,13 +372,16 @@ class ObjectStorage:
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
 
-    def _writer(self, name: str) -> Any:
+    def _kind(self, name: str) -> str:
+        (info,) = self.files.get_file_info([self._at(name)])
+        return str(info.type.name)
+
+    def _upload(self, source: BinaryIO, name: str) -> None:
+        path = self._at(name)
         try:
-            return self.files.open_output_stream(self._at(name))
+            out = self.files.open_output_stream(path)
         except FileNotFoundError:  # where folders are more than a part of the name
-            self.files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
-            return self.files.open_output_stream(self._at(name))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            self.files.create_dir(path.rpartition("/")[0], recursive=True)
+            out = self.files.open_output_stream(path)
+        with out:
+            shutil.copyfileobj(source, out, CHUNK)

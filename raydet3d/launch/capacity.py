@@ -1,6 +1,8 @@
 """Capacity of the cluster: its nodes, what others hold on them, and what an autoscaler may add.
 
-The only file that asks Ray's internal state; where a newer Ray answers no more, less is known and nothing breaks.
+The only file that asks Ray's internal state (`ray._private.state`, checked with Ray 2.60): what is free on each node,
+which nodes are drained, and what the autoscaler may add. Where a newer Ray has no answer, less is known: totals count
+as free, no node is drained, no autoscaler adds nodes.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ray
 
@@ -37,9 +40,16 @@ class Node:
     drains: bool = False
 
 
+def _ask_ray(question: str) -> Any:
+    """Ask Ray's global state, which has no public counterpart without a dashboard; None where a Ray cannot answer."""
+    module = getattr(getattr(ray, "_private", None), "state", None)
+    ask = getattr(getattr(module, "state", None), question, None)
+    return None if ask is None else ask()
+
+
 def read_nodes() -> list[Node]:
     """Return the nodes that are alive."""
-    free = _free_by_node()
+    free: dict[str, dict[str, float]] | None = _ask_ray("available_resources_per_node")
     draining = draining_nodes()
     return [
         Node(
@@ -55,32 +65,17 @@ def read_nodes() -> list[Node]:
     ]
 
 
-def _free_by_node() -> dict[str, dict[str, float]] | None:
-    try:
-        from ray._private.state import available_resources_per_node
-    except ImportError:
-        return None
-    found: dict[str, dict[str, float]] = available_resources_per_node()
-    return found
-
-
 def draining_nodes() -> set[str]:
     """Return the ids of the nodes that are being drained."""
-    state = getattr(getattr(ray, "_private", None), "state", None)
-    ask = getattr(getattr(state, "state", None), "get_draining_nodes", None)
-    return set(ask() or {}) if ask is not None else set()
+    return set(_ask_ray("get_draining_nodes") or {})
 
 
-def groups_of_autoscaler() -> list[tuple[dict[str, float], dict[str, str], int]] | None:
-    """Return (resources, labels, maximum number) of each kind of node; None without an autoscaler."""
-    state = getattr(getattr(ray, "_private", None), "state", None)
-    ask = getattr(getattr(state, "state", None), "get_cluster_config", None)
-    config = ask() if ask is not None else None
-    if config is None or not config.node_group_configs:
-        return None
+def groups_of_autoscaler() -> list[tuple[dict[str, float], dict[str, str], int]]:
+    """Return (resources, labels, maximum number) of each kind of node; none without an autoscaler."""
+    config = _ask_ray("get_cluster_config")
     return [
         (dict(group.resources), dict(getattr(group, "labels", {})), group.max_count if group.max_count >= 0 else 10**6)
-        for group in config.node_group_configs
+        for group in (config.node_group_configs if config is not None else ())
     ]
 
 
@@ -152,7 +147,7 @@ def excluding_own(nodes: Iterable[Node], hosts: Iterable[str], options: RayOptio
 def max_workers_after_autoscaling(options: RayOptions, nodes: Iterable[Node]) -> int:
     """Return how many workers there is room for if the autoscaler adds all it may; others keep what they hold."""
     groups = groups_of_autoscaler()
-    if groups is None:
+    if not groups:
         return 0
     nodes = list(nodes)
     counts: list[int] = []

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import ray
 
@@ -40,7 +40,15 @@ if TYPE_CHECKING:
 MakeHooks = Callable[[WorkerLink], "Sequence[Hook]"]
 """Makes the further hooks of a worker; sent to the workers, so it is a function of a module or a partial of one."""
 OnReport = Callable[[Report], bool]
-"""Takes a report of the workers, in the driver, and returns whether the run goes on."""
+"""Takes a report of the workers, in the driver, and returns whether the run continues."""
+
+
+class TrainLoopConfig(TypedDict):
+    """What a worker of Ray Train gets."""
+
+    spec: RunSpec
+    channel: str
+    make_hooks: MakeHooks | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +163,11 @@ class _TorchAttempt:
         from ray.train.torch import TorchTrainer
 
         one, options = self._try, self._try.options
+        config: TrainLoopConfig = {"spec": one.spec, "channel": self._channel.name, "make_hooks": one.make_hooks}
         use_gpu = bool(options.gpus_per_worker)
         return TorchTrainer(
             train_loop,
-            train_loop_config={"spec": one.spec, "channel": self._channel.name, "make_hooks": one.make_hooks},
+            train_loop_config=dict(config),
             torch_config=_torch_config(one.spec.cfg.get("env_cfg"), options, use_gpu),
             scaling_config=train.ScalingConfig(
                 num_workers=one.workers,
@@ -256,33 +265,32 @@ def _release(prefix: str) -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
-def train_loop(config: dict[str, object]) -> RunResult | None:
+def train_loop(config: TrainLoopConfig) -> RunResult | None:
     """Run on each worker of Ray Train; rank 0's return value is the run's result."""
     import ray.train.torch
     from ray.util import get_current_placement_group
 
     quiet_file_loggers(str(Path(ray.__file__).parent))
-    channel = SignalChannel(str(config["channel"]))
-    rank = ray.train.get_context().get_world_rank()
-    make_hooks: MakeHooks | None = config["make_hooks"]  # type: ignore[assignment]
-    spec: RunSpec = config["spec"]  # type: ignore[assignment]
+    channel, make_hooks = SignalChannel(config["channel"]), config["make_hooks"]
+    hooks = [RayReportHook()] if make_hooks is None else make_hooks(channel)
+    is_main = ray.train.get_context().get_world_rank() == 0
     listener = None
-    if rank == 0:
+    if is_main:
         listener = StopListener(channel)
         if (group := get_current_placement_group()) is not None:
             channel.put(GROUP, group.id.hex())
     try:
         result = run_worker(
-            spec,
+            config["spec"],
             device=ray.train.torch.get_device(),
-            hooks=[DriverLinkHook(channel), *(make_hooks(channel) if make_hooks is not None else [RayReportHook()])],
+            hooks=[DriverLinkHook(channel), *hooks],
             asked=lambda: listener.reason if listener is not None else None,
-            is_main=rank == 0,
+            is_main=is_main,
         )
     finally:
         if listener is not None:
             listener.close()
-    return result if rank == 0 else None
+    return result if is_main else None
 
 
 # ------------------------------------------------------------------------------------------------ a reused process
@@ -403,22 +411,19 @@ class WorkerProcess:
         """Return what the run has to tell next; waits for it."""
         return self._messages.get()
 
-    def _reason_of(self, name: str) -> str | None:
-        return self._stop[1] if self._stop[0] == name else None
-
     def stop(self, name: str, reason: str) -> None:
         """Ask a try to save and stop."""
         self._stop = (name, reason)
 
-    def answer(self, goes_on: bool) -> None:
+    def answer(self, continues: bool) -> None:
         """Answer the report that was sent last."""
-        self._answers.put(goes_on)
+        self._answers.put(continues)
 
     def put(self, key: str, value: str) -> None:
         """Set a key; called by hooks of the run."""
         self._messages.put((key, value))
 
     def send(self, report: Report) -> bool:
-        """Hand a report to the driver and return whether the run goes on; called by hooks of the run."""
+        """Hand a report to the driver and return whether the run continues; called by hooks of the run."""
         self._messages.put(("report", report))
         return self._answers.get()

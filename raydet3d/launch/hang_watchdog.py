@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raydet3d.hooks.base import Hook
 
@@ -84,28 +84,12 @@ class HangWatchdogHook(Hook):
                 with suppress(OSError):  # another rank's is in it still, or was the last and has done it
                     self._path.parent.rmdir()
 
-    def _before_epoch(self, runner: RunContext, mode: str = "train") -> None:
+    def _progress(self, *args: object, **kwargs: object) -> None:
+        """Count a stage as progress: an iteration, an epoch, computed metrics, a collected checkpoint, the end."""
         self._touch()
 
-    def _after_epoch(self, runner: RunContext, mode: str = "train") -> None:
-        self._touch()
-
-    def _after_iter(
-        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
-    ) -> None:
-        self._touch()
-
-    def after_val(self, runner: RunContext) -> None:
-        """Count computed metrics as progress."""
-        self._touch()
-
-    def before_save_checkpoint(self, runner: RunContext, checkpoint: Any = None) -> None:
-        """Count a collected checkpoint as progress."""
-        self._touch()
-
-    def after_run(self, runner: RunContext) -> None:
-        """Count the end of training as progress: the last checkpoint may still be written."""
-        self._touch()
+    _before_epoch = _after_epoch = _after_iter = _progress
+    after_val = before_save_checkpoint = after_run = _progress
 
 
 def read_stacks(log_dir: Path, *, since: float) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydet3d.config import is_uri
+from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.launch.ray_options import RayOptions
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NODE_TIMEOUT_S = 10.0
 RELEASE_S = 3.0  # what the job before held is given back a moment after it has ended
 AUTOSCALER_TIMEOUT_S = 1800.0
+WAIT = "wait for it with ray.resource_timeout_s=SECONDS"
 TOKEN = (
     "wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> (`ray get-auth-token` on its head shows it), or "
     "save it as ~/.ray/auth_token and export RAY_AUTH_MODE=token"
@@ -98,7 +99,7 @@ def check_room_on_disk(work_dir: Path, num_bytes: int) -> None:
         )
 
 
-def checkpoint_size(cfg: Any) -> int:
+def checkpoint_size(cfg: Config) -> int:
     """Estimate the bytes of a checkpoint: weights and two moments of each; 0 where the model cannot be built here."""
     import torch
 
@@ -182,7 +183,8 @@ def resolve_options(options: RayOptions, resources: Mapping[str, float], *, wher
         InputError: More was asked for than there is.
     """
     options = fill_open_values(options, resources)
-    _refuse_too_much(options, {name: resources.get(name, 0) for name in options.bundle}, where)
+    if (shortage := _find_shortage(options, resources, resources, where)) is not None:
+        raise InputError(shortage)
     return options
 
 
@@ -198,19 +200,25 @@ def fill_open_values(options: RayOptions, resources: Mapping[str, float]) -> Ray
     return replace(options, num_workers=workers, gpus_per_worker=each)
 
 
-def _refuse_too_much(options: RayOptions, have: Mapping[str, float], where: str, held: str = "") -> None:
+def _find_shortage(
+    options: RayOptions, total: Mapping[str, float], free: Mapping[str, float], where: str
+) -> str | None:
+    """Say which resource there is too little of, in all or free of others, and what to do; None if there is enough."""
     workers = options.min_workers
-    for name in sorted(options.bundle, key=lambda name: name != "GPU"):
-        each, there = options.bundle[name], have.get(name, 0)
-        if workers * each > there + 1e-6:
+    for have, is_free in ((total, False), (free, True)):
+        for name, each in sorted(options.bundle.items(), key=lambda item: item[0] != "GPU"):
+            there, held = have.get(name, 0), total.get(name, 0) - free.get(name, 0)
+            if workers * each <= there + 1e-6:
+                continue
             fits = int(there / each + 1e-6)
-            key = f"ray.{name.lower()}s_per_worker" if name in ("CPU", "GPU") else "ray.resources_per_worker"
-            raise InputError(
+            key = f"{name.lower()}s_per_worker" if name in ("CPU", "GPU") else "resources_per_worker"
+            return (
                 f"asked for {workers} workers with {each:g} {name} each ({workers * each:g} {name}s), "
-                f"{where} has {there:g}{held}; "
-                + (f"use --workers {fits}" if fits else "use --workers 0 (this process, no Ray)")
-                + f" or a smaller {key}"
+                f"{where} has {there:g}{f' free, others hold {held:g}' if is_free else ''}; "
+                f"use --workers {fits or '0 (this process, no Ray)'} or a smaller ray.{key}"
+                f"{f', or {WAIT}' if is_free else ''}"
             )
+    return None
 
 
 def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, float]:
@@ -228,67 +236,43 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
     """
     import ray
 
-    from raydet3d.launch.capacity import (
-        groups_of_autoscaler,
-        max_placeable_workers,
-        max_workers_after_autoscaling,
-        read_nodes,
-    )
+    from raydet3d.launch import capacity
 
     totals: dict[str, float] = ray.cluster_resources()
-    for resources, _, count in groups_of_autoscaler() or []:
+    for resources, _, count in capacity.groups_of_autoscaler():
         if count:
             totals = {"GPU": resources.get("GPU", 0), **totals}
     options = fill_open_values(options, totals)
+    asked = options.min_workers
     deadline = time.monotonic() + RELEASE_S
     while True:
-        nodes = read_nodes()
-        if max_placeable_workers(options, nodes) >= options.min_workers:
+        nodes = capacity.read_nodes()
+        fits = capacity.max_placeable_workers(options, nodes)
+        if fits >= asked:
             return options, options.resource_timeout_s or 0.0
-        if time.monotonic() >= deadline or max_placeable_workers(options, nodes, occupied=True) < options.min_workers:
+        if time.monotonic() >= deadline or capacity.max_placeable_workers(options, nodes, occupied=True) < asked:
             break
         time.sleep(0.2)
-    to_come = max_workers_after_autoscaling(options, nodes)
-    if to_come >= options.min_workers:
+    to_come = capacity.max_workers_after_autoscaling(options, nodes)
+    if to_come >= asked:
         return options, AUTOSCALER_TIMEOUT_S if options.resource_timeout_s is None else options.resource_timeout_s
     if options.resource_timeout_s:
         return options, options.resource_timeout_s
     if to_come:
         raise InputError(
-            f"asked for {options.min_workers} workers with {options.bundle} each; with all that the autoscaler may add "
+            f"asked for {asked} workers with {options.bundle} each; with all that the autoscaler may add "
             f"there is room for {to_come}; use --workers {to_come}, or let it add more nodes (max_workers)"
         )
-    raise InputError(_why_not(options, nodes, where))
-
-
-def _why_not(options: RayOptions, nodes: list[Node], where: str) -> str:
-    """Say what is missing, and what to do."""
-    from raydet3d.launch.capacity import max_placeable_workers
-
-    def sums(kind: str) -> dict[str, float]:
-        return {name: sum(getattr(node, kind).get(name, 0) for node in nodes) for name in options.bundle}
-
-    wait = "wait for it with ray.resource_timeout_s=SECONDS"
-    try:
-        _refuse_too_much(options, sums("total"), where)
-    except InputError as error:
-        return str(error)
-    try:
-        held = ""
-        for name in options.bundle:
-            others = sums("total")[name] - sums("free")[name]
-            if options.min_workers * options.bundle[name] > sums("free")[name]:
-                held = f" free, others hold {others:g}"
-        _refuse_too_much(options, sums("free"), where, held)
-    except InputError as error:
-        return f"{error}, or {wait}"
-    fits, asked = max_placeable_workers(options, nodes), options.min_workers
+    total = {name: sum(node.total.get(name, 0) for node in nodes) for name in options.bundle}
+    free = {name: sum(node.free.get(name, 0) for node in nodes) for name in options.bundle}
+    if (shortage := _find_shortage(options, total, free, where)) is not None:
+        raise InputError(shortage)
     wishes = [f"placement_strategy {options.placement_strategy!r}", f"{options.bundle}"]
     wishes += [f"label_selector {dict(options.label_selector)}"] if options.label_selector else []
     wishes += [f"accelerator_type {options.accelerator_type!r}"] if options.accelerator_type else []
-    return (
+    raise InputError(
         f"asked for {asked} workers with {', '.join(wishes)}: {where} has resources enough, but its nodes have room "
-        f"for {fits} of such workers; " + (f"use --workers {fits}, " if fits else "") + f"ask for less, or {wait}"
+        f"for {fits} of such workers; {f'use --workers {fits}, ' if fits else ''}ask for less, or {WAIT}"
     )
 
 
@@ -352,13 +336,9 @@ def _is_open(address: str) -> bool:
 
 def token_hint(error: BaseException) -> str | None:
     """Say what to export where a cluster has refused the token; None for other errors."""
-    text = str(error)
-    if not any(
-        word in text for word in ("authentication token", "Unauthorized", "Unauthenticated", "InvalidAuthToken")
-    ):
-        return None
-    address = os.environ.get("RAY_ADDRESS", "the cluster")
-    return f"{address} {TOKEN}"
+    words = ("authentication token", "Unauthorized", "Unauthenticated", "InvalidAuthToken")
+    is_about_it = any(word in str(error) for word in words)
+    return f"{os.environ.get('RAY_ADDRESS', 'the cluster')} {TOKEN}" if is_about_it else None
 
 
 def _size(num_bytes: float) -> str:

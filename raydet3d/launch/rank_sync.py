@@ -10,16 +10,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from typing_extensions import override
 
 from raydet3d import dist
 from raydet3d.hooks.base import Hook
 from raydet3d.launch.signals import REASONS, Stopped
 
 if TYPE_CHECKING:
-    from raydet3d.hooks.context import RunContext
+    from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Predictions, RunContext
 
 GROUP = "stop"
 ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
@@ -38,22 +39,24 @@ class StepTimer(Hook):
         self.busy = 0.0
         self._began = self._computed = 0.0
 
+    @override
     def before_train(self, runner: RunContext) -> None:
-        """Register a hook that notes the end of each forward pass."""
         module = getattr(runner.model, "module", runner.model)
         module.register_forward_hook(self._note_forward)
         self._began = time.perf_counter()
 
+    @override
     def after_val(self, runner: RunContext) -> None:
-        """Leave the validation out of the iteration."""
-        self._began = time.perf_counter()
+        self._began = time.perf_counter()  # the validation is no part of an iteration
 
-    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Add the iteration that ends, begin the next one."""
+    @override
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         self.busy += max(self._computed - self._began, 0.0)
         self._began = time.perf_counter()
 
-    def _note_forward(self, *_: Any) -> None:
+    def _note_forward(self, *_: object) -> None:
         self._computed = time.perf_counter()
 
 
@@ -94,33 +97,30 @@ class RankSyncHook(Hook):
 
     # -- training -----------------------------------------------------------------------------------------------
 
+    @override
     def before_train(self, runner: RunContext) -> None:
-        """Reset the counters."""
         self._reset()
 
-    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count the iteration, and sync when it is time."""
-        self._iterations += 1
+    @override
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         self._samples += _num_samples(data_batch)
-        self._left -= 1
-        if self._left > 0:
+        rows = self._sync_if_due(runner)
+        if rows is None:
             return
-        rows = self._sync(runner)
-        mean = float(rows[:, SECONDS].mean()) / self._iterations
-        self._left = max(1, min(10_000, round(self.interval_s / max(mean, 1e-6))))
         self._add(runner, rows, runner.iter + 1)
-        self._reset()
         if reason := _reason_in(rows):
             self._save(runner, reason, runner.iter + 1)
 
+    @override
     def after_train(self, runner: RunContext) -> None:
-        """Report throughput, and delete what was saved for a stop: the run's own checkpoints are newer."""
         if runner.rank == 0:
             parts = [part for part in (self._total, self._window) if part is not None]
             if parts:
                 self._total = torch.stack(parts).sum(0)
                 self._report(runner, runner.iter)
-            store = runner.store
+            store = runner.store  # what was saved for a stop goes: the run's own checkpoints are newer
             store.drain()
             newest = store.newest_own()
             for entry in store.manifests():
@@ -129,36 +129,31 @@ class RankSyncHook(Hook):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
+    @override
     def before_val(self, runner: RunContext) -> None:
-        """Sync before a validation, which may be long: save and stop here if that is asked for."""
         if not runner.is_training:
-            return
+            return  # a validation may be long: where a stop is asked for, save before it
         if reason := _reason_in(self._sync(runner)):
             self._save(runner, reason, runner.iter)
         self._val_syncs = _num_shared_batches(runner.val_dataloader)
         self._left = 1
         self._reset()
 
-    def after_val_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Stop within a validation where a checkpoint of this iteration exists."""
+    @override
+    def after_val_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
+    ) -> None:
         if not runner.is_training or batch_idx >= self._val_syncs:
             return
-        self._iterations += 1
-        self._left -= 1
-        if self._left > 0:
-            return
-        rows = self._sync(runner)
-        mean = float(rows[:, SECONDS].mean()) / self._iterations
-        self._left = max(1, min(10_000, round(self.interval_s / max(mean, 1e-6))))
-        self._reset()
-        if reason := _reason_in(rows):
+        rows = self._sync_if_due(runner)
+        if rows is not None and (reason := _reason_in(rows)):
             saved = dist.on_rank0(lambda: _saved_at(runner))
-            if saved is not None:
+            if saved is not None:  # else the next iteration saves and stops
                 raise Stopped(reason, runner.iter, saved)
 
+    @override
     def after_val(self, runner: RunContext) -> None:
-        """Sync again after the next iteration."""
-        self._left = 1
+        self._left = 1  # sync again after the next iteration
         self._reset()
 
     # -- syncing --------------------------------------------------------------------------------------------------
@@ -167,6 +162,18 @@ class RankSyncHook(Hook):
         self._iterations = self._samples = 0
         self._timer.busy = 0.0
         self._since = time.perf_counter()
+
+    def _sync_if_due(self, runner: RunContext) -> torch.Tensor | None:
+        """Count an iteration; when it is time, exchange rows and set when to do it next."""
+        self._iterations += 1
+        self._left -= 1
+        if self._left > 0:
+            return None
+        rows = self._sync(runner)
+        mean = float(rows[:, SECONDS].mean()) / self._iterations
+        self._left = max(1, min(10_000, round(self.interval_s / max(mean, 1e-6))))
+        self._reset()
+        return rows
 
     def _sync(self, runner: RunContext) -> torch.Tensor:
         """Exchange the rows of all ranks: (world, 5), the same on all."""
@@ -192,7 +199,9 @@ class RankSyncHook(Hook):
 
         saved = dist.on_rank0(finish)
         if saved is None:
-            runner.logger.error("the run goes on from its last good checkpoint when it is started again")
+            runner.logger.error(
+                "nothing was saved: the run resumes from its last good checkpoint when it is started again"
+            )
         raise Stopped(reason, iteration, saved)
 
     # -- comparing ----------------------------------------------------------------------------------------------
@@ -258,12 +267,12 @@ def _reason_in(rows: torch.Tensor) -> str | None:
     return REASONS[asked - 1] if asked else None
 
 
-def _num_samples(batch: Any) -> int:
+def _num_samples(batch: DataBatch) -> int:
     samples = batch.get("data_samples", batch.get("inputs", ())) if isinstance(batch, Mapping) else ()
     return len(samples) if hasattr(samples, "__len__") else 0
 
 
-def _num_shared_batches(loader: Any) -> int:
+def _num_shared_batches(loader: DataLoader | None) -> int:
     """Return how many batches every rank has of a loader (of several, the first): shares may differ by one.
 
     After the first loader a rank may be at its metric while another has a batch more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -137,8 +137,8 @@ class RayOptions:
         return replace(self, num_workers=workers)
 
 
-def read_workers(value: Any, key: str | None = None) -> Any:
-    """A number of workers, or a range of them, from what a config or a flag says; other things as they are.
+def read_workers(value: int | str | Sequence[int] | None, key: str | None = None) -> int | str | Sequence[int] | None:
+    """Read a number of workers, or a range of them, from a config or a flag; other things stay as they are.
 
     Args:
         value: `4`, `'4'` (flags only), `'1-3'`, `(1, 3)` or None.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
+from typing_extensions import override
 
 from raydet3d.hooks.base import Hook
 from raydet3d.launch.signal_channel import FIRST_STEP, NODES, WorkerLink
 
 if TYPE_CHECKING:
-    from raydet3d.hooks.context import RunContext
+    from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 
 
 class DriverLinkHook(Hook):
@@ -28,12 +28,14 @@ class DriverLinkHook(Hook):
         self._link = link
         self._is_first = True
 
+    @override
     def before_train(self, runner: RunContext) -> None:
-        """Tell this rank's node."""
         self._link.put(f"{NODES}{runner.rank}", ray.get_runtime_context().get_node_id())
 
-    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Tell when the first step was done."""
+    @override
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         if self._is_first and runner.rank == 0:
             self._link.put(FIRST_STEP, str(time.time()))
         self._is_first = False
@@ -48,8 +50,8 @@ class RayReportHook(Hook):
 
     priority = "LOWEST"
 
-    def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, Any] | None = None) -> None:
-        """Report the validation's metrics with the iteration they belong to."""
+    @override
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         import ray.train
 
         scalars = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, int | float)}

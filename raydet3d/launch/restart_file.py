@@ -10,23 +10,44 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from raydet3d.files import read_json_lines, set_aside
+from raydet3d.launch.run_spec import RunResult
 from raydet3d.log import get_logger
 
 FILE, REACHED = "starts.jsonl", ".reached"
 
 
-def read_starts(work_dir: Path) -> list[dict[str, Any]]:
+RestartEntry = TypedDict(
+    "RestartEntry",
+    {
+        "run": str,
+        "start": str,
+        "time": str,
+        "from": int,
+        "redone": int,
+        "workers": int,
+        "why": str,
+        "finished": bool,
+        "iter": int,
+        "saved": int | None,
+        "result": RunResult,
+    },
+    total=False,
+)
+"""A line of the log: of a start with `from` to `why`, of an end with `finished` to `result`."""
+
+
+def read_starts(work_dir: Path) -> list[RestartEntry]:
     """The entries of a work dir's log of starts, oldest first. Damaged lines are named and set aside."""
     entries, damage = read_json_lines(work_dir / FILE, _is_entry)
     if damage is not None:
         get_logger().warning("%s", damage)
-    return entries
+    return cast("list[RestartEntry]", entries)
 
 
-def _is_entry(entry: Mapping[str, Any]) -> bool:
+def _is_entry(entry: Mapping[str, object]) -> bool:
     """Whether a line has what its readers need: it is a start's, or an end's."""
     if not isinstance(entry.get("run"), str):
         return False
@@ -36,7 +57,7 @@ def _is_entry(entry: Mapping[str, Any]) -> bool:
     return has_counts and isinstance(entry.get("result", {}), dict)
 
 
-def append_start(work_dir: Path, entry: Mapping[str, Any]) -> None:
+def append_start(work_dir: Path, entry: RestartEntry) -> None:
     """Add a line, on the disk before this returns."""
     with (work_dir / FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, default=str) + "\n")

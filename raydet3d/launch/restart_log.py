@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from raydet3d import dist
 from raydet3d.hooks.base import Hook
-from raydet3d.launch.restart_file import REACHED, append_start, read_reached, read_starts
+from raydet3d.launch.restart_file import REACHED, RestartEntry, append_start, read_reached, read_starts
+from raydet3d.launch.run_spec import RunResult
 
 if TYPE_CHECKING:
-    from raydet3d.hooks.context import RunContext
+    from raydet3d.hooks.context import DataBatch, Losses, RunContext
 
 
 class RestartLogHook(Hook):
@@ -27,22 +30,20 @@ class RestartLogHook(Hook):
         self._why = why
         self._reached = -1
 
+    @override
     def before_train(self, runner: RunContext) -> None:
-        """Compare where the run stands with how far it had come."""
         if runner.rank != 0:
             return
         folder, here = runner.work_dir, runner.iter
         starts = [entry for entry in read_starts(folder) if entry.get("run") == runner.run_name and "from" in entry]
-        reached = read_reached(folder)
-        reached = reached if starts else None
-        redone = max(0, (reached if reached is not None else here) - here)
+        reached = read_reached(folder) if starts else None
+        redone = 0 if reached is None else max(0, reached - here)
         restarts = len(starts)
         total = redone + sum(entry["redone"] for entry in starts)
-        entry = {"from": here, "redone": redone, "workers": runner.world_size, "why": self._why}
-        _append(runner, entry)
+        _append(runner, {"from": here, "redone": redone, "workers": runner.world_size, "why": self._why})
         if restarts:
             runner.logger.info(
-                "restart %d of this run%s: it goes on after iteration %d; %s. In all, %d iterations were done twice.",
+                "restart %d of this run%s: it resumes after iteration %d; %s. In all, %d iterations were done twice.",
                 restarts,
                 f" ({self._why})" if self._why else "",
                 here,
@@ -53,15 +54,17 @@ class RestartLogHook(Hook):
         self._reached = os.open(folder / REACHED, os.O_WRONLY | os.O_CREAT, 0o644)
         self._write(here)
 
-    def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note how far the run has come."""
+    @override
+    def after_train_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
+    ) -> None:
         if self._reached >= 0:
             self._write(runner.iter + 1)
 
     def _write(self, iteration: int) -> None:
         os.pwrite(self._reached, b"%012d\n" % iteration, 0)
 
-    def finish(self, runner: RunContext, result: dict[str, Any]) -> bool:
+    def finish(self, runner: RunContext, result: RunResult) -> bool:
         """Note that the run came to its end, with its result.
 
         Returns:
@@ -72,8 +75,7 @@ class RestartLogHook(Hook):
         if runner.rank == 0:
             own = [m for store in runner.stores for m in store.manifests() if m.run == runner.run_name]
             saved = max((m.step for m in own if not m.is_best), default=None)
-            end = {"finished": is_kept, "iter": runner.iter, "saved": saved, "result": result}
-            _append(runner, end)
+            _append(runner, {"finished": is_kept, "iter": runner.iter, "saved": saved, "result": result})
             runner.push_logs()
         return is_kept
 
@@ -84,6 +86,6 @@ class RestartLogHook(Hook):
             self._reached = -1
 
 
-def _append(runner: RunContext, entry: dict[str, Any]) -> None:
-    line = {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
-    append_start(runner.work_dir, line)
+def _append(runner: RunContext, entry: RestartEntry) -> None:
+    entry |= {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    append_start(runner.work_dir, entry)

@@ -84,7 +84,12 @@ def fit(
     files = RayFiles(work_dir, cluster.options.storage)
     loop = RetryLoop(spec, cluster, TorchExecutor(files.location), request or StopRequest())
     try:
-        files.clear(loop.log.info)
+        if left := files.clear():  # they may be damaged, and nothing reads them
+            loop.log.info(
+                "removed Ray's own files of an earlier start (%s%s): a run resumes from its own checkpoints",
+                ", ".join(left[:3]),
+                ", ..." if len(left) > 3 else "",
+            )
         with divert_ray_lines(loop.log_dir / "ray.log"), status_line(spec.cfg.get("train_cfg")):
             result = loop.run()
         files.clear()
@@ -108,27 +113,14 @@ class RayFiles:
     def __init__(self, work_dir: Path | str, storage: str | None) -> None:
         digest = hashlib.sha256(str(work_dir).encode()).hexdigest()[:8]
         self._parent, self._name = (str(work_dir), ".ray") if storage is None else (storage, f"raydet3d-{digest}")
+        self.location = f"{self._parent}/{self._name}"
 
-    @property
-    def location(self) -> str:
-        """The folder, or its URI."""
-        return f"{self._parent}/{self._name}"
-
-    def clear(self, say: object = None) -> None:
-        """Remove them; those of an earlier start may be damaged, and nothing reads them.
-
-        Args:
-            say: Takes a line about files that were left by an earlier start.
-        """
+    def clear(self) -> list[str]:
+        """Remove them, and return the names of those that were there (on this machine)."""
         left = [] if is_uri(self._parent) else sorted(path.name for path in Path(self.location).glob("*"))
-        if left and callable(say):
-            say(
-                "Ray's own files of an earlier start (%s) are dropped: checkpoints are the run's own, and a new "
-                "generation begins",
-                ", ".join(left[:3]) + (", ..." if len(left) > 3 else ""),
-            )
         with suppress(OSError, InputError):
             open_storage(self._parent).remove(self._name)
+        return left
 
 
 class RetryLoop:
@@ -209,8 +201,8 @@ class RetryLoop:
                 return result
             self.why = {"resize": "room for more workers", "drain": "a node is taken away"}[reason]
             self._wait_s = self._lost_node_timeout
-            self.log.info("%s: going on after iteration %s", self.why, result["iter"])
-            if reason == "drain" and not self._can_go_on():
+            self.log.info("%s: resuming after iteration %s", self.why, result["iter"])
+            if reason == "drain" and not self._can_resume():
                 return result
 
     # -- before a try -------------------------------------------------------------------------------------------
@@ -220,7 +212,7 @@ class RetryLoop:
         given = self.options.resource_timeout_s
         return LOST_NODE_TIMEOUT_S if given is None else given
 
-    def _can_go_on(self) -> bool:
+    def _can_resume(self) -> bool:
         """Whether the cluster without its draining nodes has room, or has something that may bring it."""
         if self._executor.is_placed or ray.get_runtime_context().get_node_id() in draining_nodes():
             return False
@@ -249,7 +241,7 @@ class RetryLoop:
             if now > deadline:
                 message = (
                     f"{self._cluster.where} had room for {fits} of {least} workers after {self._wait_s:.0f} s of "
-                    "waiting; the same command goes on once there is more, ray.resource_timeout_s=SECONDS waits longer"
+                    "waiting; the same command resumes once there is more, ray.resource_timeout_s=SECONDS waits longer"
                 )
                 if self._number == 0:
                     raise InputError(message)

@@ -16,7 +16,7 @@ class RunSpec:
         filename: The config's file, for names and records.
         run_id: Name of this start of the run; the same for all its processes and tries.
         resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
-        run: With `resume=True`, name of the run in the work dir to go on with; empty: the one that saved last.
+        run: With `resume=True`, name of the run in the work dir to resume; empty: the one that saved last.
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads of a process; None leaves torch's default.
         cwd: Folder that relative paths of the config start from.
@@ -48,7 +48,7 @@ class RunSpec:
 
 
 class RunResult(TypedDict, total=False):
-    """What a run returns: of one that has finished its scores and files, of one that was stopped where it goes on."""
+    """What a run returns: of one that has finished its scores and files, of one that was stopped where it resumes."""
 
     metrics: dict[str, float]
     last_is_kept: bool

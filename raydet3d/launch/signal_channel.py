@@ -35,7 +35,7 @@ class WorkerLink(Protocol):
         """Set a key."""
 
     def send(self, report: Report) -> bool:
-        """Hand a report to the driver and return whether the run goes on."""
+        """Hand a report to the driver and return whether the run continues."""
 
 
 class SignalChannel:
@@ -66,21 +66,21 @@ class SignalChannel:
         return [value.decode() for value in found if value is not None]
 
     def send(self, report: Report) -> bool:
-        """Hand a report to the driver and return whether the run goes on; called by rank 0."""
+        """Hand a report to the driver and return whether the run continues; called by rank 0."""
         self.put(f"{REPORT}/{self._sent}", json.dumps(report))
         while (answer := self.get(f"{ANSWER}/{self._sent}")) is None:
             time.sleep(POLL_S)
         self._sent += 1
-        return answer == "go on"
+        return answer == "continue"
 
     def receive(self) -> Report | None:
         """Return the next report, or None if there is none yet; called by the driver."""
         found = self.get(f"{REPORT}/{self._received}")
         return None if found is None else json.loads(found)
 
-    def answer(self, goes_on: bool) -> None:
+    def answer(self, continues: bool) -> None:
         """Answer the report that was received."""
-        self.put(f"{ANSWER}/{self._received}", "go on" if goes_on else "stop")
+        self.put(f"{ANSWER}/{self._received}", "continue" if continues else "stop")
         self._received += 1
 
     def _key(self, key: str) -> bytes:

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         where = "" if self.iteration is None else f" after iteration {self.iteration}"
-        saved = f"; it goes on from {self.checkpoint}" if self.checkpoint else ""
+        saved = f"; it resumes from {self.checkpoint}" if self.checkpoint else ""
         return f"stopped ({self.reason}){where}{saved}"
 
 

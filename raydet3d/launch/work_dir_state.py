@@ -8,15 +8,16 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from raydet3d.checkpoint.catalog import CheckpointCatalog
+from raydet3d.checkpoint.earlier_runs import find_earlier_runs
 from raydet3d.checkpoint.manifest import Manifest, text_digest
 from raydet3d.checkpoint.storage import ObjectStorage
-from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.config import Config, is_uri
 from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.errors import InputError
-from raydet3d.launch.restart_file import read_reached, read_starts
+from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
+from raydet3d.launch.run_spec import RunResult
 
 # Keys that say where and how a run works, and not what it learns.
 _ABOUT = ("ray", "work_dir", "resume", "load_from", "log_level", "launcher", "experiment_name", "visualizer")
@@ -33,13 +34,13 @@ class PreviousRun:
         finished: Whether it came to its end and its last weights are kept.
         result: Its result, if it did.
         differences: What the config says now and did not say then, a line each; None where that is not known.
-        saved: Whether it has a checkpoint to go on from.
+        saved: Whether it has a checkpoint to resume from.
     """
 
     run: str
     reached: int
     finished: bool
-    result: dict[str, Any] = field(default_factory=dict)
+    result: RunResult = field(default_factory=RunResult)
     differences: list[str] | None = None
     saved: bool = True
 
@@ -85,7 +86,7 @@ def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
     home = str(cfg.get("work_dir"))
     if is_uri(home):
         _bring(home, work_dir, _config_name(cfg))
-    store = CheckpointStore(home if is_uri(home) else work_dir)
+    store = CheckpointCatalog(home if is_uri(home) else work_dir)
     starts = read_starts(work_dir)
     active = _newest_run(store, work_dir, cfg, starts)
     if active is None and starts:
@@ -98,20 +99,20 @@ def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
         )
     earlier = [
         (found, manifest.time)
-        for one in store.earlier_runs()
+        for one in find_earlier_runs(store)
         if (found := _newest_run(one, work_dir, cfg, starts)) is not None
         for manifest in _manifests(one)[-1:]
     ]
     return WorkDirState(active=active, earlier=[run for run, _ in sorted(earlier, key=lambda pair: pair[1])[::-1]])
 
 
-def _manifests(store: CheckpointStore) -> list[Manifest]:
+def _manifests(store: CheckpointCatalog) -> list[Manifest]:
     """A work dir's manifests; those in the folder that `last_checkpoint` leads to come last."""
     return [manifest for one in reversed(store.with_elsewhere()) for manifest in one.manifests()]
 
 
 def _newest_run(
-    store: CheckpointStore, work_dir: Path, cfg: Config, starts: list[dict[str, Any]]
+    store: CheckpointCatalog, work_dir: Path, cfg: Config, starts: list[RestartEntry]
 ) -> PreviousRun | None:
     """The run that saved last in a store; None where there is no checkpoint."""
     manifests = _manifests(store)
@@ -120,20 +121,20 @@ def _newest_run(
     newest = manifests[-1]
     own = [manifest for manifest in manifests if manifest.run == newest.run]
     regular = [manifest.step for manifest in own if not manifest.is_best]
-    last: dict[str, Any] = next((entry for entry in reversed(starts) if entry["run"] == newest.run), {})
+    last: RestartEntry = next((entry for entry in reversed(starts) if entry["run"] == newest.run), {})
     finished = last.get("finished") is True and _is_kept(store, newest.run, last.get("saved"))
     reached = read_reached(work_dir) if starts and starts[-1]["run"] == newest.run else None
     return PreviousRun(
         run=newest.run,
         reached=last["iter"] if finished else max(reached or 0, *regular, 0),
         finished=finished,
-        result=dict(last.get("result") or {}),
+        result=last.get("result") or {},
         differences=_differences(_config_of(store, newest, work_dir, cfg), cfg),
         saved=any(manifest.resumable for manifest in own),
     )
 
 
-def _is_kept(store: CheckpointStore, run: str, step: int | None) -> bool:
+def _is_kept(store: CheckpointCatalog, run: str, step: int | None) -> bool:
     """Whether a run's last weights are there and whole; of a run that has saved none, nothing is missing."""
     if step is None:
         return True
@@ -161,7 +162,7 @@ def _read_text(path: Path) -> str | None:
     return None
 
 
-def _config_of(store: CheckpointStore, manifest: Manifest, work_dir: Path, cfg: Config) -> str | None:
+def _config_of(store: CheckpointCatalog, manifest: Manifest, work_dir: Path, cfg: Config) -> str | None:
     """The text of the config that a checkpoint was written with: a copy in the work dir, else the checkpoint's own."""
     for path in (work_dir / _config_name(cfg), work_dir / manifest.start / "vis_data" / "config.py"):
         text = _read_text(path)

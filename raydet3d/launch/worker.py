@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -44,10 +45,10 @@ def run_worker(
         The run's result: metrics, best checkpoint, folders (see `Runner.train`). Of a run that was asked to stop:
         `stopped` (why), `iter` and `checkpoint`.
     """
-    if spec.lock_file is None or not is_main:
-        return _run(spec, device, hooks, asked)
-    busy = f"{Path(spec.lock_file).parent}: a run is at work there"
-    with locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy):
+    with ExitStack() as stack:
+        if spec.lock_file is not None and is_main:
+            busy = f"{Path(spec.lock_file).parent}: a run is at work there"
+            stack.enter_context(locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy))
         return _run(spec, device, hooks, asked)
 
 
@@ -83,15 +84,15 @@ def _run(
         retry=spec.retry,
         batch_workers=spec.batch_workers,
     )
-    result: RunResult
     try:
         with require_process_group():
             result = cast("RunResult", runner.train())
-            result["last_is_kept"] = restart_log.finish(runner, {**result})
+            result["last_is_kept"] = restart_log.finish(runner, result)
+            return result
     except Stopped as stopped:
         runner.logger.info("%s", stopped)
-        result = {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}
         runner.close()
+        return {"stopped": stopped.reason, "iter": stopped.iteration, "checkpoint": stopped.checkpoint}
     except BaseException:
         runner.close()  # the process may be used for another run
         raise
@@ -99,7 +100,6 @@ def _run(
         restart_log.close()
         if watchdog is not None:
             watchdog.close()
-    return result
 
 
 def quiet_file_loggers(folder: str) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from raydet3d import dist
 from raydet3d.checkpoint.download import fetch
+from raydet3d.checkpoint.earlier_runs import bring_back
 from raydet3d.checkpoint.load import exists, load_metadata, locate
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
@@ -128,7 +129,7 @@ def _latest(work_dir: Location, *, start: str | None = None, run: str = "") -> L
     def look() -> Location | None:
         store = CheckpointStore(work_dir)
         if run:
-            store.bring_back(run)
+            bring_back(store, run)
         return store.latest(start=start, run=run or None)
 
     return dist.on_rank0(look)

@@ -223,7 +223,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert list(result["not_kept"]) == ["epoch_2.pth"]
     out, err = capfd.readouterr()
     assert "checkpoint epoch_2.pth could not be written: No space left on device (it needs 0.0 MB, 0.0 MB" in out
-    assert "training goes on, earlier checkpoints are untouched" in out
+    assert "training continues, earlier checkpoints are untouched" in out
     assert "not kept: epoch_2.pth: No space left on device" in out
     assert "Traceback" not in out + err
     read_checkpoint(small_disk / "run" / "epoch_1.pth")

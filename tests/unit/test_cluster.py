@@ -6,13 +6,16 @@ import copy
 import os
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from raydet3d.runtime import assemble  # noqa: F401 - torch before Ray's autoscaler, as the doors import them
+from raydet3d.runtime import assemble  # noqa: F401 - torch before Ray's autoscaler, as the commands import them
+from tests.kit.metadata_service import metadata_service
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -62,7 +65,7 @@ def test_tokens_versions_and_time_to_save(name: str) -> None:
     assert "ray job submit" in text
     assert "export RAY_AUTH_MODE=token" in text
     if name in ("aws", "gcp"):
-        assert f"raydet3d.launch.spot --cloud {name}" in str(config["worker_start_ray_commands"])
+        assert f"cluster/drain_on_notice.sh {name}" in str(config["worker_start_ray_commands"])
 
 
 def pins(text: str) -> set[str]:
@@ -116,7 +119,43 @@ def test_kuberays_manifests(name: str, kind: str) -> None:
         assert "persistentVolumeClaim" in volumes[mounts["/shared"]]
         assert all(isinstance(value, str) for value in container["resources"]["limits"].values())
     (container,) = group["template"]["spec"]["containers"]
-    assert "raydet3d.launch.spot" in container["lifecycle"]["preStop"]["exec"]["command"]
+    assert "ray drain-node" in str(container["lifecycle"]["preStop"]["exec"]["command"])
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("aws", 115), ("gcp", 25), ("azure", 25)])
+def test_a_notice_of_the_cloud_drains_the_node(tmp_path: Path, kind: str, seconds: int) -> None:
+    (tmp_path / "ray").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "ray").chmod(0o755)
+    with metadata_service(kind) as service:
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "METADATA": service.address, "EVERY": "0.1"}
+        command = ["bash", str(CLUSTER / "drain_on_notice.sh"), kind, "--node-id", "n1"]
+        watcher = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        try:
+            for broken in (False, True, False):  # a service that fails for a moment is asked again
+                service.broken, before = broken, len(service.asked)
+                wait_until(lambda before=before: len(service.asked) > before + 3)
+            assert watcher.poll() is None
+            service.notice = True
+            told = watcher.communicate(timeout=30)[0].splitlines()
+        finally:
+            watcher.kill()
+    assert watcher.returncode == 0
+    assert told[1:4] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    assert told[-4:] == ["--deadline-remaining-seconds", str(seconds), "--node-id", "n1"]
+
+
+def test_draining_for_an_unknown_cloud_is_refused() -> None:
+    done = subprocess.run(
+        ["bash", CLUSTER / "drain_on_notice.sh", "moon"], capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_what_a_job_brings() -> None:

@@ -1,4 +1,4 @@
-"""A run on Ray whose work dir is behind a URI: a worker is killed, the door is stopped, another machine goes on."""
+"""A run on Ray whose work dir is behind a URI: a worker is killed, the command is stopped, another machine resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.timeout(600)
-def test_a_bucket_is_all_that_machines_share(tmp_path: Path) -> None:
+def test_run_behind_a_uri_resumes_on_another_machine(tmp_path: Path) -> None:
     whole = finish(write_config(tmp_path / "whole"), "--workers", 2)
     there = tmp_path / "bucket" / "run"
     death = {"type": "KillAt", "rank": 1, "at": [7], "folder": str(tmp_path / "deaths")}

@@ -30,7 +30,7 @@ def slow(seconds: float) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
-def test_two_then_one_then_three_workers_with_loader_workers(tmp_path: Path) -> None:
+def test_same_samples_with_two_then_one_then_three_workers(tmp_path: Path) -> None:
     more = {"batch": 3, "loaders": 1, "dropout": 0.0}
     whole = finish(write_config(tmp_path / "whole", **more), "--workers", 2)
     config = write_config(tmp_path / "part", slow(0.2), **more)
@@ -73,7 +73,7 @@ def to_next_step(run: Run, before: int) -> float:
 
 
 @pytest.mark.timeout(1500)
-def test_nodes_are_killed_and_added(cluster: Any, tmp_path: Path, record_property: Any) -> None:
+def test_run_shrinks_and_grows_with_killed_and_added_nodes(cluster: Any, tmp_path: Path, record_property: Any) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     config = write_config(tmp_path, slow(0.5), **TOY)
@@ -105,7 +105,7 @@ def test_nodes_are_killed_and_added(cluster: Any, tmp_path: Path, record_propert
 
 
 @pytest.mark.timeout(600)
-def test_a_node_is_drained(cluster: Any, tmp_path: Path) -> None:
+def test_run_leaves_a_drained_node(cluster: Any, tmp_path: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     run = elastic(write_config(tmp_path, slow(0.3), epochs=12, val_interval=12), cluster, "1-2")

@@ -41,14 +41,14 @@ def undisturbed(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tup
     return work_dir, on_ray(plan_of(work_dir), workers=2)
 
 
-def test_the_result_comes_back(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+def test_fit_returns_the_result_of_rank_0(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     work_dir, result = undisturbed
     assert (result["epoch"], result["iter"], result["workers"], result["restarts"]) == (3, 18, 2, 0)
     assert result["metrics"]["toy/count"] == 9
     assert Path(result["last_checkpoint"]) == work_dir / "epoch_3.pth"
 
 
-def test_two_workers_see_what_one_process_sees(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_two_workers_use_the_samples_of_one_process(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     # The same global batch of 4: the same samples in the same order with the same augmentation.
     work_dir, _ = undisturbed
     run_worker(plan_of(tmp_path, train_dataloader__batch_size=4))
@@ -57,13 +57,15 @@ def test_two_workers_see_what_one_process_sees(undisturbed: tuple[Path, dict[str
     assert alone == together
 
 
-def test_one_worker_with_loader_workers_sees_it_too(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_loader_workers_do_not_change_the_samples(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     work_dir, _ = undisturbed
     on_ray(plan_of(tmp_path, train_dataloader__batch_size=4, train_dataloader__num_workers=2), workers=1)
     assert read_steps(tmp_path / "samples") == read_steps(work_dir / "samples")
 
 
-def test_kill_dash_nine_of_a_worker_costs_no_bit(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_killed_worker_ends_in_the_undisturbed_weights(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     # Saved after every 4th iteration; rank 1 dies before the 11th. The newest checkpoint that was whole by then (the
     # one of 8, or of 4 where its writer was still at work) is where the second start goes on.
     kill = {"type": KillOnce, "rank": 1, "at": 10, "marker": str(tmp_path / "killed")}
@@ -81,7 +83,7 @@ def test_kill_dash_nine_of_a_worker_costs_no_bit(undisturbed: tuple[Path, dict[s
         assert torch.equal(value, last[name]), name
 
 
-def test_what_the_user_has_to_mend_comes_as_one_sentence(two_cpus: None, tmp_path: Path) -> None:
+def test_input_error_of_a_worker_is_raised_by_fit(two_cpus: None, tmp_path: Path) -> None:
     from raydet3d.errors import InputError
 
     plan = plan_of(tmp_path, optim_wrapper__optimizer={"type": "AdamWW", "lr": 0.1})
@@ -89,7 +91,7 @@ def test_what_the_user_has_to_mend_comes_as_one_sentence(two_cpus: None, tmp_pat
         on_ray(plan, workers=2)
 
 
-def test_a_mistake_in_code_is_raised_and_not_tried_again(two_cpus: None, tmp_path: Path) -> None:
+def test_error_in_code_is_not_tried_again(two_cpus: None, tmp_path: Path) -> None:
     import ray.train
 
     plan = plan_of(tmp_path, {"type": Broken})

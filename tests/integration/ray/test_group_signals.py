@@ -22,7 +22,7 @@ def slow(number: signal.Signals) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *map(slow, (signal.SIGUSR1, signal.SIGINT))], ids=lambda n: n.name)
-def test_a_run_on_a_local_ray_saves_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_run_on_a_local_ray_saves_and_resumes(number: signal.Signals, tmp_path: Path) -> None:
     whole = finish(write_config(tmp_path / "whole"), "--workers", 0).work_dir
     config = write_config(tmp_path / "run", SLOW, loaders=2)
     work_dir = config.parent / "work"
@@ -42,7 +42,7 @@ def test_a_run_on_a_local_ray_saves_and_goes_on(number: signal.Signals, tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)], ids=lambda n: n.name)
-def test_a_sweep_on_a_local_ray_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_sweep_on_a_local_ray_resumes(number: signal.Signals, tmp_path: Path) -> None:
     config = sweeps.write_config(tmp_path)
     spec = {
         "metric": "toy/AP", "mode": "max", "trials": 2, "concurrency": 1, "space": {"lr": [0.01, 0.02]},

@@ -98,7 +98,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def test_a_job_trains_the_demo_and_its_log_is_readable(head: Head, tmp_path: Path) -> None:
+def test_job_trains_and_logs_readable_lines(head: Head, tmp_path: Path) -> None:
     work_dir = tmp_path / "run"
     options = [*SHORT, f"data_root={tmp_path}/town/"]
     train = ["python", "-m", "raydet3d.train", "configs/demo/pointpillars_town.py", "--workers", "2"]
@@ -117,7 +117,7 @@ def test_a_job_trains_the_demo_and_its_log_is_readable(head: Head, tmp_path: Pat
     assert not [path for path in work_dir.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
-def test_without_the_token_rays_answer_names_the_variable(head: Head, tmp_path: Path) -> None:
+def test_job_submit_without_token_names_the_variable(head: Head, tmp_path: Path) -> None:
     said = head.jobs("submit", "--working-dir=.", "--", "true", env={**head.env, "RAY_AUTH_MODE": "disabled"})
     assert said.returncode != 0
     assert "RAY_AUTH_MODE is currently 'disabled'" in said.stdout + said.stderr
@@ -129,7 +129,7 @@ def test_without_the_token_rays_answer_names_the_variable(head: Head, tmp_path: 
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_the_door_without_the_token_says_which_line_to_export(head: Head, tmp_path: Path, mode: str) -> None:
+def test_train_without_token_prints_the_export_line(head: Head, tmp_path: Path, mode: str) -> None:
     env = {**head.env, "HOME": str(tmp_path), "RAY_AUTH_MODE": mode, "RAY_ADDRESS": f"127.0.0.1:{head.gcs}"}
     command = [sys.executable, "-m", "raydet3d.train", "configs/demo/pointpillars_town.py", "--workers", "2"]
     command += ["--work-dir", str(tmp_path / "run"), "--cfg-options", *SHORT, f"data_root={tmp_path}/town/"]

@@ -48,7 +48,7 @@ def never_back_without_a_line(text: str) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.timeout(3600)
-def test_kills_of_a_worker_at_random_steps_cost_no_bit(
+def test_killed_workers_end_in_the_weights_of_the_undisturbed_run(
     whole: Callable[[int], Path], tmp_path: Path, workers: int
 ) -> None:
     luck = random.Random(workers)
@@ -73,7 +73,7 @@ def test_kills_of_a_worker_at_random_steps_cost_no_bit(
     assert steps_that_count(tmp_path / "samples") == steps_that_count(whole(workers).parent / "samples")
 
 
-def test_kill_of_the_driver(whole: Callable[[int], Path], tmp_path: Path) -> None:
+def test_killed_driver_resumes_with_the_same_command(whole: Callable[[int], Path], tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOWER)
     run = Run(config, "--workers", 2)
     run.until(run.reached(14))
@@ -85,7 +85,7 @@ def test_kill_of_the_driver(whole: Callable[[int], Path], tmp_path: Path) -> Non
     never_back_without_a_line(run.text() + again.text())
 
 
-def test_kill_of_the_controller(whole: Callable[[int], Path], tmp_path: Path) -> None:
+def test_killed_controller_is_tried_again(whole: Callable[[int], Path], tmp_path: Path) -> None:
     run = Run(write_config(tmp_path, SLOW), "--workers", 2)
     run.until(run.reached(14))
     named = run.descendants("TrainController")
@@ -97,7 +97,7 @@ def test_kill_of_the_controller(whole: Callable[[int], Path], tmp_path: Path) ->
     never_back_without_a_line(run.text())
 
 
-def test_rays_own_files_are_damaged(whole: Callable[[int], Path], tmp_path: Path) -> None:
+def test_damaged_files_of_ray_do_not_block_a_start(whole: Callable[[int], Path], tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOWER, val_interval=1)
     run = Run(config, "--workers", 2)
     run.until(lambda: list(run.work_dir.glob(".ray/*")) and run.reached(16)())

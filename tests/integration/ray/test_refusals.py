@@ -41,12 +41,12 @@ def refused(work_dir: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_more_gpus_than_the_cluster_has(cluster: Any, tmp_path: Path) -> None:
+def test_too_many_gpus_are_refused(cluster: Any, tmp_path: Path) -> None:
     text = refused(tmp_path, num_workers=8, gpus_per_worker=1)
     assert "asked for 8 workers with 1 GPU each (8 GPUs), the cluster has 4; use --workers 4" in text
 
 
-def test_what_others_hold_does_not_count(cluster: Any, tmp_path: Path) -> None:
+def test_resources_held_by_others_are_not_free(cluster: Any, tmp_path: Path) -> None:
     @cluster.remote(num_gpus=2, num_cpus=0)
     class Other:
         def there(self) -> bool:
@@ -65,7 +65,7 @@ def test_what_others_hold_does_not_count(cluster: Any, tmp_path: Path) -> None:
     assert (cluster.options.num_workers, cluster.is_ours) == (4, False)
 
 
-def test_a_placement_or_a_label_that_no_nodes_have(cluster: Any, tmp_path: Path) -> None:
+def test_unsatisfiable_placement_and_labels_are_refused(cluster: Any, tmp_path: Path) -> None:
     text = refused(tmp_path, num_workers=3, gpus_per_worker=1, placement_strategy="STRICT_PACK")
     assert "its nodes have room for 2 of such workers; use --workers 2" in text
     text = refused(tmp_path, num_workers=3, gpus_per_worker=1, label_selector={"zone": "b"})
@@ -73,7 +73,7 @@ def test_a_placement_or_a_label_that_no_nodes_have(cluster: Any, tmp_path: Path)
     assert "room for 2 of such workers" in text
 
 
-def test_all_gpus_are_taken_where_nothing_is_said(cluster: Any, tmp_path: Path) -> None:
+def test_default_takes_all_gpus(cluster: Any, tmp_path: Path) -> None:
     from raydet3d.launch.cluster import connect
 
     options = connect(RayOptions(cpus_per_worker=0.5), tmp_path).options
@@ -81,7 +81,7 @@ def test_all_gpus_are_taken_where_nothing_is_said(cluster: Any, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []  # each node has read and written here, and left nothing
 
 
-def test_a_node_that_does_not_see_the_work_dir_says_so(tmp_path: Path) -> None:
+def test_node_without_the_work_dir_is_named(tmp_path: Path) -> None:
     # All nodes of this cluster are one machine, so what a node does is asked of it directly.
     token = tmp_path / ".seen-1"
     assert "is not the one that was written to here (No such file" in str(_visit(str(token)))
@@ -91,7 +91,7 @@ def test_a_node_that_does_not_see_the_work_dir_says_so(tmp_path: Path) -> None:
     assert _visit(str(token)) is None
 
 
-def test_what_an_autoscaler_may_add_counts(cluster: Any, tmp_path: Path) -> None:
+def test_nodes_of_the_autoscaler_count(cluster: Any, tmp_path: Path) -> None:
     # The autoscaler tells the cluster which nodes it may bring; here its message is sent in its place.
     from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 

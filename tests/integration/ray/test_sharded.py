@@ -18,7 +18,7 @@ SHARDED = [*OPTIONS, "model_wrapper_cfg={'type': 'MMFullyShardedDataParallel', '
 
 
 @pytest.mark.timeout(900)
-def test_sharded_workers_end_where_ddp_ends_and_others_go_on_from_there(tmp_path: Path) -> None:
+def test_sharded_run_equals_ddp_and_resumes_on_other_numbers_of_workers(tmp_path: Path) -> None:
     more = {"batch": 3, "dropout": 0.0}
     plain = finish(write_config(tmp_path / "plain", **more), "--workers", 2, *OPTIONS)
     end = 24

@@ -1,4 +1,4 @@
-"""Runs through the door that are told to stop: they save, end with 75, and the same command goes on at that step."""
+"""Runs of the command that are told to stop: they save, exit with 75, and the same command resumes at that step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finish(write_config(tmp_path_factory.mktemp("whole")), "--workers", 2).work_dir
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_the_same_command_resumes(undisturbed: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOW)
     run = Run(config, "--workers", 2)
     run.until(run.reached(6))
@@ -44,7 +44,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_time_limit_is_a_stop_like_another(undisturbed: Path, tmp_path: Path) -> None:
+def test_time_limit_saves_and_exits_with_75(undisturbed: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, {"type": "Slow", "seconds": 0.4})
     first = finish(config, "--workers", 2, "--ray", "time_limit_s=22", code=75)
     assert "Stopped (time limit)" in first.text()
@@ -53,7 +53,7 @@ def test_a_time_limit_is_a_stop_like_another(undisturbed: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_sigusr1_without_ray_and_under_torchrun_within_a_validation(tmp_path: Path) -> None:
+def test_sigusr1_stops_within_a_validation_without_ray(tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOW)
     run = Run(config, "--workers", 0)
     run.until(run.reached(5))
@@ -64,7 +64,7 @@ def test_sigusr1_without_ray_and_under_torchrun_within_a_validation(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_work_dir_has_one_run_at_a_time(tmp_path: Path) -> None:
+def test_second_run_in_a_busy_work_dir_is_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOW, epochs=40)
     run = Run(config, "--workers", 0)
     run.until(run.reached(3))
@@ -80,6 +80,6 @@ def test_a_work_dir_has_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_time_limit_without_ray(tmp_path: Path) -> None:
+def test_time_limit_without_ray(tmp_path: Path) -> None:
     config = write_config(tmp_path, SLOW, epochs=40)
     assert "Stopped (time limit)" in finish(config, "--workers", 0, "--ray", "time_limit_s=8", code=75).text()

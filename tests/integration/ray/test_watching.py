@@ -12,7 +12,7 @@ from tests.kit.runs import PATIENCE, assert_same_weights, finish, starts, write_
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_hang_ends_with_every_ranks_stack_and_a_retry(tmp_path: Path) -> None:
+def test_hang_is_logged_with_stacks_and_tried_again(tmp_path: Path) -> None:
     whole = finish(write_config(tmp_path / "whole"), "--workers", 2)
     hang = {"type": "Hang", "rank": 1, "at": 10, "marker": str(tmp_path / "hung")}
     run = finish(write_config(tmp_path / "part", hang), "--workers", 2, "--ray", f"hang_timeout_s={10 * PATIENCE:g}")
@@ -27,7 +27,7 @@ def test_a_hang_ends_with_every_ranks_stack_and_a_retry(tmp_path: Path) -> None:
     assert_same_weights(run.work_dir, whole.work_dir, 36)
 
 
-def test_a_straggler_is_named_and_throughput_is_told(tmp_path: Path) -> None:
+def test_straggler_and_throughput_are_logged(tmp_path: Path) -> None:
     steady, slow = {"type": "Slow", "seconds": 0.2, "rank": 0}, {"type": "Slow", "seconds": 0.5, "rank": 1}
     run = finish(write_config(tmp_path, steady, slow), "--workers", 2)
     ratio = re.search(r"straggler: rank 1 takes (\d\.\d) times as long as the others", run.text())

@@ -54,7 +54,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made.server.server_close()
 
 
-def test_once_into_the_cache_of_torch_hub(site: Site, tmp_path: Path) -> None:
+def test_download_goes_to_the_cache_of_torch_hub_once(site: Site, tmp_path: Path) -> None:
     url = f"{site.url}/models/net_20200620-77663cd6.pth"
     path = fetch(url)
     assert path == str(tmp_path / "cache/hub/checkpoints/net_20200620-77663cd6.pth")
@@ -64,7 +64,7 @@ def test_once_into_the_cache_of_torch_hub(site: Site, tmp_path: Path) -> None:
     assert [file.name for file in Path(path).parent.iterdir() if not file.name.startswith(".")] == [Path(path).name]
 
 
-def test_processes_that_ask_together_download_once(site: Site) -> None:
+def test_concurrent_processes_download_once(site: Site) -> None:
     url = f"{site.url}/a-0123abcd.pth"
     threads = [threading.Thread(target=fetch, args=(url,)) for _ in range(4)]
     for thread in threads:
@@ -75,7 +75,7 @@ def test_processes_that_ask_together_download_once(site: Site) -> None:
     assert cached(url).read_bytes() == site.content
 
 
-def test_names_without_a_hash_of_their_own_do_not_meet(site: Site) -> None:
+def test_urls_with_equal_file_names_get_different_cache_names(site: Site) -> None:
     one, other = (cached(f"http://{host}/latest.pth") for host in ("a.org", "b.org"))
     assert one != other
     assert one.name.startswith("latest-")
@@ -83,7 +83,7 @@ def test_names_without_a_hash_of_their_own_do_not_meet(site: Site) -> None:
     assert cached("http://a.org/").name.startswith("checkpoint-")
 
 
-def test_what_broke_off_leaves_nothing(site: Site) -> None:
+def test_broken_download_leaves_no_file(site: Site) -> None:
     site.missing = 7
     url = f"{site.url}/a-0123abcd.pth"
     size = len(site.content)
@@ -94,7 +94,7 @@ def test_what_broke_off_leaves_nothing(site: Site) -> None:
     assert Path(fetch(url)).read_bytes() == site.content
 
 
-def test_no_such_file_and_no_net(site: Site) -> None:
+def test_missing_file_and_missing_network_are_input_errors(site: Site) -> None:
     with pytest.raises(InputError, match=r"gone\.pth: the server says 404 Not Found; fetch it elsewhere and give its"):
         fetch(f"{site.url}/gone.pth?token=hush")
     with socket.socket() as unused:
@@ -104,14 +104,14 @@ def test_no_such_file_and_no_net(site: Site) -> None:
             fetch(url)
 
 
-def test_what_is_no_url(site: Site) -> None:
+def test_paths_are_returned_unchanged_and_unknown_schemes_refused(site: Site) -> None:
     assert fetch(None) is None
     assert fetch("work_dirs/x.pth") == "work_dirs/x.pth"
     with pytest.raises(InputError, match="torchvision:// is not known here; give a path or an http"):
         fetch("torchvision://resnet50")
 
 
-def test_a_run_begins_with_it(site: Site, tmp_path: Path) -> None:
+def test_run_loads_weights_from_a_url(site: Site, tmp_path: Path) -> None:
     url = f"{site.url}/a-0123abcd.pth"
     assert resolve_resume({"load_from": url}, False, tmp_path, "t").load_from == str(cached(url))
     start = resolve_resume({"resume": url}, False, tmp_path, "t")

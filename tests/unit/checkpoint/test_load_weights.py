@@ -12,7 +12,7 @@ from raydet3d.checkpoint.load_weights import load_checkpoint, load_weights, rena
 from raydet3d.errors import InputError
 
 
-def test_what_fits_is_loaded_and_the_rest_is_named() -> None:
+def test_fitting_weights_are_loaded_and_others_named() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     weights = {
         "0.weight": torch.ones(3, 2),
@@ -33,20 +33,20 @@ def test_what_fits_is_loaded_and_the_rest_is_named() -> None:
     )
 
 
-def test_nothing_fits_and_long_lists_are_cut() -> None:
+def test_weights_of_another_model_are_refused_with_shortened_lists() -> None:
     model = nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"does not fit the model at all: it has a0, .* and 12 more, the model weight"):
         load_weights(model, {f"a{i}": torch.ones(1) for i in range(20)}, strict=False, title="w.pth")
 
 
-def test_names_can_be_revised() -> None:
+def test_revise_keys_rename_weights() -> None:
     assert set(rename_weights({"module.a": 1, "b.module.c": 2}, [(r"^module\.", ""), ("c$", "d")])) == {
         "a",
         "b.module.d",
     }
 
 
-def test_a_checkpoint_outside_of_a_run(tmp_path: Path) -> None:
+def test_load_checkpoint_outside_of_a_run(tmp_path: Path) -> None:
     model = nn.Linear(2, 1)
     torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}}, tmp_path / "w.pth")
     assert "state_dict" in load_checkpoint(model, str(tmp_path / "w.pth"), "cpu")

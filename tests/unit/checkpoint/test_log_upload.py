@@ -20,7 +20,7 @@ def mirror(tmp_path: Path) -> LogUploader:
     return LogUploader(tmp_path / "here", bucket, logging.getLogger("raydet3d"))
 
 
-def test_what_is_new_or_has_changed_is_copied(mirror: LogUploader, tmp_path: Path) -> None:
+def test_new_and_changed_files_are_uploaded(mirror: LogUploader, tmp_path: Path) -> None:
     there = tmp_path / "there"
     for name in ("a.json", "logs/b.log", ".hidden", "logs/.part"):
         (mirror.local / name).write_text("1")
@@ -33,7 +33,7 @@ def test_what_is_new_or_has_changed_is_copied(mirror: LogUploader, tmp_path: Pat
     assert not (there / "a.json").exists()  # it has not changed since
 
 
-def test_the_machine_that_has_come_further_is_believed(mirror: LogUploader, tmp_path: Path) -> None:
+def test_logs_of_the_machine_with_more_starts_are_used(mirror: LogUploader, tmp_path: Path) -> None:
     mirror.pull("mine.py")  # nothing is there
     assert not list(mirror.local.glob("*.*"))
     (mirror.local / "starts.jsonl").write_text("first\n")
@@ -56,7 +56,7 @@ def test_the_machine_that_has_come_further_is_believed(mirror: LogUploader, tmp_
     assert not (mirror.local / ".reached").exists()
 
 
-def test_a_failure_is_told_once_and_made_up_for(
+def test_failed_upload_is_logged_once_and_repeated(
     mirror: LogUploader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (mirror.local / "a.json").write_text("1")

@@ -10,7 +10,7 @@ import pytest
 from raydet3d.checkpoint.manifest import Manifest
 
 
-def test_a_manifest_of_a_later_version_is_read() -> None:
+def test_unknown_keys_of_later_versions_are_ignored() -> None:
     content = {"name": "a", "sha256": ["0"], "size": 1, "step": 2, "serial": 3, "colour": "red"}
     assert Manifest.from_json(json.dumps(content)).step == 2
 
@@ -29,13 +29,13 @@ def test_a_manifest_of_a_later_version_is_read() -> None:
         ({"step": None}, "its 'step' is None"),
     ],
 )
-def test_wrong_types_are_named(change: dict[str, Any], words: str) -> None:
+def test_error_names_the_key_and_the_value(change: dict[str, Any], words: str) -> None:
     content = {"name": "a", "sha256": ["0"], "size": 1, "step": 2, "serial": 3, **change}
     with pytest.raises(ValueError, match=words):
         Manifest.from_json(json.dumps(content), "a")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"name": "a"}'])
-def test_what_is_no_manifest_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Expecting|no object|has no|property name"):
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no object|has no"):
         Manifest.from_json(text)

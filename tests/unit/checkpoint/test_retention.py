@@ -18,19 +18,19 @@ def serials(entries: list[Manifest]) -> list[int]:
 
 
 @given(st.lists(st.integers(0, 50), unique=True), st.integers(-1, 6))
-def test_a_limit_leaves_the_newest(numbers: list[int], limit: int) -> None:
+def test_limit_keeps_the_newest(numbers: list[int], limit: int) -> None:
     dropped = set(serials(select_of_run([entry(s) for s in numbers], limit)))
     kept = set(numbers) - dropped
     assert len(kept) == (min(limit, len(numbers)) if limit > 0 else len(numbers))
     assert not kept or not dropped or min(kept) > max(dropped)
 
 
-def test_milestones_do_not_count_and_do_not_go() -> None:
+def test_milestones_are_kept_beyond_the_limit() -> None:
     entries = [entry(i, milestone=i % 4 == 0) for i in range(1, 10)]
     assert serials(select_of_run(entries, 2)) == [1, 2, 3, 5, 6]
 
 
-def test_a_limit_counts_its_group_only() -> None:
+def test_limit_counts_its_group_only() -> None:
     entries = [entry(i, group="epoch" if i % 2 else "best_AP") for i in range(6)]
     assert serials(select_of_run(entries, 1, group="epoch")) == [1, 3]
 
@@ -41,7 +41,7 @@ def test_a_limit_counts_its_group_only() -> None:
     ),
     st.integers(0, 40),
 )
-def test_a_budget_holds_unless_what_must_stay_is_more(facts: list[tuple[int, bool, bool, str]], budget: int) -> None:
+def test_budget_never_deletes_the_newest_or_the_best(facts: list[tuple[int, bool, bool, str]], budget: int) -> None:
     entries = [
         entry(i, size=size, milestone=mile, resumable=resume, group=group)
         for i, (size, mile, resume, group) in enumerate(facts)

@@ -30,7 +30,7 @@ class Bomb:
         return os.system, (f"touch {self.path}",)
 
 
-def test_objects_of_other_classes_are_left_out(tmp_path: Path) -> None:
+def test_objects_of_other_classes_are_dropped(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.rand(3, 2).half())
     content = {
         "state_dict": {"w": weight, "v": weight.data[1:]},
@@ -47,7 +47,7 @@ def test_objects_of_other_classes_are_left_out(tmp_path: Path) -> None:
     assert (read["meta"]["epoch"], read["meta"]["list"]) == (3, [1])
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     # I5
     torch.save({"state_dict": {"w": torch.ones(1)}, "meta": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pth")
     read = read_checkpoint(tmp_path / "bomb.pth")
@@ -59,12 +59,12 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "boom").exists()
 
 
-def test_weights_alone_are_a_checkpoint(tmp_path: Path) -> None:
+def test_bare_weights_are_read_as_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
     assert read_checkpoint(tmp_path / "w.pth")["state_dict"]["w"].sum() == 2
 
 
-def test_what_is_no_checkpoint_is_said_so(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read checkpoint .*none.pth: No such file"):
         read_checkpoint(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from raydet3d.checkpoint.staging import HostStaging, num_bytes, to_host
+from raydet3d.checkpoint.nested import num_bytes
+from raydet3d.checkpoint.staging import HostStaging
 
 
-def test_tensors_at_any_depth_are_copied() -> None:
+def test_nested_tensors_are_copied() -> None:
     tensor = torch.zeros(2, requires_grad=True)
-    copy = to_host({"a": [tensor, (1, tensor)], "b": "x"})
+    copy = HostStaging().take({"a": [tensor, (1, tensor)], "b": "x"})
     with torch.no_grad():
         tensor += 1
     assert copy["a"][0].sum() == copy["a"][1][1].sum() == 0
@@ -17,7 +18,7 @@ def test_tensors_at_any_depth_are_copied() -> None:
     assert copy["b"] == "x"
 
 
-def test_memory_is_used_again_and_only_where_it_fits() -> None:
+def test_buffers_are_reused_for_equal_shapes_and_types() -> None:
     copies = HostStaging()
     state = {"w": torch.arange(6.0).view(2, 3), "list": [torch.ones(2, dtype=torch.int64)]}
     first = copies.take(state)
@@ -35,14 +36,14 @@ def test_memory_is_used_again_and_only_where_it_fits() -> None:
     assert copies.take(state)["w"].dtype == torch.float16
 
 
-def test_layout_in_memory_stays_and_odd_tensors_are_torchs_business() -> None:
+def test_memory_format_is_kept_and_sparse_tensors_are_copied() -> None:
     image = torch.randn(1, 3, 4, 4).to(memory_format=torch.channels_last)
     sparse = torch.eye(3).to_sparse()
-    copy = to_host({"image": image, "sparse": sparse, "wide": torch.ones(1).expand(3)})
+    copy = HostStaging().take({"image": image, "sparse": sparse, "wide": torch.ones(1).expand(3)})
     assert copy["image"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(copy["sparse"].to_dense(), torch.eye(3))
     assert copy["wide"].tolist() == [1, 1, 1]
 
 
-def test_bytes() -> None:
+def test_num_bytes_of_nested_containers() -> None:
     assert num_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.int8), 7]}) == 14

@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return PLACES[request.param](tmp_path)
 
 
-def test_what_is_put_is_there(place: Storage) -> None:
+def test_put_read_list_and_remove(place: Storage) -> None:
     assert place.names() == []
     assert not place.exists("a")
     place.put("a", b"abc")
@@ -58,18 +58,18 @@ def test_what_is_put_is_there(place: Storage) -> None:
         read(place, "a")
 
 
-def test_what_is_prepared_is_not_there_until_it_is_committed(place: Storage) -> None:
+def test_prepared_file_appears_on_commit(place: Storage) -> None:
     place.put("a", b"old")
-    assert place.prepare("a", lambda file: [None, file.write(b"abc")][0]) == (SHA_OF_ABC, 3)
+    assert place.prepare("a", lambda file: file.write(b"abc")) == (SHA_OF_ABC, 3)
     assert read(place, "a") == b"old"
     place.commit("a")
     assert read(place, "a") == b"abc"
-    place.prepare("b", lambda file: [None, file.write(b"abc")][0])
+    place.prepare("b", lambda file: file.write(b"abc"))
     place.discard("b")
     assert [name for name in place.names() if name != "a"] == []
 
 
-def test_a_file_uri_is_a_folder_and_others_are_buckets(tmp_path: Path) -> None:
+def test_file_uri_is_local_and_others_are_object_stores(tmp_path: Path) -> None:
     assert isinstance(open_storage("file:///a%20b"), LocalStorage)
     assert open_storage("file:///a%20b").location("c") == Path("/a b/c")
     assert isinstance(open_storage("memory://a"), ObjectStorage)
@@ -82,7 +82,7 @@ def test_a_file_uri_is_a_folder_and_others_are_buckets(tmp_path: Path) -> None:
         probe(f"local://{tmp_path}/file/run")
 
 
-def test_a_store_in_a_bucket_is_a_store(tmp_path: Path) -> None:
+def test_checkpoint_store_behind_a_uri(tmp_path: Path) -> None:
     uri = f"local://{tmp_path}/run"
     store = CheckpointStore(uri, run="r")
     for i in (1, 2, 3):
@@ -104,7 +104,7 @@ def test_a_store_in_a_bucket_is_a_store(tmp_path: Path) -> None:
         load_metadata(f"{uri}/epoch_9.pth")
 
 
-def test_what_cannot_be_written_whole_never_reaches_the_bucket(tmp_path: Path) -> None:
+def test_failed_write_uploads_nothing(tmp_path: Path) -> None:
     store = CheckpointStore(f"local://{tmp_path}/run")
     store.save({"state_dict": {}, "hooks": [lambda: None]}, "epoch_2.pth", step=20)
     store.drain()

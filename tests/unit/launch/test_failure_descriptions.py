@@ -39,6 +39,6 @@ def wrapped(inner: BaseException) -> BaseException:
         ),
     ],
 )
-def test_reasons(error: BaseException, reason: str) -> None:
+def test_failure_is_described_in_one_line(error: BaseException, reason: str) -> None:
     assert describe_failure(error).startswith(reason)
     assert "\n" not in describe_failure(error)

@@ -51,13 +51,13 @@ def run(folder: Path, how: str, world: int) -> tuple[int, float]:
     return process.returncode, time.monotonic() - began
 
 
-def test_what_moves_leaves_nothing(tmp_path: Path) -> None:
+def test_progress_leaves_no_file(tmp_path: Path) -> None:
     assert run(tmp_path, "moves", 2)[0] == 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("how", "world", "code"), [("waits", 2, EXIT), ("holds", 1, 1)])
-def test_what_hangs_ends_with_its_stack(tmp_path: Path, how: str, world: int, code: int) -> None:
+def test_hang_ends_the_process_with_its_stack(tmp_path: Path, how: str, world: int, code: int) -> None:
     before = time.time()
     found, took = run(tmp_path, how, world)
     assert found == code
@@ -68,7 +68,7 @@ def test_what_hangs_ends_with_its_stack(tmp_path: Path, how: str, world: int, co
     assert read_stacks(tmp_path, since=time.time() + 1) == []  # a stack of an earlier try
 
 
-def test_a_rank_that_holds_the_interpreter_has_its_stack_too(tmp_path: Path) -> None:
+def test_stack_is_written_while_the_interpreter_lock_is_held(tmp_path: Path) -> None:
     # It cannot end itself; the others do, and the launcher ends it. Here nobody does: a short sleep stands for it.
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path), "holds", "2"], env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -84,7 +84,7 @@ def test_a_rank_that_holds_the_interpreter_has_its_stack_too(tmp_path: Path) -> 
     assert "wait_for_the_others" in read_stacks(tmp_path, since=0)[0]
 
 
-def test_ranks_that_end_together_do_not_trip_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_close_together_tolerate_the_removed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder goes with the last file in it; whoever comes second finds it gone."""
     rmdir = Path.rmdir
 

@@ -37,6 +37,6 @@ def test_kept_blocks_cause_no_page_faults():
     assert faults("kept") < faults("usual") / 10
 
 
-def test_it_may_be_called_anywhere():
+def test_returns_whether_the_allocator_took_the_settings():
     assert isinstance(keep_freed_memory(), bool)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0

@@ -17,47 +17,47 @@ from raydet3d.launch.ray_options import RayOptions
 from tests.kit.toy import ToyModel
 
 
-def test_one_worker_a_gpu_where_there_are_gpus():
+def test_default_is_one_worker_per_gpu():
     settled = resolve_options(RayOptions(), {"CPU": 16, "GPU": 4}, where="the cluster")
     assert (settled.num_workers, settled.gpus_per_worker) == (4, 1)
 
 
-def test_one_worker_without_gpus():
+def test_default_is_one_worker_without_gpus():
     settled = resolve_options(RayOptions(), {"CPU": 2}, where="this machine")
     assert (settled.num_workers, settled.gpus_per_worker) == (1, 0)
 
 
-def test_more_gpus_than_there_are():
+def test_too_many_gpus_are_refused():
     with pytest.raises(InputError, match=r"8 workers with 1 GPU each \(8 GPUs\), the cluster has 4; use --workers 4"):
         resolve_options(RayOptions(num_workers=8), {"CPU": 64, "GPU": 4}, where="the cluster")
 
 
-def test_more_cpus_than_there_are():
+def test_too_many_cpus_are_refused():
     with pytest.raises(InputError, match=r"3 workers with 1 CPU each \(3 CPUs\), this machine has 2; use --workers 2"):
         resolve_options(RayOptions(num_workers=3), {"CPU": 2}, where="this machine")
 
 
-def test_a_worker_that_fits_nowhere():
+def test_worker_larger_than_the_machine_is_refused():
     with pytest.raises(InputError, match="use --workers 0"):
         resolve_options(RayOptions(num_workers=1, cpus_per_worker=4), {"CPU": 2}, where="this machine")
 
 
-def test_half_a_cpu_each_fits():
+def test_fractions_of_a_cpu_fit():
     assert resolve_options(RayOptions(num_workers=4, cpus_per_worker=0.5), {"CPU": 2}, where="x").num_workers == 4
 
 
-def test_a_work_dir_that_was_checked_is_left_as_it_was(tmp_path):
+def test_writable_check_leaves_no_folder(tmp_path):
     check_writable(tmp_path / "a" / "b", "work_dir")
     assert not (tmp_path / "a").exists()
 
 
-def test_work_dir_that_cannot_be_made(tmp_path):
+def test_unwritable_work_dir_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"work_dir .*file/x cannot be written to .*--work-dir"):
         check_writable(tmp_path / "file" / "x", "work_dir")
 
 
-def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):
+def test_cpus_of_this_machine_do_not_limit_a_joined_cluster(monkeypatch):
     many = RayOptions(num_workers=num_processors() + 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=f"this machine has {num_processors()}"):
@@ -66,24 +66,24 @@ def test_this_machine_is_asked_only_where_no_cluster_is_joined(monkeypatch):
     check_this_machine(many)
 
 
-def test_a_range_asks_for_its_lower_end():
+def test_range_needs_room_for_its_lower_end():
     settled = resolve_options(RayOptions(num_workers=(1, 8)), {"CPU": 2}, where="this machine")
     assert settled.num_workers == (1, 8)
 
 
-def test_room_on_disk_for_two_checkpoints(tmp_path):
+def test_disk_without_room_for_two_checkpoints_is_refused(tmp_path):
     check_room_on_disk(tmp_path, 1000)
     with pytest.raises(InputError, match=r"has .*B free, two checkpoints need about .*GB; make room .*--work-dir"):
         check_room_on_disk(tmp_path, 2**60)
 
 
-def test_the_size_of_a_checkpoint_is_weights_and_two_moments(tmp_path):
+def test_checkpoint_size_is_weights_and_two_moments(tmp_path):
     cfg = {"model": {"type": ToyModel}}
     assert checkpoint_size(cfg) == 3 * 4 * (6 * 16 + 16 + 16 + 1)
     assert checkpoint_size({"model": {"type": "NoSuchModel"}}) == 0
 
 
-def test_a_token_that_is_asked_for_and_absent(tmp_path, monkeypatch):
+def test_missing_token_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
@@ -96,7 +96,7 @@ def test_a_token_that_is_asked_for_and_absent(tmp_path, monkeypatch):
     check_token()
 
 
-def test_a_cluster_that_wants_a_token_is_answered_with_the_export_line():
+def test_refused_token_gives_the_export_line():
     error = RuntimeError("Unauthorized: Missing authentication token. RAY_AUTH_MODE is currently 'disabled'")
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token>" in token_hint(error)
     assert token_hint(RuntimeError("no such node")) is None

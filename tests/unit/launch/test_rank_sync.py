@@ -52,7 +52,7 @@ class Seen(Hook):
         self.validated = 1000 + runner.iter
 
 
-def test_ranks_leave_together_whichever_is_asked(tmp_path: Path) -> None:
+def test_all_ranks_stop_at_the_same_iteration(tmp_path: Path) -> None:
     first, second = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": QUIET}, 8, 1, {"interval_s": 0.0})
     assert first == second == ("SIGTERM", 8, str(tmp_path / "stop_iter_8.pth"))
     state = torch.load(tmp_path / "stop_iter_8.pth", weights_only=True)
@@ -61,7 +61,7 @@ def test_ranks_leave_together_whichever_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_within_a_validation_nothing_is_saved(tmp_path: Path, saved: bool) -> None:
+def test_stop_within_a_validation_uses_the_existing_checkpoint(tmp_path: Path, saved: bool) -> None:
     # Nine samples on two ranks: one has a batch more than the other would have alone.
     every = {"type": "CheckpointHook", "interval": 1 if saved else 2}
     left = run_ranks(train, 2, str(tmp_path), {"default_hooks__checkpoint": every}, 1006, 0, {"interval_s": 0.0})
@@ -71,7 +71,7 @@ def test_within_a_validation_nothing_is_saved(tmp_path: Path, saved: bool) -> No
         assert left == [("SIGTERM", 7, str(tmp_path / "stop_iter_7.pth"))] * 2
 
 
-def test_looks_are_rare_where_iterations_are_short(tmp_path: Path) -> None:
+def test_syncs_are_rare_for_short_iterations(tmp_path: Path) -> None:
     looks = []
 
     def asked() -> None:
@@ -88,7 +88,7 @@ def test_looks_are_rare_where_iterations_are_short(tmp_path: Path) -> None:
     assert 2 <= len(looks) <= 4 + (time.perf_counter() - began) / 0.1
 
 
-def test_a_slow_rank_is_named_with_its_ratio_and_throughput_is_told(tmp_path: Path) -> None:
+def test_straggler_and_throughput_are_logged(tmp_path: Path) -> None:
     slow = {"type": Slow, "seconds": 0.06, "rank": 1}
     steady = {"type": Slow, "seconds": 0.03, "rank": 0}
     changes = {
@@ -113,7 +113,7 @@ def test_a_slow_rank_is_named_with_its_ratio_and_throughput_is_told(tmp_path: Pa
     assert '"workers/straggler"' in scalars
 
 
-def test_equal_ranks_are_no_stragglers(tmp_path: Path) -> None:
+def test_equal_ranks_are_not_logged_as_stragglers(tmp_path: Path) -> None:
     changes = {
         "train_cfg": {"max_epochs": 6, "val_interval": 100},
         "custom_hooks": [{"type": Slow, "seconds": 0.05}],

@@ -8,7 +8,7 @@ import pytest
 from raydet3d.launch.ray_console import divert_ray_lines
 
 
-def test_rays_lines_go_to_the_file_and_others_to_the_console(
+def test_lines_of_ray_go_to_the_file_and_others_to_the_console(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with divert_ray_lines(tmp_path / "ray.log"):
@@ -22,7 +22,7 @@ def test_rays_lines_go_to_the_file_and_others_to_the_console(
     assert (tmp_path / "ray.log").read_text() == "(raylet) A worker died or was killed\n(raylet) again\n"
 
 
-def test_without_such_lines_there_is_no_file(tmp_path: Path) -> None:
+def test_no_file_without_lines_of_ray(tmp_path: Path) -> None:
     with divert_ray_lines(tmp_path / "ray.log"):
         print("nothing of Ray's")
     assert not list(tmp_path.iterdir())

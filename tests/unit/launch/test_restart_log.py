@@ -28,12 +28,12 @@ def train(cfg: Config, **more) -> dict:
     return run_worker(plan)
 
 
-def test_nothing_stands_in_a_new_folder(tmp_path: Path, cfg: Config) -> None:
+def test_new_folder_has_no_run(tmp_path: Path, cfg: Config) -> None:
     assert inspect_work_dir(tmp_path / "work", cfg) == WorkDirState()
     assert read_reached(tmp_path / "work") is None
 
 
-def test_a_finished_run_is_known_with_its_result(tmp_path: Path, cfg: Config) -> None:
+def test_finished_run_is_found_with_its_result(tmp_path: Path, cfg: Config) -> None:
     result = train(cfg)
     standing = inspect_work_dir(tmp_path / "work", cfg).active
     assert standing is not None
@@ -42,7 +42,7 @@ def test_a_finished_run_is_known_with_its_result(tmp_path: Path, cfg: Config) ->
     assert [line.get("from", "end") for line in read_starts(tmp_path / "work")] == [0, "end"]
 
 
-def test_what_differs_is_said_and_what_is_about_the_cluster_does_not_count(tmp_path: Path, cfg: Config) -> None:
+def test_config_differences_are_listed_without_the_ray_section(tmp_path: Path, cfg: Config) -> None:
     train(cfg)
     cfg["ray"] = {"num_workers": 7}
     assert inspect_work_dir(tmp_path / "work", cfg).active.is_same
@@ -56,14 +56,14 @@ def test_what_differs_is_said_and_what_is_about_the_cluster_does_not_count(tmp_p
     assert "whose config differs (optim_wrapper" in standing.describe()
 
 
-def test_a_seed_that_was_drawn_is_no_difference(tmp_path: Path, cfg: Config) -> None:
+def test_drawn_seed_is_no_difference(tmp_path: Path, cfg: Config) -> None:
     drawn = Config({**cfg.to_dict(), "randomness": {"seed": 11}}, filename=cfg.filename)
     train(drawn)
     cfg["randomness"] = {}
     assert inspect_work_dir(tmp_path / "work", cfg).active.is_same
 
 
-def test_a_torn_line_and_a_torn_count_are_passed_over(tmp_path: Path, cfg: Config) -> None:
+def test_torn_line_and_torn_count_are_ignored(tmp_path: Path, cfg: Config) -> None:
     train(cfg)
     work_dir = tmp_path / "work"
     with (work_dir / FILE).open("a") as file:
@@ -73,7 +73,7 @@ def test_a_torn_line_and_a_torn_count_are_passed_over(tmp_path: Path, cfg: Confi
     assert read_reached(work_dir) is None
 
 
-def test_iterations_done_twice_are_counted(tmp_path: Path, cfg: Config) -> None:
+def test_repeated_iterations_are_counted(tmp_path: Path, cfg: Config) -> None:
     train(cfg)
     work_dir = tmp_path / "work"
     (work_dir / "iter_24.pth.json").unlink()  # as if the run had died before this one was whole
@@ -82,11 +82,11 @@ def test_iterations_done_twice_are_counted(tmp_path: Path, cfg: Config) -> None:
     assert (line["from"], line["redone"]) == (20, 4)
     log = (work_dir / "start" / "start.log").read_text()
     assert (
-        "restart 1 of this run: it goes on after iteration 20; it had come to 24, so 4 are done again. In all, 4" in log
+        "restart 1 of this run: it resumes after iteration 20; it had come to 24, so 4 are done again. In all, 4" in log
     )
 
 
-def test_the_hook_costs_microseconds(tmp_path: Path) -> None:
+def test_noting_an_iteration_takes_less_than_200_microseconds(tmp_path: Path) -> None:
     import os
     import time
 
@@ -99,7 +99,7 @@ def test_the_hook_costs_microseconds(tmp_path: Path) -> None:
     hook.close()
 
 
-def test_the_run_on_disk_counts_and_not_the_last_line_of_the_log(tmp_path: Path, cfg: Config) -> None:
+def test_active_run_is_the_one_with_checkpoints(tmp_path: Path, cfg: Config) -> None:
     """A new run was killed before its first checkpoint: the checkpoints in the work dir are the old one's."""
     train(cfg)
     with (tmp_path / "work" / FILE).open("a") as file:

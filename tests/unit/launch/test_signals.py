@@ -15,7 +15,7 @@ import pytest
 from raydet3d.launch.signals import Stopped, detached_children, stop_signals
 
 
-def test_a_signal_is_a_request_during_training_and_raises_otherwise() -> None:
+def test_signal_sets_a_request_during_training_and_raises_otherwise() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signals() as request:
         request.trains = True
@@ -27,7 +27,7 @@ def test_a_signal_is_a_request_during_training_and_raises_otherwise() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_forked_process_of_the_user_has_the_default_action(capfd: pytest.CaptureFixture[str]) -> None:
+def test_forked_process_has_the_default_action(capfd: pytest.CaptureFixture[str]) -> None:
     with stop_signals():
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
@@ -38,7 +38,7 @@ def test_a_forked_process_of_the_user_has_the_default_action(capfd: pytest.Captu
     assert capfd.readouterr().err == ""
 
 
-def test_ctrl_c_saves_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_ctrl_c_requests_a_stop_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with stop_signals() as request:
@@ -53,7 +53,7 @@ def test_ctrl_c_saves_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch
         signal.signal(signal.SIGINT, before)
 
 
-def test_nested_blocks_share_a_request_and_one_that_is_over_ignores_signals() -> None:
+def test_nested_blocks_share_a_request_that_ignores_signals_when_over() -> None:
     with stop_signals() as outer, stop_signals() as inner:
         assert outer is inner
         outer.is_over = True
@@ -61,7 +61,7 @@ def test_nested_blocks_share_a_request_and_one_that_is_over_ignores_signals() ->
         assert outer.reason is None
 
 
-def test_only_children_of_the_detaching_thread_lead_a_session() -> None:
+def test_only_children_of_the_detaching_thread_get_a_new_session() -> None:
     command = [sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid())"]
 
     def start() -> str:

@@ -27,7 +27,7 @@ def line(epoch: int, done: int) -> str:
     return f"{head} [{epoch:>2}][{done:>3}/100]  lr: 1e-3  eta: 0:01:40  loss: 1\n"
 
 
-def test_it_follows_the_training_lines_and_stays_last():
+def test_status_line_follows_training_lines_and_stays_last():
     out = io.StringIO()
     terminal = StatusTerminal(out, 4)
     print("starting", file=terminal)  # print writes the text and the end of its line one after the other
@@ -42,19 +42,19 @@ def test_it_follows_the_training_lines_and_stays_last():
     assert screen(out.getvalue())[3] == ""
 
 
-def test_iterations_are_counted_as_such():
+def test_status_line_of_an_iteration_based_run():
     out = io.StringIO()
     StatusTerminal(out, None).write("Iter(train) [ 30/120]  lr: 1e-3  eta: 0:00:09\n")
     assert screen(out.getvalue())[-1] == "[######..................] 25 %  iteration 30/120  eta 0:00:09"
 
 
-def test_nothing_is_added_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]):
+def test_no_status_line_without_a_terminal(capsys: pytest.CaptureFixture[str]):
     with status_line({"max_epochs": 4}):
         sys.stdout.write(line(1, 100))
     assert capsys.readouterr().out == line(1, 100)
 
 
-def test_the_pattern_reads_what_the_log_writes():
+def test_pattern_matches_a_line_of_the_log():
     # The format is the runtime's; a train line of a toy run must be understood.
     from raydet3d.launch.status_line import LINE
 

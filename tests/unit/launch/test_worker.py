@@ -16,7 +16,7 @@ from tests.kit.toy import toy_cfg
 SECRET = "9f8e7d6c5b4a"
 
 
-def test_nothing_that_a_run_writes_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_run_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a variable's value, nor what was computed from it, nor a literal under a key of that kind."""
     monkeypatch.setenv("RD_SECRET", SECRET)
     (tmp_path / "base.py").write_text(toy_cfg(tmp_path / "run").pretty_text)
@@ -41,7 +41,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(tmp_path: Path, monkeypatch: p
     assert again.address == cfg.address
 
 
-def test_folders_of_the_users_modules_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_module_folders_are_on_the_path_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker of a cluster that was joined has another PYTHONPATH than the command that starts the run."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "rd_elsewhere.py").write_text("LOADED = True\n")

@@ -13,8 +13,9 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from raydet3d import dist
+from raydet3d.checkpoint.completeness import find_fault
 from raydet3d.checkpoint.load import load_metadata, load_shards
-from raydet3d.checkpoint.sharded import _member
+from raydet3d.checkpoint.sharded import enum_member
 from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.errors import InputError
 from raydet3d.hooks import EMAHook
@@ -240,13 +241,13 @@ def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Pa
     assert lost == ["epoch_2.pth"]
     store = CheckpointStore(tmp_path)
     assert [entry.name for entry in store.manifests()] == ["epoch_1.pth", "epoch_3.pth"]
-    assert [store.verify(entry) for entry in store.manifests()] == [None, None]
+    assert [find_fault(store.storage, entry) for entry in store.manifests()] == [None, None]
 
 
 def test_of_an_enum_its_members_and_nothing_else() -> None:
     """Python up to 3.11.3 writes them by ``getattr``, which could name anything."""
     layout = next(iter(_MEM_FORMAT_ENCODING))
-    assert _member(_MEM_FORMAT_ENCODING, layout.name) is layout
+    assert enum_member(_MEM_FORMAT_ENCODING, layout.name) is layout
     for kind, name in ((_MEM_FORMAT_ENCODING, "__init__"), (Path, "cwd"), (os, "system")):
         with pytest.raises((pickle.UnpicklingError, KeyError)):
-            _member(kind, name)
+            enum_member(kind, name)

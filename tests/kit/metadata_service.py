@@ -1,20 +1,18 @@
-"""The spot watcher against a server that plays the three clouds' metadata services as their guides describe them."""
+"""A server that plays the metadata services of AWS, GCP and Azure, as their guides describe them."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import pytest
 
-from raydet3d.launch.spot import CLOUDS, Metadata, Notice, find_cloud, main, wait_for_notice
-
-
-class Cloud(ThreadingHTTPServer):
+class MetadataService(ThreadingHTTPServer):
     """A metadata service: what it answers depends on the path and on the header that its guide demands."""
 
     kind = "aws"
@@ -22,7 +20,12 @@ class Cloud(ThreadingHTTPServer):
     broken = False
     asked: list[str]
 
-    def answer(self, method: str, path: str, headers: Any) -> tuple[int, str]:
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, method: str, path: str, headers: Message) -> tuple[int, str]:
         self.asked.append(path)
         if self.broken:
             return 503, ""
@@ -66,46 +69,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def cloud() -> Iterator[Cloud]:
-    server = Cloud(("127.0.0.1", 0), Handler)
-    server.asked = []
+@contextmanager
+def metadata_service(kind: str) -> Iterator[MetadataService]:
+    """Serve one cloud's metadata for the `with` block."""
+    server = MetadataService(("127.0.0.1", 0), Handler)
+    server.kind, server.asked = kind, []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def at(server: Cloud) -> Metadata:
-    return Metadata(f"http://127.0.0.1:{server.server_port}")
-
-
-@pytest.mark.parametrize("kind", CLOUDS)
-def test_each_cloud_is_told_from_the_others_and_its_notice_is_understood(cloud: Cloud, kind: str) -> None:
-    cloud.kind = kind
-    assert find_cloud(at(cloud)) == kind
-    assert CLOUDS[kind](at(cloud)) is None
-    cloud.notice = True
-    notice = CLOUDS[kind](at(cloud))
-    assert notice is not None
-    assert kind.upper() in notice.reason.upper()
-    assert notice.seconds == pytest.approx(30 if kind == "gcp" else 100, abs=3)
-
-
-def test_a_service_that_fails_is_asked_again(cloud: Cloud, caplog: pytest.LogCaptureFixture) -> None:
-    cloud.broken = True
-    timer = threading.Timer(0.2, lambda: (setattr(cloud, "notice", True), setattr(cloud, "broken", False)))
-    timer.start()
-    notice = wait_for_notice("aws", at(cloud), every_s=0.02)
-    timer.join()
-    assert isinstance(notice, Notice)
-    assert len([r for r in caplog.records if "fails" in r.getMessage()]) == 1
-    assert len(cloud.asked) > 3
-
-
-def test_a_machine_of_no_cloud_has_nothing_to_watch(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        assert main(["--metadata", "http://127.0.0.1:9"]) == 0
-    assert "nothing to watch" in caplog.text
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

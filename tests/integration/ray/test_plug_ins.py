@@ -1,4 +1,4 @@
-"""A run on Ray with plug-ins that know MMEngine's names only, from a pure-python config, as the door starts it."""
+"""A run on Ray with plug-ins that know MMEngine's names only, from a pure-python config, as the command starts it."""
 
 from __future__ import annotations
 
