@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from torch import Tensor
 
@@ -31,7 +31,8 @@ def map_leaves(
     if not isinstance(value, Mapping | list | tuple) or is_leaf(value):
         return function(value, keys)
     if isinstance(value, Mapping):
-        return {k: map_leaves(item, function, is_leaf=is_leaf, keys=(*keys, k)) for k, item in value.items()}
+        inner = {k: map_leaves(item, function, is_leaf=is_leaf, keys=(*keys, k)) for k, item in value.items()}
+        return cast("dict[str, Nested]", inner)
     items = [map_leaves(item, function, is_leaf=is_leaf, keys=(*keys, i)) for i, item in enumerate(value)]
     return items if isinstance(value, list) else tuple(items)
 

@@ -131,6 +131,8 @@ def _without_inert(value: Nested) -> Nested:
     if isinstance(value, dict):
         inert = [key for key, item in value.items() if isinstance(key, _Inert) or isinstance(item, _Inert)]
         return {key: _without_inert(item) for key, item in value.items() if key not in inert}
-    if type(value) in (list, tuple):
-        return type(value)(_without_inert(item) for item in value if not isinstance(item, _Inert))
+    if type(value) is list:
+        return [_without_inert(item) for item in value if not isinstance(item, _Inert)]
+    if type(value) is tuple:
+        return tuple(_without_inert(item) for item in value if not isinstance(item, _Inert))
     return value

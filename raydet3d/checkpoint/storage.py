@@ -126,7 +126,7 @@ def probe(uri: str) -> None:
 def digest_of(place: Storage, name: str) -> tuple[str, int]:
     """Return the SHA-256 and the size of a file."""
     with place.open(name) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        return hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest(), file.tell()
 
 
 def read(place: Storage, name: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING
 
 import torch
@@ -269,7 +269,7 @@ def _reason_in(rows: torch.Tensor) -> str | None:
 
 def _num_samples(batch: DataBatch) -> int:
     samples = batch.get("data_samples", batch.get("inputs", ())) if isinstance(batch, Mapping) else ()
-    return len(samples) if hasattr(samples, "__len__") else 0
+    return len(samples) if isinstance(samples, Sized) else 0
 
 
 def _num_shared_batches(loader: DataLoader | None) -> int:

@@ -121,7 +121,7 @@ def _newest_run(
     newest = manifests[-1]
     own = [manifest for manifest in manifests if manifest.run == newest.run]
     regular = [manifest.step for manifest in own if not manifest.is_best]
-    last: RestartEntry = next((entry for entry in reversed(starts) if entry["run"] == newest.run), {})
+    last: RestartEntry = next((entry for entry in reversed(starts) if entry["run"] == newest.run), RestartEntry())
     finished = last.get("finished") is True and _is_kept(store, newest.run, last.get("saved"))
     reached = read_reached(work_dir) if starts and starts[-1]["run"] == newest.run else None
     return PreviousRun(
