@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_RUN: ContextVar[Any] = ContextVar("run", default=None)
+_RUN: ContextVar[object] = ContextVar("run", default=None)
 
 
 @contextmanager
-def activate(run: Any) -> Iterator[None]:
+def activate(run: object) -> Iterator[None]:
     """Make a run the active one of this thread within the `with` block."""
     token = _RUN.set(run)
     try:
@@ -32,7 +32,7 @@ class ActiveRunProxy:
         otherwise: Creates the object to use while no run is active; called at most once.
     """
 
-    def __init__(self, part: str, otherwise: Callable[[], Any]) -> None:
+    def __init__(self, part: str, otherwise: Callable[[], object]) -> None:
         vars(self).update(_part=part, _otherwise=otherwise, _alone=None)
 
     def __getattr__(self, name: str) -> Any:
@@ -40,10 +40,10 @@ class ActiveRunProxy:
             raise AttributeError(name)
         return getattr(self._found(), name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         setattr(self._found(), name, value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[ActiveRunProxy], tuple[str, Callable[[], object]]]:
         return ActiveRunProxy, (vars(self)["_part"], vars(self)["_otherwise"])
 
     def _found(self) -> Any:

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import NoReturn, TextIO
 
 import raydet3d
-from raydet3d.config import Config, find_config, parse_options
+from raydet3d.config import Config, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.signals import Stopped, StopRequest, stop_signals
 
@@ -66,7 +66,7 @@ def read_config(args: argparse.Namespace) -> Config:
         InputError: The config or a flag is wrong.
     """
     options = [*args.cfg_options, *(f"ray.{option}" for option in getattr(args, "ray", ()))]
-    return Config.fromfile(find_config(args.config), options=parse_options(options))
+    return Config.fromfile(args.config, options=parse_options(options))
 
 
 def add_launcher_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
-from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -17,10 +16,13 @@ import torch.distributed as torch_dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raydet3d.config.section_schemas import DistCfg
+from raydet3d.config.type_check import read_section
 from raydet3d.registry import MODEL_WRAPPERS
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 REDUCTIONS = ("sum", "mean", "min", "max", "product")
 
@@ -85,7 +87,7 @@ def master_only(function: Callable[P, R]) -> Callable[P, R | None]:
     return guarded
 
 
-def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str, Any]:
+def group_options(dist_cfg: Mapping[str, object] | None, *, cuda: bool) -> dict[str, Any]:
     """Return the arguments of `init_process_group` for a run.
 
     Args:
@@ -93,15 +95,14 @@ def group_options(dist_cfg: Mapping[str, Any] | None, *, cuda: bool) -> dict[str
             value in every published config, uses NCCL for tensors on GPUs and Gloo for tensors on the CPU.
         cuda: Whether the ranks have GPUs.
     """
-    given = dict(dist_cfg or {})
-    backend = given.get("backend") or "nccl"
+    given = read_section(DistCfg, dist_cfg, "env_cfg.dist_cfg")
+    backend = given.backend or "nccl"
     if backend == "nccl":
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    timeout = given.get("timeout")
-    return {"backend": backend, **({} if timeout is None else {"timeout": timedelta(seconds=float(timeout))})}
+    return {"backend": backend} | ({"timeout": timedelta(seconds=given.timeout)} if given.timeout else {})
 
 
-def join_torchrun(dist_cfg: Mapping[str, Any] | None = None) -> torch.device:
+def join_torchrun(dist_cfg: Mapping[str, object] | None = None) -> torch.device:
     """Join the process group that torchrun's environment describes.
 
     A rank with only one visible GPU uses that one, independent of its local rank.
@@ -133,7 +134,7 @@ def broadcast(data: Tensor, src: int = 0) -> None:
         torch_dist.broadcast(data, src)
 
 
-def broadcast_object(value: Any, src: int = 0) -> Any:
+def broadcast_object(value: T, src: int = 0) -> T:
     """Broadcast a picklable object from rank `src` and return it on every rank."""
     if get_world_size() == 1:
         return value
@@ -170,12 +171,12 @@ def on_rank0(function: Callable[[], R]) -> R:
     packed = broadcast_object(packed)
     if failure is not None:
         raise failure
+    result: R
     result, raised = pickle.loads(packed)
     if raised is not None:
         raised.reported_by_rank0 = True
         raise raised
-    value: R = result
-    return value
+    return result
 
 
 def _pack(error: Exception) -> bytes:
@@ -188,20 +189,20 @@ def _pack(error: Exception) -> bytes:
     return packed
 
 
-def all_gather_object(value: Any) -> list[Any]:
+def all_gather_object(value: T) -> list[T]:
     """Gather a picklable object from all ranks, in rank order, on every rank."""
     if get_world_size() == 1:
         return [value]
-    out: list[Any] = [None] * get_world_size()
+    out = [value] * get_world_size()
     torch_dist.all_gather_object(out, value)
     return out
 
 
-def gather_object(value: Any, dst: int = 0) -> list[Any] | None:
+def gather_object(value: T, dst: int = 0) -> list[T] | None:
     """Gather a picklable object from all ranks, in rank order, on rank `dst`; return None on the others."""
     if get_world_size() == 1:
         return [value]
-    out: list[Any] | None = [None] * get_world_size() if get_rank() == dst else None
+    out = [value] * get_world_size() if get_rank() == dst else None
     torch_dist.gather_object(value, out, dst)
     return out
 
@@ -221,7 +222,7 @@ def gather(data: Tensor, dst: int = 0) -> list[Tensor]:
     return parts if get_rank() == dst else []
 
 
-def broadcast_object_list(data: list[Any], src: int = 0) -> None:
+def broadcast_object_list(data: list[T], src: int = 0) -> None:
     """Broadcast a list of picklable objects from rank `src`, in place."""
     data[:] = broadcast_object(data, src)
 
@@ -277,21 +278,17 @@ def all_reduce_params(params: Iterable[Tensor], op: str = "mean") -> None:
     """Reduce parameters or buffers over all ranks, in place, with one collective for each dtype."""
     if get_world_size() == 1:
         return
-    kinds: dict[Any, list[Tensor]] = {}
+    kinds: dict[torch.dtype, list[Tensor]] = {}
     for tensor in params:
         kinds.setdefault(tensor.dtype, []).append(tensor.detach())
     for tensors in kinds.values():
-        sizes = [tensor.numel() for tensor in tensors]
-        flat = tensors[0].new_empty(sum(sizes))
-        parts = [flat[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-        for tensor, part in zip(tensors, parts, strict=True):
-            part.copy_(tensor.reshape(-1))
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         all_reduce(flat, op)
-        for tensor, part in zip(tensors, parts, strict=True):
+        for tensor, part in zip(tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
-def collect_results(results: list[Any], size: int, device: str = "cpu", tmpdir: str | None = None) -> list[Any] | None:
+def collect_results(results: list[T], size: int, device: str = "cpu", tmpdir: str | None = None) -> list[T] | None:
     """Gather the results of all ranks on rank 0, in dataset order.
 
     The sampler distributes samples round-robin (rank r has r, r + world size, ...), so the lists are interleaved; the

@@ -46,3 +46,9 @@ def nearest(name: str, names: Iterable[object]) -> str:
     """Return the hint `; did you mean 'x'?` for a message, or an empty string where no name is similar."""
     near = difflib.get_close_matches(name, [str(other) for other in names], n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def nearest_or_all(name: str, names: Iterable[object]) -> str:
+    """Return the hint of `nearest`, or `; it takes x, y` where no name is similar."""
+    known = [str(other) for other in names]
+    return nearest(name, known) or f"; it takes {', '.join(known)}"

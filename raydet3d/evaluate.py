@@ -7,8 +7,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_launcher_flags, run_command, version
-from raydet3d.config import Config, find_config, is_uri, parse_options, work_dir_of
+from raydet3d.cli import add_config, add_launcher_flags, read_config, run_command, version
+from raydet3d.config import Config, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_writable
 from raydet3d.launch.worker import is_torchrun
@@ -51,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         InputError: The config, the checkpoint or a flag is wrong.
     """
-    cfg = Config.fromfile(find_config(args.config), options=parse_options(args.cfg_options))
+    cfg = read_config(args)
     if not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     if args.work_dir is not None:

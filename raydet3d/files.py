@@ -61,7 +61,7 @@ def replace_file(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def write_pickle(path: Path, content: Any) -> None:
+def write_pickle(path: Path, content: object) -> None:
     """Write an info file: pickle protocol 4, atomic and durable."""
     write_atomic(path, pickle.dumps(content, protocol=4), durable=True)
 

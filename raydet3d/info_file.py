@@ -90,24 +90,12 @@ def read_infos(path: str | Path, *, hint: str = "") -> Any:
         ) from None
     except OSError as error:
         raise InputError(f"{path}: the info file cannot be read: {error.strerror or error}") from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        ImportError,
-    ) as error:
+    except Exception as error:  # noqa: BLE001 - reading damaged bytes may raise nearly anything
         size = path.stat().st_size
         raise InputError(f"{path}: the info file is damaged ({size} bytes: {error}); prepare it again") from None
 
 
-def to_v2(infos: Any, path: str | Path = "info file") -> Infos:
+def to_v2(infos: object, path: str | Path = "info file") -> Infos:
     """Return info content in the v2 layout; an older layout is converted by its data set's `InfoFormat`.
 
     Args:
@@ -133,7 +121,7 @@ def to_v2(infos: Any, path: str | Path = "info file") -> Infos:
     raise InputError(f"{path}: an info file holds a dict with 'data_list', got {type(infos).__name__}")
 
 
-def check_backend(backend_args: Mapping[str, Any] | None) -> None:
+def check_backend(backend_args: Mapping[str, object] | None) -> None:
     """Refuse storage back ends other than the local one (`backend_args=None`)."""
     name = (backend_args or {}).get("backend", "local")
     if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import logging.handlers
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -104,22 +104,6 @@ class _File(logging.FileHandler):
             super().handleError(record)
 
 
-class _Held(logging.handlers.BufferingHandler):
-    """Buffer records until the run is known to start.
-
-    Args:
-        file: Log file for the records, besides the console.
-    """
-
-    def __init__(self, file: Path | None) -> None:
-        super().__init__(capacity=0)
-        self.file = file
-
-    def shouldFlush(self, record: logging.LogRecord) -> bool:
-        """Return False: records are kept until `release_buffered`."""
-        return False
-
-
 def open_logger(
     name: str, file: Path | None = None, *, rank: int = 0, level: int | str = "INFO", held: bool = False
 ) -> logging.Logger:
@@ -140,32 +124,22 @@ def open_logger(
     logger.propagate = False
     _show_library_lines(rank)
     logger.setLevel(level if rank == 0 else "ERROR")
-    file = file if rank == 0 else None
-    if held:
-        logger.addHandler(_Held(file))
-    else:
-        _add_handlers(logger, file)
-    return logger
-
-
-def _add_handlers(logger: logging.Logger, file: Path | None) -> None:
-    formatter = logging.Formatter(FORMAT.replace("%(name)s", NAME), DATES)
     handlers: list[logging.Handler] = [_Stdout()]
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    if file is not None and rank == 0:
         handlers.append(_File(file, encoding="utf-8", delay=True))
     for handler in handlers:
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
+        handler.setFormatter(logging.Formatter(FORMAT.replace("%(name)s", NAME), DATES))
+        logger.addHandler(MemoryHandler(sys.maxsize, sys.maxsize, handler, flushOnClose=False) if held else handler)
+    return logger
 
 
 def release_buffered(logger: logging.Logger) -> None:
     """Write the buffered lines of a logger and stop buffering."""
-    for held in [handler for handler in logger.handlers if isinstance(handler, _Held)]:
+    for held in [handler for handler in logger.handlers if isinstance(handler, MemoryHandler)]:
+        held.flush()
         logger.removeHandler(held)
-        _add_handlers(logger, held.file)
-        for record in held.buffer:
-            logger.handle(record)
+        if held.target is not None:
+            logger.addHandler(held.target)
 
 
 def _show_library_lines(rank: int) -> None:
@@ -190,7 +164,7 @@ class MMLogger:
     """MMEngine's logger interface: every name refers to the logger of the active run."""
 
     @staticmethod
-    def get_instance(name: str = "", **kwargs: Any) -> Any:
+    def get_instance(name: str = "", **kwargs: object) -> Any:
         """Return the logger of the active run, or the package's logger if no run is active.
 
         Args:
@@ -199,13 +173,10 @@ class MMLogger:
         """
         return ActiveRunProxy("logger", get_logger)
 
-    @staticmethod
-    def get_current_instance() -> Any:
-        """Return the logger of the active run, or the package's logger if no run is active."""
-        return ActiveRunProxy("logger", get_logger)
+    get_current_instance = get_instance
 
 
-def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+def print_log(msg: object, logger: logging.Logger | str | None = None, level: int = logging.INFO) -> None:
     """Print or log a message (MMEngine's function).
 
     Args:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from raydet3d import compat
+from raydet3d.config.config_dict import map_items
 from raydet3d.config.type_check import check_arguments
-from raydet3d.errors import InputError, InputKeyError, InputTypeError
+from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest_or_all
 
 T = TypeVar("T")
 Buildable = Callable[..., Any]
@@ -49,7 +50,7 @@ class Registry:
         parent: The table that this one is below of.
         scope: The project's name; that of the calling package, by default.
         locations: Modules whose import fills the table; imported on the first miss.
-        home: The same, for the tables of this package. The only upward pointer of the house.
+        home: The same, for the tables of this package: the only place where a foundation names a higher layer.
         methods: A class named by its import path without being registered must have one of these methods.
 
     Raises:
@@ -59,7 +60,7 @@ class Registry:
     def __init__(
         self,
         name: str,
-        build_func: Callable[..., Any] | None = None,
+        build_func: Buildable | None = None,
         parent: Registry | None = None,
         scope: str | None = None,
         locations: Iterable[str] = (),
@@ -75,7 +76,7 @@ class Registry:
         self.scope = scope or str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
         self.children: dict[str, Registry] = {}
         self._table: dict[str, Buildable] = {}
-        self._asleep = [*([home] if home else []), *locations]
+        self._to_import = [*([home] if home else []), *locations]
         if parent is not None:
             if self.scope in parent.children:
                 raise ValueError(f"the {parent.name} table has a table of scope {self.scope!r} already")
@@ -85,11 +86,11 @@ class Registry:
         return self._find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        self._wake()
+        self.import_from_location()
         return iter(sorted(self._table))
 
     def __len__(self) -> int:
-        self._wake()
+        self.import_from_location()
         return len(self._table)
 
     def __repr__(self) -> str:
@@ -98,12 +99,12 @@ class Registry:
     @property
     def module_dict(self) -> dict[str, Buildable]:
         """The entries by name."""
-        self._wake()
+        self.import_from_location()
         return dict(self._table)
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Each entry's name, the module that it comes from, and the first sentence of what it says of itself."""
-        self._wake()
+        self.import_from_location()
         rows = []
         for name, thing in sorted(self._table.items()):
             paragraph = inspect.cleandoc(getattr(thing, "__doc__", None) or "").partition("\n\n")[0]
@@ -117,7 +118,9 @@ class Registry:
     ) -> Callable[[T], T]: ...
     @overload
     def register_module(self, name: str | list[str] | None = None, force: bool = False, *, module: T) -> T: ...
-    def register_module(self, name: str | list[str] | None = None, force: bool = False, module: Any = None) -> Any:
+    def register_module(
+        self, name: str | list[str] | None = None, force: bool = False, module: T | None = None
+    ) -> T | Callable[[T], T]:
         """Enter a class or function, as a decorator (`@HOOKS.register_module()`) or by `module=`.
 
         Args:
@@ -135,16 +138,15 @@ class Registry:
         if name is not None and not isinstance(name, str | list | tuple):
             raise TypeError(f"a name is a text or a list of them, got {name!r}; write @TABLE.register_module()")
 
-        def enter(thing: Any) -> Any:
+        def enter(thing: T) -> T:
             if not callable(thing):
                 raise TypeError(f"a {self.name} must be a class or a function, got {thing!r}")
-            names = [name] if isinstance(name, str) else list(name or [thing.__name__])
+            names = [name] if isinstance(name, str) else list(name or [getattr(thing, "__name__", repr(thing))])
             for key in names:
                 there = self._table.get(key)
                 if there is not None and there is not thing and not force:
                     raise KeyError(f"{key} is already a {self.name}: {there!r}; pass force=True to replace it")
-            for key in names:
-                self._table[key] = thing
+            self._table.update(dict.fromkeys(names, thing))
             return thing
 
         return enter if module is None else enter(module)
@@ -173,7 +175,7 @@ class Registry:
             return f"did you mean {' or '.join(map(repr, near))}?"
         return f"known: {', '.join(sorted(known))}" if known else "the table is empty"
 
-    def build(self, cfg: Any, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+    def build(self, cfg: object, default_args: Mapping[str, object] | None = None, **kwargs: object) -> Any:
         """Make an object from `dict(type=..., **arguments)`: by `build_from_cfg`, or by the table's `build_func`.
 
         Args:
@@ -186,20 +188,20 @@ class Registry:
                 message names the nearest).
             UnknownName: No such entry.
         """
-        self._wake()  # the package that fills the table may set how to build from it
+        self.import_from_location()  # the package that fills the table may set how to build from it
         make = self._builder()
         if make is None:
             return build_from_cfg(cfg, self, default_args)
         given = {} if default_args is None else {"default_args": default_args}
         return make(cfg, registry=self, **given, **kwargs)
 
-    def _builder(self) -> Callable[..., Any] | None:
+    def _builder(self) -> Buildable | None:
         return self.build_func or (self.parent._builder() if self.parent is not None else None)
 
     @contextmanager
     def temporary(self, **entries: Buildable) -> Iterator[Registry]:
         """Entries that last as long as the `with` block; for tests."""
-        self._wake()
+        self.import_from_location()
         before = dict(self._table)
         self._table.update(entries)
         try:
@@ -209,15 +211,12 @@ class Registry:
 
     def import_from_location(self) -> None:
         """Fill the table now, instead of on its first miss."""
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._asleep:
-            home = self._asleep.pop(0)  # first, since what is imported asks this table again
+        while self._to_import:
+            home = self._to_import.pop(0)  # first, since what is imported asks this table again
             try:
                 importlib.import_module(home)
             except BaseException:
-                self._asleep.insert(0, home)
+                self._to_import.insert(0, home)
                 raise
 
     def _family(self) -> Iterator[Registry]:
@@ -236,9 +235,9 @@ class Registry:
         whose = scope.partition(".")[0]
         if whose:  # the project's own table first
             family.sort(key=lambda table: table.scope != whose or whose in SCOPES)
-        known = next((found for table in family if (found := table._known(short)) is not None), None)
+        known = _first_entry(family, short)
         if known is None and compat.import_user_packages(table.name for table in family):
-            known = next((found for table in family if (found := table._known(short)) is not None), None)
+            known = _first_entry(family, short)
         if not scope or (known is not None and (whose in SCOPES or whose in self.children)):
             return known
         imported: Buildable | None = compat.find_object(key)
@@ -269,14 +268,18 @@ class Registry:
             return
         raise UnfitType(f"{self.name} type {key!r} {why}; name a registered {self.name} or the import path of a class")
 
-    def _known(self, name: str) -> Buildable | None:
-        """The entry of this table alone, which wakes on a miss."""
-        if name not in self._table:
-            self._wake()
-        return self._table.get(name)
+
+def _first_entry(family: Iterable[Registry], name: str) -> Buildable | None:
+    """Return the entry of the first table that has a name; each is filled on a miss."""
+    for table in family:
+        if name not in table._table:
+            table.import_from_location()
+        if name in table._table:
+            return table._table[name]
+    return None
 
 
-def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+def build_from_cfg(cfg: object, registry: Registry, default_args: Mapping[str, object] | None = None) -> Any:
     """Make an object from `dict(type=..., **arguments)`; see `Registry.build`."""
     if not isinstance(cfg, Mapping):
         raise BadArgument(f"a {registry.name} is built from a dict with a 'type', got {cfg!r}")
@@ -299,7 +302,7 @@ def build_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any]
         raise refusal from None
 
 
-def check_constructor(registry: Registry, thing: Buildable, args: Mapping[str, Any]) -> None:
+def check_constructor(registry: Registry, thing: Buildable, args: Mapping[str, object]) -> None:
     """Refuse an argument that the constructor does not take, with the nearest one that it does."""
     try:
         signature = inspect.signature(thing)
@@ -311,9 +314,7 @@ def check_constructor(registry: Registry, thing: Buildable, args: Mapping[str, A
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in args:
             if key not in parameters:
-                near = difflib.get_close_matches(str(key), parameters, n=1, cutoff=0.6)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
-                raise BadArgument(f"{title} has no argument {key!r}; {hint}")
+                raise BadArgument(f"{title} has no argument {key!r}{nearest_or_all(key, parameters)}")
     try:
         signature.bind(**args)
         check_arguments(thing, args, title)
@@ -322,7 +323,7 @@ def check_constructor(registry: Registry, thing: Buildable, args: Mapping[str, A
 
 
 def _unexpected_argument(
-    registry: Registry, thing: Buildable, args: Mapping[str, Any], error: TypeError
+    registry: Registry, thing: Buildable, args: Mapping[str, object], error: TypeError
 ) -> BadArgument | None:
     """Return the error of an argument that `**kwargs` passed on to a base class that does not take it, or None."""
     found = re.fullmatch(r"(?:.*\.)?(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
@@ -336,9 +337,8 @@ def _unexpected_argument(
         for name, parameter in inspect.signature(vars(kind)["__init__"]).parameters.items()
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     } - {"self"}
-    near = difflib.get_close_matches(found[2], known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}"
-    return BadArgument(f"{registry.name} {getattr(thing, '__name__', thing)} has no argument {found[2]!r}; {hint}")
+    title = f"{registry.name} {getattr(thing, '__name__', thing)}"
+    return BadArgument(f"{title} has no argument {found[2]!r}{nearest_or_all(found[2], sorted(known))}")
 
 
 def tables() -> dict[str, Registry]:
@@ -346,13 +346,11 @@ def tables() -> dict[str, Registry]:
     return {name: value for name, value in globals().items() if isinstance(value, Registry)}
 
 
-def _fetched(value: Any) -> Any:
+def _fetched(value: object) -> object:
     """A value with each `DottedPath` path in it, in lists too, as what it names; dicts do so themselves, when read."""
     if isinstance(value, compat.DottedPath):
         return value.build()
-    if type(value) in (list, tuple):
-        return type(value)(_fetched(item) for item in value)
-    return value
+    return map_items(value, _fetched)
 
 
 RUNNERS = Registry("runner", home="raydet3d.runtime", methods=["train"])

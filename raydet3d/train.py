@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,42 +129,30 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
     started = time.monotonic()
     cfg = load_config(args)
     with cfg.origin.located():
-        return _train(cfg, args, request, started=started)
+        options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
+        if not is_torchrun():
+            check_this_machine(options)
+        check_output_folders(cfg)
+        if args.fresh and args.resume:
+            raise InputError("--fresh begins anew and --resume goes on; one of them")
+        if args.fresh:
+            cfg["resume"] = False
+        work_dir = default_work_dir(cfg, cfg.filename)
+        busy = f"{work_dir}: a run is at work there; wait for its end, or choose another --work-dir"
+        lock = locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, required=False, keep_file=False)
+        with lock if _is_first_rank() else nullcontext():
+            return _train(cfg, args, request, options, started=started)
 
 
-def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, *, started: float) -> int:
-    work_dir = default_work_dir(cfg, cfg.filename)
-    options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
-    if not is_torchrun():
-        check_this_machine(options)
-    check_output_folders(cfg)
-    resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
-    if args.fresh and resume:
-        raise InputError("--fresh begins anew and --resume goes on; one of them")
-    if args.fresh:
-        cfg["resume"] = False
-    if is_torchrun() and os.environ["RANK"] != "0":
-        return _run(cfg, args, request, options, resume, work_dir, started=started)
-    busy = f"{work_dir}: a run is at work there; wait for its end, or choose another --work-dir"
-    with locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, required=False, keep_file=False):
-        return _run(cfg, args, request, options, resume, work_dir, started=started)
-
-
-def _run(
-    cfg: Config,
-    args: argparse.Namespace,
-    request: StopRequest,
-    options: RayOptions,
-    resume: bool | str,
-    work_dir: Path,
-    *,
-    started: float,
-) -> int:
+def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, options: RayOptions, *, started: float) -> int:
     """Train in a work dir that is already locked, and return the exit code."""
+    resume: bool | str = {None: False, "auto": True}.get(args.resume, args.resume)
     wanted = resume or cfg.get("resume") or False
     run = ""
     if not args.fresh and not isinstance(wanted, str):
-        chosen = choose_run(inspect_work_dir(work_dir, cfg), cfg["work_dir"], resume=bool(wanted))
+        chosen = choose_run(
+            inspect_work_dir(default_work_dir(cfg, cfg.filename), cfg), cfg["work_dir"], resume=bool(wanted)
+        )
         if chosen is not None:
             if chosen.finished and not wanted:
                 print_result(cast("RunResult", {"workers": None, **chosen.result}), seconds=0)
@@ -248,8 +237,12 @@ def _describe(run: PreviousRun, work_dir: str) -> str:
 
 def print_once(line: str) -> None:
     """Print a line; under torchrun, on rank 0 only."""
-    if not is_torchrun() or os.environ["RANK"] == "0":
+    if _is_first_rank():
         print(line)
+
+
+def _is_first_rank() -> bool:
+    return not is_torchrun() or os.environ["RANK"] == "0"
 
 
 def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str = "") -> RunSpec:
@@ -291,7 +284,7 @@ def check_parts(cfg: Config) -> None:
 
     check_sections(cfg)
     check_optimization(cfg)
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first_rank():
         warn_of_contradictions(cfg)
 
 

@@ -10,10 +10,10 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias, cast
 
 import yaml
 from fsspec.core import url_to_fs
@@ -23,11 +23,13 @@ from fsspec.spec import AbstractFileSystem
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend, read_infos
 
-Backend = Mapping[str, Any] | None
+Backend: TypeAlias = Mapping[str, object] | None
+FilePath: TypeAlias = str | os.PathLike[str]
+File: TypeAlias = FilePath | IO[str] | IO[bytes]
 FORMATS = ("json", "yaml", "yml", "pkl", "pickle")
 
 
-def load(file: Any, file_format: str | None = None, backend_args: Backend = None, **kwargs: Any) -> Any:
+def load(file: File, file_format: str | None = None, backend_args: Backend = None, **kwargs: Any) -> Any:
     """Return the content of a JSON, YAML or pickle file.
 
     Args:
@@ -42,13 +44,13 @@ def load(file: Any, file_format: str | None = None, backend_args: Backend = None
     kind = _format(file, file_format)
     check_backend(backend_args)
     if kind in ("pkl", "pickle"):
-        if hasattr(file, "read"):
+        if not isinstance(file, str | os.PathLike):
             raise InputError("a pickle is loaded from its path, not from an open file")
         if not isfile(file):
             raise InputError(f"{file}: no such file")
         with get_local_path(file) as path:
             return read_infos(path)
-    text = file.read() if hasattr(file, "read") else get_text(file)
+    text = get_text(file) if isinstance(file, str | os.PathLike) else file.read()
     try:
         return json.loads(text, **kwargs) if kind == "json" else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
@@ -56,7 +58,7 @@ def load(file: Any, file_format: str | None = None, backend_args: Backend = None
 
 
 def dump(
-    obj: Any, file: Any = None, file_format: str | None = None, backend_args: Backend = None, **kwargs: Any
+    obj: object, file: File | None = None, file_format: str | None = None, backend_args: Backend = None, **kwargs: Any
 ) -> str | None:
     """Write plain data as JSON, YAML or a pickle.
 
@@ -72,31 +74,30 @@ def dump(
     """
     kind = _format(file, file_format)
     check_backend(backend_args)
+    data: str | bytes
     if kind in ("pkl", "pickle"):
-        data: str | bytes = pickle.dumps(obj, **{"protocol": 2, **kwargs})
+        data = pickle.dumps(obj, **{"protocol": 2, **kwargs})
     elif kind == "json":
         data = json.dumps(obj, **{"default": _plain, **kwargs})
     else:
         data = yaml.safe_dump(obj, **kwargs)
     if file is None:
         return data if isinstance(data, str) else data.decode("latin1")
-    if hasattr(file, "write"):
-        file.write(data)
-    elif isinstance(data, str):
-        put_text(data, file)
+    if isinstance(file, str | os.PathLike):
+        put(data.encode() if isinstance(data, str) else data, file)
     else:
-        put(data, file)
+        cast("IO[Any]", file).write(data)
     return None
 
 
-def _locate(path: str | Path, backend_args: Backend) -> tuple[AbstractFileSystem, str]:
+def _locate(path: FilePath, backend_args: Backend) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a path or URL, and the path there."""
     check_backend(backend_args)
     found: tuple[AbstractFileSystem, str] = url_to_fs(str(path))
     return found
 
 
-def get(filepath: str | Path, backend_args: Backend = None) -> bytes:
+def get(filepath: FilePath, backend_args: Backend = None) -> bytes:
     """Return the bytes of a file."""
     system, path = _locate(filepath, backend_args)
     try:
@@ -106,55 +107,55 @@ def get(filepath: str | Path, backend_args: Backend = None) -> bytes:
     return data
 
 
-def get_text(filepath: str | Path, encoding: str = "utf-8", backend_args: Backend = None) -> str:
+def get_text(filepath: FilePath, encoding: str = "utf-8", backend_args: Backend = None) -> str:
     """Return the text of a file."""
     return get(filepath, backend_args).decode(encoding)
 
 
-def put(obj: bytes, filepath: str | Path, backend_args: Backend = None) -> None:
+def put(obj: bytes, filepath: FilePath, backend_args: Backend = None) -> None:
     """Write bytes; folders are made as needed."""
     system, path = _locate(filepath, backend_args)
     system.makedirs(system._parent(path), exist_ok=True)
     system.pipe_file(path, obj)
 
 
-def put_text(obj: str, filepath: str | Path, encoding: str = "utf-8", backend_args: Backend = None) -> None:
+def put_text(obj: str, filepath: FilePath, encoding: str = "utf-8", backend_args: Backend = None) -> None:
     """Write a text; folders are made as needed."""
     put(obj.encode(encoding), filepath, backend_args)
 
 
-def exists(filepath: str | Path, backend_args: Backend = None) -> bool:
+def exists(filepath: FilePath, backend_args: Backend = None) -> bool:
     """Return whether there is a file or folder."""
     system, path = _locate(filepath, backend_args)
     return bool(system.exists(path))
 
 
-def isfile(filepath: str | Path, backend_args: Backend = None) -> bool:
+def isfile(filepath: FilePath, backend_args: Backend = None) -> bool:
     """Return whether there is a file."""
     system, path = _locate(filepath, backend_args)
     return bool(system.isfile(path))
 
 
-def isdir(filepath: str | Path, backend_args: Backend = None) -> bool:
+def isdir(filepath: FilePath, backend_args: Backend = None) -> bool:
     """Return whether there is a folder."""
     system, path = _locate(filepath, backend_args)
     return bool(system.isdir(path))
 
 
-def remove(filepath: str | Path, backend_args: Backend = None) -> None:
+def remove(filepath: FilePath, backend_args: Backend = None) -> None:
     """Remove a file, or a folder with all that is in it."""
     system, path = _locate(filepath, backend_args)
     system.rm(path, recursive=True)
 
 
-def join_path(filepath: str | Path, *filepaths: str | Path, backend_args: Backend = None) -> str:
+def join_path(filepath: FilePath, *filepaths: FilePath, backend_args: Backend = None) -> str:
     """Return paths joined."""
     check_backend(backend_args)
     return os.path.join(filepath, *filepaths)
 
 
 @contextmanager
-def get_local_path(filepath: str | Path, backend_args: Backend = None) -> Iterator[str]:
+def get_local_path(filepath: FilePath, backend_args: Backend = None) -> Iterator[str]:
     """Yield a local path of a file: the path itself, or that of a copy that lasts as long as the `with` block."""
     system, path = _locate(filepath, backend_args)
     if isinstance(system, LocalFileSystem):
@@ -167,7 +168,7 @@ def get_local_path(filepath: str | Path, backend_args: Backend = None) -> Iterat
 
 
 def list_dir_or_file(
-    dir_path: str | Path,
+    dir_path: FilePath,
     list_dir: bool = True,
     list_file: bool = True,
     suffix: str | tuple[str, ...] | None = None,
@@ -196,7 +197,7 @@ def list_dir_or_file(
 
 
 def list_from_file(
-    filename: str | Path,
+    filename: FilePath,
     prefix: str = "",
     offset: int = 0,
     max_num: int = 0,
@@ -218,11 +219,11 @@ def list_from_file(
 
 
 def dict_from_file(
-    filename: str | Path,
-    key_type: Callable[[str], Any] = str,
+    filename: FilePath,
+    key_type: Callable[[str], Hashable] = str,
     encoding: str = "utf-8",
     backend_args: Backend = None,
-) -> dict[Any, str | list[str]]:
+) -> dict[Hashable, str | list[str]]:
     """Return a text file with a key and its values, separated by blanks, on each line.
 
     Args:
@@ -231,7 +232,7 @@ def dict_from_file(
         encoding: Of the text.
         backend_args: None or `dict(backend='local')`.
     """
-    found: dict[Any, str | list[str]] = {}
+    found: dict[Hashable, str | list[str]] = {}
     for line in list_from_file(filename, encoding=encoding, backend_args=backend_args):
         key, *values = line.split()
         found[key_type(key)] = values[0] if len(values) == 1 else values
@@ -254,7 +255,7 @@ class LocalBackend:
     list_dir_or_file = staticmethod(list_dir_or_file)
 
 
-def get_file_backend(uri: str | Path | None = None, *, backend_args: Backend = None, **kwargs: Any) -> LocalBackend:
+def get_file_backend(uri: FilePath | None = None, *, backend_args: Backend = None, **kwargs: object) -> LocalBackend:
     """Return the backend of a path.
 
     Args:
@@ -266,14 +267,14 @@ def get_file_backend(uri: str | Path | None = None, *, backend_args: Backend = N
     return LocalBackend()
 
 
-def _format(file: Any, given: str | None) -> str:
+def _format(file: File | None, given: str | None) -> str:
     kind = given or Path(str(getattr(file, "name", file))).suffix.lstrip(".")
     if kind not in FORMATS:
         raise InputError(f"{file}: a file to load or dump is one of {', '.join(FORMATS)}, not {kind!r}")
     return kind
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return arrays, numpy's numbers and sets as data that JSON knows."""
     if hasattr(value, "tolist"):
         return value.tolist()

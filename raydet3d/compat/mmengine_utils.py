@@ -7,9 +7,12 @@ from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from packaging.version import InvalidVersion, Version
+
+T = TypeVar("T")
+Kinds: TypeAlias = type | tuple[type, ...]
 
 # For annotations only; they are not checked.
 ConfigType = dict[str, Any]
@@ -23,12 +26,12 @@ OptSampleList = SampleList | None
 ForwardResults = dict[str, Any] | list[Any] | tuple[Any, ...]
 
 
-def is_str(value: Any) -> bool:
+def is_str(value: object) -> bool:
     """Return whether a value is a string."""
     return isinstance(value, str)
 
 
-def is_seq_of(values: Any, expected_type: Any, seq_type: Any = None) -> bool:
+def is_seq_of(values: object, expected_type: Kinds, seq_type: Kinds | None = None) -> bool:
     """Return whether a value is a sequence whose items are all of a type.
 
     Args:
@@ -37,27 +40,29 @@ def is_seq_of(values: Any, expected_type: Any, seq_type: Any = None) -> bool:
         seq_type: The type of the sequence; any by default.
     """
     kind = (list, tuple) if seq_type is None else seq_type
-    return isinstance(values, kind) and all(isinstance(value, expected_type) for value in values)
+    if not isinstance(values, kind) or not isinstance(values, Iterable):
+        return False
+    return all(isinstance(value, expected_type) for value in values)
 
 
-def is_list_of(values: Any, expected_type: Any) -> bool:
+def is_list_of(values: object, expected_type: Kinds) -> bool:
     """Return whether a value is a list whose items are all of a type."""
     return is_seq_of(values, expected_type, list)
 
 
-def is_tuple_of(values: Any, expected_type: Any) -> bool:
+def is_tuple_of(values: object, expected_type: Kinds) -> bool:
     """Return whether a value is a tuple whose items are all of a type."""
     return is_seq_of(values, expected_type, tuple)
 
 
-def to_2tuple(value: Any) -> tuple[Any, ...]:
+def to_2tuple(value: T | Iterable[T]) -> tuple[T, ...]:
     """Return what is iterable as a tuple, and anything else twice."""
-    return _times(value, 2)
+    return _repeated(value, 2)
 
 
-def to_3tuple(value: Any) -> tuple[Any, ...]:
+def to_3tuple(value: T | Iterable[T]) -> tuple[T, ...]:
     """Return what is iterable as a tuple, and anything else three times."""
-    return _times(value, 3)
+    return _repeated(value, 3)
 
 
 def digit_version(version: str) -> tuple[int, ...]:
@@ -103,7 +108,7 @@ def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:
         Path(dir_name).expanduser().mkdir(mode=mode, parents=True, exist_ok=True)
 
 
-def multi_apply(func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], ...]:
+def multi_apply(func: Callable[..., Iterable[T]], *args: Iterable[object], **kwargs: object) -> tuple[list[T], ...]:
     """Call a function for each tuple of arguments, and return one list for each of its results.
 
     Args:
@@ -133,5 +138,5 @@ def init_default_scope(scope: str) -> None:
     """
 
 
-def _times(value: Any, n: int) -> tuple[Any, ...]:
+def _repeated(value: T | Iterable[T], n: int) -> tuple[T, ...]:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n

@@ -8,29 +8,29 @@ import importlib
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from raydet3d import compat
-from raydet3d.config.config_dict import ConfigDict, merge, to_plain
-from raydet3d.config.config_file import ConfigFile
+from raydet3d.config.cfg_options import set_key, split_key
+from raydet3d.config.config_dict import ConfigDict, ConfigValue, merge, to_plain, walk, with_lists
+from raydet3d.config.config_file import ConfigFile, file_line
 from raydet3d.config.dump import redact, to_text, write_text
 from raydet3d.config.inheritance import InheritanceChain, read_chain
 from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
-from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.provenance import Origin
 from raydet3d.config.section_schemas import KNOWN_KEYS, is_misspelling, misspelled_key
-from raydet3d.config.source_map import merged_lines
+from raydet3d.config.variable_overrides import select_variable_overrides
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
 _OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
 
 
-class Config(MutableMapping[str, Any]):
+class Config(ConfigDict):
     """A resolved config.
 
     `cfg.optim_wrapper.optimizer.lr` and `cfg["optim_wrapper"]["optimizer"]["lr"]` are the same. A missing attribute is
@@ -46,29 +46,26 @@ class Config(MutableMapping[str, Any]):
         InputError: A key is one of the reserved names (`filename`, `text`, `pretty_text`, `env_variables`).
     """
 
-    _values: ConfigDict
     _filename: str | None
     _text: str
     _origin: Origin
 
     def __init__(
         self,
-        cfg_dict: Mapping[str, Any] | None = None,
+        cfg_dict: Mapping[str, ConfigValue] | None = None,
         *,
         filename: str | Path | None = None,
         text: str = "",
         origin: Origin | None = None,
     ) -> None:
-        object.__setattr__(self, "_origin", origin or Origin())
+        vars(self).update(_filename=None if filename is None else str(filename), _text=text, _origin=origin or Origin())
         if cfg_dict is not None and not isinstance(cfg_dict, Mapping):
             raise InputTypeError(f"cfg_dict must be a dict, got {type(cfg_dict).__name__}")
         for key in RESERVED:
             if key in (cfg_dict or {}):
                 place = self.where(key) or filename or "config"
                 raise InputKeyError(f"{place}: {key} is reserved for config file attributes; rename the variable")
-        object.__setattr__(self, "_values", ConfigDict(merge({}, cfg_dict or {})))
-        object.__setattr__(self, "_filename", None if filename is None else str(filename))
-        object.__setattr__(self, "_text", text)
+        super().__init__(merge({}, cfg_dict or {}))
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -76,7 +73,7 @@ class Config(MutableMapping[str, Any]):
     def fromfile(
         cls,
         filename: str | Path,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, ConfigValue] | None = None,
         *,
         import_custom_modules: bool = True,
         require_env: bool = True,
@@ -101,7 +98,7 @@ class Config(MutableMapping[str, Any]):
         """
         path = find_config(filename)
         options = dict(options or {})
-        overrides = {key: value for key, value in options.items() if _is_variable_override(key, value)}
+        overrides = select_variable_overrides(options)
         chain = read_chain(path, overrides, require_env=require_env)
         for source in chain.sources:
             _refuse_misspelt(source, chain.values)
@@ -114,11 +111,13 @@ class Config(MutableMapping[str, Any]):
                 values = set_key(values, key, value)
                 _refuse_read_variable(key, chain)
         text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
-        lines = merged_lines((str(source.path), source.places) for source in chain.sources)
         env = {name: value for source in chain.sources for name, value in source.env.items()}
         values, references = extract_references(values, env)
-        origin = Origin(lines=lines, env=env, references=references)
-        _refuse_nul(values, origin, path)
+        origin = Origin(lines=chain.lines, env=env, references=references)
+        for where, item in walk(values):
+            if isinstance(item, str) and "\0" in item:  # no path and no environment variable may contain it
+                key = ".".join(map(str, where))
+                raise InputError(f"{origin.where(key) or path}: {key} must not contain a NUL character, got {item!r}")
         cfg = cls(values, filename=path, text=text, origin=origin)
         if import_custom_modules:
             cfg.import_custom_modules()
@@ -131,9 +130,7 @@ class Config(MutableMapping[str, Any]):
             path = Path(folder, f"config{suffix}")
             path.write_text(text, encoding="utf-8")
             cfg = cls.fromfile(path, require_env=require_env)
-        object.__setattr__(cfg, "_filename", None)
-        object.__setattr__(cfg, "_origin", replace(cfg.origin, lines={}))
-        return cfg
+        return cls(cfg, text=cfg.text, origin=replace(cfg.origin, lines={}))
 
     def import_custom_modules(self) -> None:
         """Import the modules in `custom_imports`, which register users' classes. Also called on each worker.
@@ -162,7 +159,7 @@ class Config(MutableMapping[str, Any]):
 
     # ----------------------------------------------------------------------------------------------------- changing
 
-    def merge_from_dict(self, options: Mapping[str, Any], allow_list_keys: bool = True) -> None:
+    def merge_from_dict(self, options: Mapping[str, ConfigValue], allow_list_keys: bool = True) -> None:
         """Set values at dotted keys, as `{"model.backbone.depth": 18, "param_scheduler.0.T_max": 5}`.
 
         Args:
@@ -172,14 +169,10 @@ class Config(MutableMapping[str, Any]):
         Raises:
             InputError: A key goes through a value that is no dict or list, or past a list's end.
         """
-        values: Any = self._values
+        values: dict[str, Any] = self
         for key, value in options.items():
             values = set_key(values, key, value, allow_list_keys=allow_list_keys)
-        object.__setattr__(self, "_values", ConfigDict(values))
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """See `ConfigDict.update`."""
-        self._values.update(*args, **kwargs)
+        self._replace(dict(values))
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -196,7 +189,7 @@ class Config(MutableMapping[str, Any]):
     @property
     def _cfg_dict(self) -> ConfigDict:
         """The values, by the name under which scripts written for MMEngine read them."""
-        return self._values
+        return self
 
     @property
     def env_variables(self) -> dict[str, str]:
@@ -218,7 +211,7 @@ class Config(MutableMapping[str, Any]):
 
         Values of environment variables are written as placeholders, other secrets are redacted.
         """
-        return to_text(self._values, references=self._origin.references)
+        return to_text(self, references=self._origin.references)
 
     def dump(self, path: str | Path | None = None) -> str:
         """Write the config to a `.py`, `.yaml`, `.yml` or `.json` file that loads to an equal config.
@@ -228,16 +221,12 @@ class Config(MutableMapping[str, Any]):
         """
         if path is None:
             return self.pretty_text
-        write_text(Path(path), self._values, references=self._origin.references)
+        write_text(Path(path), self, references=self._origin.references)
         return Path(path).read_text(encoding="utf-8")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the config as plain dicts, lists and tuples that share nothing with it."""
-        return self._values.to_dict()
 
     def redacted(self) -> dict[str, Any]:
         """Return the config as plain data without secrets, for records: placeholders in place of environment values."""
-        plain: dict[str, Any] = redact(restore_references(to_plain(self._values), self._origin.references))
+        plain: dict[str, Any] = redact(restore_references(self.to_dict(), self._origin.references))
         return plain
 
     @staticmethod
@@ -248,68 +237,27 @@ class Config(MutableMapping[str, Any]):
         names = [cfg.filename or "config" for cfg in pair]
         return "\n".join(difflib.unified_diff(before, after, names[0], names[1], lineterm="", n=2))
 
-    # ----------------------------------------------------------------------------------------------------- access
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_values" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._values, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._values[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self._values, name)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._values[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self._values[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def pop(self, key: str, default: Any = None) -> Any:
-        """Remove a top-level key and return its value."""
-        return self._values.pop(key, default)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of a top-level key, after setting it to `default` if it is missing."""
-        return self._values.setdefault(key, default)
+    # ----------------------------------------------------------------------------------------- copying and comparing
 
     def copy(self) -> Self:
         """Return a deep copy."""
         return copy.deepcopy(self)
 
-    def __copy__(self) -> Self:
-        return self.copy()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        values = copy.deepcopy(self._values, memo)
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        values = copy.deepcopy(dict(self), memo)
         return type(self)(values, filename=self._filename, text=self._text, origin=self._origin)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), dict(self._values), self._filename, self._text, self._origin)
+    def __reduce__(self) -> tuple[Callable[..., Config], tuple[object, ...]]:
+        return _restore, (type(self), dict(self), self._filename, self._text, self._origin)
 
     def __eq__(self, other: object) -> bool:
         """Compare keys and values; lists and tuples are equal, since JSON has no tuples."""
-        mine = other._values if isinstance(other, Config) else other
-        return isinstance(mine, Mapping) and _listed(to_plain(self._values)) == _listed(to_plain(mine))
+        return isinstance(other, Mapping) and with_lists(self.to_dict()) == with_lists(to_plain(other))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Config (path: {self._filename}): {to_plain(self._values)!r}"
+        return f"Config (path: {self._filename}): {self.to_dict()!r}"
 
 
 def _restore(
@@ -337,26 +285,7 @@ def _failed_import(where: str, name: str, error: Exception) -> InputError:
     return failed
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_variable_override(key: str, value: Any) -> bool:
-    return len(split_key(key)) == 1 and not isinstance(value, Mapping)
-
-
-def _refuse_nul(values: Any, origin: Origin, path: Path, key: str = "") -> None:
-    """Refuse a string with a NUL character: no path and no environment variable may contain it."""
-    if isinstance(values, str) and "\0" in values:
-        raise InputError(f"{origin.where(key) or path}: {key} must not contain a NUL character, got {values!r}")
-    items = values.items() if isinstance(values, dict) else enumerate(values) if type(values) in (list, tuple) else ()
-    for name, item in items:
-        _refuse_nul(item, origin, path, f"{key}.{name}" if key else str(name))
-
-
-def _refuse_misspelt(source: ConfigFile, merged: Mapping[str, Any]) -> None:
+def _refuse_misspelt(source: ConfigFile, merged: Mapping[str, ConfigValue]) -> None:
     """Refuse a top-level key that must be a misspelling of a known one.
 
     If a base has the right key, a file's key is a misspelling if the file does not set the right one and does not read
@@ -367,11 +296,11 @@ def _refuse_misspelt(source: ConfigFile, merged: Mapping[str, Any]) -> None:
         if meant is None and key not in source.used:
             meant = misspelled_key(key, value, source.values)
         if meant is not None:
-            line = source.lines.get(key)
-            raise InputError(f"{source.path}{f':{line}' if line else ''}: unknown key {key!r}; did you mean {meant!r}?")
+            here = file_line(source.path, source.lines.get(key))
+            raise InputError(f"{here}: unknown key {key!r}; did you mean {meant!r}?")
 
 
-def _refuse_unknown(key: str, values: Mapping[str, Any]) -> None:
+def _refuse_unknown(key: str, values: Mapping[str, ConfigValue]) -> None:
     """Refuse an override of a key that neither the config has nor the runtime reads."""
     first = str(split_key(key)[0])
     if first in values or first in KNOWN_KEYS:
@@ -392,10 +321,10 @@ def _refuse_read_variable(key: str, chain: InheritanceChain) -> None:
         )
 
 
-def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, Any], chain: InheritanceChain) -> None:
+def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, ConfigValue], chain: InheritanceChain) -> None:
     """Refuse an override of a variable that later code assigns again."""
     if chain.values.get(key) == overrides[key]:
         return
     without = read_chain(path, {name: value for name, value in overrides.items() if name != key})
-    if _listed(to_plain(without.values)) == _listed(to_plain(chain.values)):
+    if with_lists(to_plain(without.values)) == with_lists(to_plain(chain.values)):
         raise InputError(f"config option {key}: later code in {path.name} sets {key} again, so this changes nothing")

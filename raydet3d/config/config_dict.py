@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from raydet3d.compat import DottedPath
 from raydet3d.errors import InputError, nearest
 
 DELETE = "_delete_"
+
+ConfigValue: TypeAlias = (
+    "bool | int | float | str | Callable[..., object] | Sequence[ConfigValue] | Mapping[str, ConfigValue] | None"
+)
+"""A value in a config, at any depth: plain data, and the classes and functions that Python configs may hold."""
+Place: TypeAlias = tuple[str | int, ...]
+"""The keys and indices that lead to a value."""
 
 
 class ConfigDict(dict[str, Any]):
@@ -19,25 +26,21 @@ class ConfigDict(dict[str, Any]):
     missing item a KeyError; access creates nothing. A `DottedPath` path, read by its key, is what it names.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, given: Mapping[str, object] | Iterable[tuple[str, object]] = (), /, **kwargs: object) -> None:
         super().__init__()
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
+        self._replace(dict(given, **kwargs))
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         super().__setitem__(key, to_config(value))
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
         return value.build() if isinstance(value, DottedPath) else value
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         """Return the value of `key`, or the default."""
         value = super().get(key, default)
         return value.build() if isinstance(value, DottedPath) else value
-
-    def __missing__(self, key: str) -> Any:
-        raise KeyError(key)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -45,7 +48,7 @@ class ConfigDict(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"the config has no {name!r}{nearest(name, self)}") from None
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         self[name] = value
 
     def __delattr__(self, name: str) -> None:
@@ -54,13 +57,13 @@ class ConfigDict(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"the config has no {name!r}{nearest(name, self)}") from None
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
+    def setdefault(self, key: str, default: object = None) -> Any:
         """Return the value of `key`, after setting it to `default` if it is missing."""
         if key not in self:
             self[key] = default
         return self[key]
 
-    def pop(self, key: str, default: Any = None) -> Any:
+    def pop(self, key: str, default: object = None) -> Any:
         """Remove `key` and return its value; as in MMEngine, the default (None) if it is missing."""
         return super().pop(key, default)
 
@@ -79,11 +82,13 @@ class ConfigDict(dict[str, Any]):
             else:
                 self[key] = value
 
-    def merge(self, other: Mapping[str, Any]) -> None:
+    def merge(self, other: Mapping[str, ConfigValue]) -> None:
         """Merge `other` over this dict; `_delete_=True` inside it drops the old values."""
-        merged = merge(self, other)
+        self._replace(merge(self, other))
+
+    def _replace(self, values: Mapping[str, object]) -> None:
         self.clear()
-        for key, value in merged.items():
+        for key, value in values.items():
             self[key] = value
 
     def copy(self) -> ConfigDict:
@@ -99,34 +104,73 @@ class ConfigDict(dict[str, Any]):
         return plain
 
 
-def to_config(value: Any) -> Any:
+def to_config(value: object) -> Any:
     """Return `value` with each plain dict in it, also in lists and tuples, as a ConfigDict."""
     if isinstance(value, ConfigDict):
         return value
-    if type(value) in (dict, OrderedDict):
+    if type(value) is dict or type(value) is OrderedDict:
         return ConfigDict(value)
-    if type(value) in (list, tuple):
-        return type(value)(to_config(item) for item in value)
-    return value
+    return map_items(value, to_config)
 
 
-def to_plain(value: Any) -> Any:
+def map_items(value: object, change: Callable[[object], object]) -> Any:
+    """Return a list or tuple with each item changed; any other value, such as a named tuple, as it is."""
+    if type(value) is list:
+        return [change(item) for item in value]
+    return tuple(change(item) for item in value) if type(value) is tuple else value
+
+
+def map_leaves(value: object, change: Callable[[object, Place], object], place: Place = ()) -> Any:
+    """Return a copy of nested dicts, lists and tuples with every other value replaced.
+
+    Args:
+        value: Any value.
+        change: From a value that is no dict, list or tuple, and its place, to the new value.
+        place: The place of `value`.
+    """
+    if isinstance(value, Mapping):
+        return {key: map_leaves(item, change, (*place, key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [map_leaves(item, change, (*place, number)) for number, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    return change(value, place)
+
+
+def walk(value: object, place: Place = ()) -> Iterator[tuple[Place, object]]:
+    """Yield each value at any depth with its place, dicts and lists before what they hold."""
+    yield place, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from walk(item, (*place, key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from walk(item, (*place, number))
+
+
+def to_plain(value: object) -> Any:
     """Return `value` as plain dicts, lists and tuples; a class or function becomes its import path.
 
     One that the config's own code defines has no import path, and is kept.
     """
-    if isinstance(value, Mapping):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [to_plain(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
+    return map_leaves(value, lambda leaf, _: import_path(leaf))
+
+
+def import_path(value: object) -> object:
+    """Return the import path of a class or function that has one; any other value as it is."""
     if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
         path = f"{value.__module__}.{value.__qualname__}"
         return value if "<" in path or path.startswith("config:") else path
     return value
 
 
-def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") -> dict[str, Any]:
+def with_lists(value: object) -> Any:
+    """Return `value` with lists in place of tuples, to compare it with what was read from JSON."""
+    if isinstance(value, Mapping):
+        return {key: with_lists(item) for key, item in value.items()}
+    return [with_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def merge(base: Mapping[str, ConfigValue], child: Mapping[str, ConfigValue], *, path: str = "") -> dict[str, Any]:
     """Return a new dict: `child` over `base`.
 
     Dicts are merged key by key; any other value, lists included, replaces the base's. `_delete_=True` in a dict of the
@@ -141,7 +185,8 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
         InputError: The child has a dict where the base has another value, without `_delete_=True`.
     """
     if child.get(DELETE):
-        return {key: _fresh(value) for key, value in child.items() if key != DELETE}
+        fresh: dict[str, Any] = _fresh(child)
+        return fresh
     base = dict(base)  # whose values are looked at as they are
     merged = {key: _fresh(value) for key, value in base.items()}
     for key, value in child.items():
@@ -161,10 +206,8 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any], *, path: str = "") 
     return merged
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: object) -> Any:
     """Return `value` with new containers, without `_delete_` keys."""
     if isinstance(value, Mapping):
         return {key: _fresh(item) for key, item in value.items() if key != DELETE}
-    if type(value) in (list, tuple):
-        return type(value)(_fresh(item) for item in value)
-    return value
+    return map_items(value, _fresh)

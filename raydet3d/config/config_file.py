@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.config import pure_python
-from raydet3d.config.config_dict import ConfigDict
-from raydet3d.config.source_map import BASE, Line
+from raydet3d.config.config_dict import ConfigDict, ConfigValue
+from raydet3d.config.source_map import BASE, Lines
 from raydet3d.errors import InputError
 
 
@@ -21,9 +21,8 @@ class ConfigFile:
         path: The file.
         text: Its text.
         values: Its own top-level keys, not yet merged over its bases.
-        lines: The line at which each top-level key is set first.
+        lines: The line of each key, at any depth.
         used: The top-level names that the file reads, its own and those of its bases.
-        places: The line of each key, at any depth.
         env: The environment variables that it takes values from.
         namespace: All its names with their values, imported ones too: what a pure-python config may import from it.
         imported: The names that it imports, which are no values of the config.
@@ -32,9 +31,8 @@ class ConfigFile:
     path: Path
     text: str
     values: dict[str, Any]
-    lines: dict[str, int]
+    lines: Lines
     used: set[str] = field(default_factory=set)
-    places: dict[str, Line] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     namespace: dict[str, Any] = field(default_factory=dict)
     imported: set[str] = field(default_factory=set)
@@ -61,19 +59,20 @@ class ParsedFile:
     line: int | None = None
     pure: list[pure_python.Base] | None = None
 
-    def place(self, path: Path) -> str:
-        """Return `file:line` of its `_base_`."""
-        return f"{path}:{self.line}" if self.line else str(path)
+
+def file_line(path: Path, line: int | None) -> str:
+    """Return `file:line`, or the file alone where the line is not known."""
+    return f"{path}:{line}" if line else str(path)
 
 
-def bases_of(path: Path, value: Any, line: int | None = None) -> list[str]:
+def bases_of(path: Path, value: ConfigValue, line: int | None = None) -> list[str]:
     """Return the entries of a `_base_`.
 
     Raises:
         InputError: They are not paths.
     """
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        place = f"{path}:{line}" if line else path
-        raise InputError(f"{place}: {BASE} must be a path or a list of paths, got {value!r}")
-    return list(names)
+    found = [name for name in names if isinstance(name, str)] if isinstance(names, list | tuple) else []
+    if not isinstance(names, list | tuple) or len(found) < len(names):
+        raise InputError(f"{file_line(path, line)}: {BASE} must be a path or a list of paths, got {value!r}")
+    return found

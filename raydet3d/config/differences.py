@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydet3d.config.config import Config
+from raydet3d.config.config_dict import ConfigValue, with_lists
 
 # Sections that decide what is learnt; everything else is about validation, logs and machines.
 EXACT = (
@@ -63,29 +64,28 @@ def read_dump(text: str) -> dict[str, Any]:
         for statement in ast.parse(text).body:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
                 raise ValueError(f"line {statement.lineno} is no assignment")
-            found[statement.targets[0].id] = _literal(statement.value)
+            found[statement.targets[0].id] = ast.literal_eval(_Calls().visit(statement.value))
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(str(error)) from None
     return found
 
 
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.List):
-        return [_literal(item) for item in node.elts]
-    if isinstance(node, ast.Tuple):
-        return tuple(_literal(item) for item in node.elts)
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {ast.literal_eval(key): _literal(value) for key, value in pairs if key is not None}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id == "dict" and not node.args:
-            return {word.arg: _literal(word.value) for word in node.keywords}
-        if node.func.id == "float" and len(node.args) == 1:
-            return float(ast.literal_eval(node.args[0]))
-    return ast.literal_eval(node)
+class _Calls(ast.NodeTransformer):
+    """Replaces the calls `dict(a=1)` and `float('inf')` by their values; other calls are no literals."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        match node:
+            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words):
+                return ast.Dict([ast.Constant(word.arg) for word in words], [word.value for word in words])
+            case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(text))], keywords=[]):
+                return ast.Constant(float(text))
+        return node
 
 
-def find_differences(before: Mapping[str, Any], now: Config, *, ignored: Iterable[str] = ()) -> list[Difference]:
+def find_differences(
+    before: Mapping[str, ConfigValue], now: Config, *, ignored: Iterable[str] = ()
+) -> list[Difference]:
     """Compare two configs. Secrets are compared as they are dumped; a seed that was drawn is no difference.
 
     Args:
@@ -96,19 +96,20 @@ def find_differences(before: Mapping[str, Any], now: Config, *, ignored: Iterabl
     Returns:
         The differences; those that may change the numbers come first.
     """
-    then, current = dict(before), now.redacted()
+    then: dict[str, Any] = dict(before)
+    current = now.redacted()
     for one in (then, current):
         for key in ignored:
             one.pop(key, None)
     if (current.get("randomness") or {}).get("seed") is None:
         for one in (then, current):
             one["randomness"] = {k: v for k, v in (one.get("randomness") or {}).items() if k != "seed"}
-    found = [Difference(*one) for one in _compare(_plain(then), _plain(current))]
+    found = [Difference(*one) for one in _compare(with_lists(then), with_lists(current))]
     order = {key: number for number, key in enumerate(EXACT)}
     return sorted(found, key=lambda one: (order.get(one.key.partition(".")[0], len(order)), one.key))
 
 
-def _compare(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
+def _compare(before: ConfigValue, now: ConfigValue, key: str = "") -> list[tuple[str, str, str]]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         out: list[tuple[str, str, str]] = []
         for name in sorted({*before, *now}, key=str):
@@ -125,13 +126,6 @@ def _compare(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]
     return [] if before == now else [(key, _short(before), _short(now))]
 
 
-def _plain(value: Any) -> Any:
-    """Lists for tuples: a config that was written and read again has the same ones, but for that."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _short(value: Any) -> str:
+def _short(value: ConfigValue) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

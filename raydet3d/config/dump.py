@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from raydet3d.compat import DottedPath
-from raydet3d.config.config_dict import to_plain
-from raydet3d.config.interpolation import Place, restore_references
+from raydet3d.config.config_dict import ConfigValue, Place, import_path, map_leaves, walk
+from raydet3d.config.interpolation import Scalar, restore_references
 from raydet3d.config.yaml_json import SHORT_FLOAT
 from raydet3d.errors import InputError
 
@@ -25,7 +25,10 @@ _PLACEHOLDER = re.compile(r"\{\{\$(\w+):.*?\}\}")
 
 
 def to_text(
-    values: Mapping[str, Any], suffix: str = ".py", *, references: Mapping[Place, tuple[Any, str]] | None = None
+    values: Mapping[str, ConfigValue],
+    suffix: str = ".py",
+    *,
+    references: Mapping[Place, tuple[Scalar, str]] | None = None,
 ) -> str:
     """Return a config as the text of a `.py`, `.yaml`, `.yml` or `.json` file.
 
@@ -41,11 +44,11 @@ def to_text(
         InputError: A value is no plain data, a key in JSON is no string, or the suffix is unknown.
     """
     literals: dict[str, str] = {}
-    filled = restore_references(_checked(to_plain(values), ""), references or {}, literals)
+    filled = restore_references(map_leaves(values, _plain_leaf), references or {}, literals)
     text = _in_language(redact(filled), suffix)
-    for mark, placeholder in literals.items():
-        text = re.sub(f"""['"]?{mark}['"]?""", lambda _, placeholder=placeholder: placeholder, text)  # type: ignore[misc]
-    return text
+    if not literals:
+        return text
+    return re.sub(rf"""['"]?({"|".join(literals)})['"]?""", lambda found: literals[found[1]], text)
 
 
 def _in_language(plain: dict[str, Any], suffix: str) -> str:
@@ -53,17 +56,17 @@ def _in_language(plain: dict[str, Any], suffix: str) -> str:
         for key in plain:
             if not _is_word(key):
                 raise InputError(f"{key!r} cannot be a variable of a python file; dump this config to .yaml")
-        return "".join(f"{key} = {_source(value, len(key) + 3, 0)}\n" for key, value in plain.items())
+        return "".join(f"{key} = {_source(value, len(key) + 3, 0, WIDTH)}\n" for key, value in plain.items())
     if suffix in (".yaml", ".yml"):
         return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
     if suffix == ".json":
-        _check_keys(plain, "")
+        _refuse_numbers_as_keys(plain)
         return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     raise InputError(f"a config is dumped to .py, .yaml, .yml or .json, not {suffix!r}")
 
 
 def write_text(
-    path: Path, values: Mapping[str, Any], *, references: Mapping[Place, tuple[Any, str]] | None = None
+    path: Path, values: Mapping[str, ConfigValue], *, references: Mapping[Place, tuple[Scalar, str]] | None = None
 ) -> None:
     """Write a config to a file in the language of its suffix, see `to_text`; folders are made as needed."""
     text = to_text(values, path.suffix, references=references)
@@ -71,69 +74,58 @@ def write_text(
     path.write_text(text, encoding="utf-8")
 
 
-def redact(value: Any) -> Any:
+def redact(value: object) -> Any:
     """Return `value` without secrets.
 
     Strings under `api_key`, `token`, `secret` and `password` are replaced; a placeholder loses its default. Values
     under `env_vars` become placeholders for the environment variables of the same names, so that a run that is started
     from the dumped config says which variables it needs.
     """
-    if isinstance(value, Mapping):
-        return {key: _redacted(str(key), item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(redact(item) for item in value)
+    return map_leaves(value, _redacted)
+
+
+def _redacted(value: object, place: Place) -> object:
+    """The value of a key without secrets."""
+    key = str(place[-1]) if place else ""
+    if "env_vars" in place[:-1]:  # a placeholder for the variable that the value came from, or for the one of its name
+        placeholder = _PLACEHOLDER.fullmatch(str(value))
+        name = placeholder[1] if placeholder else key
+        return f"{{{{${name}:}}}}" if re.fullmatch(r"\w+", name) else REDACTED
+    if key.lower() in SECRET_KEYS and isinstance(value, str) and value:
+        without_default = _PLACEHOLDER.sub(r"{{$\1:}}", value)
+        return without_default if "{{$" in without_default else REDACTED
     return value
 
 
-def _redacted(key: str, value: Any) -> Any:
-    """The value of a key without secrets."""
-    if key == "env_vars" and isinstance(value, Mapping):
-        return {name: _variable(str(name), item) for name, item in value.items()}
-    if key.lower() in SECRET_KEYS and isinstance(value, str):
-        without_default = _PLACEHOLDER.sub(r"{{$\1:}}", value)
-        return without_default if "{{$" in without_default or not value else REDACTED
-    return redact(value)
-
-
-def _variable(name: str, value: Any) -> str:
-    """A placeholder for the environment variable that a value came from, or else for the one of a name."""
-    placeholder = _PLACEHOLDER.fullmatch(str(value))
-    name = placeholder[1] if placeholder else name
-    return f"{{{{${name}:}}}}" if re.fullmatch(r"\w+", name) else REDACTED
-
-
-def _checked(value: Any, path: str) -> Any:
-    """Return plain data: numpy's scalars become Python's, paths become strings."""
-    if isinstance(value, Mapping):
-        return {key: _checked(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_checked(item, f"{path}.{index}") for index, item in enumerate(value))
+def _plain_leaf(value: object, place: Place) -> object:
+    """Return plain data: classes become import paths, numpy's scalars become Python's, paths become strings."""
+    value = import_path(value)
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Path | DottedPath):
         return str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        return value.item()
-    raise InputError(f"{path} is a {type(value).__name__} ({value!r}), which a config file cannot hold")
+        plain: object = value.item()
+        return plain
+    where = ".".join(map(str, place))
+    raise InputError(f"{where} is a {type(value).__name__} ({value!r}), which a config file cannot hold")
 
 
-def _check_keys(value: Any, path: str) -> None:
+def _refuse_numbers_as_keys(plain: Mapping[str, ConfigValue]) -> None:
     """Refuse keys that JSON would load as strings, such as 0 as "0"."""
-    if not isinstance(value, dict | list | tuple):
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(value, dict) and not isinstance(key, str):
-            raise InputError(
-                f"{path or 'the config'} has the key {key!r}, and keys in JSON are strings; "
-                "dump this config to .yaml or .py"
-            )
-        _check_keys(item, f"{path}.{key}" if path else str(key))
+    for place, value in walk(plain):
+        for key in value if isinstance(value, dict) else ():
+            if not isinstance(key, str):
+                raise InputError(
+                    f"{'.'.join(map(str, place)) or 'the config'} has the key {key!r}, and keys in JSON are strings; "
+                    "dump this config to .yaml or .py"
+                )
 
 
 class _Dumper(yaml.SafeDumper):
     """Safe YAML with tuples and without aliases."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -150,43 +142,34 @@ _Dumper.add_representer(
 )
 
 
-def _source(value: Any, column: int, indent: int) -> str:
+def _source(value: ConfigValue, column: int = 0, indent: int = 0, width: float = math.inf) -> str:
     """Return Python source of `value`: on one line if it fits, else one item per line.
 
     Args:
         value: Plain data.
         column: Column at which the value starts.
         indent: Indentation of the line.
+        width: Length of a line.
     """
-    flat = _flat(value)
-    if column + len(flat) < WIDTH or not isinstance(value, dict | list | tuple) or not value:
-        return flat
-    pad = " " * (indent + 4)
-    if isinstance(value, dict) and all(map(_is_word, value)):
-        head, tail = "dict(", ")"
-        items = [f"{pad}{k}={_source(v, len(pad) + len(k) + 1, indent + 4)},\n" for k, v in value.items()]
-    elif isinstance(value, dict):
-        head, tail = "{", "}"
-        items = [f"{pad}{k!r}: {_source(v, len(pad) + len(repr(k)) + 2, indent + 4)},\n" for k, v in value.items()]
-    else:
-        head, tail = ("[", "]") if isinstance(value, list) else ("(", ")")
-        items = [f"{pad}{_source(item, len(pad), indent + 4)},\n" for item in value]
-    return f"{head}\n{''.join(items)}{' ' * indent}{tail}"
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        if all(map(_is_word, value)):
-            return f"dict({', '.join(f'{k}={_flat(v)}' for k, v in value.items())})"
-        return f"{{{', '.join(f'{k!r}: {_flat(v)}' for k, v in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flat, value))}]"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_flat, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
-    return repr(value)
+    if isinstance(value, dict) and all(map(_is_word, value)):
+        head, tail, items = "dict(", ")", [(f"{key}=", item) for key, item in value.items()]
+    elif isinstance(value, dict):
+        head, tail, items = "{", "}", [(f"{key!r}: ", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        head, tail = ("[", "]") if isinstance(value, list) else ("(", ")")
+        items = [("", item) for item in value]
+    else:
+        return repr(value)
+    comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    flat = f"{head}{', '.join(name + _source(item) for name, item in items)}{comma}{tail}"
+    if column + len(flat) < width or not items:
+        return flat
+    pad = " " * (indent + 4)
+    lines = [f"{pad}{name}{_source(item, len(pad) + len(name), indent + 4, width)},\n" for name, item in items]
+    return f"{head}\n{''.join(lines)}{' ' * indent}{tail}"
 
 
-def _is_word(key: Any) -> bool:
+def _is_word(key: object) -> bool:
     return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)

@@ -10,17 +10,17 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raydet3d.config import pure_python
-from raydet3d.config.config_dict import ConfigDict, merge
-from raydet3d.config.config_file import ConfigFile, ParsedFile
+from raydet3d.config.config_dict import ConfigDict, ConfigValue, merge
+from raydet3d.config.config_file import ConfigFile, ParsedFile, file_line
 from raydet3d.config.interpolation import Placeholders, find_placeholders
 from raydet3d.config.locate import OURS, MissingConfig, installed, shipped
 from raydet3d.config.python_file import is_value, read_python
-from raydet3d.config.source_map import BASE, line_of
+from raydet3d.config.source_map import BASE, merged_lines, nearest_line
 from raydet3d.config.yaml_json import read_json, read_yaml
 from raydet3d.errors import InputError
 
@@ -41,10 +41,15 @@ class InheritanceChain:
     values: ConfigDict
     sources: list[ConfigFile]
     overridden: set[str]
-    kind: str = "plain"
+    kind: Literal["pure", "text", "plain"] = "plain"
+
+    @cached_property
+    def lines(self) -> dict[str, str]:
+        """`file:line` where each dotted key was set last."""
+        return merged_lines((str(source.path), source.lines) for source in self.sources)
 
 
-READERS: dict[str, Callable[[Placeholders, Mapping[str, Any]], ParsedFile]] = {
+READERS: Mapping[str, Callable[[Placeholders, Mapping[str, ConfigValue]], ParsedFile]] = {
     ".py": read_python,
     ".yaml": read_yaml,
     ".yml": read_yaml,
@@ -54,7 +59,7 @@ READERS: dict[str, Callable[[Placeholders, Mapping[str, Any]], ParsedFile]] = {
 
 def read_chain(
     path: Path,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, ConfigValue] | None = None,
     *,
     require_env: bool = True,
     via: tuple[tuple[Path, str], ...] = (),
@@ -91,14 +96,14 @@ def read_chain(
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     parsed = reader(find_placeholders(path, text, require_env=require_env), overrides or {})
-    here = parsed.place(path)
+    here = file_line(path, parsed.line)
     if parsed.pure is not None:
         return _read_pure(
             path, parsed, parsed.pure, partial(read_chain, overrides=overrides, require_env=require_env), via
         )
 
     base: dict[str, Any] = {}
-    origin: dict[str, str] = {}
+    lines: dict[str, str] = {}
     sources: list[ConfigFile] = []
     overridden = set(parsed.overrides)
     for name in parsed.bases:
@@ -108,11 +113,12 @@ def read_chain(
                 f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
                 "a chain is of one kind; inherit it by 'with read_base():', or write its types as strings"
             )
-        for key, value in chain.values.items():
-            place = _set_at(chain, key)
+        for key in chain.values:
+            there = chain.lines.get(key, str(chain.sources[-1].path))
             if key in base:
-                raise InputError(f"{here}: two of its bases set {key!r}: {origin[key]} and {place}")
-            base[key], origin[key] = value, place
+                raise InputError(f"{here}: two of its bases set {key!r}: {lines[key]} and {there}")
+            lines[key] = there
+        base |= chain.values
         sources += chain.sources
         overridden |= chain.overridden
 
@@ -122,8 +128,8 @@ def read_chain(
     try:
         merged = merge(inherited, own.values)
     except InputError as error:
-        line = line_of(own.places, str(error).partition(":")[0]) or own.lines.get(str(error).split(".")[0])
-        raise InputError(f"{path}{f':{line}' if line else ''}: {error}") from None
+        line = nearest_line(own.lines, str(error).partition(":")[0])
+        raise InputError(f"{file_line(path, line)}: {error}") from None
     return InheritanceChain(ConfigDict(merged), [*sources, own], overridden, "text" if parsed.bases else "plain")
 
 
@@ -158,15 +164,7 @@ def _read_pure(
     return InheritanceChain(ConfigDict(pure_python.to_dotted_paths(values)), [*sources, own], overridden, "pure")
 
 
-def _set_at(chain: InheritanceChain, key: str) -> str:
-    """Return `file:line` where a chain sets a top-level key last."""
-    for source in reversed(chain.sources):
-        if key in source.lines:
-            return f"{source.path}:{source.lines[key]}"
-    return str(chain.sources[-1].path)
-
-
-def _deprecated(path: Path, notice: Any) -> None:
+def _deprecated(path: Path, notice: ConfigValue) -> None:
     """Warn of a config with `_deprecation_ = dict(expected=..., reference=...)`."""
     if isinstance(notice, Mapping):
         more = f" (see {notice['reference']})" if notice.get("reference") else ""

@@ -19,28 +19,41 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
+from raydet3d.config.config_dict import ConfigValue, Place, map_leaves
 from raydet3d.errors import InputError
 
 FILL = "__fill__"
-_BASE = re.compile(r"\{\{\s*_base_\.(?P<key>[\w.]+)\s*\}\}")
-_ENV = re.compile(r"""\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""")
-_PLACEHOLDER = re.compile(f"(?P<base>{_BASE.pattern})|(?P<env>{_ENV.pattern})")
+_PLACEHOLDER = re.compile(
+    r"""\{\{\s*_base_\.(?P<base>[\w.]+)\s*\}\}
+    |\{\{(?P<quote>['"]?)\s*\$(?P<name>\w+)\s*:\s*(?P<default>.*?)\s*(?P=quote)\}\}""",
+    re.VERBOSE,
+)
 _TAG = "placeholder_9d41c6"  # a string that no config contains
 _MARKER = re.compile(rf"_{_TAG}_(\d+)_")
 _UNQUOTED = re.compile(rf"<{_TAG} (\d+)>")
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_JSON_STRING_OR_MARKER = re.compile(rf'("(?:[^"\\]|\\.)*")|{_MARKER.pattern}')
 # A variable's value is found inside other strings from this length on; a shorter one if the name is that of a secret.
 _MIN_LENGTH, _MIN_SECRET_LENGTH = 8, 4
 _SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|CRED", re.IGNORECASE)
 
+Scalar: TypeAlias = str | int | float
+References: TypeAlias = dict[Place, tuple[Scalar, str]]
+"""By place in the config: the value that the environment gave, and the placeholder as written."""
+
 
 class _FromEnv:
-    """A value that came from the environment, while its file is read; `reference` is the placeholder as written."""
+    """A value that came from the environment, while its file is read.
 
+    Attributes:
+        plain: The value.
+        reference: The placeholder as written.
+    """
+
+    plain: Scalar
     reference: str
 
 
@@ -56,7 +69,7 @@ class _EnvFloat(_FromEnv, float):
     pass
 
 
-_FROM_ENV: dict[type, Any] = {str: _EnvStr, int: _EnvInt, float: _EnvFloat}
+_FROM_ENV: dict[type, Callable[[Any], _FromEnv]] = {str: _EnvStr, int: _EnvInt, float: _EnvFloat}
 
 
 @dataclass
@@ -111,41 +124,46 @@ class Placeholders:
         """The top-level keys of the bases that are read."""
         return {item.base.partition(".")[0] for item in self.items if item.base}
 
-    def fill(self, value: Any, base: Mapping[str, Any]) -> Any:
+    def fill(self, marker: str | int, base: Mapping[str, ConfigValue]) -> Any:
+        """Return the value of a string with markers, or of a placeholder outside of quotes, given by its number."""
+        return self._fill_string(marker, base) if isinstance(marker, str) else self._fill_literal(marker, base)
+
+    def fill_data(self, value: ConfigValue, base: Mapping[str, ConfigValue]) -> Any:
         """Return `value` of a YAML or JSON file with its markers replaced, at any depth."""
         if isinstance(value, dict):
-            return {self.fill(key, base): self.fill(item, base) for key, item in value.items()}
+            return {self.fill_data(key, base): self.fill_data(item, base) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self.fill(item, base) for item in value)
-        return self.fill_string(value, base) if isinstance(value, str) and _MARKER.search(value) else value
+            return type(value)(self.fill_data(item, base) for item in value)
+        if not isinstance(value, str):
+            return value
+        literal = _UNQUOTED.fullmatch(value)
+        return self.fill(int(literal[1]) if literal else value, base)
 
-    def fill_string(self, text: str, base: Mapping[str, Any]) -> Any:
+    def _fill_string(self, text: str, base: Mapping[str, ConfigValue]) -> Any:
         """Return a string with its markers replaced; a single placeholder of the bases keeps its type."""
-        whole = _MARKER.fullmatch(text)
-        if whole and self.items[int(whole[1])].base is not None:
-            return self._base_value(self.items[int(whole[1])], base)
-        parts = _MARKER.split(text)
-        filled, reference = parts[:1], parts[:1]
-        for number, rest in zip(parts[1::2], parts[2::2], strict=True):
-            item = self.items[int(number)]
-            value = self._env_value(item) if item.base is None else str(self._base_value(item, base))
-            filled += [value, rest]
-            reference += [item.reference if item.name in self.env else value, rest]
-        names = [self.items[int(number)].name for number in parts[1::2]]
-        return self._with_reference("".join(filled), "".join(reference), names)
+        found = {number: self.items[int(number)] for number in _MARKER.findall(text)}
+        if _MARKER.fullmatch(text) and (item := next(iter(found.values()))).base is not None:
+            return self._base_value(item, base)
+        values = {
+            number: self._env_value(item) if item.base is None else str(self._base_value(item, base))
+            for number, item in found.items()
+        }
+        names = [item.name for item in found.values()]
+        references = {number: item.reference for number, item in found.items() if item.name in self.env}
+        filled, reference = (
+            _MARKER.sub(lambda marker, given=given: given[marker[1]], text)  # type: ignore[misc]
+            for given in (values, values | references)
+        )
+        return self._with_reference(filled, reference, names)
 
-    def fill_literal(self, number: int, base: Mapping[str, Any], parse: Callable[[str], Any]) -> Any:
-        """Return the value of a placeholder outside of quotes.
-
-        Args:
-            number: Its index in `items`.
-            base: The merged bases.
-            parse: From a text to the literal that it is in this file's language.
-        """
+    def _fill_literal(self, number: int, base: Mapping[str, ConfigValue]) -> Any:
+        """Return the value of a placeholder outside of quotes, which is a literal in this file's language."""
         item = self.items[number]
         if item.base is not None:
             return self._base_value(item, base)
         text = self._env_value(item)
+        parsers: dict[str, Callable[[str], Any]] = {".py": ast.literal_eval, ".json": json.loads}
+        parse = parsers.get(self.path.suffix, yaml.safe_load)
         try:
             value = parse(text)
         except (ValueError, SyntaxError, yaml.YAMLError):
@@ -155,15 +173,16 @@ class Placeholders:
             ) from None
         return self._with_reference(value, item.literal_reference, [item.name])
 
-    def _base_value(self, item: Placeholder, base: Mapping[str, Any]) -> Any:
-        here: Any = base
+    def _base_value(self, item: Placeholder, base: Mapping[str, ConfigValue]) -> Any:
+        here: ConfigValue = base
         for step in str(item.base).split("."):
-            inside = isinstance(here, Mapping) and step in here
-            listed = isinstance(here, list | tuple) and step.isdigit() and int(step) < len(here)
-            if not inside and not listed:
+            if isinstance(here, Mapping) and step in here:
+                here = here[step]
+            elif isinstance(here, list | tuple) and step.isdigit() and int(step) < len(here):
+                here = here[int(step)]
+            else:
                 written = f"{{{{_base_.{item.base}}}}}"
                 raise InputError(f"{self.path}:{item.line}: {written}: the bases have no {item.base!r}")
-            here = here[step] if inside else here[int(step)]
         return copy.deepcopy(here)
 
     def _env_value(self, item: Placeholder) -> str:
@@ -183,13 +202,13 @@ class Placeholders:
             f"default{more}"
         )
 
-    def _with_reference(self, value: Any, reference: str, names: list[str]) -> Any:
+    def _with_reference(self, value: ConfigValue, reference: str, names: list[str]) -> Any:
         """The value, marked with the placeholder as written if an environment variable gave it."""
         kind = _FROM_ENV.get(type(value))
-        if kind is None or not any(name in self.env for name in names):
+        if kind is None or self.env.keys().isdisjoint(names):
             return value
-        marked = kind(value)
-        marked.reference = reference
+        marked: Any = kind(value)
+        marked.plain, marked.reference = value, reference
         return marked
 
 
@@ -206,43 +225,50 @@ def find_placeholders(path: Path, source: str, *, require_env: bool = True) -> P
 
     def mark(found: re.Match[str]) -> str:
         line = text.count("\n", 0, found.start()) + 1
-        if found["base"]:
-            items.append(Placeholder(line, base=found["key"]))
-        else:
-            items.append(Placeholder(line, name=found["name"], default=found["default"]))
+        items.append(Placeholder(line, found["base"], found["name"] or "", found["default"] or ""))
         return f"_{_TAG}_{len(items) - 1}_"
 
     return Placeholders(path, source, _PLACEHOLDER.sub(mark, text), items, require_env)
 
 
-# ----------------------------------------------------------------------------------------------------- Python files
+def _unescaped(text: str) -> str:
+    """A default as the string literal around it would have it."""
+    if "\\" not in text:
+        return text
+    try:
+        return str(ast.literal_eval(f'"""{text}"""'))
+    except (ValueError, SyntaxError):
+        return text
 
 
-def insert_fill_calls(tree: ast.AST) -> ast.AST:
-    """Return the tree of a Python file with calls `__fill__(string or number)` in place of its markers."""
-    filled: ast.AST = _InsertFillCalls().visit(tree)
-    return ast.fix_missing_locations(filled)
+# ------------------------------------------------------------------------------------------ markers in parsed files
 
 
-class _InsertFillCalls(ast.NodeTransformer):
+class InsertFillCalls(ast.NodeTransformer):
+    """Puts calls `__fill__(string or number)` in place of the markers in a Python file."""
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        # A docstring is no value: like a comment, it needs no variable.
+        """Leave docstrings as they are: like comments, they need no variable."""
         return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Replace a marker outside of quotes."""
         marker = _MARKER.fullmatch(node.id)
         return _call(node, int(marker[1])) if marker else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Replace a string with markers."""
         has_marker = isinstance(node.value, str) and _MARKER.search(node.value)
         return _call(node, str(node.value)) if has_marker else node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        values: list[ast.expr] = []
-        for part in node.values:
-            new = self.visit(part)
-            values.append(ast.copy_location(ast.FormattedValue(new, -1), part) if isinstance(new, ast.Call) else new)
-        return ast.copy_location(ast.JoinedStr(values), node)
+        """Replace strings with markers in an f-string, whose parts must be formatted values."""
+        parts = [self.visit(part) for part in node.values]
+        node.values = [
+            ast.copy_location(ast.FormattedValue(part, -1), part) if isinstance(part, ast.Call) else part
+            for part in parts
+        ]
+        return node
 
 
 def _call(node: ast.expr, argument: str | int) -> ast.expr:
@@ -250,31 +276,9 @@ def _call(node: ast.expr, argument: str | int) -> ast.expr:
     return ast.copy_location(call, node)
 
 
-def fill_function(placeholders: Placeholders, base: Mapping[str, Any]) -> Callable[[str | int], Any]:
-    """Return the function that the calls inserted by `insert_fill_calls` call."""
-
-    def fill(marker: str | int) -> Any:
-        if isinstance(marker, str):
-            return placeholders.fill_string(marker, base)
-        return placeholders.fill_literal(marker, base, ast.literal_eval)
-
-    return fill
-
-
-# ---------------------------------------------------------------------------------------------- YAML and JSON files
-
-
-def quote_markers(placeholders: Placeholders) -> str:
+def quote_markers(text: str) -> str:
     """Return the text of a JSON file in which markers outside of strings are strings of their own."""
-    pieces: list[str] = []
-    at = 0
-    for found in [*_JSON_STRING.finditer(placeholders.text), None]:
-        end = len(placeholders.text) if found is None else found.start()
-        pieces.append(_MARKER.sub(rf'"<{_TAG} \1>"', placeholders.text[at:end]))
-        if found is not None:
-            pieces.append(found[0])
-            at = found.end()
-    return "".join(pieces)
+    return _JSON_STRING_OR_MARKER.sub(lambda found: found[1] or f'"<{_TAG} {found[2]}>"', text)
 
 
 def mark_unquoted(text: str) -> str:
@@ -282,29 +286,10 @@ def mark_unquoted(text: str) -> str:
     return _MARKER.sub(rf"<{_TAG} \1>", text) if _MARKER.fullmatch(text) else text
 
 
-def fill_data(placeholders: Placeholders, value: Any, base: Mapping[str, Any], suffix: str) -> Any:
-    """Return the values of a YAML or JSON file with the markers of both kinds replaced."""
-    parse: Callable[[str], Any] = json.loads if suffix == ".json" else yaml.safe_load
-
-    def literals(here: Any) -> Any:
-        if isinstance(here, dict):
-            return {key: literals(item) for key, item in here.items()}
-        if isinstance(here, list | tuple):
-            return type(here)(literals(item) for item in here)
-        found = _UNQUOTED.fullmatch(here) if isinstance(here, str) else None
-        return placeholders.fill_literal(int(found[1]), base, parse) if found else here
-
-    return placeholders.fill(literals(value), base) if placeholders.items else value
-
-
 # ----------------------------------------------------------------------------------------- references in dumped configs
 
-Place = tuple[str | int, ...]
-References = dict[Place, tuple[Any, str]]
-"""By place in the config: the value that the environment gave, and the placeholder as written."""
 
-
-def extract_references(values: Any, env: Mapping[str, str]) -> tuple[Any, References]:
+def extract_references(values: Mapping[str, ConfigValue], env: Mapping[str, str]) -> tuple[dict[str, Any], References]:
     """Return plain values, and the placeholders of those that came from the environment.
 
     A string that was computed from a variable's value (a path below a root folder) is found by the value inside it;
@@ -321,15 +306,10 @@ def extract_references(values: Any, env: Mapping[str, str]) -> tuple[Any, Refere
         if len(value) >= (_MIN_SECRET_LENGTH if _SECRET_NAME.search(name) else _MIN_LENGTH)
     ]
 
-    def plain(here: Any, place: Place) -> Any:
-        if isinstance(here, dict):
-            return type(here)({key: plain(item, (*place, key)) for key, item in here.items()})
-        if type(here) in (list, tuple):
-            return type(here)(plain(item, (*place, number)) for number, item in enumerate(here))
+    def plain(here: object, place: Place) -> object:
         if isinstance(here, _FromEnv):
-            value = next(kind for kind in _FROM_ENV if isinstance(here, kind))(here)
-            references[place] = value, here.reference
-            return value
+            references[place] = here.plain, here.reference
+            return here.plain
         if isinstance(here, str):
             text = here
             for name, part in searched:
@@ -338,11 +318,11 @@ def extract_references(values: Any, env: Mapping[str, str]) -> tuple[Any, Refere
                 references[place] = here, text
         return here
 
-    return (plain(values, ()), references) if env else (values, references)
+    return (map_leaves(values, plain) if env else dict(values)), references
 
 
 def restore_references(
-    values: Any, references: Mapping[Place, tuple[Any, str]], literals: dict[str, str] | None = None
+    values: object, references: Mapping[Place, tuple[Scalar, str]], literals: dict[str, str] | None = None
 ) -> Any:
     """Return `values` with placeholders in place of what came from the environment and has not changed since.
 
@@ -353,11 +333,7 @@ def restore_references(
             entered here by this string; else it becomes a string itself.
     """
 
-    def put(here: Any, place: Place) -> Any:
-        if isinstance(here, dict):
-            return {key: put(item, (*place, key)) for key, item in here.items()}
-        if isinstance(here, list | tuple):
-            return type(here)(put(item, (*place, number)) for number, item in enumerate(here))
+    def put(here: object, place: Place) -> object:
         value, text = references.get(place, (None, None))
         if text is None or value != here:
             return here
@@ -367,14 +343,4 @@ def restore_references(
         literals[marker] = text
         return marker
 
-    return put(values, ()) if references else values
-
-
-def _unescaped(text: str) -> str:
-    """A default as the string literal around it would have it."""
-    if "\\" not in text:
-        return text
-    try:
-        return str(ast.literal_eval(f'"""{text}"""'))
-    except (ValueError, SyntaxError):
-        return text
+    return map_leaves(values, put)

@@ -10,9 +10,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from raydet3d.config.config_dict import ConfigValue
 from raydet3d.errors import InputError
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -32,11 +32,15 @@ def configs_root() -> Path | None:
 def shipped(name: str | Path) -> Path | None:
     """Return the shipped config at a path below `configs/`, with or without that in front, or None."""
     root = configs_root()
-    parts = Path(name).parts
     if root is None:
         return None
-    file = root.joinpath(*(parts[1:] if parts[:1] == ("configs",) else parts))
+    file = root / _below_configs(name)
     return file if file.is_file() and file.resolve().is_relative_to(root) else None
+
+
+def _below_configs(name: str | Path) -> Path:
+    parts = Path(name).parts
+    return Path(*(parts[1:] if parts[:1] == ("configs",) else parts))
 
 
 def installed(package: str, name: str) -> Path | None:
@@ -80,13 +84,12 @@ def find_config(path: str | Path) -> Path:
     found = shipped(given)
     if found is not None:
         return found
-    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
     known = [
         file.relative_to(root).as_posix()
         for file in sorted(root.rglob("*"))
         if file.suffix in SUFFIXES and "_base_" not in file.parts and "__pycache__" not in file.parts
     ]
-    near = difflib.get_close_matches("/".join(parts), known, n=2, cutoff=0.6) or [
+    near = difflib.get_close_matches(_below_configs(given).as_posix(), known, n=2, cutoff=0.6) or [
         name for name in known if Path(name).stem == given.stem
     ]
     hint = f"did you mean {' or '.join(f'configs/{name}' for name in near)}?" if near else f"shipped configs: {root}"
@@ -98,20 +101,19 @@ def is_uri(text: str) -> bool:
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text) is not None
 
 
-def work_dir_of(cfg: Mapping[str, Any], filename: str | Path | None) -> str:
+def work_dir_of(cfg: Mapping[str, ConfigValue], filename: str | Path | None) -> str:
     """Return `work_dir` of the config, else `work_dirs/<config's name>`: a URI as given, a path made absolute.
 
     `file://` is a path.
     """
-    given = cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run")
-    text = str(given)
+    text = str(cfg.get("work_dir") or Path("work_dirs") / (Path(filename).stem if filename else "run"))
     if is_uri(text) and not text.startswith("file://"):
         return text.rstrip("/")
-    path = Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(given)
+    path = Path(unquote(urlsplit(text).path) if text.startswith("file://") else text)
     return str(path.expanduser().absolute())
 
 
-def default_work_dir(cfg: Mapping[str, Any], filename: str | Path | None) -> Path:
+def default_work_dir(cfg: Mapping[str, ConfigValue], filename: str | Path | None) -> Path:
     """Return the local folder for a run's logs: its work dir, or a temporary folder if that is a URI."""
     work_dir = work_dir_of(cfg, filename)
     if not is_uri(work_dir):

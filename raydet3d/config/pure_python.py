@@ -21,11 +21,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never, TypeGuard
 
 from raydet3d import compat
-from raydet3d.config.config_dict import ConfigDict
-from raydet3d.config.source_map import BASE
+from raydet3d.config.config_dict import ConfigDict, ConfigValue, Place, map_items, map_leaves
 from raydet3d.errors import InputError, nearest
 
 MAKE_NAME = "__name_of__"
@@ -39,30 +38,20 @@ def read_base() -> Iterator[None]:
     yield
 
 
+@dataclass(frozen=True, repr=False)
 class Name:
-    """The dotted path of an imported name, while configs are read; its attributes are names as well.
+    """The dotted path of an imported name, while configs are read; its attributes are names as well."""
 
-    Args:
-        path: The dotted path.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
+    _path: str
 
     def __getattr__(self, name: str) -> Name:
         if name.startswith("__"):
             raise AttributeError(name)
         return Name(f"{self._path}.{name}")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Never:
         """Raise a TypeError: the name is not imported yet."""
         raise TypeError(f"{self._path} cannot be called in a config: it is imported when a part is built")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Name) and other._path == self._path
-
-    def __hash__(self) -> int:
-        return hash(self._path)
 
     def __repr__(self) -> str:
         return self._path
@@ -82,7 +71,7 @@ class Base:
     names: tuple[tuple[str, str], ...]
     place: str
 
-    def take(self, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    def take(self, namespace: Mapping[str, ConfigValue]) -> dict[str, Any]:
         """Return the imported names with their values, from the names of the base."""
         taken: dict[str, Any] = {}
         for name, mine in self.names:
@@ -96,24 +85,27 @@ class Base:
 
 
 def is_pure(tree: ast.Module) -> bool:
-    """Whether a parsed file is a pure-python config."""
-    imports = False
+    """Whether a parsed file, which does not set `_base_`, is a pure-python config."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == BASE for t in node.targets):
-            return False
-        if _is_read_base(node):
-            return True
-        if isinstance(node, ast.ImportFrom):
-            imports |= bool(node.level) or not (_is_standard(node.module) or _is_own(node))
-        elif isinstance(node, ast.Import):
-            imports |= any(not _is_standard(alias.name) for alias in node.names)
-    return imports
+        match node:
+            case ast.With() if _is_read_base(node):
+                return True
+            case ast.ImportFrom() if node.level or not (_is_standard(node.module) or _is_own(node)):
+                return True
+            case ast.Import(names=names) if not all(_is_standard(alias.name) for alias in names):
+                return True
+    return False
 
 
 def imports_aliases(tree: ast.Module) -> bool:
     """Whether a parsed file imports something by the name of an aliased package."""
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names: list[str] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                names += [alias.name for alias in aliases]
+            case ast.ImportFrom(module=str(module)):
+                names.append(module)
     return any(name.partition(".")[0] in compat.ROOTS for name in names)
 
 
@@ -128,11 +120,8 @@ def take_bases(path: Path, tree: ast.Module) -> list[Base]:
         InputError: Such a block contains anything but imports of configs.
     """
     bases = []
-    body: list[ast.stmt] = []
-    for node in tree.body:
-        if not (isinstance(node, ast.With) and _is_read_base(node)):
-            body.append(node)
-            continue
+    for node in [node for node in tree.body if _is_read_base(node)]:
+        tree.body.remove(node)
         for line in node.body:
             place = f"{path}:{line.lineno}"
             if not isinstance(line, ast.ImportFrom) or line.module is None:
@@ -141,7 +130,6 @@ def take_bases(path: Path, tree: ast.Module) -> list[Base]:
                 )
             names = tuple((alias.name, alias.asname or alias.name) for alias in line.names)
             bases.append(Base(_find(path, line.module, line.level, place), names, place))
-    tree.body = body
     return bases
 
 
@@ -193,31 +181,26 @@ class LazyImports(ast.NodeTransformer):
         return _set(alias.asname or bound, alias.name if alias.asname else bound, node)
 
 
-def to_dotted_paths(value: Any, key: str = "") -> Any:
-    """Return a value of a pure-python config with its names as dotted paths.
+def to_dotted_paths(values: Mapping[str, ConfigValue]) -> dict[str, Any]:
+    """Return the values of a pure-python config with its names as dotted paths.
 
     Under `type` that is a string for the registries; elsewhere a `DottedPath`, which is imported when it is read.
-
-    Args:
-        value: Any value.
-        key: The key of the value.
     """
-    if isinstance(value, Name):
-        return repr(value) if key == "type" else compat.DottedPath(repr(value))
-    if isinstance(value, Mapping):
-        return {name: to_dotted_paths(item, str(name)) for name, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(to_dotted_paths(item) for item in value)
-    return value
+
+    def to_dotted_path(value: object, place: Place) -> object:
+        if isinstance(value, Name):
+            return repr(value) if place[-1] == "type" else compat.DottedPath(repr(value))
+        return value
+
+    found: dict[str, Any] = map_leaves(values, to_dotted_path)
+    return found
 
 
-def copy_containers(value: Any) -> Any:
+def copy_containers(value: object) -> Any:
     """Return a value with new containers, dicts as ConfigDicts: each importing file gets its own."""
     if isinstance(value, dict):
         return ConfigDict({key: copy_containers(item) for key, item in value.items()})
-    if type(value) in (list, tuple):
-        return type(value)(copy_containers(item) for item in value)
-    return value
+    return map_items(value, copy_containers)
 
 
 def _find(path: Path, module: str, level: int, place: str) -> Path:
@@ -231,11 +214,11 @@ def _find(path: Path, module: str, level: int, place: str) -> Path:
     raise InputError(f"{place}: no config {inner.as_posix()} is on the Python path or in a folder above {path.name}")
 
 
-def _is_read_base(node: ast.AST) -> Any:
-    if not isinstance(node, ast.With) or len(node.items) != 1:
-        return False
-    call = node.items[0].context_expr
-    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == READ_BASE
+def _is_read_base(node: ast.AST) -> TypeGuard[ast.With]:
+    match node:
+        case ast.With(items=[ast.withitem(context_expr=ast.Call(func=func))]):
+            return ast.unparse(func).rpartition(".")[2] == READ_BASE
+    return False
 
 
 def _is_standard(module: str | None) -> bool:

@@ -8,21 +8,22 @@ import os
 import traceback
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from raydet3d import compat
 from raydet3d.config import pure_python
-from raydet3d.config.config_dict import ConfigDict, to_config
+from raydet3d.config.config_dict import ConfigDict, ConfigValue, to_config
 from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
-from raydet3d.config.interpolation import FILL, Placeholders, fill_function, insert_fill_calls
+from raydet3d.config.interpolation import FILL, InsertFillCalls, Placeholders
 from raydet3d.config.source_map import BASE, python_lines
+from raydet3d.config.variable_overrides import OVERRIDES, OverrideVariables
 from raydet3d.errors import InputError
 
-OVERRIDES = "__overrides__"
 
-
-def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
+def read_python(placeholders: Placeholders, overrides: Mapping[str, ConfigValue]) -> ParsedFile:
     """Parse a Python file; it is run when the values of its bases are known."""
     path, text = placeholders.path, placeholders.source
     try:
@@ -33,37 +34,31 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
         raise InputError(f"{path}:{number}: {error.msg}: {line}") from error
     except ValueError as error:  # null bytes, in Python up to 3.11.3
         raise InputError(f"{path}:1: {error}") from error
-    places = python_lines(tree)
+    lines = python_lines(tree)
     bases: list[str] = []
     base_line = None
-    body = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(_is_name(target, BASE) for target in node.targets):
+    for node in list(tree.body):
+        if isinstance(node, ast.Assign) and any(map(_is_base, node.targets)):
             bases = bases_of(path, _literal(path, node.value, placeholders), node.lineno)
             base_line = node.lineno
-        else:
-            body.append(node)
-    tree.body = body
+            tree.body.remove(node)
     for part in ast.walk(tree):
-        if isinstance(part, ast.Name) and part.id == BASE and not isinstance(part.ctx, ast.Load):
+        if _is_base(part) and not isinstance(part.ctx, ast.Load):
             raise InputError(f"{path}:{part.lineno}: {BASE} must be assigned alone, at the top level")
-    pure = None
-    if base_line is None and pure_python.is_pure(tree):
-        pure = pure_python.take_bases(path, tree)
-    names = _Names()
-    names.visit(tree)
+    pure = pure_python.take_bases(path, tree) if base_line is None and pure_python.is_pure(tree) else None
+    names = _find_names(tree)
     if pure is not None:
         tree = pure_python.LazyImports(path).visit(tree)
     has_aliases = pure_python.imports_aliases(tree)  # the remaining imports are executed
-    variables = _OverrideVariables(overrides)
-    code: Any = insert_fill_calls(variables.visit(tree))
+    variables = OverrideVariables(overrides)
+    code = _with_fill_calls(variables.visit(tree))
 
     def run(base: ConfigDict) -> ConfigFile:
         namespace: dict[str, Any] = {
             "__file__": str(path),
             "__name__": f"config:{path.stem}",
             OVERRIDES: copy.deepcopy(dict(overrides)),
-            FILL: fill_function(placeholders, base),
+            FILL: partial(placeholders.fill, base=base),
             pure_python.MAKE_NAME: pure_python.Name,
         }
         namespace.update({BASE: base} if pure is None else base)
@@ -80,25 +75,27 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Par
         values = {
             key: to_config(value)
             for key, value in there.items()
-            if key not in names.imported and is_value(value) and (pure is None or key in names.lines)
+            if key not in names.imported and is_value(value) and (pure is None or key in names.assigned)
         }
         env = placeholders.env | {name: os.environ[name] for name in names.env if os.environ.get(name)}
-        found = ConfigFile(path, text, values, names.lines, names.used | placeholders.base_keys, places, env)
+        found = ConfigFile(path, text, values, lines, names.used | placeholders.base_keys, env)
         if base_line is None:
-            found.namespace, found.imported = (
-                {key: pure_python.copy_containers(value) for key, value in there.items()},
-                names.imported,
-            )
+            found.namespace = {key: pure_python.copy_containers(value) for key, value in there.items()}
+            found.imported = names.imported
         return found
 
     return ParsedFile(bases, variables.overridden, run, base_line, pure)
 
 
+def _with_fill_calls(tree: ast.AST) -> Any:
+    return ast.fix_missing_locations(InsertFillCalls().visit(tree))
+
+
 def _literal(path: Path, node: ast.expr, placeholders: Placeholders) -> Any:
     """Return the value of `_base_ = ...`, which may use no names."""
-    code: Any = insert_fill_calls(ast.Expression(node))
     try:
-        return eval(compile(code, str(path), "eval"), {"__builtins__": {}, FILL: fill_function(placeholders, {})})
+        code = compile(_with_fill_calls(ast.Expression(node)), str(path), "eval")
+        return eval(code, {"__builtins__": {}, FILL: partial(placeholders.fill, base={})})
     except InputError:
         raise
     except Exception as error:  # any failure means that it is no literal
@@ -114,91 +111,52 @@ def _failure(path: Path, error: BaseException) -> str:
     return f"{path}{line}: {what}{source}"
 
 
-def is_value(value: Any) -> bool:
+def is_value(value: object) -> bool:
     """Whether a module-level value belongs to the config, unlike modules, functions and classes."""
     return not isinstance(
         value, types.ModuleType | types.FunctionType | types.BuiltinFunctionType | types.MethodType | type
     )
 
 
-def _is_name(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
+def _is_base(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and node.id == BASE
 
 
-class _Names(ast.NodeVisitor):
-    """Collects the lines of module-level names, and the names that are read, imported, or environment variables."""
+@dataclass
+class _Names:
+    """The names in a Python file.
 
-    def __init__(self) -> None:
-        self.lines: dict[str, int] = {}
-        self.used: set[str] = set()
-        self.imported: set[str] = set()
-        self.env: set[str] = set()
+    Attributes:
+        assigned: Names that are assigned to.
+        used: Names that are read, as `lr`, `_base_.lr` or `_base_['lr']`.
+        imported: Names that are imported.
+        env: Names of environment variables that are read.
+    """
 
-    def visit_Call(self, node: ast.Call) -> None:
-        asks = ast.unparse(node.func).endswith(("environ.get", "environ.pop", "getenv"))
-        if asks and node.args and isinstance(node.args[0], ast.Constant):
-            self.env.add(str(node.args[0].value))
-        self.generic_visit(node)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Load):
-            self.used.add(node.id)
-        else:
-            self.lines.setdefault(node.id, node.lineno)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        if _is_name(node.value, BASE) and isinstance(node.ctx, ast.Load):
-            self.used.add(node.attr)
-        self.generic_visit(node)
-
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        if _is_name(node.value, BASE) and isinstance(node.slice, ast.Constant) and isinstance(node.ctx, ast.Load):
-            self.used.add(str(node.slice.value))
-        elif isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith("environ"):
-            self.env.add(str(node.slice.value))
-        self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        self.imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-
-    visit_ImportFrom = visit_Import
+    assigned: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    imported: set[str] = field(default_factory=set)
+    env: set[str] = field(default_factory=set)
 
 
-class _OverrideVariables(ast.NodeTransformer):
-    """Replaces the values that a config assigns to overridden names at module level."""
-
-    def __init__(self, overrides: Mapping[str, Any]) -> None:
-        self.overrides = overrides
-        self.overridden: set[str] = set()
-
-    def visit_FunctionDef(self, node: ast.AST) -> ast.AST:
-        return node  # its names are local
-
-    visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | list[ast.AST]:
-        names = [target.id for target in node.targets if isinstance(target, ast.Name) and target.id in self.overrides]
-        inner = {
-            part.id
-            for target in node.targets
-            if isinstance(target, ast.Tuple | ast.List)
-            for part in ast.walk(target)
-            if isinstance(part, ast.Name) and part.id in self.overrides
-        }
-        self.overridden |= {*names, *inner}
-        others = [target for target in node.targets if not (isinstance(target, ast.Name) and target.id in names)]
-        new: list[ast.AST] = []
-        if others:
-            new.append(ast.copy_location(ast.Assign(others, node.value), node))
-        new += [ast.copy_location(self.setting(name), node) for name in (*names, *sorted(inner))]
-        return new
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if isinstance(node.target, ast.Name) and node.target.id in self.overrides and node.value is not None:
-            self.overridden.add(node.target.id)
-            return ast.copy_location(self.setting(node.target.id), node)
-        return node
-
-    def setting(self, name: str) -> ast.Assign:
-        value = ast.Subscript(ast.Name(OVERRIDES, ast.Load()), ast.Constant(name), ast.Load())
-        return ast.Assign([ast.Name(name, ast.Store())], value)
+def _find_names(tree: ast.Module) -> _Names:
+    names = _Names()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                names.used.add(name)
+            case ast.Name(id=name):
+                names.assigned.add(name)
+            case ast.Attribute(value=outer, attr=name, ctx=ast.Load()) if _is_base(outer):
+                names.used.add(name)
+            case ast.Subscript(value=outer, slice=ast.Constant(value=name)):
+                if _is_base(outer) and isinstance(node.ctx, ast.Load):
+                    names.used.add(str(name))
+                elif ast.unparse(outer).endswith("environ"):
+                    names.env.add(str(name))
+            case ast.Call(func=func, args=[ast.Constant(value=name), *_]):
+                if ast.unparse(func).endswith(("environ.get", "environ.pop", "getenv")):
+                    names.env.add(str(name))
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names.imported |= {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+    return names

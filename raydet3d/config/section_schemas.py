@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from raydet3d.config.config_dict import ConfigValue
 from raydet3d.config.type_check import (
     Described,
     NonNegativeFloat,
@@ -21,6 +22,7 @@ from raydet3d.config.type_check import (
     Part,
     PositiveFloat,
     PositiveInt,
+    TypeForm,
     field_types,
     read_section,
 )
@@ -116,7 +118,7 @@ class DataLoaderCfg:
     timeout: NonNegativeFloat | None = None
 
 
-def read_loader(given: Mapping[str, Any], where: str) -> DataLoaderCfg:
+def read_loader(given: Mapping[str, ConfigValue], where: str) -> DataLoaderCfg:
     """Read the dict of a data loader.
 
     Raises:
@@ -186,7 +188,7 @@ class RunConfig:
                     read_loader(loader, key if index is None else f"{key}[{index}]")
 
 
-def read_run_config(cfg: Mapping[str, Any]) -> RunConfig:
+def read_run_config(cfg: Mapping[str, ConfigValue]) -> RunConfig:
     """Check the sections of a config and return them as a typed view; a section that is None has its default.
 
     Raises:
@@ -195,7 +197,7 @@ def read_run_config(cfg: Mapping[str, Any]) -> RunConfig:
     return read_section(RunConfig, {key: cfg[key] for key in KNOWN_KEYS if cfg.get(key) is not None}, "")
 
 
-def _shapes(annotation: Any) -> tuple[type, ...]:
+def _shapes(annotation: TypeForm) -> tuple[type, ...]:
     """The types that a value of an annotation has at its top: dict, list, tuple, str, bool, int or None."""
     if annotation == Part:
         return (dict,)
@@ -209,7 +211,9 @@ def _shapes(annotation: Any) -> tuple[type, ...]:
         return tuple(type(arg) for arg in args)
     if kind is Sequence:
         return (list, tuple)
-    return (dict,) if kind is Mapping or dataclasses.is_dataclass(annotation) else (annotation,)
+    if kind is Mapping or dataclasses.is_dataclass(annotation):
+        return (dict,)
+    return (annotation,) if isinstance(annotation, type) else ()
 
 
 # --------------------------------------------------------------------------------------------------------- top level
@@ -221,7 +225,7 @@ VARIABLE_NAMES = frozenset({"eval_dataloader"})
 """Names that published configs use for variables, although they are one edit away from a known key."""
 
 
-def misspelled_key(key: str, value: Any, present: Iterable[str]) -> str | None:
+def misspelled_key(key: str, value: ConfigValue, present: Iterable[str]) -> str | None:
     """Return the known key that `key` is a misspelling of, or None where it is a variable of the config.
 
     A key of 5 letters or more is a misspelling if it is one edit away (two from 8 letters on) from a known key that is

@@ -8,45 +8,74 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import yaml
 
 from raydet3d.config.config_dict import DELETE
 
 BASE = "_base_"
+Lines: TypeAlias = dict[str, int]
+"""The line of each dotted key."""
+T = TypeVar("T")
 
 
-@dataclass
-class Line:
-    """A value in a file.
+def nearest_line(lines: Mapping[str, T], key: str) -> T | None:
+    """Return the line of a dotted key, or of the nearest enclosing key that has one."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key)
 
-    Attributes:
-        number: The line of its key.
-        inner: The lines of the values in it, by key or index.
+
+def merged_lines(files: Iterable[tuple[str, Lines]]) -> dict[str, str]:
+    """Return `file:line` where each dotted key of a chain of files was set last.
+
+    Keys that a `_delete_` drops are dropped here too; the `_delete_` itself is kept.
+
+    Args:
+        files: Each file with its lines, bases first.
     """
+    places: dict[str, str] = {}
+    for file, lines in files:
+        for gone in [key.removesuffix(DELETE) for key in lines if key.endswith(f".{DELETE}")]:
+            places = {key: place for key, place in places.items() if not key.startswith(gone)}
+        places |= {key: f"{file}:{number}" for key, number in lines.items()}
+    return places
 
-    number: int
-    inner: dict[str, Line] = field(default_factory=dict)
+
+def yaml_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the dotted keys of a YAML or JSON document with their lines."""
+    items: list[tuple[object, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        items = [(key.value, key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        items = [(number, item, item) for number, item in enumerate(node.value)]
+    for name, written, value in items:
+        yield f"{prefix}{name}", written.start_mark.line + 1
+        yield from yaml_lines(value, f"{prefix}{name}.")
 
 
-def python_lines(tree: ast.Module) -> dict[str, Line]:
+# ------------------------------------------------------------------------------------------------------ Python files
+
+
+def python_lines(tree: ast.Module) -> Lines:
     """Return the lines of a Python config's variables and of the keys in them.
 
     An assignment to `_base_.model.x` is one to `model.x`.
     """
-    names: dict[str, Line] = {}
+    lines: Lines = {}
     for node in _statements(tree.body):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                _set(names, target, node.value)
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            _set(names, node.target, node.value)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            _update(names, node.value)
-    names.pop(BASE, None)
-    return names
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                for target in targets:
+                    _set(lines, target, value)
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                _set(lines, target, value)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=target, attr="update" | "merge")) as call):
+                # `model.update(dict(...), a=1)` and `model.merge(dict(...))` add the keys of `dict(dict(...), a=1)`.
+                given = ast.Call(ast.Name("dict", ast.Load()), call.args, call.keywords)
+                _enter(lines, _key(target).removeprefix(f"{BASE}."), call.lineno, _inside(given, lines))
+    return lines
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -57,116 +86,67 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _statements(getattr(node, part, []))
 
 
-def _set(names: dict[str, Line], target: ast.expr, value: ast.expr) -> None:
-    steps = _steps(target)
-    if steps:
-        place = _place(names, steps, target.lineno)
-        place.inner = _inside(value, names)
+def _set(lines: Lines, target: ast.expr, value: ast.expr) -> None:
+    """Enter the lines of an assignment in place of those of the earlier value."""
+    key = _key(target).removeprefix(f"{BASE}.")
+    inner = _inside(value, lines)
+    for name in [key, *_below(lines, key)]:
+        lines.pop(name, None)
+    _enter(lines, key, target.lineno, inner)
 
 
-def _update(names: dict[str, Line], call: ast.Call) -> None:
-    """Add the lines of `model.update(dict(...))` and `model.merge(dict(...))`."""
-    if isinstance(call.func, ast.Attribute) and call.func.attr in ("update", "merge"):
-        steps = _steps(call.func.value)
-        for given in [*call.args, ast.Call(ast.Name("dict", ast.Load()), [], call.keywords)]:
-            if steps:
-                _place(names, steps, call.lineno, keep=True).inner.update(_inside(given, names))
+def _enter(lines: Lines, key: str, number: int, inner: Lines) -> None:
+    """Add lines below a key; the key and those around it get a line where they have none."""
+    if key in ("", BASE):
+        return
+    for end in [at for at, letter in enumerate(key) if letter == "."]:
+        lines.setdefault(key[:end], number)
+    lines.setdefault(key, number)
+    lines.update(_nested(key, inner))
 
 
-def _steps(node: ast.expr) -> list[str]:
-    """Return the steps of `model.neck[0]`; an empty list for other expressions."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.Attribute):
-        inner = _steps(node.value)
-        return [*inner, node.attr] if inner else []
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        inner = _steps(node.value)
-        return [*inner, str(node.slice.value)] if inner else []
-    return []
+def _nested(key: str, inner: Lines) -> Lines:
+    return {f"{key}.{name}": number for name, number in inner.items()}
 
 
-def _place(names: dict[str, Line], steps: list[str], number: int, *, keep: bool = False) -> Line:
-    """Return the line at some steps, created as needed; that of the last step becomes `number`."""
-    steps = steps[1:] if steps[0] == BASE and len(steps) > 1 else steps
-    inner = names
-    for step in steps[:-1]:
-        inner = inner.setdefault(step, Line(number)).inner
-    if keep and steps[-1] in inner:
-        return inner[steps[-1]]
-    inner[steps[-1]] = Line(number)
-    return inner[steps[-1]]
+def _below(lines: Lines, key: str) -> list[str]:
+    return [name for name in lines if name.startswith(f"{key}.")]
 
 
-def _inside(node: ast.expr, names: dict[str, Line]) -> dict[str, Line]:
-    """Return the lines of the keys in an expression."""
-    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
-        steps = _steps(node)
-        here: Line | None = Line(0, names)
-        for step in steps:
-            here = here.inner.get(step) if here else None
-        return dict(here.inner) if here and steps else {}
-    inner: dict[str, Line] = {}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        for given in node.args:
-            inner.update(_inside(given, names))
-        for keyword in node.keywords:
-            more = _inside(keyword.value, names)
-            inner.update(more if keyword.arg is None else {keyword.arg: Line(keyword.lineno, more)})
-    elif isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values, strict=True):
-            if key is None:
-                inner.update(_inside(value, names))
-            elif isinstance(key, ast.Constant):
-                inner[str(key.value)] = Line(key.lineno, _inside(value, names))
-    elif isinstance(node, ast.List | ast.Tuple):
-        for number, item in enumerate(node.elts):
-            inner[str(number)] = Line(item.lineno, _inside(item, names))
+def _key(node: ast.expr) -> str:
+    """Return `model.neck.0` for `model.neck[0]`; an empty string for other expressions."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=outer, attr=name) | ast.Subscript(value=outer, slice=ast.Constant(value=name)):
+            key = _key(outer)
+            return f"{key}.{name!s}" if key else ""
+    return ""
+
+
+def _inside(node: ast.expr, lines: Lines) -> Lines:
+    """Return the lines of the keys in an expression, relative to it."""
+    key = _key(node)
+    if key:
+        return {name[len(key) + 1 :]: lines[name] for name in _below(lines, key)}
+    inner: Lines = {}
+    for name, number, value in _items(node):
+        below = _inside(value, lines)
+        inner |= below if name is None else {name: number} | _nested(name, below)
     return inner
 
 
-def yaml_lines(node: yaml.Node | None) -> dict[str, Line]:
-    """Return the lines of the keys of a YAML or JSON document."""
-    if isinstance(node, yaml.MappingNode):
-        pairs: list[tuple[str, int, Any]] = [(str(k.value), k.start_mark.line + 1, v) for k, v in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        pairs = [(str(number), item.start_mark.line + 1, item) for number, item in enumerate(node.value)]
-    else:
-        return {}
-    return {key: Line(line, yaml_lines(value)) for key, line, value in pairs}
-
-
-def line_of(lines: Mapping[str, Line], key: str) -> int | None:
-    """Return the line of a dotted key, or of the nearest enclosing key that has one."""
-    number = None
-    for step in key.split("."):
-        here = lines.get(step)
-        if here is None:
-            break
-        number, lines = here.number, here.inner
-    return number
-
-
-def merged_lines(files: Iterable[tuple[str, dict[str, Line]]]) -> dict[str, str]:
-    """Return `file:line` where each dotted key of a chain of files was set last.
-
-    Keys that a `_delete_` drops are dropped here too; the `_delete_` itself is kept.
-
-    Args:
-        files: Each file with its lines, bases first.
-    """
-    places: dict[str, str] = {}
-    for file, lines in files:
-        mine = {key: f"{file}:{number}" for key, number in flattened(lines)}
-        for gone in [key.removesuffix(DELETE) for key in mine if key.endswith(f".{DELETE}")]:
-            places = {key: place for key, place in places.items() if not key.startswith(gone)}
-        places |= mine
-    return places
-
-
-def flattened(lines: dict[str, Line], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield each dotted key with its line."""
-    for key, line in lines.items():
-        place = f"{prefix}.{key}" if prefix else key
-        yield place, line.number
-        yield from flattened(line.inner, place)
+def _items(node: ast.expr) -> Iterator[tuple[str | None, int, ast.expr]]:
+    """Yield key, line and value of what a dict or list is written of; the key is None where a dict is merged in."""
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=args, keywords=keywords):
+            yield from ((None, given.lineno, given) for given in args)
+            yield from ((keyword.arg, keyword.lineno, keyword.value) for keyword in keywords)
+        case ast.Dict(keys=keys, values=values):
+            for key, value in zip(keys, values, strict=True):
+                if key is None:
+                    yield None, value.lineno, value
+                elif isinstance(key, ast.Constant):
+                    yield str(key.value), key.lineno, value
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            yield from ((str(number), item.lineno, item) for number, item in enumerate(items))

@@ -16,16 +16,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from raydet3d.errors import InputError, nearest
+from raydet3d.config.config_dict import map_leaves
+from raydet3d.errors import InputError, nearest_or_all
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+TypeForm: TypeAlias = object
+"""A type, or a special form such as `Annotated[int, Ge(1)]`, as in PEP 747, for which Python 3.11 has no type."""
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -53,7 +56,7 @@ def _may_be_part(value: object) -> bool:
 Part = Annotated[Any, Predicate(_may_be_part), Described("a dict with a type")]
 """The config of a registered part, `dict(type=..., **arguments)`, or the part itself, already built."""
 
-_SCALARS: dict[Any, tuple[str, str]] = {
+_SCALARS: dict[object, tuple[str, str]] = {
     bool: ("True or False", "booleans"),
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -72,8 +75,7 @@ def unknown_key(where: str, name: object, known: Iterable[str]) -> InputError:
         name: The key.
         known: The keys that exist.
     """
-    names = list(known)
-    return InputError(f"{where} has no {name!r}{nearest(str(name), names) or '; it takes ' + ', '.join(names)}")
+    return InputError(f"{where} has no {name!r}{nearest_or_all(str(name), known)}")
 
 
 def read_section(schema: type[T], given: object, where: str) -> T:
@@ -122,14 +124,14 @@ def field_types(schema: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(schema) if field.init}
 
 
-def check_value(annotation: Any, value: object, where: str) -> None:
+def check_value(annotation: TypeForm, value: object, where: str) -> None:
     """Raise an `InputError` that names `where` unless a value fits an annotation."""
     if not fits(annotation, value):
         got = "" if SECRET in get_args(annotation) else f", got {value!r}"
         raise InputError(f"{where} must be {describe(annotation)}{got}")
 
 
-def fits(annotation: Any, value: object) -> bool:
+def fits(annotation: TypeForm, value: object) -> bool:
     """Whether a value has the type and range of an annotation; what pydantic cannot check fits."""
     adapter = _adapter(_checkable(annotation))
     if adapter is None:
@@ -137,7 +139,7 @@ def fits(annotation: Any, value: object) -> bool:
     import pydantic
 
     try:
-        adapter.validate_python(_without_numpy(value))
+        adapter.validate_python(map_leaves(value, lambda leaf, _: _without_numpy(leaf)))
     except pydantic.ValidationError:
         return False
     return True
@@ -161,7 +163,7 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
     signatures = _own_annotations(getattr(function, "func", function))
     for name, value in arguments.items():
         annotation = next((known[name] for known in signatures if name in known), Any)
-        if not fits(annotation, _with_integers(value)):
+        if not fits(annotation, map_leaves(value, lambda leaf, _: _with_integer(leaf))):
             raise InputError(f"{where}: {name} must be {describe(annotation)}, got {value!r}")
 
 
@@ -183,7 +185,7 @@ def _own_annotations(function: Callable[..., object]) -> list[dict[str, Any]]:
     return found
 
 
-def _evaluated(annotation: Any, space: dict[str, Any]) -> Any:
+def _evaluated(annotation: TypeForm, space: dict[str, object]) -> Any:
     """An annotation that may be a string; `Any` where it names what only type checkers import."""
     if not isinstance(annotation, str):
         return annotation
@@ -196,7 +198,7 @@ def _evaluated(annotation: Any, space: dict[str, Any]) -> Any:
 # ------------------------------------------------------------------------------------------------ what pydantic checks
 
 
-def _checkable(annotation: Any) -> Any:
+def _checkable(annotation: TypeForm) -> Any:
     """The annotation with strict scalars, and `Any` in place of everything that is no plain data."""
     from pydantic import Strict
 
@@ -220,36 +222,30 @@ def _checkable(annotation: Any) -> Any:
         return Mapping[_checkable(args[0]), _checkable(args[1])]  # type: ignore[misc]
     if _section_in(annotation):
         return Mapping
-    return {list: list, tuple: tuple, dict: Mapping, Mapping: Mapping, Sequence: Sequence}.get(annotation, Any)
+    return Mapping if annotation is dict else annotation if annotation in (list, tuple, Mapping, Sequence) else Any
 
 
 @cache
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+def _adapter(annotation: TypeForm) -> TypeAdapter[Any] | None:
     if annotation is Any:
         return None
     from pydantic import TypeAdapter
 
-    return TypeAdapter(annotation)
+    form: Any = annotation
+    return TypeAdapter(form)
 
 
 def _without_numpy(value: object) -> object:
-    """The value with scalars of numpy, also in lists and dicts, as Python's; tensors stay as they are."""
-    if isinstance(value, list | tuple):
-        return [_without_numpy(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _without_numpy(item) for key, item in value.items()}
+    """The value as Python's number where it is a scalar of numpy; tensors stay as they are."""
     numpy = sys.modules.get("numpy")
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
-def _with_integers(value: object) -> object:
-    """The value with integers in place of floats that are whole numbers."""
-    if isinstance(value, list | tuple):
-        return [_with_integers(item) for item in value]
+def _with_integer(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _section_in(annotation: Any) -> type | None:
+def _section_in(annotation: TypeForm) -> type | None:
     """The dataclass of a field that is a section itself."""
     kinds = [annotation, *get_args(annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
@@ -258,7 +254,7 @@ def _section_in(annotation: Any) -> type | None:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def describe(annotation: Any, *, plural: bool = False) -> str:
+def describe(annotation: TypeForm, *, plural: bool = False) -> str:
     """The words for an annotation in a message: `an integer of at least 1`, `a list of strings`."""
     kind, args = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
@@ -281,7 +277,7 @@ def describe(annotation: Any, *, plural: bool = False) -> str:
     return "dicts" if plural else "a dict" if _section_in(annotation) else getattr(annotation, "__name__", "a value")
 
 
-def _described(annotation: Any, metadata: Sequence[object], *, plural: bool) -> str:
+def _described(annotation: TypeForm, metadata: Sequence[object], *, plural: bool) -> str:
     own = [item.text for item in metadata if isinstance(item, Described) and item.text]
     if own:
         return own[0].replace("a dict", "dicts", 1) if plural else own[0]

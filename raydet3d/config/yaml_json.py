@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from raydet3d.config.config_dict import ConfigDict
+from raydet3d.config.config_dict import ConfigDict, ConfigValue
 from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
-from raydet3d.config.interpolation import Placeholders, fill_data, mark_unquoted, quote_markers
-from raydet3d.config.source_map import BASE, Line, yaml_lines
+from raydet3d.config.interpolation import Placeholders, mark_unquoted, quote_markers
+from raydet3d.config.source_map import BASE, Lines, yaml_lines
 from raydet3d.errors import InputError
 
 
@@ -49,7 +50,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
-def read_yaml(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
+def read_yaml(placeholders: Placeholders, overrides: Mapping[str, ConfigValue]) -> ParsedFile:
     """Parse a YAML file."""
     path = placeholders.path
     _check_depth(path, placeholders.text)
@@ -64,21 +65,21 @@ def read_yaml(placeholders: Placeholders, overrides: Mapping[str, Any]) -> Parse
         raise InputError(f"{path}{line}: {why}") from error
     except RecursionError:
         raise InputError(f"{path}: {_TOO_DEEP}") from None
-    return _parsed_data(placeholders, values, yaml_lines(tree), overrides)
+    return _parsed_data(placeholders, values, dict(yaml_lines(tree)), overrides)
 
 
-def read_json(placeholders: Placeholders, overrides: Mapping[str, Any]) -> ParsedFile:
+def read_json(placeholders: Placeholders, overrides: Mapping[str, ConfigValue]) -> ParsedFile:
     """Parse a JSON file."""
-    path, text = placeholders.path, quote_markers(placeholders)
+    path, text = placeholders.path, quote_markers(placeholders.text)
     _check_depth(path, text)
-    lines: dict[str, Line] = {}
+    lines: Lines = {}
     try:
-        # A string in JSON may hold tabs, which YAML does not allow; then the lines of keys are not known.
+        # JSON is YAML but for tabs and a few characters in strings; with those, the lines of keys are not known.
         with suppress(yaml.YAMLError):
-            tree = yaml.compose(text, _Loader)
+            tree = yaml.compose(text.replace("\t", " "), _Loader)
             _check_tree(path, tree)
-            lines = yaml_lines(tree)
-        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(path, text, pairs))
+            lines = dict(yaml_lines(tree))
+        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
     except RecursionError:
@@ -116,7 +117,8 @@ def _check_tree(path: Path, tree: yaml.Node | None) -> None:
             for key, value in node.value:
                 name = (key.tag, str(key.value))
                 if name in seen and name[0] != "tag:yaml.org,2002:merge":
-                    raise _duplicate(path, key.value, seen[name], key.start_mark.line + 1)
+                    here = f"{path}:{key.start_mark.line + 1}"
+                    raise InputError(f"{here}: the key {key.value!r} is also on line {seen[name]}; remove one of them")
                 seen[name] = key.start_mark.line + 1
                 inner.append(value)
         total = 1 + sum(map(size, inner))
@@ -129,43 +131,31 @@ def _check_tree(path: Path, tree: yaml.Node | None) -> None:
         size(tree)
 
 
-def _unique(path: Path, text: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(path: Path, pairs: list[tuple[str, ConfigValue]]) -> dict[str, ConfigValue]:
     """A JSON object as a dict, for files whose lines YAML's parser does not know."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        name = next(name for name in names if names.count(name) > 1)
-        lines = [
-            text.count("\n", 0, key.start()) + 1 for key in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
-        ]
-        raise _duplicate(path, name, *lines[:2])
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{path}: the key {name!r} is there twice; remove one of them")
     return found
 
 
-def _duplicate(path: Path, key: object, first: int, second: int) -> InputError:
-    return InputError(f"{path}:{second}: the key {key!r} is also on line {first}; remove one of them")
-
-
 def _parsed_data(
-    placeholders: Placeholders, values: Any, places: dict[str, Line], overrides: Mapping[str, Any]
+    placeholders: Placeholders, values: ConfigValue, lines: Lines, overrides: Mapping[str, ConfigValue]
 ) -> ParsedFile:
     path = placeholders.path
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f"{path}: the top level of a config must be a mapping, got a {type(values).__name__}")
-    lines = {key: line.number for key, line in places.items()}
     for key in values:
         if not isinstance(key, str):
             raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys must be names, got {key!r}")
     own = {key: value for key, value in values.items() if key != BASE}
-    overridden = {key for key in own if key in overrides}
+    replaced = {key: value for key, value in overrides.items() if key in own}
 
     def run(base: ConfigDict) -> ConfigFile:
-        filled = fill_data(placeholders, own, base, path.suffix) | {
-            key: copy.deepcopy(overrides[key]) for key in overridden
-        }
-        source = placeholders.source
-        return ConfigFile(path, source, filled, lines, placeholders.base_keys, places, placeholders.env)
+        filled = placeholders.fill_data(own, base) | copy.deepcopy(replaced)
+        return ConfigFile(path, placeholders.source, filled, lines, placeholders.base_keys, placeholders.env)
 
-    bases = fill_data(placeholders, values.get(BASE, []), {}, path.suffix)
-    return ParsedFile(bases_of(path, bases, lines.get(BASE)), overridden, run, lines.get(BASE))
+    bases = placeholders.fill_data(values.get(BASE, []), {})
+    return ParsedFile(bases_of(path, bases, lines.get(BASE)), set(replaced), run, lines.get(BASE))

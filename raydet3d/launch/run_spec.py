@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from raydet3d.config.provenance import OriginDict
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
@@ -43,7 +45,7 @@ class RunSpec:
     why: str = ""
     hang_timeout_s: float = 0
     straggler_ratio: float = 1.5
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: OriginDict = field(default_factory=OriginDict)
     lock_file: str | None = None
 
 

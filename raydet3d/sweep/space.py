@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from raydet3d.config.overrides import split_key
+from raydet3d.config.cfg_options import split_key
 from raydet3d.errors import InputError, nearest
 from raydet3d.sweep.domains import Alternatives, Choice, Domain, Value, read_domain
 

@@ -15,7 +15,6 @@ from raydet3d.config import find_config
 from raydet3d.config.config_dict import merge, to_plain
 from raydet3d.config.inheritance import InheritanceChain, read_chain
 from raydet3d.config.provenance import Origin
-from raydet3d.config.source_map import merged_lines
 from raydet3d.config.type_check import (
     Described,
     NonEmptyStr,
@@ -256,8 +255,7 @@ def read_sweep(source: str | Path | Mapping[str, Value], *, smoke: bool = False)
         if path.suffix not in (".yaml", ".yml", ".json"):
             raise InputError(f"{path}: a sweep is a .yaml file; the config comes first: CONFIG SWEEP.yaml")
         chain = _read_safely(path)
-        file, given = str(source), to_plain(chain.values)
-        lines = merged_lines((str(one.path), one.places) for one in chain.sources)
+        file, given, lines = str(source), to_plain(chain.values), chain.lines
     small = given.pop("smoke", None)
     if smoke:
         if not isinstance(small, Mapping):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import cast
 
 from raydet3d.config import Config
+from raydet3d.config.cfg_options import set_key, split_key
 from raydet3d.config.config_dict import DELETE, to_plain
-from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.section_schemas import KNOWN_KEYS
 from raydet3d.config.type_check import check_value
 from raydet3d.errors import InputError, nearest

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config, parse_options, parse_value
+from raydet3d.config.cfg_options import set_key, split_key
 from raydet3d.config.config_dict import merge
 from raydet3d.config.dump import to_text
-from raydet3d.config.overrides import set_key, split_key
 from raydet3d.config.section_schemas import distance, is_misspelling, misspelled_key
 from raydet3d.errors import InputError
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from raydet3d.config import Config, Origin
-from raydet3d.config.source_map import flattened, merged_lines, python_lines, yaml_lines
+from raydet3d.config.source_map import merged_lines, python_lines, yaml_lines
 from raydet3d.errors import InputError
 
 Write = Callable[..., Path]
@@ -50,7 +50,7 @@ if lr:
 
 class TestLines:
     def test_python(self) -> None:
-        found = dict(flattened(python_lines(ast.parse(PYTHON))))
+        found = python_lines(ast.parse(PYTHON))
         assert found == {
             "lr": 1,
             "pipe": 2,
@@ -84,7 +84,7 @@ class TestLines:
 
     def test_yaml(self) -> None:
         node = yaml.compose("a:\n  b:\n    - c: 1\n      d: 2\n    - 3\ne: f\n")
-        assert dict(flattened(yaml_lines(node))) == {
+        assert dict(yaml_lines(node)) == {
             "a": 1,
             "a.b": 2,
             "a.b.0": 3,

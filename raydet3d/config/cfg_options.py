@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from raydet3d.config.config_dict import DELETE, merge
+from raydet3d.config.config_dict import DELETE, ConfigValue, merge
 from raydet3d.config.section_schemas import is_misspelling
 from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
 
-_OPEN = {"[": "]", "(": ")", "{": "}"}
-_WORDS: dict[str, Any] = {"true": True, "false": False}
+_BRACKETS: dict[str, tuple[Callable[[list[Any]], object], str, str]] = {
+    "[": (list, "]", ""),
+    "(": (tuple, ")", ""),
+    "{": (dict, "}", ":"),
+    "dict(": (dict, ")", "="),
+}
+"""By opening bracket: what its items become, the closing bracket, and the sign between key and value."""
 _STEP = re.compile(
     r"""\.?(?:\[(?P<index>-?\d+)\]          # [0]
         |\[?(?P<quote>["'])(?P<quoted>.*?)(?P=quote)\]?   # ["a.b"] or "a.b"
@@ -56,77 +61,54 @@ def parse_value(text: str, *, name: str = "value") -> Any:
         text: The value as written.
         name: Its key, for messages.
     """
-    return _Value(text, name).read()
+    text = text.strip()
+    values = _Reader(text, name).items("")
+    is_list = len(values) > 1 or text.endswith(",")
+    return values if is_list else values[0] if values else ""
 
 
-class _Value:
+class _Reader:
     """Recursive descent parser of a value."""
 
     def __init__(self, text: str, name: str) -> None:
-        self.text = text.strip()
+        self.text = text
         self.name = name
         self.at = 0
-
-    def read(self) -> Any:
-        if not self.text:
-            return ""
-        items = [self.item("")]
-        listed = False
-        while self.peek() == ",":
-            listed = True
-            self.at += 1
-            if self.peek():
-                items.append(self.item(""))
-        if self.peek():
-            raise self.wrong(f"cannot read {self.text[self.at :]!r}")
-        return items if listed else items[0]
 
     def peek(self) -> str:
         while self.at < len(self.text) and self.text[self.at].isspace():
             self.at += 1
         return self.text[self.at : self.at + 1]
 
+    def items(self, end: str, sign: str = "") -> list[Any]:
+        """Read items up to the bracket `end`, or to the end of the text; with a `sign`, pairs of key and value."""
+        found: list[Any] = []
+        while self.peek() != end:
+            found.append((self.key(end, sign), self.item(end)) if sign else self.item(end))
+            if self.peek() == ",":
+                self.at += 1
+            elif self.peek() != end:
+                raise self.wrong(f"{end!r} is missing" if end else f"cannot read {self.text[self.at :]!r}")
+        self.at += 1
+        return found
+
+    def key(self, end: str, sign: str) -> str:
+        key = self.quoted() if self.peek() in ("'", '"') else self.word(end + sign)
+        if self.peek() != sign or not key:
+            raise self.wrong(f"a dict is written {'key=value' if sign == '=' else 'key: value'}, ...")
+        self.at += 1
+        return key
+
     def item(self, end: str) -> Any:
         first = self.peek()
-        if self.text.startswith("dict(", self.at):
-            self.at += len("dict")
-            return self.pairs(")", "=")
-        if first == "{":
-            return self.pairs("}", ":")
-        if first in ("[", "("):
-            values = self.sequence(_OPEN[first])
-            return values if first == "[" else tuple(values)
         if first in ("'", '"'):
             return self.quoted()
-        return scalar(self.word(end))
-
-    def sequence(self, end: str) -> list[Any]:
-        self.at += 1
-        values = []
-        while self.peek() != end:
-            values.append(self.item(end))
-            if self.peek() == ",":
-                self.at += 1
-            elif self.peek() != end:
-                raise self.wrong(f"{end!r} is missing")
-        self.at += 1
-        return values
-
-    def pairs(self, end: str, sign: str) -> dict[str, Any]:
-        self.at += 1
-        values = {}
-        while self.peek() != end:
-            key = self.quoted() if self.peek() in ("'", '"') else self.word(end + sign)
-            if self.peek() != sign or not key:
-                raise self.wrong(f"a dict is written {'key=value' if sign == '=' else 'key: value'}, ...")
-            self.at += 1
-            values[key] = self.item(end)
-            if self.peek() == ",":
-                self.at += 1
-            elif self.peek() != end:
-                raise self.wrong(f"{end!r} is missing")
-        self.at += 1
-        return values
+        opening = "dict(" if self.text.startswith("dict(", self.at) else first
+        if opening not in _BRACKETS:
+            return scalar(self.word(end))
+        self.at += len(opening)
+        make, close, sign = _BRACKETS[opening]
+        return make(self.items(close, sign))
 
     def quoted(self) -> str:
         quote = self.text[self.at]
@@ -145,8 +127,8 @@ class _Value:
             letter = self.text[self.at]
             if not waiting and (letter == "," or letter in end):
                 break
-            if letter in _OPEN:
-                waiting.append(_OPEN[letter])
+            if letter in _BRACKETS:
+                waiting.append(_BRACKETS[letter][1])
             elif waiting and letter == waiting[-1]:
                 waiting.pop()
             self.at += 1
@@ -166,7 +148,7 @@ def scalar(word: str) -> Any:
             return kind(word)
         except ValueError:
             continue
-    return None if word == "None" else _WORDS.get(word.lower(), word)
+    return None if word == "None" else {"true": True, "false": False}.get(word.lower(), word)
 
 
 def split_key(key: str) -> list[str | int]:
@@ -178,13 +160,8 @@ def split_key(key: str) -> list[str | int]:
         if step is None:
             raise InputError(f"config option {key}: cannot read the key from {key[at:]!r} on")
         at = step.end()
-        if step["index"] is not None:
-            steps.append(int(step["index"]))
-        elif step["quoted"] is not None:
-            steps.append(step["quoted"])
-        else:
-            plain = step["plain"].strip()
-            steps.append(int(plain) if re.fullmatch(r"-?\d+", plain) else plain)
+        plain = (step["index"] or step["plain"] or "").strip()
+        steps.append(int(plain) if re.fullmatch(r"-?\d+", plain) else step["quoted"] or plain)
     if not steps or key.endswith(".") or key.startswith("."):
         raise InputError(f"config option {key!r} has an empty key")
     return steps
@@ -197,15 +174,16 @@ class DictAction(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Any,
+        values: str | Sequence[str] | None,
         option_string: str | None = None,
     ) -> None:
         """Add the options to those of earlier flags."""
         there = getattr(namespace, self.dest, None) or {}
-        setattr(namespace, self.dest, {**there, **parse_options([values] if isinstance(values, str) else values)})
+        given = [values] if isinstance(values, str) else values or ()
+        setattr(namespace, self.dest, {**there, **parse_options(given)})
 
 
-def set_key(tree: Any, key: str, value: Any, *, allow_list_keys: bool = True) -> Any:
+def set_key(tree: ConfigValue, key: str, value: ConfigValue, *, allow_list_keys: bool = True) -> Any:
     """Return `tree` with `value` at a dotted key. A dict is merged over a dict; lists are indexed, also from the end.
 
     Args:
@@ -217,38 +195,45 @@ def set_key(tree: Any, key: str, value: Any, *, allow_list_keys: bool = True) ->
     Raises:
         InputError: The key goes through a value that is no dict or list, past a list's end, or is a misspelling.
     """
-    return _put(tree, split_key(key), value, key=key, done="", lists=allow_list_keys)
+    steps = split_key(key)
+
+    def put(here: ConfigValue, depth: int) -> ConfigValue:
+        if depth == len(steps):
+            if isinstance(value, Mapping):
+                return merge(here if isinstance(here, Mapping) else {}, value, path=key)
+            return value
+        step, done = steps[depth], ".".join(map(str, steps[:depth]))
+        if isinstance(here, list | tuple):
+            if not isinstance(step, int) or not allow_list_keys:
+                raise InputTypeError(
+                    f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}"
+                )
+            if not -len(here) <= step < len(here):
+                raise InputKeyError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
+            items = list(here)
+            items[step] = put(items[step], depth + 1)
+            return items if isinstance(here, list) else tuple(items)
+        if here is not None and not isinstance(here, Mapping):
+            raise InputError(f"config option {key}: {done} is {here!r}, which has nothing inside")
+        inner = dict(here or {})
+        name = _name_in(inner, step, key, done)
+        return {**inner, name: put(inner.get(name), depth + 1)}
+
+    return put(tree, 0)
 
 
-def _put(here: Any, steps: list[str | int], value: Any, *, key: str, done: str, lists: bool) -> Any:
-    if not steps:
-        if isinstance(value, Mapping):
-            return merge(here if isinstance(here, Mapping) else {}, value, path=key)
-        return value
-    step, rest = steps[0], steps[1:]
-    place = f"{done}.{step}" if done else str(step)
-    if isinstance(here, list | tuple):
-        if not isinstance(step, int) or not lists:
-            raise InputTypeError(
-                f"config option {key}: {done} is a list of {len(here)}; it takes an index, not {step!r}"
-            )
-        if not -len(here) <= step < len(here):
-            raise InputKeyError(f"config option {key}: {done} has {len(here)} items, so no index {step}")
-        items = list(here)
-        items[step] = _put(items[step], rest, value, key=key, done=place, lists=lists)
-        return items if isinstance(here, list) else tuple(items)
-    if here is None:
-        here = {}
-    if not isinstance(here, Mapping):
-        raise InputError(f"config option {key}: {done} is {here!r}, which has nothing inside")
-    name: Any = step if step in here else str(step)
-    if name not in here:
-        slip = next((other for other in here if _is_misspelling(str(name), str(other))), None)
+def _name_in(inner: Mapping[str, ConfigValue], step: str | int, key: str, done: str) -> str:
+    """Return the key of a dict that a step names; a number may be a key, and a new key no misspelling."""
+    if step in inner:
+        return step  # type: ignore[return-value]  # dicts may have numbers for keys
+    name = str(step)
+    if name not in inner:
+        slip = next((other for other in inner if _is_misspelling(name, str(other))), None)
         if slip is not None and name != DELETE:
             raise InputError(f"config option {key}: {done or 'the config'} has no {name!r}; did you mean {slip!r}?")
         if isinstance(step, int):
-            raise InputError(f"config option {key}: {done} is a dict without {step!r}{nearest(str(step), here)}")
-    return {**here, name: _put(dict(here).get(name), rest, value, key=key, done=place, lists=lists)}
+            raise InputError(f"config option {key}: {done} is a dict without {step!r}{nearest(name, inner)}")
+    return name
 
 
 def _is_misspelling(written: str, meant: str) -> bool:
