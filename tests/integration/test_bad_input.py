@@ -1,4 +1,4 @@
-"""What a user has to mend, at the door: one line, exit 2, and what is known before training leaves nothing behind."""
+"""Bad input of the train command: one line, exit 2, and nothing is left behind by what is found before training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ visualizer = dict(type="Visualizer", vis_backends=[])
 """
 
 
-def door(
+def run_train(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *, lines: str = "", flags: Any = ()
 ) -> tuple[int, str]:
-    """Exit code of the door to training, and its last word on stderr."""
+    """Return the exit code of the train command and the last line of stderr."""
     config = folder / "toy.py"
     config.write_text(f"{CONFIG}\n{lines}\n", encoding="utf-8")
     argv = ["train", str(config), "--workers", "0", "--work-dir", str(folder / "run"), *map(str, flags)]
@@ -65,7 +65,7 @@ def door(
 def test_before_the_first_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lines: str, words: str
 ) -> None:
-    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
     assert code == 2
     assert said.startswith("raydet3d: error: ")
     assert words in said
@@ -77,7 +77,7 @@ def test_the_best_of_what_validation_never_gives(tmp_path: Path, monkeypatch: py
     lines = (
         "default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best='toy/APP', rule='greater'))"
     )
-    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
     assert code == 2
     assert "save_best='toy/APP', but validation gave toy/AP and 2 others" in said
     assert (tmp_path / "run" / "epoch_1.pth").is_file()  # a run that is resumed holds this validation again
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
     state["state_dict"]["neck.x"] = torch.zeros(1)
     del state["state_dict"]["first.bias"]
     torch.save(state, tmp_path / "other.pth")
-    code, said = door(tmp_path, monkeypatch, capsys, flags=["--resume", tmp_path / "other.pth"])
+    code, said = run_train(tmp_path, monkeypatch, capsys, flags=["--resume", tmp_path / "other.pth"])
     assert code == 2
     assert "1 missing: first.bias; 1 not in the model: neck.x" in said
     assert "1 of another shape: bbox_head.weight (3, 16) for (1, 16)" in said
@@ -106,6 +106,6 @@ class Poisoned(ToyModel):
 
 def test_nan_from_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     lines = "model = dict(type='tests.integration.test_bad_input.Poisoned')\ntrain_cfg = dict(max_epochs=200)"
-    code, said = door(tmp_path, monkeypatch, capsys, lines=lines)
+    code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
     assert code == 2
     assert "steps in a row were bad" in said

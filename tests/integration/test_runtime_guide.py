@@ -23,7 +23,7 @@ import torch
 from raydet3d.config import Config
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner
-from tests.kit.guests import visiting, write
+from tests.kit.plug_in_folder import on_python_path, write
 from tests.kit.shared import SHARED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,7 +284,7 @@ randomness = dict(seed=0)
 def home(tmp_path: Path) -> Iterator[Path]:
     """A folder on the python path with the base config, and the network in it."""
     write(tmp_path, {"base.py": BASE, "toy_net.py": NET})
-    with visiting(tmp_path):
+    with on_python_path(tmp_path):
         yield tmp_path
 
 

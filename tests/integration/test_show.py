@@ -1,4 +1,4 @@
-"""The show door: curves against their closed forms, groups and hooks of small configs, and its exit codes."""
+"""The command `show`: curves against their closed forms, groups and hooks of small configs, exit codes."""
 
 import csv
 import math
@@ -72,7 +72,7 @@ class TestSchedule:
         assert "    33        161   9.9991e-03   0.89474" in text
         assert Image.open(picture).size == (1080, 720)
 
-    def test_knobs_move_it(self, run: Show) -> None:
+    def test_variable_overrides_change_the_schedule(self, run: Show) -> None:
         text = run("schedule", PUBLISHED, "--epoch-length", 2, "--cfg-options", "lr=0.5", "epoch_num=10")
         assert "20 iterations" in text
         assert "lr: 0.0" in text
@@ -252,7 +252,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in error
 
 
-class TestDoor:
+class TestProcess:
     """The process as a shell sees it."""
 
     def call(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -265,7 +265,7 @@ class TestDoor:
         assert self.call("raydet3d.show", "config", PUBLISHED).returncode == 0
         assert self.call("raydet3d.show").returncode == 2
 
-    def test_version_and_list_of_doors(self) -> None:
+    def test_version_and_list_of_commands(self) -> None:
         from raydet3d import __version__
 
         assert self.call("raydet3d", "--version").stdout.startswith(f"raydet3d {__version__} (python 3.")
@@ -274,7 +274,7 @@ class TestDoor:
     @pytest.mark.parametrize(
         ("error", "code"), [("KeyboardInterrupt()", 130), ("ValueError('x')", 1), ("SystemExit(75)", 75)]
     )
-    def test_other_ends(self, error: str, code: int) -> None:
+    def test_exit_codes_of_exceptions(self, error: str, code: int) -> None:
         script = f"from raydet3d.cli import run_command\ndef main():\n    raise {error}\nrun_command(main)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == code

@@ -84,7 +84,7 @@ name = 'x'
 LEAK = "a `_delete_` that nothing was inherited for is dropped; MMEngine leaves it, and the constructor is given it"
 QUOTED = "the braces may be quoted, as everywhere; MMEngine puts quotes within the quotes"
 BARE = "the braces may stand without quotes; MMEngine parses the file before it fills them"
-KNOB = "an override of a variable is followed by what is computed from it"
+VARIABLE = "an override of a variable is followed by what is computed from it"
 DEFAULT = "MMEngine uses the default as a regular expression, and leaves the braces where it has signs of one"
 
 CASES: dict[str, Case] = {
@@ -433,13 +433,13 @@ CASES: dict[str, Case] = {
         files={"a.py": "lr = 0.1\nopt = dict(lr=lr)\nlow = lr / 10\n"},
         options=["lr=1.0"],
         ours={"lr": 1.0, "opt": {"lr": 1.0}, "low": 0.1},
-        why=KNOB,
+        why=VARIABLE,
     ),
     "option of a base's variable": Case(
         files={"base.py": "lr = 0.1\nopt = dict(lr=lr)\n", "a.py": "_base_ = 'base.py'\n"},
         options=["lr=1.0"],
         ours={"lr": 1.0, "opt": {"lr": 1.0}},
-        why=KNOB,
+        why=VARIABLE,
     ),
 }
 

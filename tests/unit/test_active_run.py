@@ -20,7 +20,7 @@ from raydet3d.visual import Visualizer
 from tests.kit.toy import ToyModel, toy_cfg
 
 
-def test_a_stand_in_follows_the_run_that_is_at_work() -> None:
+def test_proxy_follows_the_active_run() -> None:
     first, second = (SimpleNamespace(part=SimpleNamespace(value=value)) for value in (1, 2))
     part = ActiveRunProxy("part", lambda: SimpleNamespace(value=0))
     assert part.value == 0
@@ -38,7 +38,7 @@ def test_a_stand_in_follows_the_run_that_is_at_work() -> None:
     assert (second.part.value, part.value) == (5, 0)
 
 
-def test_a_stand_in_crosses_to_other_processes() -> None:
+def test_proxy_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(MessageHub.get_current_instance())).log_scalars == {}
 
 
@@ -59,7 +59,7 @@ class Asking(ToyModel):
         return super().forward(*args, mode=mode, **kwargs)
 
 
-def test_two_runs_of_one_process_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_of_one_process_are_separate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = []
     for name, epochs in (("one", 1), ("two", 2)):
         cfg = toy_cfg(tmp_path / name, model={"type": Asking}, train_cfg__max_epochs=epochs)

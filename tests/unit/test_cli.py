@@ -97,7 +97,7 @@ def test_a_signal_stops_a_command_though_its_code_catches_exceptions(capsys: pyt
     assert capsys.readouterr().err.startswith("raydet3d: stopped (SIGTERM)")
 
 
-def test_an_error_that_follows_a_stop_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_after_a_stop_request_exits_with_75(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         try:
             os.kill(os.getpid(), signal.SIGUSR1)

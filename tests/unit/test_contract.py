@@ -162,7 +162,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 
 @pytest.mark.parametrize("name", RUNNER)
-def test_the_runners_face(trained: Runner, name: str) -> None:
+def test_runner_has_mmengines_attributes(trained: Runner, name: str) -> None:
     assert hasattr(trained, name)
 
 
@@ -204,7 +204,7 @@ def test_stages_helpers_and_priorities() -> None:
     }
 
 
-def test_the_message_hub(trained: Runner) -> None:
+def test_message_hub_interface(trained: Runner) -> None:
     assert all(hasattr(trained.message_hub, name) for name in PUBLIC_HUB)
 
 
@@ -214,7 +214,7 @@ def test_registered_names(table: str) -> None:
     assert [name for name in NAMES[table] if name not in known] == []
 
 
-def test_what_a_run_leaves_behind(trained: Runner) -> None:
+def test_files_and_checkpoint_keys_of_a_run(trained: Runner) -> None:
     state = torch.load(trained.work_dir / "epoch_1.pth", weights_only=True)
     assert set(state) >= MMENGINES | OURS
     assert set(state["meta"]) >= META

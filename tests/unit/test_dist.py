@@ -86,7 +86,7 @@ def fail_on_one() -> None:
     dist.barrier()
 
 
-def test_a_rank_that_fails_is_named() -> None:
+def test_failing_rank_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"rank [01] failed"):
         run_ranks(fail_on_one, 2, timeout_s=60)
 
@@ -117,7 +117,7 @@ def only_rank_0(kind: str) -> object:
     return out
 
 
-def test_what_rank_0_does_alone_ends_alike_on_all() -> None:
+def test_on_rank0_returns_or_raises_on_all_ranks() -> None:
     assert run_ranks(only_rank_0, 2, "well") == [{"from": 0}] * 2
     told = [("InputError", "a.pkl does not exist", mark) for mark in (False, True)]
     assert run_ranks(only_rank_0, 2, "sentence") == told
@@ -128,7 +128,7 @@ def test_what_rank_0_does_alone_ends_alike_on_all() -> None:
     assert first[0] == second[0] != "function"
 
 
-def test_alone_everything_is_a_no_op() -> None:
+def test_collectives_without_process_group_are_no_ops() -> None:
     assert dist.get_dist_info() == (0, 1)
     assert not dist.is_distributed()
     assert dist.is_main_process()
@@ -149,12 +149,12 @@ def test_alone_everything_is_a_no_op() -> None:
     assert value.tolist() == [1.0, 2.0]
 
 
-def test_an_unknown_reduction_is_refused_alone_too() -> None:
+def test_unknown_reduction_is_refused_without_process_group() -> None:
     with pytest.raises(ValueError, match="avg"):
         dist.all_reduce(torch.ones(1), "avg")
 
 
-def test_how_ranks_meet() -> None:
+def test_group_options() -> None:
     """Published configs say nccl; on a machine without GPUs that means gloo (D2), and no launcher is asked for (D3)."""
     assert dist.group_options(None, cuda=False) == {"backend": "gloo"}
     assert dist.group_options({"backend": "nccl"}, cuda=False) == {"backend": "gloo"}

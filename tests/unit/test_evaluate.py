@@ -1,4 +1,4 @@
-"""The evaluate door's config: what the flags make of it."""
+"""Config of the evaluate command: what the flags change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from raydet3d.evaluate import load_config, make_parser
 
 
-def test_the_checkpoint_that_was_named_is_scored_also_where_the_config_resumes(tmp_path: Path) -> None:
+def test_named_checkpoint_is_scored_when_the_config_resumes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "resume = True\nmodel = dict(type='X')\ntest_evaluator = dict(type='KittiMetric')\n"
     )

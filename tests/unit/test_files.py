@@ -14,7 +14,7 @@ from raydet3d.errors import InputError
 from raydet3d.files import locked, parse_bytes
 
 
-def test_one_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
+def test_lock_is_exclusive_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "work" / ".lock"
     with locked(path, timeout_s=0, busy="taken", keep_file=False):
         with pytest.raises(InputError, match="taken"), locked(path, timeout_s=0.1, busy="taken"):
@@ -26,7 +26,7 @@ def test_one_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["log"]
 
 
-def test_a_fork_does_not_hold_it(tmp_path: Path) -> None:
+def test_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     ours, theirs = os.pipe()
     with locked(path, timeout_s=0, busy="taken"):
@@ -40,7 +40,7 @@ def test_a_fork_does_not_hold_it(tmp_path: Path) -> None:
     os.waitpid(child, 0)
 
 
-def test_who_waits_gets_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_process_locks_the_current_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder takes the file away when it ends: whoever has opened it before must not hold a file that is gone."""
     path = tmp_path / ".lock"
     flock, gone = fcntl.flock, []
@@ -86,6 +86,6 @@ def test_sizes_are_parsed_with_decimal_and_binary_units(text: int | str, size: i
 
 
 @pytest.mark.parametrize("text", ["much", "GB", "-1", "1 PB", "1iB", "", True])
-def test_other_sizes_are_refused(text: Any) -> None:
+def test_malformed_sizes_are_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="a size is a number of bytes or text like"):
         parse_bytes(text)

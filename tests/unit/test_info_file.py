@@ -43,7 +43,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_things_come_back(file, protocol):
+def test_plain_values_are_read(file, protocol):
     file.write_bytes(pickle.dumps(PLAIN, protocol))
     read = read_infos(file)
     assert list(read) == list(PLAIN)
@@ -54,7 +54,7 @@ def test_plain_things_come_back(file, protocol):
             assert read[key].flags.writeable
 
 
-def test_names_of_numpy_1_are_known(file):
+def test_numpy_1_module_names_are_known(file):
     raw = pickle.dumps(PLAIN, 4).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     raw = raw.replace(b"\x8c\x16numpy.core", b"\x8c\x15numpy.core")  # the name is one letter shorter
     file.write_bytes(raw.replace(raw[2:11], b"\x95" + (len(raw) - 11).to_bytes(8, "little"), 1))
@@ -83,7 +83,7 @@ def test_bytes_cannot_become_object_pointers(file):
     assert read_infos(file).size == 0
 
 
-def test_damage_is_one_line(file):
+def test_damaged_file_is_one_line(file):
     raw = pickle.dumps(PLAIN)
     for size in (0, 1, 7, len(raw) // 3, len(raw) // 2, len(raw) - 1):
         file.write_bytes(raw[:size])
@@ -127,7 +127,7 @@ def v1_frame():
     }
 
 
-def test_v1_becomes_v2(file):
+def test_v1_is_converted_to_v2(file):
     file.write_bytes(pickle.dumps([v1_frame()]))
     infos = to_v2(read_infos(file), file)
     assert infos["metainfo"]["categories"] == {
@@ -168,7 +168,7 @@ def test_v1_without_labels_or_counts():
     assert "instances" not in to_v2([frame])["data_list"][0]
 
 
-def test_v2_is_left_alone():
+def test_v2_is_unchanged():
     infos = {"data_list": [{"sample_idx": 4}], "metainfo": {"categories": {}}}
     assert to_v2(infos) == infos
     assert to_v2({"data_list": []}) == {"data_list": [], "metainfo": {}}

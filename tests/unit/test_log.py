@@ -30,7 +30,7 @@ def test_other_ranks_print_errors_only_and_write_no_file(tmp_path: Path, capsys:
     assert not (tmp_path / "two.log").exists()
 
 
-def test_two_runs_stay_apart(tmp_path: Path) -> None:
+def test_loggers_of_two_runs_are_separate(tmp_path: Path) -> None:
     first, second = (open_logger(name, tmp_path / f"{name}.log", level="WARNING") for name in ("a", "b"))
     first.warning("from a")
     second.warning("from b")
@@ -71,7 +71,7 @@ def test_lines_are_held_until_they_are_released(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out.count("first") == 1
 
 
-def test_lines_that_nobody_releases_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_that_are_not_released_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = open_logger("lost", tmp_path / "lost.log", held=True)
     logger.warning("first")
     close_logger(logger)

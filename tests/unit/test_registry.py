@@ -50,19 +50,19 @@ def test_a_name_is_taken_once_unless_forced(table: Registry) -> None:
 
 
 @pytest.mark.parametrize(("kwargs", "module"), [(dict(force="yes"), Box), ({}, "no callable")])
-def test_refuses_what_is_no_entry(table: Registry, kwargs: dict[str, object], module: object) -> None:
+def test_register_refuses_what_is_not_callable(table: Registry, kwargs: dict[str, object], module: object) -> None:
     with pytest.raises(TypeError):
         table.register_module(module=module, **kwargs)  # type: ignore[call-overload]
 
 
-def test_a_decorator_without_its_parentheses_is_told(table: Registry) -> None:
+def test_decorator_without_parentheses_is_refused(table: Registry) -> None:
     with pytest.raises(TypeError, match=r"got <class .*Ball'>; write @TABLE\.register_module\(\)"):
 
         @table.register_module
         class Ball: ...
 
 
-def test_builds_with_defaults_only_where_the_config_is_silent(table: Registry) -> None:
+def test_default_args_fill_missing_arguments(table: Registry) -> None:
     cfg = dict(type="Box", width=1)
     assert table.build(cfg, dict(width=9, height=7)).size == (1, 7)
     assert cfg == dict(type="Box", width=1)
@@ -75,7 +75,7 @@ def test_type_may_be_a_class_a_function_or_an_import_path(table: Registry) -> No
     assert table.build(dict(type="fractions.Fraction", numerator=1, denominator=2)) == Fraction(1, 2)
 
 
-def test_scopes_are_dropped(table: Registry) -> None:
+def test_scope_prefixes_are_dropped(table: Registry) -> None:
     assert table.get("mmdet3d.Box") is Box
     assert table.get("mmengine.deep.down.Box") is Box
     assert table.build(dict(type="mmdet.Box", width=1, _scope_="mmdet")).size == (1, 2)
@@ -87,7 +87,7 @@ def test_an_import_path_wins_over_an_entry_of_the_same_last_name(table: Registry
     assert table.get("nowhere_at_all.OrderedDict") is Box
 
 
-def test_unknown_names_get_the_nearest(table: Registry) -> None:
+def test_unknown_name_lists_the_nearest(table: Registry) -> None:
     table.register_module(name="VoxelNet", module=Box)
     with pytest.raises(UnknownName, match=r"unknown thing type 'VoxlNet'; did you mean 'VoxelNet'\?"):
         table.get("VoxlNet")
@@ -109,7 +109,7 @@ def test_unknown_names_get_the_nearest(table: Registry) -> None:
         ("Box", "a thing is built from a dict with a 'type', got 'Box'"),
     ],
 )
-def test_bad_arguments_are_the_users_to_mend(table: Registry, cfg: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_input_errors(table: Registry, cfg: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument) as caught:
         table.build(cfg)
     assert str(caught.value) == message
@@ -129,7 +129,7 @@ def test_errors_of_a_constructor_pass_unchanged(table: Registry) -> None:
         table.build(dict(type="fractions.Fraction", numerator=1, denominator=0))
 
 
-def test_temporary_entries_go_again(table: Registry) -> None:
+def test_temporary_entries_are_removed(table: Registry) -> None:
     with table.temporary(Ball=Fraction):
         assert table.get("Ball") is Fraction
     assert "Ball" not in table
@@ -156,7 +156,7 @@ def test_home_is_imported_on_the_first_miss_only(tmp_path: Path, monkeypatch: py
         sys.modules.pop(name)
 
 
-def test_a_home_that_fails_fails_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_home_raises_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_home.py").write_text("raise RuntimeError('on purpose')\n")
     monkeypatch.syspath_prepend(tmp_path)
     broken = Registry("thing", home="broken_home")
@@ -165,7 +165,7 @@ def test_a_home_that_fails_fails_each_time(tmp_path: Path, monkeypatch: pytest.M
             broken.get("Anything")
 
 
-def test_a_partial_is_a_type(table: Registry) -> None:
+def test_partial_can_be_a_type(table: Registry) -> None:
     half = functools.partial(Box, 1)
     assert table.build(dict(type=half, height=3)).size == (1, 3)
     with pytest.raises(BadArgument, match="thing Box has no argument 'heigth'; did you mean 'height'"):
@@ -181,7 +181,7 @@ class TestTablesOfProjects:
         mine.register_module(name="Ball", module=Fraction)
         return mine
 
-    def test_each_finds_what_the_other_has(self, table: Registry, child: Registry) -> None:
+    def test_parent_and_child_find_each_others_entries(self, table: Registry, child: Registry) -> None:
         assert child.get("Box") is Box
         assert table.get("Ball") is Fraction
         assert table.get("mine.Ball") is Fraction
@@ -190,7 +190,7 @@ class TestTablesOfProjects:
         assert table.children == {"mine": child}
         assert "Ball" not in table.module_dict
 
-    def test_a_name_of_both(self, table: Registry, child: Registry) -> None:
+    def test_scope_prefix_selects_among_equal_names(self, table: Registry, child: Registry) -> None:
         child.register_module(name="Box", module=dict)
         assert table.get("Box") is Box
         assert child.get("Box") is dict
@@ -204,7 +204,7 @@ class TestTablesOfProjects:
             Registry("part", parent=table, scope="mine")
         assert Registry("part", parent=table).scope == __name__.partition(".")[0]
 
-    def test_locations_fill_it_on_a_miss(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_locations_are_imported_on_a_miss(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "rd_parts.py").write_text("import rd_home\nrd_home.T.register_module(name='Late', module=dict)\n")
         (tmp_path / "rd_home.py").write_text(
             "from raydet3d.registry import Registry\nT = Registry('t', locations=['rd_parts'])\n"
@@ -225,7 +225,7 @@ class TestTablesOfProjects:
         assert Registry("part", parent=parent, scope="x").build(4, default_args={"a": 1}) == (4, "part", {"a": 1})
 
 
-def test_what_another_table_has_is_said() -> None:
+def test_error_names_the_table_that_has_the_name() -> None:
     import raydet3d.optim  # noqa: F401  fills the table of optimizers
 
     with pytest.raises(UnknownName, match=r"unknown hook type 'AdamW'; the optimizer table has it"):
@@ -244,7 +244,7 @@ def test_descriptions(table: Registry) -> None:
     assert table.describe() == [("Box", __name__, ""), ("Tall", __name__, "Stands up, and is tall.")]
 
 
-def test_models_from_a_list_stand_in_a_row() -> None:
+def test_list_of_models_builds_a_sequential() -> None:
     row = registry.MODELS.build(
         [dict(type="torch.nn.Linear", in_features=2, out_features=3), dict(type="torch.nn.ReLU")]
     )
@@ -286,7 +286,7 @@ def test_backend_args_are_taken_where_published_configs_give_them() -> None:
     assert seen >= 8
 
 
-def test_the_tables_are_apart() -> None:
+def test_tables_hold_different_entries() -> None:
     tables = [value for value in vars(registry).values() if isinstance(value, Registry)]
     assert len({table.name for table in tables}) == len(tables) == 23
     assert set(registry.tables()) == {

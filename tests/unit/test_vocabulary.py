@@ -33,7 +33,7 @@ def types(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_type_is_in_a_table(path: Any) -> None:
+def test_every_type_of_shipped_configs_is_registered(path: Any) -> None:
     unknown = [
         f"{where}: {name}"
         for where, name in types(Config.fromfile(path).to_dict())
@@ -43,7 +43,7 @@ def test_every_type_is_in_a_table(path: Any) -> None:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_run_configs_are_whole_and_their_models_build(path: Any) -> None:
+def test_run_configs_are_complete_and_their_models_build(path: Any) -> None:
     cfg = Config.fromfile(path)
     needed = {
         "model",
@@ -61,7 +61,7 @@ def test_run_configs_are_whole_and_their_models_build(path: Any) -> None:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_run_configs_open_with_score_and_command(path: Any) -> None:
+def test_run_configs_begin_with_score_and_command(path: Any) -> None:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert f"python -m raydet3d.train configs/{path.relative_to(ROOT).as_posix()}" in text
 

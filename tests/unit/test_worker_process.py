@@ -62,7 +62,7 @@ def test_blocked_signals_are_delivered_afterwards() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_in_the_main_process_nothing_changes() -> None:
+def test_init_in_the_main_process_changes_nothing() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     init_worker_process()
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before

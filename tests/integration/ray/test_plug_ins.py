@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.guests import write
+from tests.kit.plug_in_folder import write
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.ray

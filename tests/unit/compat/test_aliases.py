@@ -1,4 +1,4 @@
-"""The table of guests' names: each entry leads to something of ours, and is in the package that it is named after."""
+"""The table of aliases: each entry resolves to an object of raydet3d, and lies in the package that it is named after."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(json.dumps(absent))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_each_name_leads_to_something_of_ours(target: str) -> None:
+def test_each_alias_resolves_to_an_object_of_raydet3d(target: str) -> None:
     found = resolve(target)
     assert found is not None
     home = getattr(found, "__module__", None)
@@ -45,7 +45,7 @@ def test_each_name_leads_to_something_of_ours(target: str) -> None:
     )
 
 
-def test_the_table_imports_nothing() -> None:
+def test_alias_table_imports_nothing() -> None:
     code = (
         "import sys; import raydet3d.compat, raydet3d.registry; "
         "print([name for name in ('torch', 'ray', 'raydet3d.hooks') if name in sys.modules])"
@@ -54,13 +54,13 @@ def test_the_table_imports_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_packages_have_their_parents() -> None:
+def test_each_alias_package_has_its_parents() -> None:
     for name in MODULES:
         parent = name.rpartition(".")[0]
         assert name in VERSIONS or parent in MODULES, name
 
 
-def test_places_are_packages_of_known_tables() -> None:
+def test_places_name_known_tables_and_packages() -> None:
     assert set(PLACES) <= {table.name for table in tables().values()}
     assert {package for packages in PLACES.values() for package in packages} <= set(MODULES)
 
@@ -90,6 +90,6 @@ def test_mmengine_has_what_the_table_says() -> None:
 
 
 @pytest.mark.parametrize("root", VERSIONS)
-def test_modules_lie_where_they_do_in_a_tree(root: str) -> None:
+def test_alias_modules_exist_in_the_published_packages(root: str) -> None:
     assert root in MODULES
     assert not (Path(importlib.import_module("raydet3d").__file__ or "").parent / root).exists()

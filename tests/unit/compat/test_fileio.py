@@ -18,7 +18,7 @@ DATA = {"a": [1, 2.5, None], "b": {"c": "x"}}
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml", "yml", "pkl", "pickle"])
-def test_what_is_dumped_is_loaded(tmp_path: Path, suffix: str) -> None:
+def test_dump_and_load(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / "deep" / f"data.{suffix}"
     fileio.dump(DATA, file)
     assert fileio.load(file) == DATA
@@ -40,7 +40,7 @@ class Runs:
         return os.system, ("false",)
 
 
-def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
+def test_pickle_with_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Runs()))
     with pytest.raises(InputError, match="system"):
         fileio.load(tmp_path / "bad.pkl")
@@ -50,7 +50,7 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none.json", "none.pkl", "none.npy"])
-def test_mistakes_are_one_line(tmp_path: Path, name: str) -> None:
+def test_errors_are_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=name) as caught:
         fileio.load(tmp_path / name)
     assert "\n" not in str(caught.value)
@@ -75,7 +75,7 @@ def test_lists_and_folders(tmp_path: Path) -> None:
     assert not (tmp_path / "sub").exists()
 
 
-def test_a_backend_is_these_functions(tmp_path: Path) -> None:
+def test_backend_has_the_functions_of_the_module(tmp_path: Path) -> None:
     backend = fileio.get_file_backend(tmp_path, backend_args={"backend": "local"})
     backend.put_text("x", tmp_path / "a.txt")
     assert backend.get(backend.join_path(tmp_path, "a.txt")) == b"x"

@@ -1,4 +1,4 @@
-"""The import finder: what guests' imports find, what the user's own files are, and what an absent name says."""
+"""The import finder: aliased imports, the user's own files, and errors for missing names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 
 from raydet3d import compat
 from raydet3d.errors import InputError
-from tests.kit.guests import visiting, write
+from tests.kit.plug_in_folder import on_python_path, write
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    with visiting(tmp_path):
+    with on_python_path(tmp_path):
         yield tmp_path
 
 
-def test_packages_inner_modules_and_roots_find_ours(home: Path) -> None:
+def test_packages_inner_modules_and_roots_resolve(home: Path) -> None:
     compat.install()
     from mmdet3d.registry import HOOKS
     from mmdet3d.structures.bbox_3d import LiDARInstance3DBoxes
@@ -62,7 +62,7 @@ def test_packages_inner_modules_and_roots_find_ours(home: Path) -> None:
         ("import mmdet3d.engine.hooks.my_hook", "mmdet3d.engine.hooks.my_hook", "mmdet3d/engine/hooks/my_hook.py"),
     ],
 )
-def test_a_name_that_is_not_here_is_named(home: Path, statement: str, name: str, hint: str) -> None:
+def test_missing_name_raises_with_the_nearest(home: Path, statement: str, name: str, hint: str) -> None:
     compat.install()
     with pytest.raises(compat.MissingAlias) as caught:
         exec(statement, {})
@@ -73,14 +73,14 @@ def test_a_name_that_is_not_here_is_named(home: Path, statement: str, name: str,
     assert isinstance(caught.value, InputError)
 
 
-def test_code_that_asks_first_gets_an_answer(home: Path) -> None:
+def test_hasattr_and_import_guards_work(home: Path) -> None:
     compat.install()
     hooks = importlib.import_module("mmengine.hooks")
     assert not hasattr(hooks, "NPUProfilerHook")
     assert getattr(hooks, "NPUProfilerHook", None) is None
 
 
-def test_files_of_ones_own_lie_beside_ours(home: Path) -> None:
+def test_user_files_are_found_beside_the_aliases(home: Path) -> None:
     write(
         home,
         {
@@ -128,7 +128,7 @@ def installed(folder: Path) -> Path:
 USE = "from mmengine.hooks import Hook; import mmengine; print(Hook.__module__, mmengine.__version__)"
 
 
-def test_ours_wins_where_the_real_one_is_installed(tmp_path: Path) -> None:
+def test_aliases_win_over_installed_packages(tmp_path: Path) -> None:
     real = installed(tmp_path)
     done = run(
         f"from raydet3d import compat; compat.install(); {USE}\n"
@@ -141,13 +141,13 @@ def test_ours_wins_where_the_real_one_is_installed(tmp_path: Path) -> None:
     assert "raydet3d has nothing for 'mmdet3d.models.layers.vote_module'" in done.stderr.splitlines()[-1]
 
 
-def test_a_switch_leaves_the_names_to_the_real_one(tmp_path: Path) -> None:
+def test_compat_off_leaves_names_to_installed_packages(tmp_path: Path) -> None:
     real = installed(tmp_path)
     done = run(f"from raydet3d import compat; print(compat.install()); {USE}", real, RAYDET3D_COMPAT="off")
     assert done.stdout.splitlines() == ["False", "mmengine.hooks real"]
 
 
-def test_a_process_that_has_the_real_one_already_is_told(tmp_path: Path) -> None:
+def test_install_refuses_when_the_real_package_is_imported(tmp_path: Path) -> None:
     real = installed(tmp_path)
     done = run("import mmengine; from raydet3d import compat; compat.install()", real)
     (last,) = [line for line in done.stderr.splitlines() if line.startswith("raydet3d.errors.InputError")]
@@ -156,7 +156,7 @@ def test_a_process_that_has_the_real_one_already_is_told(tmp_path: Path) -> None
     assert str(real) in last
 
 
-def test_in_a_clone_the_inits_that_users_edit_are_run(tmp_path: Path) -> None:
+def test_edited_inits_of_a_clone_are_run(tmp_path: Path) -> None:
     """A whole copy of theirs on the path, with the edit that the guide asks for."""
     write(
         tmp_path,
@@ -178,7 +178,7 @@ def test_in_a_clone_the_inits_that_users_edit_are_run(tmp_path: Path) -> None:
     assert done.stdout.strip() == "mmdet3d.engine.hooks.my_hook", done.stderr
 
 
-def test_uninstalling_leaves_nothing(tmp_path: Path) -> None:
+def test_uninstall_removes_all_modules(tmp_path: Path) -> None:
     done = run(
         "import sys; from raydet3d import compat; before = set(sys.modules)\n"
         "compat.install(); import mmengine.hooks; compat.uninstall()\n"

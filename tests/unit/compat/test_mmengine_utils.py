@@ -10,7 +10,7 @@ import pytest
 from raydet3d.compat import mmengine_utils
 
 
-def test_versions_compare_as_they_should() -> None:
+def test_digit_version_orders_versions() -> None:
     order = ["0.9.9", "0.10.0a1", "0.10.0rc0", "0.10.0rc1", "0.10.0", "0.10.7", "1.0", "2.10.0+cpu"]
     for low, high in pairwise(map(mmengine_utils.digit_version, order)):
         assert low < high
@@ -19,7 +19,7 @@ def test_versions_compare_as_they_should() -> None:
         mmengine_utils.digit_version("main")
 
 
-def test_sequences() -> None:
+def test_sequence_checks() -> None:
     assert mmengine_utils.is_list_of([1, 2], int)
     assert not mmengine_utils.is_list_of((1, 2), int)
     assert mmengine_utils.is_tuple_of((1, "a"), (int, str))
@@ -37,7 +37,7 @@ def test_multi_apply() -> None:
     assert mmengine_utils.multi_apply(lambda a, b, c: (a + b, a * c), [1, 2], [3, 4], c=10) == ([4, 6], [10, 20])
 
 
-def test_folders(tmp_path: Path) -> None:
+def test_mkdir_or_exist(tmp_path: Path) -> None:
     mmengine_utils.mkdir_or_exist(str(tmp_path / "a" / "b"))
     mmengine_utils.mkdir_or_exist(str(tmp_path / "a" / "b"))
     mmengine_utils.mkdir_or_exist("")

@@ -16,7 +16,7 @@ from raydet3d import compat
 from raydet3d.compat.plugins import find_object
 from raydet3d.errors import InputError
 from raydet3d.registry import DATASETS, HOOKS, MODELS
-from tests.kit.guests import visiting, write
+from tests.kit.plug_in_folder import on_python_path, write
 
 ROOT = Path(__file__).resolve().parents[3]
 HOOK = (
@@ -27,11 +27,11 @@ HOOK = (
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    with visiting(tmp_path):
+    with on_python_path(tmp_path):
         yield tmp_path
 
 
-def test_a_plugin_is_imported_with_the_guests_names_in_place(home: Path) -> None:
+def test_plug_in_is_imported_with_aliases_active(home: Path) -> None:
     write(home, {"plug_in.py": HOOK})
     compat.import_plugin("plug_in")
     assert HOOKS.build({"type": "Mine"}).__module__ == "plug_in"
@@ -61,7 +61,7 @@ def test_dotted_paths(home: Path) -> None:
     assert find_object("mmdet3d.models.layers.Thing") is None
 
 
-def test_a_module_that_fails_says_so_itself(home: Path) -> None:
+def test_error_of_a_failing_module_is_raised(home: Path) -> None:
     write(home, {"broken.py": "from mmdet3d.models import Nothing\n", "absent.py": "import no_such_package\n"})
     with pytest.raises(InputError, match=r"nothing for 'mmdet3d\.models\.Nothing'"):
         find_object("broken.Thing")
@@ -69,7 +69,7 @@ def test_a_module_that_fails_says_so_itself(home: Path) -> None:
         find_object("absent.Thing")
 
 
-def test_a_dotted_string_is_what_it_names_when_it_is_built_into_something(home: Path) -> None:
+def test_dotted_path_argument_is_imported_when_built(home: Path) -> None:
     write(home, {"plug_in.py": HOOK})
     given = {"type": "plug_in.Mine", "a": [compat.DottedPath("torch.nn.GELU"), "torch.nn.GELU"]}
     import torch
@@ -79,7 +79,7 @@ def test_a_dotted_string_is_what_it_names_when_it_is_built_into_something(home: 
         MODELS.build({"type": "VoxelNet", "a": compat.DottedPath("torch.nn.Nothing")})
 
 
-def test_an_init_of_the_users_own_is_looked_for_on_a_miss(home: Path) -> None:
+def test_user_init_is_imported_on_a_registry_miss(home: Path) -> None:
     write(
         home,
         {
@@ -126,7 +126,7 @@ class Data:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_loader_processes_know_the_guests(tmp_path: Path, method: str) -> None:
+def test_loader_processes_know_the_aliases(tmp_path: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {method}")
     write(tmp_path, {"plug_in.py": DATA, "main.py": LATE})
@@ -137,11 +137,11 @@ def test_loader_processes_know_the_guests(tmp_path: Path, method: str) -> None:
     assert done.stdout.strip() == "[[0.0, 1.0], [2.0, 3.0]]", done.stderr
 
 
-def test_luggage_is_unpacked_before_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_state_is_unpickled_before_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that knows of nothing, an object of a plug-in's class after the luggage comes back whole."""
     monkeypatch.setattr(compat.plugins, "_IMPORTED", {})  # of this process, other tests' plug-ins
     write(tmp_path, {"plug_in.py": HOOK})
-    with visiting(tmp_path):
+    with on_python_path(tmp_path):
         compat.import_plugin("plug_in")
         import plug_in
 

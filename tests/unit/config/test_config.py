@@ -1,4 +1,4 @@
-"""Config: files written here by hand, against values worked out by hand; shipped configs read and written back."""
+"""Config files: inheritance, overrides, access and dumps, against values worked out by hand."""
 
 import argparse
 import copy
@@ -58,7 +58,7 @@ class TestInheritance:
         cfg = Config.fromfile(write("top.py", "_base_ = ['deep/mid.yaml', 'other.py']\nmodel = dict(width=8)\n"))
         assert cfg.to_dict() == {"model": {"depth": 34, "width": 8}, "lr": 1e-4, "steps": (8, 11)}
 
-    def test_the_base_is_at_hand_and_may_be_changed(self, write: Write) -> None:
+    def test_base_values_can_be_read_and_changed_by_the_child(self, write: Write) -> None:
         write("base.py", "model = dict(depth=18, neck=dict(k=1))\nhooks = [1]\nlr = 0.1\n")
         text = "_base_ = 'base.py'\ndouble = _base_.lr * 2\n_base_.model.neck.k = 3\ndel _base_.hooks\n"
         cfg = Config.fromfile(write("child.py", text))
@@ -87,7 +87,7 @@ class TestInheritance:
         assert merge(base, child) == expected
         assert (base, child) == before
 
-    def test_the_result_shares_nothing(self) -> None:
+    def test_merge_result_shares_no_containers(self) -> None:
         shared = {"x": [1]}
         merged = merge({"a": shared, "b": shared}, {"c": shared})
         merged["a"]["x"].append(2)
@@ -106,7 +106,7 @@ class TestInheritance:
         expected = f"{path}:1: two of its bases set 'lr': {first}:1 and {second}:1"
         assert message(lambda: Config.fromfile(path)) == expected
 
-    def test_a_ring_of_bases(self, write: Write) -> None:
+    def test_circular_bases_are_refused(self, write: Write) -> None:
         write("one.py", "_base_ = 'two.py'\n")
         path = write("two.py", "_base_ = 'one.py'\n")
         assert "is circular" in message(lambda: Config.fromfile(path))
@@ -137,7 +137,7 @@ class TestInheritance:
         ):
             assert Config.fromfile(path) == {"lr": 1}
 
-    def test_only_tools_are_left_out(self, write: Write) -> None:
+    def test_modules_functions_and_classes_are_no_config_values(self, write: Write) -> None:
         tools = "import math\nfrom math import pi\nclass Tool: ...\ndef twice(x):\n    return 2 * x\n"
         text = f"{tools}_mine = 1\nlr = twice(pi)\n"
         assert Config.fromfile(write("a.py", text)).to_dict() == {"_mine": 1, "lr": pytest.approx(6.283185307179586)}
@@ -171,11 +171,11 @@ class TestBadFiles:
             ("a.py", "filename = 'x'\n", "filename is reserved"),
         ],
     )
-    def test_the_sentence_names_file_and_line(self, write: Write, name: str, text: str, expected: str) -> None:
+    def test_error_names_file_and_line(self, write: Write, name: str, text: str, expected: str) -> None:
         path = write(name, text)
         assert expected in message(lambda: Config.fromfile(path))
 
-    def test_a_name_that_the_base_lacks(self, write: Write) -> None:
+    def test_missing_base_attribute_names_the_nearest(self, write: Write) -> None:
         write("base.py", "model = dict(depth=18)\n")
         path = write("a.py", "_base_ = 'base.py'\nx = _base_.modle.depth\n")
         assert "a.py:2: the config has no 'modle'; did you mean 'model'?" in message(lambda: Config.fromfile(path))
@@ -195,7 +195,7 @@ class TestMisspelling:
             ("train_pipeline = []", "", ""),
         ],
     )
-    def test_by_the_rule(self, write: Write, text: str, wrong: str, right: str) -> None:
+    def test_top_level_keys_close_to_a_known_key_are_refused(self, write: Write, text: str, wrong: str, right: str) -> None:
         path = write("a.py", text)
         if not wrong:
             Config.fromfile(path)
@@ -204,16 +204,16 @@ class TestMisspelling:
         expected = f"{path}:{line}: unknown key {wrong!r}; did you mean {right!r}?"
         assert message(lambda: Config.fromfile(path)) == expected
 
-    def test_also_where_a_base_has_the_right_key(self, write: Write) -> None:
+    def test_misspelling_is_found_when_a_base_has_the_right_key(self, write: Write) -> None:
         write("base.py", "optim_wrapper = dict(type='OptimWrapper')\n")
         path = write("a.py", "_base_ = 'base.py'\noptim_wraper = dict(clip_grad=None)\n")
         assert message(lambda: Config.fromfile(path)).startswith(f"{path}:2: unknown key 'optim_wraper'")
 
-    def test_the_line_in_yaml(self, write: Write) -> None:
+    def test_misspelling_in_yaml_names_its_line(self, write: Write) -> None:
         path = write("a.yaml", "lr: 1\nresum: true\n")
         assert message(lambda: Config.fromfile(path)) == f"{path}:2: unknown key 'resum'; did you mean 'resume'?"
 
-    def test_names_that_published_configs_use(self, write: Write) -> None:
+    def test_similar_names_of_published_configs_are_accepted(self, write: Write) -> None:
         """PV-RCNN's config sets one that nobody reads, beside the val_dataloader that it inherits."""
         write("base.py", "val_dataloader = dict(batch_size=1)\n")
         path = write("a.py", "_base_ = 'base.py'\neval_dataloader = dict(batch_size=2)\n")
@@ -233,7 +233,7 @@ class TestMisspelling:
         assert (distance(a, b) == 0) == (a == b)
         assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
 
-    def test_slips(self) -> None:
+    def test_misspelling_depends_on_length_and_presence(self) -> None:
         assert is_misspelling("model2", "model")
         assert not is_misspelling("mode", "model")
         assert misspelled_key("model", {}, []) is None
@@ -241,16 +241,16 @@ class TestMisspelling:
 
 
 class TestVariableOverrides:
-    """An override without a dot turns a variable, and what is computed from it follows."""
+    """An override without a dot replaces a variable, and values computed from it follow."""
 
-    def test_in_every_file_of_the_chain(self, write: Write) -> None:
+    def test_variable_is_replaced_in_every_file_of_the_chain(self, write: Write) -> None:
         write("base.py", "lr = 0.1\nbase_min = lr * 10\n")
         path = write("a.py", "_base_ = 'base.py'\nlr = 0.5\neta_min = lr / 10\nfrom_base = _base_.lr\n")
         cfg = Config.fromfile(path, {"lr": 2.0})
         assert cfg.to_dict() == {"lr": 2.0, "base_min": 20.0, "eta_min": 0.2, "from_base": 2.0}
         assert Config.fromfile(path).base_min == pytest.approx(1.0)
 
-    def test_through_yaml_bases(self, write: Write) -> None:
+    def test_variable_in_a_yaml_base_is_replaced(self, write: Write) -> None:
         write("base.yaml", "lr: 0.1\n")
         cfg = Config.fromfile(write("a.py", "_base_ = 'base.yaml'\neta = _base_.lr * 2\n"), {"lr": 3})
         assert cfg.to_dict() == {"lr": 3, "eta": 6}
@@ -267,10 +267,10 @@ class TestVariableOverrides:
             ("def f():\n    n = 5\n    return n\nn = 1\nm = f()", {"n": 10, "m": 5}),
         ],
     )
-    def test_plain_assignments(self, write: Write, text: str, expected: dict[str, int]) -> None:
+    def test_which_assignments_are_replaced(self, write: Write, text: str, expected: dict[str, int]) -> None:
         assert Config.fromfile(write("a.py", text), {"n": 10}).to_dict() == expected
 
-    def test_lists_are_turned_and_dicts_are_merged(self, write: Write) -> None:
+    def test_list_overrides_replace_variables_and_dict_overrides_are_merged(self, write: Write) -> None:
         path = write(
             "a.py", "names = ['Car']\nmeta = dict(classes=names)\ntrain_cfg = dict(max_epochs=3, by_epoch=True)\n"
         )
@@ -286,19 +286,19 @@ class TestVariableOverrides:
         cfg = Config.fromfile(path, options)
         assert cfg.to_dict() == {"lr": 2, "optim_wrapper": {"optimizer": {"lr": 5}, "clip_grad": {"max_norm": 35}}}
 
-    def test_known_keys_may_be_added(self, write: Write) -> None:
+    def test_known_keys_can_be_added(self, write: Write) -> None:
         cfg = Config.fromfile(write("a.py", "lr = 1\n"), {"randomness.seed": 3, "load_from": "x.pth", "resume": True})
         assert cfg.to_dict() == {"lr": 1, "randomness": {"seed": 3}, "load_from": "x.pth", "resume": True}
 
-    def test_the_value_that_was_there_is_no_mistake(self, write: Write) -> None:
+    def test_override_with_the_same_value_is_accepted(self, write: Write) -> None:
         assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
 
-    def test_a_value_that_the_code_cannot_take_is_named(self, write: Write) -> None:
+    def test_error_in_the_config_code_names_the_override(self, write: Write) -> None:
         path = write("a.py", "lr = 0.1\nlow = lr * 0.5\n")
         expected = "in `low = lr * 0.5` (with the override lr='abc')"
         assert message(lambda: Config.fromfile(path, {"lr": "abc"})).endswith(expected)
 
-    def test_what_a_child_took_from_its_base_counts_as_read(self, write: Write) -> None:
+    def test_variable_read_through_base_counts_as_read(self, write: Write) -> None:
         write("base.yaml", "town: {seed: 1}\n")
         for taken in ("_base_.town", "_base_['town']", "{{_base_.town}}"):
             path = write("a.py", f"_base_ = 'base.yaml'\ndata = dict(town={taken})\n")
@@ -319,7 +319,7 @@ class TestVariableOverrides:
             ("a..b", "cannot read the key"),
         ],
     )
-    def test_what_changes_nothing_is_refused(self, write: Write, key: str, expected: str) -> None:
+    def test_override_without_effect_is_refused(self, write: Write, key: str, expected: str) -> None:
         lines = ["lr = 0.1", "epoch_num = 3", "gone = 1", "del gone", "param_scheduler = [dict(T_max=3)]"]
         lines += ["town = dict(seed=1)", "train_dataloader = dict(dataset=dict(town=town))"]
         path = write("a.py", "\n".join([*lines, "optim_wrapper = dict(optimizer=dict(lr=lr))"]))
@@ -360,13 +360,13 @@ class TestOptions:
             (" spaced out ", "spaced out"),
         ],
     )
-    def test_values(self, text: str, value: object) -> None:
+    def test_values_are_parsed(self, text: str, value: object) -> None:
         found = parse_value(text)
         assert found == value
         assert type(found) is type(value)
 
     @pytest.mark.parametrize("text", ["[1", "(1,2]", "{a}", "{a: 1", "'a", "'a' b", "[,]", "a[1", ",a"])
-    def test_what_cannot_be_read_is_refused(self, text: str) -> None:
+    def test_malformed_values_are_refused(self, text: str) -> None:
         assert message(lambda: parse_options([f"key={text}"])).startswith(f"config option key={text}")
 
     @given(
@@ -388,13 +388,13 @@ class TestOptions:
         text = repr(value).replace("inf", "'inf'")
         assert parse_value(text.replace("'inf'", "inf")) == value
 
-    def test_keys(self) -> None:
+    def test_keys_are_split(self) -> None:
         assert split_key("a.b[0].c.-1") == ["a", "b", 0, "c", -1]
         assert split_key('custom_keys["bbox_head.conv"].lr_mult') == ["custom_keys", "bbox_head.conv", "lr_mult"]
         assert parse_options(["a.b=1", "a['x=y.z'].w=2", "a.b=3"]) == {"a.b": 3, "a['x=y.z'].w": 2}
 
     @pytest.mark.parametrize("text", ["no_sign", "=1", " =1"])
-    def test_needs_a_key_and_a_value(self, text: str) -> None:
+    def test_option_without_key_or_value_is_refused(self, text: str) -> None:
         assert message(lambda: parse_options([text])) == f"config option {text!r} is not KEY=VALUE"
 
     @pytest.mark.parametrize(
@@ -409,12 +409,12 @@ class TestOptions:
             ("n.e.w", 1, {"a": [{"x": 0}, {"x": 1}], "t": (1, 2), "n": {"e": {"w": 1}}}),
         ],
     )
-    def test_places(self, key: str, value: object, expected: dict[str, Any]) -> None:
+    def test_set_key_replaces_merges_and_indexes(self, key: str, value: object, expected: dict[str, Any]) -> None:
         tree = {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
         assert set_key(tree, key, value) == expected
         assert tree == {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
 
-    def test_numbers_in_names_are_no_slips(self) -> None:
+    def test_keys_that_differ_by_a_number_are_no_misspellings(self) -> None:
         assert set_key({"keys": {"blocks.11": 1}}, 'keys["blocks.10"]', 2) == {"keys": {"blocks.11": 1, "blocks.10": 2}}
 
 
@@ -435,7 +435,7 @@ class TestAccess:
         assert cfg.pop("nope") is None
         assert "a" in cfg
 
-    def test_missing_names(self) -> None:
+    def test_missing_names_raise_attribute_or_key_error(self) -> None:
         cfg = Config({"model": {"depth": 1}})
         with pytest.raises(AttributeError, match=r"no 'modell'; did you mean 'model'\?"):
             cfg.modell  # noqa: B018
@@ -454,7 +454,7 @@ class TestAccess:
         assert tree.setdefault("n", {"m": 1}).m == 1
 
     @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), Config.copy])
-    def test_copies_are_apart(self, how: Callable[[Config], Config]) -> None:
+    def test_copies_are_independent(self, how: Callable[[Config], Config]) -> None:
         cfg = Config.fromfile(CARS)
         other = how(cfg)
         assert other == cfg
@@ -473,13 +473,13 @@ class TestAccess:
         cfg = Config.fromfile(write("a.py", "from fractions import Fraction\nx = dict(type=Fraction)\n"))
         assert cfg.to_dict() == {"x": {"type": "fractions.Fraction"}}
 
-    def test_a_class_of_the_configs_own_stays_what_it_is(self, write: Write) -> None:
+    def test_classes_defined_in_the_config_are_kept(self, write: Write) -> None:
         cfg = Config.fromfile(write("a.py", "class Mine: ...\nx = dict(type=Mine, f=[lambda: 1])\n"))
         assert cfg.to_dict()["x"]["type"].__name__ == "Mine"
         assert cfg.to_dict()["x"]["f"][0]() == 1
         assert message(lambda: cfg.pretty_text).startswith("x.type is a type (<class 'config:a.Mine'>)")
 
-    def test_by_the_keywords_of_scripts(self, write: Write) -> None:
+    def test_mmengine_keywords_are_accepted(self, write: Write) -> None:
         assert Config(cfg_dict={"a": 1}).a == 1
         assert Config.fromfile(write("a.py", "a = 1\n"), lazy_import=False, format_python_code=False).a == 1
 
@@ -492,7 +492,7 @@ class TestAccess:
         with pytest.raises(InputError, match="it takes an index"):
             cfg.merge_from_dict({"a.0.x": 5}, allow_list_keys=False)
 
-    def test_the_action_for_scripts(self) -> None:
+    def test_dict_action_collects_repeated_options(self) -> None:
         parser = argparse.ArgumentParser()
         parser.add_argument("--cfg-options", nargs="+", action=DictAction)
         args = parser.parse_args(["--cfg-options", "a.b=1", "c=(1,2)", "--cfg-options", "a.b=x", "d='1'"])
@@ -558,13 +558,13 @@ class TestDump:
         assert cfg.to_dict() == values  # what crosses to workers is whole
         assert Config.fromfile(tmp_path / "x.py").token == 5
 
-    def test_what_a_file_cannot_hold(self, tmp_path: Path) -> None:
+    def test_values_that_no_file_can_hold_are_refused(self, tmp_path: Path) -> None:
         cfg = Config({"a": [{"b": {1, 2}}]})
         assert message(lambda: cfg.dump(tmp_path / "x.py")).startswith("a.0.b is a set ({1, 2})")
         assert "dumped to" in message(lambda: Config({}).dump(tmp_path / "x.txt"))
         assert "cannot be a variable" in message(lambda: Config({"a-b": 1}).dump(tmp_path / "x.py"))
 
-    def test_json_has_no_keys_but_texts(self, tmp_path: Path) -> None:
+    def test_json_dump_refuses_keys_that_are_no_strings(self, tmp_path: Path) -> None:
         cfg = Config({"data": [{"label_map": {0: 1, 5: 2}}]})
         said = message(lambda: cfg.dump(tmp_path / "x.json"))
         assert said.startswith("data.0.label_map has the key 0, and keys in JSON")
@@ -586,7 +586,7 @@ class TestCustomImports:
         Config.fromfile(write("b.py", "_base_ = 'a.py'\n"))
         assert sys.modules.pop("plug_in_a").LOADED
 
-    def test_a_module_that_fails(self, write: Write) -> None:
+    def test_failing_module_is_an_error_or_a_warning(self, write: Write) -> None:
         path = write("a.py", "custom_imports = dict(imports=['no_such_plug_in'])\n")
         text = message(lambda: Config.fromfile(path))
         assert text.startswith(f"{path}:1: custom_imports cannot import 'no_such_plug_in': No module named")
@@ -594,7 +594,7 @@ class TestCustomImports:
             Config.fromfile(write("b.py", "_base_='a.py'\ncustom_imports = dict(allow_failed_imports=True)\n"))
 
     @pytest.mark.parametrize("text", ["[1]", "['a']", "dict(import_='a')"])
-    def test_malformed(self, write: Write, text: str) -> None:
+    def test_malformed_custom_imports_are_refused(self, write: Write, text: str) -> None:
         path = write("a.json", "{}") if text == "[1]" else write("a.py", f"custom_imports = {text}\n")
         if text == "[1]":
             cfg = Config({"custom_imports": [1]})
@@ -614,7 +614,7 @@ class TestFinding:
         assert root is not None
         assert find_config(f"configs/{CARS}") == find_config(CARS) == root / CARS
 
-    def test_near_names_are_offered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_config_names_the_nearest(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         wrong = CARS.replace("hv_secfpn", "secfpn")
         text = message(lambda: Config.fromfile(f"configs/{wrong}"))
@@ -625,7 +625,7 @@ class TestFinding:
         assert "no such config" in message(lambda: find_config("configs/../../pyproject.toml"))
 
 
-def test_published_values() -> None:
+def test_published_config_has_its_published_values() -> None:
     """What MMDetection3D's table and its two pages of config come to, written out."""
     cfg = Config.fromfile(THREE_CLASSES)
     assert cfg.optim_wrapper.to_dict() == {
@@ -661,7 +661,7 @@ def test_published_values() -> None:
     assert cars.val_dataloader.dataset.metainfo == {"classes": ["Car"]}
 
 
-def test_sweeping_the_rate_moves_the_whole_schedule() -> None:
+def test_overriding_lr_and_epoch_num_changes_the_whole_schedule() -> None:
     cfg = Config.fromfile(THREE_CLASSES, {"lr": 0.002, "epoch_num": 10})
     assert cfg.optim_wrapper.optimizer.lr == 0.002
     assert [s["eta_min"] for s in cfg.param_scheduler[:2]] == pytest.approx([0.02, 2e-7])

@@ -31,7 +31,7 @@ def test_a_dumped_config_has_no_differences_to_itself() -> None:
     assert differences(work_dir="b", randomness={}) == []
 
 
-def test_what_changes_the_numbers_comes_first() -> None:
+def test_differences_that_change_the_numbers_come_first() -> None:
     found = differences(
         log_level="DEBUG",
         model={"type": "M", "drop": 0.2, "sizes": (1, 3)},
@@ -47,7 +47,7 @@ def test_what_changes_the_numbers_comes_first() -> None:
     ]
 
 
-def test_a_secret_is_never_named() -> None:
+def test_secrets_are_not_named() -> None:
     assert "hush" not in str(differences(visualizer={"api_key": "hush", "name": "x"}))
 
 

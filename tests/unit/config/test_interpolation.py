@@ -43,13 +43,13 @@ class TestFilling:
         text = "_base_ = '{{$RD_WHICH:c}}.py'\na = f'{1 + 1} {{_base_.lr}}'\nb = {'{{$RD_WHICH:c}}': 1}\n"
         assert Config.fromfile(write("a.py", text)).to_dict() == {"lr": 0.5, "a": "2 0.5", "b": {"b": 1}}
 
-    def test_what_is_taken_from_a_base_is_a_copy(self, write: Write) -> None:
+    def test_base_value_is_copied(self, write: Write) -> None:
         write("b.py", "neck = dict(k=1)\n")
         cfg = Config.fromfile(write("a.py", "_base_ = 'b.py'\nmine = {{_base_.neck}}\nmine.k = 2\n"))
         assert cfg.to_dict() == {"neck": {"k": 1}, "mine": {"k": 2}}
 
     @pytest.mark.parametrize("default", ["c++", "f(x)*2", "a|b", "a?b", "$5", "it's", "two words", "{x}", r"a\\b"])
-    def test_any_default(self, write: Write, default: str) -> None:
+    def test_default_may_contain_special_characters(self, write: Write, default: str) -> None:
         cfg = Config.fromfile(write("a.py", f'a = "{{{{$RD_UNSET:{default}}}}}"\n'))
         assert cfg.a == default.replace("\\\\", "\\")
 
@@ -70,7 +70,7 @@ class TestFilling:
             ),
         ],
     )
-    def test_data_files(self, write: Write, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    def test_placeholders_in_yaml_and_json(self, write: Write, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
         monkeypatch.setenv("RD_N", "7")
         assert Config.fromfile(write(name, text)).to_dict() == {
             "a": 7,
@@ -84,20 +84,20 @@ class TestFilling:
             "j": "word",
         }
 
-    def test_texts_that_look_like_our_marks(self, write: Write) -> None:
+    def test_strings_similar_to_placeholders_are_kept(self, write: Write) -> None:
         cfg = Config.fromfile(write("a.py", "a = '_blank_0_'\nb = '<blank 0>{{$RD_UNSET:x}}'\nc = '{{ $RD_UNSET }}'\n"))
         assert cfg.to_dict() == {"a": "_blank_0_", "b": "<blank 0>x", "c": "{{ $RD_UNSET }}"}
 
-    def test_docstrings_and_comments_ask_for_nothing(self, write: Write) -> None:
+    def test_placeholders_in_docstrings_and_comments_are_ignored(self, write: Write) -> None:
         text = '"""Needs {{$RD_UNSET:}} and {{_base_.x}}."""\n# {{$RD_UNSET:}}\na = 1\n'
         assert Config.fromfile(write("a.py", text)) == {"a": 1}
         assert Config.fromfile(write("a.yaml", "# {{$RD_UNSET:}}\na: 1\n")) == {"a": 1}
 
-    def test_an_empty_variable_is_as_good_as_none(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_empty_environment_variable_uses_the_default(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RD_EMPTY", "")
         assert Config.fromfile(write("a.py", "a = '{{$RD_EMPTY:x}}'\n")).a == "x"
 
-    def test_an_override_goes_before_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_override_wins_over_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RD_LR", "0.3")
         path = write("a.py", "lr = {{$RD_LR:0.1}}\nlow = lr / 10\n")
         assert Config.fromfile(path, {"lr": 2.0}).to_dict() == {"lr": 2.0, "low": 0.2}
@@ -118,10 +118,10 @@ class TestFilling:
             ("a = dict(\nb = {{$RD_UNSET:1}}", "a.py:1: '(' was never closed: a = dict("),
         ],
     )
-    def test_mistakes_name_their_line(self, write: Write, text: str, expected: str) -> None:
+    def test_error_names_the_line(self, write: Write, text: str, expected: str) -> None:
         assert expected in message(write("a.py", text))
 
-    def test_a_broken_line_is_shown_as_it_was_written(self, write: Write) -> None:
+    def test_syntax_error_shows_the_line_as_written(self, write: Write) -> None:
         assert message(write("a.py", "a = {{$RD_UNSET:1}} 2\n")).endswith(": a = {{$RD_UNSET:1}} 2")
 
 
@@ -140,7 +140,7 @@ class TestDumps:
             monkeypatch.setenv(name, value)
         return Config.fromfile(write("a.py", CONFIG))
 
-    def test_the_run_has_plain_values(self, cfg: Config) -> None:
+    def test_resolved_values_have_plain_types(self, cfg: Config) -> None:
         assert cfg.to_dict() == {
             "vis": {"api_key": SECRET, "n": 7, "f": 0.5, "root": "/mnt/disk/kitti", "other": 7},
             "ann": "/mnt/disk/kitti/infos.pkl",
@@ -152,7 +152,7 @@ class TestDumps:
         assert cfg.env_variables == {"RD_KEY": SECRET, "RD_N": "7", "RD_F": "0.5", "RD_ROOT": "/mnt/disk"}
 
     @pytest.mark.parametrize("suffix", [".py", ".yaml", ".json"])
-    def test_dumps_ask_again_and_load_equal(
+    def test_dumps_hold_placeholders_and_load_equal(
         self, cfg: Config, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         text = cfg.dump(tmp_path / f"out{suffix}")
@@ -166,7 +166,7 @@ class TestDumps:
         monkeypatch.setenv("RD_N", "8")
         assert Config.fromfile(tmp_path / f"out{suffix}").vis.n == 8
 
-    def test_a_record_has_them_too(self, cfg: Config) -> None:
+    def test_redacted_config_holds_placeholders(self, cfg: Config) -> None:
         assert cfg.redacted()["vis"] == {
             "api_key": "{{$RD_KEY:}}",
             "n": "{{'$RD_N:4'}}",
@@ -175,7 +175,7 @@ class TestDumps:
             "other": 7,
         }
 
-    def test_no_copy_and_no_other_process_forgets(self, cfg: Config) -> None:
+    def test_copies_and_pickles_keep_placeholders(self, cfg: Config) -> None:
         for other in (
             cfg.copy(),
             pickle.loads(pickle.dumps(cfg)),
@@ -184,7 +184,7 @@ class TestDumps:
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text
 
-    def test_what_code_took_from_the_environment(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_values_read_from_os_environ_are_dumped_as_placeholders(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in {"RD_A": SECRET, "RD_B_TOKEN": "b2b3", "RD_C": "/mnt/disk", "RD_D": "abcd"}.items():
             monkeypatch.setenv(name, value)
         text = "import os\nfrom os import environ, getenv\n"
@@ -200,13 +200,13 @@ class TestDumps:
         ]
         assert Config.fromstring(cfg.pretty_text) == cfg
 
-    def test_what_was_changed_since_is_dumped_as_it_is(self, cfg: Config) -> None:
+    def test_changed_values_are_dumped_without_placeholder(self, cfg: Config) -> None:
         cfg.vis.n = 9
         cfg.vis.root = "/elsewhere"
         assert "n=9" in cfg.pretty_text
         assert "/elsewhere" in cfg.pretty_text
 
-    def test_a_default_is_no_secret_unless_its_key_says_so(self, write: Write) -> None:
+    def test_default_is_redacted_only_under_a_secret_key(self, write: Write) -> None:
         text = Config.fromfile(write("a.py", "a = '{{$RD_UNSET:x1}}'\ntoken = '{{$RD_UNSET:x2}}'\n")).pretty_text
         assert text == "a = 'x1'\ntoken = '<redacted>'\n"
 

@@ -15,12 +15,12 @@ from raydet3d import compat
 from raydet3d.config import Config, read_base
 from raydet3d.errors import InputError
 from raydet3d.registry import HOOKS, OPTIMIZERS, PARAM_SCHEDULERS
-from tests.kit.guests import visiting, write
+from tests.kit.plug_in_folder import on_python_path, write
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path) -> Iterator[Path]:
-    with visiting(tmp_path):
+    with on_python_path(tmp_path):
         yield tmp_path
 
 
@@ -119,7 +119,7 @@ def test_a_dump_holds_dotted_names_and_loads_equal(home: Path, suffix: str) -> N
     assert "torch" not in again.keys() - {"lr"}
 
 
-def test_a_name_that_is_no_type_is_built_when_it_is_read(home: Path) -> None:
+def test_imported_name_outside_of_type_is_imported_when_read(home: Path) -> None:
     import torch
 
     cfg = read(
@@ -145,20 +145,20 @@ def test_override_of_a_variable_reaches_what_is_computed_in_every_file(home: Pat
         Config.fromfile(home / "run.py", {"lr_": 1})
 
 
-def test_override_by_key_comes_last(home: Path) -> None:
+def test_dotted_override_is_applied_last(home: Path) -> None:
     cfg = read(home, {"model.neck.depth": 7, "model.anchors.1": 9}, bases__one=BASE, run=CHILD)
     assert cfg.model.neck.depth == 7
     assert cfg.model.anchors == [1, 9]
 
 
-def test_names_one_by_one_and_by_another_name(home: Path) -> None:
+def test_single_names_and_renamed_imports(home: Path) -> None:
     run = READ + "with read_base():\n    from .bases.one import lr as base_lr, model\nlr = base_lr * 2\n"
     cfg = read(home, bases__one=BASE, run=run)
     assert list(cfg) == ["base_lr", "model", "lr"]
     assert cfg.lr == 0.002
 
 
-def test_merge_deletes_where_it_is_told(home: Path) -> None:
+def test_merge_honours_delete(home: Path) -> None:
     run = (
         "from mmengine.config import read_base\nwith read_base():\n    from .bases.one import *\n"
         "model.merge(dict(neck=dict(_delete_=True, type='SECONDFPN')))\n"
@@ -167,7 +167,7 @@ def test_merge_deletes_where_it_is_told(home: Path) -> None:
     assert cfg.model.neck == {"type": "SECONDFPN"}
 
 
-def test_update_hears_delete_too(home: Path) -> None:
+def test_update_honours_delete(home: Path) -> None:
     """A published config writes ``train_dataloader.update(dict(_delete_=True, ...))``; MMEngine leaves the flag in."""
     run = READ + (
         "with read_base():\n    from .bases.one import *\n"
@@ -193,7 +193,7 @@ def test_absolute_bases_are_found_on_the_path_and_above(home: Path) -> None:
         sys.path.insert(0, str(home))
 
 
-def test_files_do_not_share_what_they_hand_on(home: Path) -> None:
+def test_importing_files_do_not_share_values(home: Path) -> None:
     """``b`` took ``a`` into itself in the base: a change of ``a`` in the child leaves ``b`` alone, as in MMEngine."""
     run = "from mmengine.config import read_base\nwith read_base():\n    from .two import *\na.update(x=2)\n"
     two = "from mmengine.config import read_base\nwith read_base():\n    from .one import *\nb = dict(inner=a)\n"
@@ -201,12 +201,12 @@ def test_files_do_not_share_what_they_hand_on(home: Path) -> None:
     assert (cfg.a.x, cfg.b.inner.x) == (2, 1)
 
 
-def test_functions_of_a_base_may_be_used_and_are_no_values(home: Path) -> None:
+def test_functions_of_a_base_can_be_called_and_are_no_values(home: Path) -> None:
     run = "from mmengine.config import read_base\nwith read_base():\n    from .one import double\nlr = double(2)\n"
     assert read(home, one="def double(x):\n    return 2 * x\n", run=run).to_dict() == {"lr": 4}
 
 
-def test_pythons_own_modules_leave_a_config_as_it_was(home: Path) -> None:
+def test_standard_library_imports_do_not_make_a_config_pure(home: Path) -> None:
     """MMEngine takes a text config that imports ``copy`` for a pure-python one in a virtual environment, and dies."""
     cfg = read(
         home,
@@ -219,7 +219,7 @@ def test_pythons_own_modules_leave_a_config_as_it_was(home: Path) -> None:
     ).x == [1, 1]
 
 
-def test_the_marker_of_ours_works_too(home: Path) -> None:
+def test_read_base_of_raydet3d(home: Path) -> None:
     run = "from raydet3d.config import read_base\nwith read_base():\n    from .one import *\n"
     assert read(home, one="a = 1\n", run=run).to_dict() == {"a": 1}
     with read_base():
@@ -270,7 +270,7 @@ def test_the_marker_of_ours_works_too(home: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_in_one_line_with_their_place(
+def test_error_names_file_and_line(
     home: Path, files: dict[str, str], place: str, words: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -280,20 +280,20 @@ def test_mistakes_are_told_in_one_line_with_their_place(
     assert "\n" not in str(caught.value)
 
 
-def test_a_type_that_is_not_here_is_named(home: Path) -> None:
+def test_unknown_type_is_named(home: Path) -> None:
     cfg = read(home, run="from mmdet3d.engine.hooks import NoSuchHook\ncustom_hooks = [dict(type=NoSuchHook)]\n")
     with pytest.raises(InputError, match=r"mmdet3d\.engine\.hooks\.NoSuchHook"):
         HOOKS.build(cfg.custom_hooks[0])
 
 
-def test_a_class_of_the_users_own_needs_no_custom_imports(home: Path) -> None:
+def test_user_class_needs_no_custom_imports(home: Path) -> None:
     write(home, {"mine/hooks.py": "from mmengine.hooks import Hook\nclass Mine(Hook): pass\n"})
     cfg = read(home, run="from mine.hooks import Mine\ncustom_hooks = [dict(type=Mine)]\n")
     assert not compat.is_active()
     assert type(HOOKS.build(cfg.custom_hooks[0])).__name__ == "Mine"
 
 
-def test_a_text_config_that_imports_guests_finds_ours(home: Path) -> None:
+def test_base_config_that_imports_aliased_names(home: Path) -> None:
     run = (
         "_base_ = './one.py'\nfrom mmengine.config import ConfigDict\nfrom mmdet3d.structures import Box3DMode\n"
         "x = ConfigDict(a=int(Box3DMode.LIDAR))\n"

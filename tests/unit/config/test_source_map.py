@@ -94,7 +94,7 @@ class TestLines:
             "e": 6,
         }
 
-    def test_a_chain(self) -> None:
+    def test_merged_lines_of_a_chain(self) -> None:
         base = python_lines(ast.parse("m = dict(\n  a=1,\n  b=dict(c=1))\nn = dict(x=1)\n"))
         child = python_lines(ast.parse("m = dict(a=2)\nn = dict(\n  _delete_=True,\n  y=1)\n"))
         assert merged_lines([("base", base), ("child", child)]) == {
@@ -139,40 +139,40 @@ class TestOrigin:
             ("no such config: x", ""),
         ],
     )
-    def test_in_front_of_a_sentence(self, message: str, place: str) -> None:
+    def test_located_prefixes_the_most_precise_line(self, message: str, place: str) -> None:
         with pytest.raises(InputError) as caught, self.ORIGIN.located():
             raise InputError(message)
         assert str(caught.value) == (f"{place}: {message}" if place else message)
 
-    def test_other_errors_pass(self) -> None:
+    def test_located_passes_other_errors(self) -> None:
         with pytest.raises(ZeroDivisionError), self.ORIGIN.located():
             1 / 0  # noqa: B018
 
 
-class TestSentences:
-    def test_a_reserved_name(self, write: Write) -> None:
+class TestErrorMessages:
+    def test_reserved_name_names_its_line(self, write: Write) -> None:
         path = write("a.py", "x = 1\ntext = 'y'\n")
         with pytest.raises(InputError, match=r"a\.py:2: text is reserved"):
             Config.fromfile(path)
 
-    def test_a_merge_that_does_not_fit(self, write: Write) -> None:
+    def test_merge_conflict_names_its_line(self, write: Write) -> None:
         write("b.py", "m = dict(n=dict(heads=[1]))\n")
         path = write("a.py", "_base_ = 'b.py'\nm = dict(\n    n=dict(\n        heads=dict(k=1)))\n")
         with pytest.raises(InputError, match=r"a\.py:4: m\.n\.heads: a dict cannot be merged into the list"):
             Config.fromfile(path)
 
-    def test_a_ring_names_the_lines(self, write: Write) -> None:
+    def test_circular_bases_name_the_line(self, write: Write) -> None:
         write("b.yaml", "x: 1\n_base_: a.py\n")
         path = write("a.py", "\n_base_ = 'b.yaml'\n")
         with pytest.raises(InputError, match=r"b\.yaml:2: _base_ is circular: .*a\.py -> .*b\.yaml -> .*a\.py"):
             Config.fromfile(path)
 
-    def test_a_base_that_is_no_text(self, write: Write, tmp_path: Path) -> None:
+    def test_base_that_is_not_utf8_is_refused(self, write: Write, tmp_path: Path) -> None:
         (tmp_path / "b.py").write_bytes(b"a = '\xff'\n")
         with pytest.raises(InputError, match=r"b\.py: cannot be read: 'utf-8' codec"):
             Config.fromfile(write("a.py", "_base_ = 'b.py'\n"))
 
-    def test_links_are_read_where_they_lie(self, write: Write, tmp_path: Path) -> None:
+    def test_symlinked_config_finds_bases_beside_the_link(self, write: Write, tmp_path: Path) -> None:
         (tmp_path / "deep").mkdir()
         write("deep/b.py", "x = 1\n")
         (tmp_path / "deep" / "a.py").symlink_to(write("a.py", "_base_ = 'b.py'\nhere = '{{ fileDirname }}'\n"))
@@ -184,7 +184,7 @@ def show(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-class TestAtTheDoor:
+class TestCommandLine:
     BASE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))\ntrain_cfg = dict(max_epochs=2)\n"
 
     @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ class TestAtTheDoor:
             ),
         ],
     )
-    def test_file_and_line(self, write: Write, text: str, expected: str) -> None:
+    def test_command_prints_file_and_line(self, write: Write, text: str, expected: str) -> None:
         write("b.py", self.BASE)
         done = show("schedule", write("a.py", f"_base_ = 'b.py'\n{text}\n"), "--epoch-length", 3)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert expected in done.stderr
 
-    def test_a_plug_in_that_fails_shows_its_own_trace_below_the_line(
+    def test_failing_plug_in_shows_its_traceback_below_the_error(
         self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -225,7 +225,7 @@ class TestAtTheDoor:
         assert trace[-1] == "ValueError: boom"
         assert "importlib" not in done.stderr
 
-    def test_warnings_are_lines(self, write: Write) -> None:
+    def test_warnings_are_printed_as_single_lines(self, write: Write) -> None:
         text = "_deprecation_ = dict(expected='new.py')\n"
         text += "custom_imports = dict(imports=['rd_no_such'], allow_failed_imports=True)\n"
         path = write("a.py", text)

@@ -64,7 +64,7 @@ def test_types_and_ranges(annotation: Any, good: list[object], bad: list[object]
         (Sequence[Part], "a list of dicts with a type"),
     ],
 )
-def test_words(annotation: Any, words: str) -> None:
+def test_descriptions_of_annotations(annotation: Any, words: str) -> None:
     assert describe(annotation) == words
 
 
@@ -99,7 +99,7 @@ def test_a_section_is_read_into_its_dataclass() -> None:
         (3, "x must be a dict with name, inner, either, got 3"),
     ],
 )
-def test_what_a_section_refuses(given: Any, words: str) -> None:
+def test_section_refuses_unknown_keys_and_wrong_values(given: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_section(Outer, given, "x")
 
@@ -121,7 +121,7 @@ def test_what_a_section_refuses(given: Any, words: str) -> None:
         ({"val_dataloader": [{"dataset": {}}]}, r"val_dataloader\[0\] has no sampler"),
     ],
 )
-def test_what_a_config_refuses(cfg: dict[str, Any], words: str) -> None:
+def test_config_refuses_wrong_sections(cfg: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_run_config(cfg)
 

@@ -1,4 +1,4 @@
-"""Plug-ins of users for a test: files on the python path, imported by the guests' names, and gone when it ends."""
+"""A folder of users' plug-ins on the Python path, for the time of a test."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def write(root: Path, files: Mapping[str, str]) -> Path:
 
 
 @contextmanager
-def visiting(root: Path) -> Iterator[None]:
-    """The folder on the python path; in the end its modules, the guests' names and what was registered are gone."""
+def on_python_path(root: Path) -> Iterator[None]:
+    """Put a folder on the Python path; afterwards remove its modules, the aliases and what was registered."""
     before = set(sys.modules)
     with ExitStack() as stack:
         for table in TABLES:
