@@ -1,4 +1,4 @@
-"""The table of aliases: each entry resolves to an object of raydet3d, and lies in the package that it is named after."""
+"""The table of aliases: each entry resolves to an object of raydet3d, in the package that it is named after."""
 
 from __future__ import annotations
 

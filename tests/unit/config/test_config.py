@@ -195,7 +195,9 @@ class TestMisspelling:
             ("train_pipeline = []", "", ""),
         ],
     )
-    def test_top_level_keys_close_to_a_known_key_are_refused(self, write: Write, text: str, wrong: str, right: str) -> None:
+    def test_top_level_keys_close_to_a_known_key_are_refused(
+        self, write: Write, text: str, wrong: str, right: str
+    ) -> None:
         path = write("a.py", text)
         if not wrong:
             Config.fromfile(path)

@@ -70,7 +70,9 @@ class TestFilling:
             ),
         ],
     )
-    def test_placeholders_in_yaml_and_json(self, write: Write, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    def test_placeholders_in_yaml_and_json(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+    ) -> None:
         monkeypatch.setenv("RD_N", "7")
         assert Config.fromfile(write(name, text)).to_dict() == {
             "a": 7,
@@ -184,7 +186,9 @@ class TestDumps:
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text
 
-    def test_values_read_from_os_environ_are_dumped_as_placeholders(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_values_read_from_os_environ_are_dumped_as_placeholders(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name, value in {"RD_A": SECRET, "RD_B_TOKEN": "b2b3", "RD_C": "/mnt/disk", "RD_D": "abcd"}.items():
             monkeypatch.setenv(name, value)
         text = "import os\nfrom os import environ, getenv\n"

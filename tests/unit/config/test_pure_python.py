@@ -270,9 +270,7 @@ def test_read_base_of_raydet3d(home: Path) -> None:
         ),
     ],
 )
-def test_error_names_file_and_line(
-    home: Path, files: dict[str, str], place: str, words: str
-) -> None:
+def test_error_names_file_and_line(home: Path, files: dict[str, str], place: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         read(home, **files)
     assert place in str(caught.value)
