@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal, TypedDict
 
 import numpy as np
 from numpy._core.multiarray import scalar as _numpy_scalar
+from numpy.typing import NDArray
 
 from raydet3d.errors import InputError
 from raydet3d.registry import Registry
@@ -24,8 +25,29 @@ from raydet3d.registry import Registry
 Infos = dict[str, Any]
 """Content of an info file in the v2 layout: `metainfo` and `data_list`."""
 
+InfoRecord = Mapping[str, Any]
+"""A frame of an info file, or a part of one."""
+
 INFO_FORMATS = Registry("info format", home="raydet3d.data.datasets")
 """Formats by the name of their data set. A registry, because metrics read info files too and must not import `data`."""
+
+
+class AnnotatedObjects(TypedDict):
+    """Annotated objects of many frames, in the global frame: K rows.
+
+    `frame`: (K,) index of the frame; `name`: (K,) class; `translation`: (K, 3) centre, metres; `size`: (K, 3) width,
+    length, height; `rotation`: (K, 4) quaternion w, x, y, z; `velocity`: (K, 2) metres a second, NaN where it is not
+    known; `attribute`: (K,) name, empty without one; `num_points`: (K,) points of all sensors.
+    """
+
+    frame: NDArray[np.int64]
+    name: NDArray[np.str_]
+    translation: NDArray[np.float64]
+    size: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    attribute: NDArray[np.str_]
+    num_points: NDArray[np.int64]
 
 
 class InfoFormat:
@@ -49,6 +71,20 @@ class InfoFormat:
 
         Raises:
             InputError: A frame lacks a key or is malformed; the message names file, frame and key.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def read_ground_truth(cls, root: Path, version: str, frame_tokens: Sequence[str]) -> AnnotatedObjects:
+        """Read what a metric needs and the info files lack, from the data set's own files.
+
+        Args:
+            root: The data set's folder.
+            version: Version of the data.
+            frame_tokens: Tokens of the frames.
+
+        Raises:
+            InputError: Files are missing or damaged, or are not those of the frames.
         """
         raise NotImplementedError
 

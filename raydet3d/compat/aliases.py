@@ -22,8 +22,9 @@ _TABLES = (
 )
 _TYPES = "ConfigType InstanceList MultiConfig OptConfigType OptInstanceList OptMultiConfig"
 _TRANSFORMS = (
-    "GlobalRotScaleTrans LoadAnnotations3D LoadPointsFromFile MultiScaleFlipAug3D ObjectNameFilter ObjectNoise "
-    "ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle PointsRangeFilter RandomFlip3D"
+    "GlobalRotScaleTrans LoadAnnotations3D LoadPointsFromFile LoadPointsFromMultiSweeps MultiScaleFlipAug3D "
+    "ObjectNameFilter ObjectNoise ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle PointsRangeFilter "
+    "RandomFlip3D"
 )
 _LOSSES = "CrossEntropyLoss FocalLoss L1Loss SmoothL1Loss"
 
@@ -183,10 +184,10 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     # ---------------------------------------------------------------------------------------------- MMDetection3D
     "mmdet3d": ("", {}),
     "mmdet3d.datasets": (
-        "dataset_wrappers det3d_dataset kitti_dataset transforms transforms.dbsampler transforms.formating "
-        "transforms.loading transforms.test_time_aug transforms.transforms_3d",
+        "dataset_wrappers det3d_dataset kitti_dataset nuscenes_dataset transforms transforms.dbsampler "
+        "transforms.formating transforms.loading transforms.test_time_aug transforms.transforms_3d",
         {
-            "DATASETS": "Det3DDataset KittiDataset",
+            "DATASETS": "CBGSDataset Det3DDataset KittiDataset NuScenesDataset",
             "TRANSFORMS": f"DataBaseSampler {_TRANSFORMS}",
         },
     ),
@@ -196,7 +197,10 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {"HOOKS": "BenchmarkHook Det3DVisualizationHook DisableObjectSampleHook"},
     ),
     "mmdet3d.engine.optimizers": ("", {}),
-    "mmdet3d.evaluation": ("metrics metrics.kitti_metric", {"METRICS": "KittiMetric"}),
+    "mmdet3d.evaluation": (
+        "metrics metrics.kitti_metric metrics.nuscenes_metric",
+        {"METRICS": "KittiMetric NuScenesMetric"},
+    ),
     "mmdet3d.models": (
         "backbones backbones.second data_preprocessors data_preprocessors.data_preprocessor dense_heads "
         "dense_heads.anchor3d_head dense_heads.base_3d_dense_head dense_heads.train_mixins detectors detectors.base "

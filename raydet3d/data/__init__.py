@@ -1,8 +1,9 @@
 """Data: from files to batches. Importing the package fills the tables of data sets, samplers and transforms."""
 
 from raydet3d.data.dataset import Det3DDataset, check_dataset
-from raydet3d.data.dataset_wrappers import ConcatDataset, RepeatDataset
+from raydet3d.data.dataset_wrappers import CBGSDataset, ConcatDataset, RepeatDataset
 from raydet3d.data.datasets.kitti import KittiDataset
+from raydet3d.data.datasets.nuscenes import NuScenesDataset
 from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, current_epoch
@@ -18,9 +19,11 @@ from raydet3d.data.transforms.augmentation import (
 )
 from raydet3d.data.transforms.formatting import Pack3DDetInputs, pseudo_collate
 from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromFile
+from raydet3d.data.transforms.multi_sweep import LoadPointsFromMultiSweeps
 from raydet3d.data.transforms.object_sample import DataBaseSampler, ObjectSample
 
 __all__ = [
+    "CBGSDataset",
     "Compose",
     "ConcatDataset",
     "DataBaseSampler",
@@ -32,7 +35,9 @@ __all__ = [
     "KittiDataset",
     "LoadAnnotations3D",
     "LoadPointsFromFile",
+    "LoadPointsFromMultiSweeps",
     "MultiScaleFlipAug3D",
+    "NuScenesDataset",
     "ObjectNameFilter",
     "ObjectNoise",
     "ObjectRangeFilter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from raydet3d.data.paths import inside, join, require
 from raydet3d.data.pipeline import Compose, Sample
 from raydet3d.errors import InputError
-from raydet3d.info_file import check_backend, read_infos, to_v2
+from raydet3d.info_file import InfoRecord, check_backend, read_infos, to_v2
 from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS, check_constructor
-from raydet3d.structures import get_box_type
+from raydet3d.structures import Boxes3D, get_box_type
 
 # Key in an info file -> key in a sample's annotation, and dtype. Other keys keep their name.
 _ANNOTATION = {
@@ -39,7 +39,7 @@ class SerializedList:
         items: Picklable items; each access returns a new copy.
     """
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Iterable[Any]) -> None:
         blobs = [pickle.dumps(item, protocol=5) for item in items]
         self._ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
         self._buffer = b"".join(blobs)
@@ -85,7 +85,7 @@ class Det3DDataset(Dataset[Any]):
         load_type: Accepted when it is `frame_based`.
         pcd_limit_range: Accepted; the metric has its own.
         show_ins_var: Accepted; objects are not counted while samples are made.
-        filter_cfg: Accepted when it is empty: `filter_empty_gt` is the one filter.
+        filter_cfg: For a subclass whose `filter_data` reads it; else it must be empty.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}
@@ -97,7 +97,7 @@ class Det3DDataset(Dataset[Any]):
         self,
         ann_file: str = "",
         data_root: str = "",
-        metainfo: Mapping[str, Any] | None = None,
+        metainfo: InfoRecord | None = None,
         data_prefix: Mapping[str, str] | None = None,
         pipeline: Sequence[Mapping[str, Any] | Callable[[Any], Any]] = (),
         modality: Mapping[str, bool] | None = None,
@@ -117,10 +117,11 @@ class Det3DDataset(Dataset[Any]):
         filter_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         check_backend(backend_args)
-        if filter_cfg:
+        if filter_cfg and type(self).filter_data is Det3DDataset.filter_data:
             raise InputError(f"{type(self).__name__}: filter_cfg={dict(filter_cfg)!r}: set filter_empty_gt instead")
         if load_type != "frame_based":
             raise InputError(f"{type(self).__name__}: load_type is {load_type!r}; only 'frame_based' is known")
+        self.filter_cfg = filter_cfg
         self.pcd_limit_range = pcd_limit_range
         self.data_root = data_root or ""
         self.ann_file = join(self.data_root, ann_file) if ann_file else ""
@@ -142,6 +143,7 @@ class Det3DDataset(Dataset[Any]):
             if key in self._metainfo:
                 self._metainfo[key] = tuple(self._metainfo[key])
         self._label_of: dict[int, int] = {}
+        self.data_list: list[Sample] = []
         self._data: SerializedList | None = None
         self.pipeline = Compose(pipeline)
         if not lazy_init:
@@ -180,7 +182,9 @@ class Det3DDataset(Dataset[Any]):
     def full_init(self) -> None:
         """Read the info file and let the pipeline load what loader workers share; only the first call does anything."""
         if self._data is None:
-            self._data = SerializedList(self._subset(self.load_data_list()))
+            self.data_list = self.load_data_list()
+            self._data = SerializedList(map(self._without_box_objects, self._subset(self.filter_data())))
+            self.data_list = []
             self.pipeline.warm_up(self.get_data_info(0) if len(self._data) else None)
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
@@ -198,6 +202,19 @@ class Det3DDataset(Dataset[Any]):
         if isinstance(self.indices, int):
             return items[: self.indices] if self.indices >= 0 else items[self.indices :]
         return [items[index] for index in self.indices]
+
+    def filter_data(self) -> list[Sample]:
+        """Return the parsed frames (`self.data_list`) to keep: all of them; for subclasses."""
+        return self.data_list
+
+    def _without_box_objects(self, sample: Sample) -> Sample:
+        """Replace boxes of the data set's type by arrays, which are unpickled faster; `get_data_info` restores them."""
+        for key in ("ann_info", "eval_ann_info"):
+            annotation: dict[str, Any] = sample.get(key) or {}
+            boxes = annotation.get("gt_bboxes_3d")
+            if isinstance(boxes, Boxes3D) and type(boxes) is self.box_type_3d and boxes.with_yaw:
+                annotation["gt_bboxes_3d"] = boxes.numpy()
+        return sample
 
     def load_data_list(self) -> list[Sample]:
         """Read the info file and parse each frame."""
@@ -233,7 +250,7 @@ class Det3DDataset(Dataset[Any]):
                 raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
         return {categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0}
 
-    def parse_data_info(self, info: Mapping[str, Any]) -> Sample | list[Sample]:
+    def parse_data_info(self, info: InfoRecord) -> Sample | list[Sample]:
         """Turn a frame of the info file into the pipeline's first sample."""
         sample: Sample = dict(info)
         for key in ("instances", "cam_instances"):
@@ -243,6 +260,8 @@ class Det3DDataset(Dataset[Any]):
             path = inside(self._folder("pts"), str(points["lidar_path"]), source=self.ann_file)
             points["lidar_path"] = path
             sample |= {"lidar_points": points, "lidar_path": path, "num_pts_feats": points.get("num_pts_feats")}
+            if "lidar_sweeps" in info:
+                sample["lidar_sweeps"] = [self._parse_sweep(sweep) for sweep in info["lidar_sweeps"]]
         camera = (info.get("images") or {}).get(str(self.default_cam_key))
         if isinstance(camera, Mapping):
             for key in ("lidar2cam", "cam2img", "lidar2img"):
@@ -258,7 +277,15 @@ class Det3DDataset(Dataset[Any]):
             sample["eval_ann_info"] = self.parse_ann_info(info)
         return sample
 
-    def parse_ann_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def _parse_sweep(self, sweep: InfoRecord) -> Sample:
+        """Return a sweep with the path of its cloud: by file name, in the folder of sweeps or in that of keyframes."""
+        points = dict(sweep["lidar_points"])
+        *folders, name = str(points["lidar_path"]).replace("\\", "/").split("/")
+        folder = self._folder("pts" if folders[-2:-1] == ["samples"] else "sweeps")
+        points["lidar_path"] = inside(folder, name, source=self.ann_file)
+        return {**sweep, "lidar_points": points}
+
+    def parse_ann_info(self, info: InfoRecord) -> dict[str, Any]:
         """Turn a frame's instances into arrays, without those of classes that are not trained."""
         instances = info.get("instances") or []
         annotation: dict[str, Any] = {
@@ -293,6 +320,10 @@ class Det3DDataset(Dataset[Any]):
 
     def _folder(self, kind: str) -> str:
         return self.data_prefix.get(kind, self.data_root)
+
+    def get_cat_ids(self, index: int) -> set[int]:
+        """Return the labels of a training sample's objects."""
+        return {int(label) for label in self._loaded()[int(index)]["ann_info"]["gt_labels_3d"]}
 
     def get_data_info(self, index: int) -> Sample:
         """Return a new copy of the pipeline's first sample, boxes as an object of `box_type_3d`."""

@@ -1,16 +1,18 @@
-"""Dataset wrappers: repeat one data set, concatenate several."""
+"""Dataset wrappers: repeat one data set, concatenate several, balance the classes."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from raydet3d.data.dataset import check_dataset
 from raydet3d.errors import InputError
+from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS
 
 
@@ -140,3 +142,99 @@ class ConcatDataset(Dataset[Any]):
         index %= len(self)
         number = bisect_right(self._ends, index)
         return self.datasets[number], index - (self._ends[number - 1] if number else 0)
+
+
+class LabelledDataset(Protocol):
+    """A data set that knows the labels of each sample."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def get_cat_ids(self, index: int) -> set[int]:
+        """Return the labels of a sample's objects."""
+
+
+@DATASETS.register_module()
+class CBGSDataset(Dataset[Any]):
+    """Resample a data set so that each class occurs in equally many samples of an epoch.
+
+    The samples are drawn once, with replacement, from numpy's global generator, which a run seeds: they are the same
+    on all ranks and after a resume. Source: Zhu et al., "Class-balanced Grouping and Sampling for Point Cloud 3D Object
+    Detection", 2019.
+
+    Args:
+        dataset: A data set that has `get_cat_ids`, or its config.
+        lazy_init: Read the info file and draw on first use only.
+    """
+
+    def __init__(self, dataset: Any, lazy_init: bool = False) -> None:
+        self.dataset = _build(dataset)
+        self.sample_indices: list[int] = []
+        if not lazy_init:
+            self.full_init()
+
+    @classmethod
+    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+        """Check the data of the resampled data set."""
+        if isinstance(cfg.get("dataset"), Mapping):
+            check_dataset(cfg["dataset"])
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Return the meta information of the resampled data set."""
+        return dict(self.dataset.metainfo)
+
+    def full_init(self) -> None:
+        """Read the info file and draw the samples; only the first call does anything."""
+        if self.sample_indices:
+            return
+        if hasattr(self.dataset, "full_init"):
+            self.dataset.full_init()
+        self.sample_indices = self._get_sample_indices(self.dataset)
+
+    def _get_sample_indices(self, dataset: LabelledDataset) -> list[int]:
+        """Draw, for each class, samples that hold it: as many as the mean over the classes."""
+        classes = self.metainfo["classes"]
+        holding: dict[int, list[int]] = {label: [] for label in range(len(classes))}
+        for index in range(len(dataset)):
+            for label in dataset.get_cat_ids(index):
+                if label in holding:
+                    holding[label].append(index)
+        missing = [name for label, name in enumerate(classes) if not holding[label]]
+        if len(missing) == len(classes):
+            raise InputError(f"CBGSDataset: no sample holds an object of {', '.join(classes)}")
+        if missing:
+            get_logger().warning("CBGSDataset: no sample holds %s; the other classes are balanced", ", ".join(missing))
+        total = sum(map(len, holding.values()))
+        drawn: list[int] = []
+        for indices in filter(None, holding.values()):
+            # In this order of operations, so that rounding gives MMDetection3D's numbers.
+            count = int(len(indices) * ((1.0 / len(classes)) / (len(indices) / total)))
+            drawn += np.random.choice(indices, count).tolist()
+        return drawn
+
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
+        """Disable transforms of the resampled data set."""
+        return int(self.dataset.disable_transform(type_name, from_epoch))
+
+    def get_cat_ids(self, index: int) -> set[int]:
+        """Return the labels of a sample's objects."""
+        labels: set[int] = self.dataset.get_cat_ids(self._indices()[index])
+        return labels
+
+    def get_data_info(self, index: int) -> Any:
+        """Return the sample before the pipeline."""
+        return self.dataset.get_data_info(self._indices()[index])
+
+    def __len__(self) -> int:
+        return len(self._indices())
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)}")
+        return self.dataset[self.sample_indices[index]]
+
+    def _indices(self) -> list[int]:
+        self.full_init()
+        return self.sample_indices

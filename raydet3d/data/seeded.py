@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
@@ -53,6 +54,17 @@ def seed_generators(state: int) -> None:
     random.seed(state >> 32)
     # Not the bits that numpy got: two generators of one kind must not run in step.
     torch.default_generator.manual_seed(state ^ 0x5851F42D4C957F2D)
+
+
+@contextmanager
+def seeded_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators from a run's seed inside of the block, and restore their state after it."""
+    before = _capture()
+    seed_generators(sample_seed(seed, 0, 0))
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 class SeededDataset(Dataset[Any]):

@@ -2,5 +2,6 @@
 
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti import KittiMetric
+from raydet3d.metrics.nuscenes import NuScenesMetric
 
-__all__ = ["BaseMetric", "KittiMetric"]
+__all__ = ["BaseMetric", "KittiMetric", "NuScenesMetric"]

@@ -16,7 +16,7 @@ from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import read_loader
 from raydet3d.data.dataset import check_dataset
 from raydet3d.data.global_batch import ElasticBatchSampler
-from raydet3d.data.seeded import EpochBatchSampler, SeededDataset
+from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, seeded_generators
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -54,7 +54,7 @@ def build_dataloader(
     read_loader(cfg, key)
     args = dict(cfg)
     batch_workers = _possible_batch_workers(args, batch_workers or get_world_size(), key)
-    dataset = _build_dataset(args["dataset"], key)
+    dataset = _build_dataset(args["dataset"], key, seed)
     limit = args.pop("num_batch_per_epoch", None)
     if limit is not None:
         dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * batch_workers)
@@ -192,8 +192,9 @@ class Slice(Dataset[Any]):
             setattr(self.dataset, name, value)
 
 
-def _build_dataset(cfg: Any, key: str) -> Any:
-    with config_context(f"{key}.dataset"):
+def _build_dataset(cfg: Any, key: str, seed: int) -> Any:
+    """Build a data set; what it draws meanwhile (`CBGSDataset` does) depends on the run's seed alone."""
+    with config_context(f"{key}.dataset"), seeded_generators(seed):
         dataset = _build(DATASETS, cfg, {})
         if hasattr(dataset, "full_init"):
             dataset.full_init()

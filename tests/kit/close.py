@@ -29,7 +29,7 @@ def assert_close(actual: Any, expected: Any, *, atol: float = 0.0, rtol: float =
             gap = np.where(got == want, 0.0, np.abs(got - want))  # inf - inf is NaN, but equal
         gap = np.where(np.isnan(got) & np.isnan(want), 0.0, gap)
         with np.errstate(invalid="ignore"):
-            wrong = ~(gap <= atol + rtol * np.abs(want))
+            wrong = ~(gap <= atol + np.nan_to_num(rtol * np.abs(want)))
     if not wrong.any():
         return
     places = np.argwhere(wrong)

@@ -177,7 +177,7 @@ def test_v2_is_unchanged():
 @pytest.mark.parametrize(
     ("infos", "words"),
     [
-        ({"infos": [], "metadata": {}}, "a.pkl: not a v2 info file .*keys: infos, metadata"),
+        ({"infos": [], "meta": {}}, "a.pkl: not a v2 info file .*keys: infos, meta"),
         (3, "a.pkl: .*got int"),
         ({"data_list": 5}, "'data_list' must be a list, got int"),
         ([{}], "a.pkl: frame 0 .*has no key 'image'"),

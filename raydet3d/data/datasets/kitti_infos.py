@@ -7,23 +7,20 @@ label line) and `cam_instances` (the objects that camera 2 sees, which image-bas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet3d.data.datasets.image_bounds import bounds_in_image
 from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES, Calib, Floats, Labels, pad_to_4x4
 from raydet3d.errors import InputError
-from raydet3d.info_file import INFO_FORMATS, InfoFormat, Infos
+from raydet3d.info_file import INFO_FORMATS, InfoFormat, InfoRecord, Infos
 from raydet3d.ops.points import bev_corners
 
 CATEGORIES = {**{name: number for number, name in enumerate(KITTI_CATEGORIES)}, "DontCare": -1}
 """Number of each name in an info file."""
-
-# Corners of a box, all pairs of them.
-_PAIRS = np.array(list(combinations(range(8), 2)))
 
 
 def make_metainfo(categories: Mapping[str, int] = CATEGORIES) -> dict[str, Any]:
@@ -122,7 +119,7 @@ def make_cam_instances(labels: Labels, calib: Calib, image_size: tuple[int, int]
         if name not in KITTI_CATEGORIES or not 0 <= labels.occluded[i] <= 3 or depth[i] <= 0:
             continue
         in_front = corners[i][corners[i, :, 2] > 0]
-        bbox = _bounds_in_image(_project(in_front, calib.p[2])[0], image_size)
+        bbox = bounds_in_image(_project(in_front, calib.p[2])[0], image_size)
         if bbox is None:
             continue
         label = KITTI_CATEGORIES.index(name)
@@ -153,7 +150,7 @@ class KittiInfoFormat(InfoFormat):
         return isinstance(content, list)
 
     @classmethod
-    def convert(cls, content: Sequence[Mapping[str, Any]], path: str | Path) -> Infos:
+    def convert(cls, content: Sequence[InfoRecord], path: str | Path) -> Infos:
         """Convert v1 to v2; names that are none of KITTI's are numbered after them, in order of appearance."""
         categories = dict(CATEGORIES)
         frames = []
@@ -166,7 +163,7 @@ class KittiInfoFormat(InfoFormat):
         return {"metainfo": make_metainfo(categories), "data_list": frames}
 
 
-def _convert_v1_frame(frame: Mapping[str, Any], categories: dict[str, int]) -> dict[str, Any]:
+def _convert_v1_frame(frame: InfoRecord, categories: dict[str, int]) -> dict[str, Any]:
     """Convert a frame of a v1 list; new names are entered into `categories`."""
     image, cloud = frame["image"], frame["point_cloud"]
     matrices = {name: pad_to_4x4(matrix) for name, matrix in frame["calib"].items()}
@@ -193,7 +190,7 @@ def _convert_v1_frame(frame: Mapping[str, Any], categories: dict[str, int]) -> d
 
 
 def _convert_v1_objects(
-    annos: Mapping[str, Any], calib: Calib, image_size: tuple[int, int], categories: dict[str, int]
+    annos: InfoRecord, calib: Calib, image_size: tuple[int, int], categories: dict[str, int]
 ) -> dict[str, Any]:
     """Return `instances` and `cam_instances` of a v1 frame, entering new names into `categories`."""
     count = len(annos["name"])
@@ -250,43 +247,3 @@ def _project(points: Floats, projection: Floats) -> tuple[Floats, Floats]:
     u, v, depth = projection[:3, :3] @ points.T + projection[:3, 3:4]
     safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
     return np.column_stack((u / safe, v / safe)), depth
-
-
-def _bounds_in_image(points: Floats, image_size: tuple[int, int]) -> list[float] | None:
-    """Return x0, y0, x1, y1 around the part of the points' convex hull inside the image; None where that has no area.
-
-    The extremes of that part are ends of hull edges cut at the image's border, or image corners inside of the hull;
-    cutting the lines between all pairs of points gives the same bounds without finding the hull first.
-
-    Args:
-        points: (N, 2) pixels.
-        image_size: Height and width.
-    """
-    if len(points) < 3:
-        return None
-    high = np.array([image_size[1], image_size[0]], dtype=np.float64)
-    pairs = _PAIRS[(len(points) > _PAIRS).all(1)]
-    start, way = points[pairs[:, 0]], points[pairs[:, 1]] - points[pairs[:, 0]]
-    # Liang-Barsky: the part of each line between the image's borders, as an interval of its length.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, last = -start / way, (high - start) / way
-    inside = (start >= 0) & (start <= high)
-    enter = np.where(way == 0, np.where(inside, -np.inf, np.inf), np.minimum(first, last)).max(1).clip(min=0)
-    leave = np.where(way == 0, np.where(inside, np.inf, -np.inf), np.maximum(first, last)).min(1).clip(max=1)
-    cut = enter <= leave
-    start, way = start[cut], way[cut]
-    ends = [start + enter[cut, None] * way, start + leave[cut, None] * way]
-    ends += [
-        corner[None] for corner in np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * high if _is_in_hull(corner, points)
-    ]
-    seen = np.concatenate(ends).clip(0, high)
-    if not len(seen) or (seen.max(0) <= seen.min(0)).any():
-        return None
-    return [*seen.min(0).tolist(), *seen.max(0).tolist()]
-
-
-def _is_in_hull(point: Floats, points: Floats) -> bool:
-    """Return whether a point lies in the convex hull of others: no half plane through it is free of them."""
-    angles = np.sort(np.arctan2(*(points - point).T[::-1]))
-    gaps = np.diff(angles, append=angles[0] + 2 * np.pi)
-    return bool(gaps.max() <= np.pi)

@@ -1,4 +1,4 @@
-"""`python -m raydet3d.data.prepare DATASET ROOT [--workers N]`: make what training reads from a downloaded data set."""
+"""`python -m raydet3d.data.prepare DATASET ROOT [OPTIONS]`: make what training reads from a downloaded data set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,27 @@ from raydet3d.log import get_logger
 
 EXAMPLES = """example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
+  python -m raydet3d.data.prepare nuscenes data/nuscenes --version v1.0-mini
 
 exit codes: 0 done; 1 failed; 2 the raw data or a flag is wrong; 75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same
 command continues where it was"""
+
+
+class _Version(argparse.Action):
+    """Takes the version of the data set; alone, prints this program's version."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the value, or print and exit."""
+        if values is None:
+            print(version())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def describe_preparers() -> str:
@@ -49,7 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: only this one)"
     )
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs="?",
+        metavar="V",
+        help="version of the data set, where it has some (nuscenes: v1.0-mini, v1.0-trainval, v1.0-test); without a "
+        "value: print this program's version",
+    )
     options = parser.parse_args(arguments)
     console = logging.StreamHandler(sys.stdout)
     level = get_logger().level
@@ -61,7 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--workers must be 0 or more, got {workers}")
         if "\0" in options.root:
             raise InputError(f"ROOT {options.root!r} holds a NUL character")
-        PREPARERS.get(options.dataset)(options.root, workers=workers)
+        prepare = PREPARERS.get(options.dataset)
+        more = {} if options.version is None else {"version": options.version}
+        if more and "version" not in inspect.signature(prepare).parameters:
+            raise InputError(f"--version {options.version}: {options.dataset} has no versions")
+        prepare(options.root, workers=workers, **more)
     finally:
         get_logger().removeHandler(console)
         get_logger().setLevel(level)

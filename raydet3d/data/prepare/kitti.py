@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
 from pathlib import Path
 
 from raydet3d.data.datasets.kitti_infos import CATEGORIES, make_metainfo
 from raydet3d.data.datasets.kitti_io import read_lines
 from raydet3d.data.prepare.database import write_database
+from raydet3d.data.prepare.job_pool import run_jobs
 from raydet3d.data.prepare.journal import Journal
 from raydet3d.data.prepare.kitti_frames import DATABASE, FrameJob, FrameRecord, describe_problems, prepare_frame
 from raydet3d.data.prepare.preparers import PREPARERS, check_writable, report_unwritable
@@ -20,7 +16,6 @@ from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
 from raydet3d.progress_bar import ProgressBar
-from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 SPLITS = {"train": "training", "val": "training", "trainval": "training", "test": "testing"}
 _JOURNAL_VERSION = "kitti 3"
@@ -72,7 +67,7 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
             todo = [job for job in jobs.values() if not job.is_done(journal.records.get(job.key))]
             with ProgressBar(len(jobs), "kitti frames") as bar:
                 bar.skip(len(jobs) - len(todo))
-                for job, record in zip(todo, _prepare_frames(todo, workers), strict=True):
+                for job, record in zip(todo, run_jobs(prepare_frame, todo, workers), strict=True):
                     journal.add(job.key, record)
                     bar.step()
             _report(root, [journal.records[key] for key in jobs])
@@ -131,27 +126,6 @@ def _plan(root: Path, splits: dict[str, list[str]]) -> dict[str, FrameJob]:
                     raise InputError(f"{root / 'ImageSets' / split}.txt names frame {name}, but there is no {path}")
             jobs[job.key] = job
     return jobs
-
-
-def _prepare_frames(jobs: list[FrameJob], workers: int) -> Iterator[FrameRecord]:
-    """Yield the records of the jobs, in order."""
-    if workers <= 0 or len(jobs) < 2:
-        yield from map(prepare_frame, jobs)
-        return
-    # Not forked from this process, which may have threads; the fork server imports torch once for all workers.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([prepare_frame.__module__])
-    with stop_signals_blocked("forkserver"):
-        forkserver.ensure_running()  # its forks, the workers, inherit what it blocks
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=init_worker_process)
-    try:
-        yield from pool.map(prepare_frame, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process of the preparation was killed (out of memory?); run it again, it continues where it was"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _report(root: Path, records: list[FrameRecord]) -> None:

@@ -1,7 +1,8 @@
 """Registry of the data sets that `python -m raydet3d.data.prepare` knows.
 
 To add one: a module in this package with a function `prepare(root, *, workers)`, registered under the name that the
-command takes, and its import in the package's `__init__.py`. Its docstring, up to `Args:`, is shown by `--help`.
+command takes, and its import in the package's `__init__.py`. Its docstring, up to `Args:`, is shown by `--help`. Where
+the function has a parameter `version`, the command passes its `--version` on.
 """
 
 from __future__ import annotations

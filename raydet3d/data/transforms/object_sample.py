@@ -21,7 +21,7 @@ from raydet3d.data.paths import inside, join
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.data.transforms.loading import LoadPointsFromFile
 from raydet3d.errors import InputError
-from raydet3d.info_file import check_backend, read_infos
+from raydet3d.info_file import InfoRecord, check_backend, read_infos
 from raydet3d.log import get_logger
 from raydet3d.ops.bev_collision import overlaps
 from raydet3d.ops.points import bev_corners, points_in_boxes
@@ -32,7 +32,9 @@ Floats = NDArray[np.float32]
 PACK = "{folder}.bin"
 """File beside the database's folder with the points of all objects; an entry's `offset` is its first point."""
 
-_PACKED_DIM = 4
+DEFAULT_CHANNELS = 4
+"""Numbers of a point in the packed file where an entry has no `channels`."""
+
 _CACHE_BYTES = 64 << 20
 
 
@@ -42,18 +44,20 @@ class Bank:
     Args:
         entries: Entries of the database's info file.
         source: That file, for messages.
+        box_dim: Numbers of a box to use; all of them by default.
     """
 
-    def __init__(self, entries: Sequence[Mapping[str, Any]], source: str) -> None:
+    def __init__(self, entries: Sequence[InfoRecord], source: str, box_dim: int | None = None) -> None:
         try:
-            boxes = [np.asarray(entry["box3d_lidar"], np.float32)[:7] for entry in entries]
-            self.boxes: Floats = np.array(boxes, dtype=np.float32).reshape(len(entries), 7)
+            boxes = [np.asarray(entry["box3d_lidar"], np.float32)[:box_dim] for entry in entries]
+            self.boxes: Floats = np.array(boxes, dtype=np.float32).reshape(len(entries), max([7, *map(len, boxes[:1])]))
             self.counts = np.array([entry["num_points_in_gt"] for entry in entries], dtype=np.int64)
             self.paths = np.array([str(entry["path"]) for entry in entries], dtype=np.str_)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{source}: an object of the database is malformed: {error!r}") from None
         # First point of an object in the packed file; -1 without one.
         self.offsets = np.array([entry.get("offset", -1) for entry in entries], dtype=np.int64)
+        self.channels = int(entries[0].get("channels", DEFAULT_CHANNELS)) if entries else DEFAULT_CHANNELS
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -72,9 +76,8 @@ class Clouds:
         self.root = root
         self.loader = loader
         self.source = source
-        # The packed file holds 4 numbers a point. A loader that does more than read needs the single files.
-        plain = type(loader) is LoadPointsFromFile and not (loader.norm_intensity or loader.norm_elongation)
-        self._packs = plain and loader.load_dim == _PACKED_DIM
+        # A loader that does more than read needs the single files.
+        self._packs = type(loader) is LoadPointsFromFile and not (loader.norm_intensity or loader.norm_elongation)
         self._maps: dict[str, Floats | None] = {}
         self._cache: OrderedDict[str, Floats] = OrderedDict()
         self._cached = 0
@@ -83,21 +86,28 @@ class Clouds:
         # A memory map cannot be pickled; the other process opens its own.
         return {**self.__dict__, "_maps": {}, "_cache": OrderedDict(), "_cached": 0}
 
-    def read(self, path: str, offset: int, count: int) -> Floats:
-        """Return an object's points, (n, C), relative to its box's bottom centre; read-only."""
-        if offset >= 0 and self._packs:
-            packed = self._map(path)
+    def read(self, path: str, offset: int, count: int, channels: int = DEFAULT_CHANNELS) -> Floats:
+        """Return an object's points, (n, C), relative to its box's bottom centre; read-only.
+
+        Args:
+            path: Its single file.
+            offset: Its first point in the packed file; -1 if it is not there.
+            count: Number of its points.
+            channels: Numbers of a point in the packed file.
+        """
+        if offset >= 0 and self._packs and self.loader.load_dim == channels:
+            packed = self._map(path, channels)
             if packed is not None and (offset + count) <= len(packed):
                 points = packed[offset : offset + count]
                 use = self.loader.use_dim
-                return points if use == list(range(_PACKED_DIM)) else points[:, use]
+                return points if use == list(range(channels)) else points[:, use]
         return self._file(path)
 
-    def _map(self, path: str) -> Floats | None:
+    def _map(self, path: str, channels: int) -> Floats | None:
         folder = path.partition("/")[0]
         if folder not in self._maps:
             file = inside(self.root, PACK.format(folder=folder), source=self.source)
-            self._maps[folder] = _open_map(file) if os.path.isfile(file) else None
+            self._maps[folder] = _open_map(file, channels) if os.path.isfile(file) else None
         return self._maps[folder]
 
     def _file(self, path: str) -> Floats:
@@ -113,13 +123,13 @@ class Clouds:
         return points
 
 
-def _open_map(file: str) -> Floats | None:
+def _open_map(file: str, channels: int) -> Floats | None:
     size = os.path.getsize(file)
-    if not size or size % (4 * _PACKED_DIM):
+    if not size or size % (4 * channels):
         return None
     with open(file, "rb") as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, dtype=np.float32).reshape(-1, _PACKED_DIM)
+    return np.frombuffer(mapped, dtype=np.float32).reshape(-1, channels)
 
 
 @TRANSFORMS.register_module()
@@ -133,7 +143,7 @@ class DataBaseSampler:
         prepare: Filters: `filter_by_difficulty` (levels to leave out) and `filter_by_min_points` (class to number).
         sample_groups: Wanted number of objects by class; a dict, or a list of such dicts.
         classes: Names in the order of the labels.
-        bbox_code_size: Accepted; the first 7 numbers of a box are used.
+        bbox_code_size: Numbers of a box to use; all of them by default (nuScenes: 9, with the velocity).
         points_loader: Config of the transform that reads an object's file.
         backend_args: Where files are; None or the local disk.
     """
@@ -165,6 +175,7 @@ class DataBaseSampler:
         self.info_path = info_path
         self.data_root = data_root or os.path.dirname(info_path)
         self.rate = float(rate)
+        self.bbox_code_size = bbox_code_size
         self.bad_levels = set(prepare.get("filter_by_difficulty", ()))
         self.min_points = dict(prepare.get("filter_by_min_points", {}))
         loader = TRANSFORMS.build(points_loader or {"type": "LoadPointsFromFile", "load_dim": 4, "use_dim": 4})
@@ -196,7 +207,7 @@ class DataBaseSampler:
                 get_logger().warning("%s: no %s to paste: %s", self.info_path, name, kept)
             for entry in entries[:1]:
                 inside(self.data_root, str(entry.get("path")), source=self.info_path)
-            banks[name] = Bank(entries, self.info_path)
+            banks[name] = Bank(entries, self.info_path, self.bbox_code_size)
         return banks
 
     def sample_all(
@@ -210,7 +221,7 @@ class DataBaseSampler:
             ground_plane: (4,) a, b, c, d of the road in the LiDAR frame; objects are placed on it.
 
         Returns:
-            (m, 7) boxes, (m,) labels and (n, C) points to paste; None if there are none.
+            (m, 7 or more) boxes, (m,) labels and (n, C) points to paste; None if there are none.
         """
         taken = bev_corners(gt_boxes[:, [0, 1, 3, 4, 6]].astype(np.float64))
         picked: list[tuple[Bank, int]] = []
@@ -230,17 +241,28 @@ class DataBaseSampler:
             labels += [label] * len(kept)
         if not picked:
             return None
-        boxes = np.stack([bank.boxes[i] for bank, i in picked])
+        boxes = _stack([bank.boxes[i] for bank, i in picked])
         if ground_plane is not None:
             boxes[:, 2] -= boxes[:, :3] @ ground_plane[:3].astype(np.float32) + np.float32(ground_plane[3])
         return boxes, np.array(labels, dtype=np.int64), self._points(picked, boxes)
 
     def _points(self, picked: Sequence[tuple[Bank, int]], boxes: Floats) -> Floats:
         """Return the points of all objects at their boxes, (n, C)."""
-        clouds = [self.clouds.read(str(bank.paths[i]), int(bank.offsets[i]), int(bank.counts[i])) for bank, i in picked]
+        clouds = [
+            self.clouds.read(str(bank.paths[i]), int(bank.offsets[i]), int(bank.counts[i]), bank.channels)
+            for bank, i in picked
+        ]
         points = np.concatenate(clouds)
         points[:, :3] += np.repeat(boxes[:, :3], [len(cloud) for cloud in clouds], axis=0)
         return points
+
+
+def _stack(boxes: Sequence[Floats]) -> Floats:
+    """Stack boxes; a class whose objects have no velocity gets 0."""
+    rows = np.zeros((len(boxes), max(len(box) for box in boxes)), dtype=np.float32)
+    for row, box in zip(rows, boxes, strict=True):
+        row[: len(box)] = box
+    return rows
 
 
 def _free(taken: NDArray[np.float64], new: NDArray[np.float64]) -> list[int]:
@@ -307,9 +329,10 @@ class ObjectSample(Transform):
         room[inside] = False
         kept = points.take(np.flatnonzero(room), axis=0)
         results["points"] = np.concatenate((new_points.astype(points.dtype, copy=False), kept))
-        # Further numbers of a box (velocity) are 0 for pasted ones.
+        # A velocity that the database does not have is 0.
+        width = min(new_boxes.shape[1], boxes.tensor.shape[1])
         rows = boxes.tensor.new_zeros(len(new_boxes), boxes.tensor.shape[1])
-        rows[:, :7] = torch.from_numpy(new_boxes)
+        rows[:, :width] = torch.from_numpy(new_boxes[:, :width])
         results["gt_bboxes_3d"] = boxes.new_box(torch.cat((boxes.tensor, rows)))
         results["gt_labels_3d"] = np.concatenate((labels, new_labels))
         return results

@@ -262,3 +262,32 @@ def test_nothing_at_all_goes_through() -> None:
 def test_bad_arguments_are_refused(make, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_velocities_turn_flip_and_scale_with_their_boxes() -> None:
+    """A box and the place where it is a second later stay so under every transform of the scene."""
+    now = np.array([[10.0, -3.0, -1.7, 4.0, 1.6, 1.5, 0.3, 2.0, -1.0], [20.0, 6.0, -1.7, 1.7, 0.6, 1.7, -2, 0, 3]])
+    later = now.copy()
+    later[:, :2] += now[:, 7:]
+    steps = [
+        GlobalRotScaleTrans(rot_range=[0.7, 0.8], scale_ratio_range=[1.1, 1.2], translation_std=[1, 1, 1]),
+        RandomFlip3D(flip_ratio_bev_horizontal=1.0),
+        RandomFlip3D(flip_ratio_bev_vertical=1.0),
+        ObjectRangeFilter([-60, -60, -5, 60, 60, 5]),
+        ObjectNameFilter(["car", "bus", "truck", "tram"]),
+    ]
+    data = {
+        "points": np.zeros((1, 4), np.float32),
+        "gt_bboxes_3d": LiDARInstance3DBoxes(np.concatenate([now, later]), box_dim=9),
+        "gt_labels_3d": np.arange(4),
+    }
+    for step in steps:
+        for key in ("pcd_horizontal_flip", "pcd_vertical_flip"):
+            data.pop(key, None)
+        data = step.transform(data)
+        boxes = data["gt_bboxes_3d"].tensor.numpy()
+        assert_close(boxes[:2, :2] + boxes[:2, 7:], boxes[2:, :2], atol=1e-4)
+        # The heading turns like the velocity: their angle changes its sign only when mirrored.
+        angle = np.arctan2(boxes[:, 8], boxes[:, 7]) - boxes[:, 6]
+        before = np.arctan2(now[:, 8], now[:, 7]) - now[:, 6]
+        assert_close(np.cos(angle), np.cos([*before, *before]), atol=1e-5)

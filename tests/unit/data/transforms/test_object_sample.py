@@ -301,3 +301,49 @@ def test_names_of_the_sampler_are_mmdet3ds(tmp_path: Path) -> None:
     root = write_database(tmp_path, {"Car": 2})
     listed = DataBaseSampler(f"{root}/dbinfos.pkl", str(root), 1.0, {}, [{"Car": 1}, {"Car": 2}], classes=["Car"])
     assert listed.groups == [("Car", 1), ("Car", 2)]
+
+
+def test_objects_of_five_numbers_a_point_keep_time_lag_and_velocity(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "db").mkdir()
+    blob, entries = b"", []
+    for i in range(3):
+        points = np.column_stack([rng.uniform(-0.3, 0.3, (6 + i, 3)), np.full(6 + i, i), np.full(6 + i, 0.05 * i)])
+        data = points.astype(np.float32).tobytes()
+        (tmp_path / f"db/{i}_car_0.bin").write_bytes(data)
+        box = np.array([20.0 * i, 5, -1, 4, 2, 1.5, 0.1, 1.0 + i, -2.0], np.float32)
+        entries.append(
+            {
+                "name": "car",
+                "path": f"db/{i}_car_0.bin",
+                "box3d_lidar": box,
+                "num_points_in_gt": 6 + i,
+                "difficulty": 0,
+                "offset": len(blob) // 20,
+                "channels": 5,
+            }
+        )
+        blob += data
+    (tmp_path / "db.bin").write_bytes(blob)
+    (tmp_path / "infos.pkl").write_bytes(pickle.dumps({"car": entries}))
+    loader = {"type": "LoadPointsFromFile", "load_dim": 5, "use_dim": [0, 1, 2, 3, 4]}
+    common = {"rate": 1.0, "prepare": {}, "sample_groups": {"car": 3}, "points_loader": loader}
+    sampler = {"info_path": str(tmp_path / "infos.pkl"), "data_root": str(tmp_path), **common}
+
+    def paste(**changes: object) -> dict:
+        random.seed(1)
+        boxes = LiDARInstance3DBoxes(np.zeros((0, 9)), box_dim=9)
+        data = {"points": np.zeros((0, 5), np.float32), "gt_bboxes_3d": boxes, "gt_labels_3d": np.zeros(0, np.int64)}
+        return ObjectSample({**sampler, **changes}).transform(data)
+
+    made = paste()
+    rows = made["gt_bboxes_3d"].tensor.numpy()
+    assert rows.shape == (3, 9)
+    for row in rows:
+        i = round(row[0] / 20)
+        assert_close(row, entries[i]["box3d_lidar"], atol=1e-6)
+        own = made["points"][np.abs(made["points"][:, 0] - row[0]) < 5]
+        assert_close(own[:, 3:], np.repeat([[i, 0.05 * i]], 6 + i, axis=0), atol=1e-6)
+    (tmp_path / "db.bin").unlink()
+    assert_close(paste()["points"], made["points"], atol=0)
+    assert paste(bbox_code_size=7)["gt_bboxes_3d"].tensor[:, 7:].abs().max() == 0
