@@ -41,6 +41,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
     Raises:
         InputError: With `strict`, the first difference; without, that nothing fits.
     """
+    weights = _adapt_layouts(model, weights)
     mine = model.state_dict()
     shapes = {name: (_shape(weights[name]), tuple(mine[name].shape)) for name in mine if name in weights}
     reshaped = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
@@ -60,6 +61,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
     model.load_state_dict(fitting, strict=False)
     done = f"loaded {len(fitting)} of {len(mine)} tensors of the model from {title}"
     return f"{done}; {'; '.join(faults)}" if faults else done
+
+
+def _adapt_layouts(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring weights into the layout of the layers that know another one (`adapt_weight`)."""
+    out = dict(weights)
+    for name, module in model.named_modules():
+        adapt = getattr(module, "adapt_weight", None)
+        key = f"{name}.weight" if name else "weight"
+        if adapt is not None and isinstance(out.get(key), Tensor):
+            out[key] = adapt(out[key])
+    return out
 
 
 def _shape(value: Tensor | float | None) -> tuple[int, ...]:

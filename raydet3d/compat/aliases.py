@@ -26,7 +26,7 @@ _TRANSFORMS = (
     "ObjectNameFilter ObjectNoise ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle PointsRangeFilter "
     "RandomFlip3D"
 )
-_LOSSES = "CrossEntropyLoss FocalLoss L1Loss SmoothL1Loss"
+_LOSSES = "CrossEntropyLoss FocalLoss GaussianFocalLoss L1Loss SmoothL1Loss"
 
 _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     # ------------------------------------------------------------------------------------------------- MMEngine
@@ -152,12 +152,24 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     # ------------------------------------------------------------------------------------------------ its family
     "mmcv": ("", {"raydet3d.data": "BaseTransform=Transform"}),
     "mmcv.cnn": (
-        "bricks",
-        {"raydet3d.models.layers.build_layer": "build_conv_layer build_norm_layer build_upsample_layer"},
+        "bricks bricks.activation bricks.conv bricks.conv_module bricks.depthwise_separable_conv_module bricks.norm "
+        "bricks.upsample",
+        {
+            "raydet3d.models": "ConvModule DepthwiseSeparableConvModule",
+            "raydet3d.models.layers.build_layer": "build_activation_layer build_conv_layer build_norm_layer "
+            "build_upsample_layer",
+            "raydet3d.models.weight_init": "bias_init_with_prob constant_init kaiming_init normal_init "
+            "trunc_normal_init uniform_init xavier_init",
+            "torch.nn": "Conv2d Conv3d ConvTranspose2d Linear",
+        },
     ),
     "mmcv.ops": (
-        "",
-        {"raydet3d.models": "SparseConv3d SparseConvTensor SparseInverseConv3d SparseSequential SubMConv3d"},
+        "deform_conv modulated_deform_conv",
+        {
+            "raydet3d.models.layers.deform_conv2d": "DeformConv2d DeformConv2dPack ModulatedDeformConv2dPack",
+            "raydet3d.ops.deform_conv": "deform_conv2d",
+            "raydet3d.models": "SparseConv3d SparseConvTensor SparseInverseConv3d SparseSequential SubMConv3d",
+        },
     ),
     "mmcv.transforms": (
         "base builder wrappers",
@@ -170,10 +182,11 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {"OPTIM_WRAPPER_CONSTRUCTORS": "LearningRateDecayOptimizerConstructor"},
     ),
     "mmdet.models": (
-        "losses task_modules task_modules.samplers utils",
+        "losses necks necks.fpn task_modules task_modules.coders task_modules.samplers utils",
         {
-            "MODELS": _LOSSES,
+            "MODELS": f"FPN {_LOSSES}",
             "TASK_UTILS": "PseudoSampler",
+            "raydet3d.models.task_modules.box_coders": "BaseBBoxCoder",
             "raydet3d.models.task_modules.assigners": "AssignResult",
             "raydet3d.models.task_modules.samplers": "SamplingResult",
             "raydet3d.compat.mmengine_utils": "multi_apply",
@@ -203,20 +216,28 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "mmdet3d.models": (
         "backbones backbones.second data_preprocessors data_preprocessors.data_preprocessor dense_heads "
-        "dense_heads.anchor3d_head dense_heads.base_3d_dense_head dense_heads.train_mixins detectors detectors.base "
-        "detectors.voxelnet layers layers.sparse_block layers.spconv losses middle_encoders "
+        "dense_heads.anchor3d_head dense_heads.base_3d_dense_head dense_heads.centerpoint_head "
+        "dense_heads.train_mixins detectors detectors.base detectors.centerpoint "
+        "detectors.mvx_faster_rcnn detectors.mvx_two_stage detectors.voxelnet layers "
+        "layers.box3d_nms layers.norm layers.sparse_block layers.spconv losses middle_encoders "
         "middle_encoders.pillar_scatter middle_encoders.sparse_encoder necks necks.second_fpn task_modules "
-        "task_modules.anchor task_modules.assigners task_modules.coders task_modules.samplers voxel_encoders "
+        "task_modules.anchor task_modules.assigners task_modules.coders task_modules.coders.centerpoint_bbox_coders "
+        "task_modules.samplers utils utils.clip_sigmoid utils.gaussian voxel_encoders "
         "voxel_encoders.pillar_encoder voxel_encoders.voxel_encoder",
         {
             "raydet3d.models": "Base3DDetector SparseBasicBlock make_sparse_convmodule",
             "raydet3d.models.dense_heads.base": "Base3DDenseHead",
             "raydet3d.models.dense_heads.anchor_targets": "AnchorTrainMixin get_direction_target",
             "raydet3d.models.voxel_encoders.pillar_encoder": "PFNLayer",
-            "MODELS": "Anchor3DHead Det3DDataPreprocessor HardSimpleVFE PillarFeatureNet PointPillarsScatter SECOND "
-            f"SECONDFPN SparseEncoder VoxelNet {_LOSSES}",
+            "raydet3d.models.voxel_encoders.hard_vfe": "VFELayer",
+            "raydet3d.models.layers.bev_nms": "box3d_multiclass_nms circle_nms nms_bev nms_normal_bev",
+            "raydet3d.models.layers.sync_batch_norm": "NaiveSyncBatchNorm1d NaiveSyncBatchNorm2d",
+            "raydet3d.ops": "clip_sigmoid draw_heatmap_gaussian gaussian_radius",
+            "MODELS": "Anchor3DHead CenterHead CenterPoint DCNSeparateHead Det3DDataPreprocessor HardSimpleVFE HardVFE "
+            "MVXFasterRCNN MVXTwoStageDetector PillarFeatureNet PointPillarsScatter SECOND "
+            f"SECONDFPN SeparateHead SparseEncoder VoxelNet {_LOSSES}",
             "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
-            "DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
+            "CenterPointBBoxCoder DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
         },
     ),
     "mmdet3d.registry": ("", {"raydet3d.registry": _TABLES}),

@@ -2,6 +2,8 @@
 
 from raydet3d.ops.anchor_grid import AnchorGrid
 from raydet3d.ops.batch_norm import batch_norm_channels_last, moments_channels_last
+from raydet3d.ops.deform_conv import deform_conv2d
+from raydet3d.ops.heatmap import draw_gaussians, draw_heatmap_gaussian, gaussian_radius
 from raydet3d.ops.iou import (
     aligned_iou,
     nearest_bev,
@@ -14,7 +16,7 @@ from raydet3d.ops.pillar_max import pillar_max
 from raydet3d.ops.points import bev_corners, box_corners, limit_period, points_in_boxes, rotate_z
 from raydet3d.ops.pointwise_conv import map_to_rows, pointwise_conv, pointwise_conv_and_gather
 from raydet3d.ops.precision import cast_to_autocast, upcast_half
-from raydet3d.ops.sigmoid_focal import sigmoid_focal_loss, sigmoid_focal_sum
+from raydet3d.ops.sigmoid_focal import clip_sigmoid, sigmoid_focal_loss, sigmoid_focal_sum
 from raydet3d.ops.voxelize import grid_size, voxelize_dynamic, voxelize_hard
 
 __all__ = [
@@ -24,6 +26,11 @@ __all__ = [
     "bev_corners",
     "box_corners",
     "cast_to_autocast",
+    "clip_sigmoid",
+    "deform_conv2d",
+    "draw_gaussians",
+    "draw_heatmap_gaussian",
+    "gaussian_radius",
     "grid_size",
     "limit_period",
     "map_to_rows",

@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def clip_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
+    """Return the sigmoid, at least `eps` and at most 1 - `eps`."""
+    return x.sigmoid().clamp(min=eps, max=1 - eps)
+
+
 def sigmoid_focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """Compute the sigmoid focal loss of each logit.
 

@@ -22,9 +22,39 @@ NORMS: dict[str, type[nn.Module]] = {
     "BN2d": BatchNorm2d,
     "BN3d": nn.BatchNorm3d,
     "SyncBN": nn.SyncBatchNorm,
+    "GN": nn.GroupNorm,
+    "LN": nn.LayerNorm,
+    "IN": nn.InstanceNorm2d,
+    "IN1d": nn.InstanceNorm1d,
+    "IN2d": nn.InstanceNorm2d,
+    "IN3d": nn.InstanceNorm3d,
 }
 CONVS: dict[str, type[nn.Module]] = {"Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Conv3d": nn.Conv3d, "Conv": nn.Conv2d}
-UPSAMPLES: dict[str, type[nn.Module]] = {"deconv": Deconv}
+UPSAMPLES: dict[str, type[nn.Module]] = {"deconv": Deconv, "deconv3d": nn.ConvTranspose3d}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "ReLU": nn.ReLU,
+    "LeakyReLU": nn.LeakyReLU,
+    "PReLU": nn.PReLU,
+    "RReLU": nn.RReLU,
+    "ReLU6": nn.ReLU6,
+    "ELU": nn.ELU,
+    "Sigmoid": nn.Sigmoid,
+    "Tanh": nn.Tanh,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "Swish": nn.SiLU,
+    "Mish": nn.Mish,
+    "HSwish": nn.Hardswish,
+    "HSigmoid": nn.Hardsigmoid,
+}
+_INPLACE = {"ReLU", "LeakyReLU", "RReLU", "ReLU6", "ELU", "SiLU", "Mish", "HSwish"}
+# Names of layers in their parent, as mmcv abbreviates them.
+_ABBREVIATIONS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.batchnorm._BatchNorm, "bn"),
+    (nn.GroupNorm, "gn"),
+    (nn.LayerNorm, "ln"),
+    (nn.modules.instancenorm._InstanceNorm, "in"),
+)
 
 
 def build_norm_layer(cfg: Mapping[str, Any], num_features: int, postfix: int | str = "") -> tuple[str, nn.Module]:
@@ -36,14 +66,22 @@ def build_norm_layer(cfg: Mapping[str, Any], num_features: int, postfix: int | s
         postfix: Appended to the layer's name.
 
     Returns:
-        The name of the layer for its parent ("bn" and the postfix), and the layer.
+        The name of the layer for its parent ("bn", "gn", ... and the postfix), and the layer.
     """
     layer_type, args = _split(cfg, NORMS, "norm_cfg")
     requires_grad = args.pop("requires_grad", True)
-    norm = layer_type(num_features, **{"eps": 1e-5, **args})
+    settings = {"eps": 1e-5, **args}
+    if layer_type is nn.GroupNorm:
+        if "num_groups" not in settings:
+            raise InputError("norm_cfg: type 'GN' needs num_groups")
+        norm: nn.Module = layer_type(num_channels=num_features, **settings)
+    else:
+        norm = layer_type(num_features, **settings)
     for parameter in norm.parameters():
         parameter.requires_grad = requires_grad
-    return f"{'bn' if isinstance(norm, nn.modules.batchnorm._BatchNorm) else 'norm'}{postfix}", norm
+    # Instance normalization derives from the class of batch normalization, so that the last match counts.
+    name = [short for kind, short in _ABBREVIATIONS if isinstance(norm, kind)]
+    return f"{name[-1] if name else 'norm'}{postfix}", norm
 
 
 def build_conv_layer(cfg: Mapping[str, Any] | None, *args: Any, **kwargs: Any) -> nn.Module:
@@ -53,9 +91,28 @@ def build_conv_layer(cfg: Mapping[str, Any] | None, *args: Any, **kwargs: Any) -
 
 
 def build_upsample_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> nn.Module:
-    """Build an upsampling layer from `dict(type='deconv', bias=False)`."""
+    """Build an upsampling layer from `dict(type='deconv', bias=False)`; 'nearest' and 'bilinear' interpolate."""
+    if cfg.get("type") in ("nearest", "bilinear"):
+        settings = {key: value for key, value in {**cfg, **kwargs}.items() if key != "type"}
+        align = {"align_corners": settings.pop("align_corners", False)} if cfg["type"] == "bilinear" else {}
+        return nn.Upsample(
+            scale_factor=settings.get("scale_factor"), size=settings.get("size"), mode=cfg["type"], **align
+        )
     layer_type, settings = _split(cfg, UPSAMPLES, "upsample_cfg")
     return layer_type(*args, **{**settings, **kwargs})
+
+
+def build_activation_layer(cfg: Mapping[str, Any], *, inplace: bool | None = None) -> nn.Module:
+    """Build an activation from `dict(type='ReLU')`.
+
+    Args:
+        cfg: Type and arguments.
+        inplace: Write over the input, where the activation can and the config does not say.
+    """
+    layer_type, settings = _split(cfg, ACTIVATIONS, "act_cfg")
+    if inplace is not None and str(cfg.get("type")) in _INPLACE:
+        settings = {"inplace": inplace, **settings}
+    return layer_type(**settings)
 
 
 def check_same_length(owner: str, **lists: Sequence[Any]) -> None:

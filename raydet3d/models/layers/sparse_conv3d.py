@@ -160,13 +160,18 @@ class _SparseConvolution(nn.Module):
         pairs, cells = self.find_pairs(x)
         return x.replace_feature(sparse_conv(x.features, self.weight.flatten(0, 2), pairs, self.bias), cells)
 
+    def adapt_weight(self, weight: Tensor) -> Tensor:
+        """Return a weight of spconv 2's layout (C_out, kd, kh, kw, C_in) in this one's; others as they are."""
+        other = (self.out_channels, *self.kernel_size, self.in_channels)
+        if weight.shape != self.weight.shape and tuple(weight.shape) == other:
+            return weight.permute(1, 2, 3, 4, 0).contiguous()
+        return weight
+
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         given = state_dict.get(f"{prefix}weight")
-        if isinstance(given, Tensor) and given.shape != self.weight.shape:
-            permuted = (self.out_channels, *self.kernel_size, self.in_channels)
-            if tuple(given.shape) == permuted:
-                state_dict[f"{prefix}weight"] = given.permute(1, 2, 3, 4, 0).contiguous()
+        if isinstance(given, Tensor):
+            state_dict[f"{prefix}weight"] = self.adapt_weight(given)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @override

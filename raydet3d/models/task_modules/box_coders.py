@@ -7,12 +7,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from raydet3d.registry import TASK_UTILS
 
 
+class BaseBBoxCoder:
+    """Base class of box coders; subclasses define `encode` and `decode`.
+
+    Attributes:
+        encode_size: Numbers of an encoded box, for coders of 2D boxes.
+    """
+
+    encode_size = 4
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Encode ground-truth boxes relative to boxes."""
+        raise NotImplementedError
+
+    def decode(self, bboxes: Tensor, bboxes_pred: Tensor) -> Tensor:
+        """Decode predictions relative to boxes."""
+        raise NotImplementedError
+
+
 @TASK_UTILS.register_module()
-class DeltaXYZWLHRBBoxCoder:
+class DeltaXYZWLHRBBoxCoder(BaseBBoxCoder):
     """Offsets to an anchor: positions in units of its diagonal and height, log ratios of sizes, difference of yaws.
 
     Further numbers (velocity) are plain differences. z is taken at the centre of the box.
@@ -26,6 +45,7 @@ class DeltaXYZWLHRBBoxCoder:
         self.code_size = code_size
 
     @staticmethod
+    @override
     def encode(src_boxes: Tensor, dst_boxes: Tensor) -> Tensor:
         """Encode boxes relative to anchors.
 
@@ -48,6 +68,7 @@ class DeltaXYZWLHRBBoxCoder:
         return torch.cat((position, torch.log(size / anchor_size), dst_boxes[..., 6:] - src_boxes[..., 6:]), dim=-1)
 
     @staticmethod
+    @override
     def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
         """Decode boxes relative to anchors.
 

@@ -170,13 +170,15 @@ class PillarFeatureNet(nn.Module):
         self.legacy = legacy
         self.padded = padded
 
-    def forward(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+    def forward(self, voxels: Tensor, num_points: Tensor, coors: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Encode pillars, in float32 under autocast too: bfloat16 would round a point at 70 m to 25 cm.
 
         Args:
             voxels: (V, P, in_channels) points, zero where a slot is empty.
             num_points: (V,) numbers of points.
             coors: (V, 4) batch, z, y, x.
+            *args: Not used; the published detectors pass features of images.
+            **kwargs: Not used.
 
         Returns:
             (V, C).

@@ -19,13 +19,15 @@ class HardSimpleVFE(nn.Module):
         super().__init__()
         self.num_features = num_features
 
-    def forward(self, features: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+    def forward(self, features: Tensor, num_points: Tensor, coors: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Average points.
 
         Args:
             features: (V, P, C) points, zero where a slot is empty.
             num_points: (V,) numbers of points.
             coors: (V, 4) batch, z, y, x; not used.
+            *args: Not used; the published detectors pass features of images.
+            **kwargs: Not used.
 
         Returns:
             (V, num_features).

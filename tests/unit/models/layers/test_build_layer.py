@@ -20,7 +20,7 @@ def test_unknown_layer_type_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'BN1d'"):
         build_norm_layer({"type": "BN1"}, 8)
     with pytest.raises(InputError, match="upsample_cfg"):
-        build_upsample_layer({"type": "bilinear"}, 2, 3)
+        build_upsample_layer({"type": "carafe"}, 2, 3)
 
 
 def test_build_conv_and_upsample_layers():
