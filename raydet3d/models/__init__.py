@@ -14,6 +14,7 @@ from raydet3d.models.dense_heads.center_head import CenterHead
 from raydet3d.models.dense_heads.separate_head import DCNSeparateHead, SeparateHead
 from raydet3d.models.detectors.base import Base3DDetector, BaseModel
 from raydet3d.models.detectors.centerpoint import CenterPoint
+from raydet3d.models.detectors.dynamic_voxelnet import DynamicVoxelNet
 from raydet3d.models.detectors.mvx_two_stage import MVXFasterRCNN, MVXTwoStageDetector
 from raydet3d.models.detectors.voxelnet import VoxelNet
 from raydet3d.models.layers.conv_module import ConvModule, DepthwiseSeparableConvModule
@@ -40,6 +41,7 @@ from raydet3d.models.task_modules.center_box_coder import CenterPointBBoxCoder
 from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D
 from raydet3d.models.task_modules.samplers import PseudoSampler
 from raydet3d.models.tta import BaseTTAModel
+from raydet3d.models.voxel_encoders.dynamic_encoders import DynamicPillarFeatureNet, DynamicSimpleVFE, DynamicVFE
 from raydet3d.models.voxel_encoders.hard_vfe import HardVFE
 from raydet3d.models.voxel_encoders.pillar_encoder import PillarFeatureNet
 from raydet3d.models.voxel_encoders.voxel_encoder import HardSimpleVFE
@@ -69,6 +71,10 @@ __all__ = [
     "DeltaXYZWLHRBBoxCoder",
     "DepthwiseSeparableConvModule",
     "Det3DDataPreprocessor",
+    "DynamicPillarFeatureNet",
+    "DynamicSimpleVFE",
+    "DynamicVFE",
+    "DynamicVoxelNet",
     "ExponentialMovingAverage",
     "FocalLoss",
     "GaussianFocalLoss",

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.models.data_preprocessors.base import BaseDataPreprocessor
-from raydet3d.ops import grid_size, voxelize_hard
+from raydet3d.ops import grid_size, voxelize_dynamic, voxelize_hard
 from raydet3d.registry import MODELS, TASK_UTILS
 
 
@@ -51,7 +51,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
 
     Args:
         voxel: Whether to voxelize.
-        voxel_type: "hard": limited numbers of points in a voxel and of voxels in a frame.
+        voxel_type: "hard": limited numbers of points in a voxel and of voxels in a frame; "dynamic": all points.
         voxel_layer: See `VoxelLayer`.
         non_blocking: Copy asynchronously from pinned memory.
     """
@@ -64,11 +64,12 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
         non_blocking: bool = False,
     ) -> None:
         super().__init__(non_blocking)
-        if voxel_type != "hard":
-            raise InputError(f"Det3DDataPreprocessor: voxel_type must be 'hard', got {voxel_type!r}")
+        if voxel_type not in ("hard", "dynamic"):
+            raise InputError(f"Det3DDataPreprocessor: voxel_type must be 'hard' or 'dynamic', got {voxel_type!r}")
         if voxel and voxel_layer is None:
             raise InputError("Det3DDataPreprocessor: voxel=True needs a voxel_layer")
         self.voxel = voxel
+        self.voxel_type = voxel_type
         self.voxel_layer: VoxelLayer | None = None
         if voxel_layer is not None:
             self.voxel_layer = layer = TASK_UTILS.build({**voxel_layer, "type": VoxelLayer})
@@ -76,7 +77,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
                 ("max_num_points", layer.max_num_points),
                 ("max_voxels", min(layer.limit(training) for training in (True, False))),
             ):
-                if least < 1:
+                if least < 1 and voxel_type == "hard":
                     raise InputError(f"voxel_layer: {key} must be at least 1 for voxel_type='hard', got {least}")
             try:
                 grid_size(layer.voxel_size, layer.point_cloud_range)
@@ -93,7 +94,8 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
 
         Returns:
             The same on the device; `inputs` also has `voxels`: a dict of `voxels` (V, P, C), `num_points` (V,) and
-            `coors` (V, 4) as batch, z, y, x.
+            `coors` (V, 4) as batch, z, y, x. For dynamic voxels it has the points in range, `voxels` (N, C), and the
+            voxel of each, `coors` (N, 4).
         """
         inputs = self.cast_data(data["inputs"])
         samples = data.get("data_samples")
@@ -116,6 +118,8 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
         """
         layer = self.voxel_layer
         assert layer is not None
+        if self.voxel_type == "dynamic":
+            return self._assign_voxels(points, layer)
         parts = []
         for frame, cloud in enumerate(points):
             voxels, coords, num_points = voxelize_hard(
@@ -128,3 +132,13 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
             parts.append((voxels, num_points, F.pad(coords, (1, 0), value=frame)))
         voxels, num_points, coors = (torch.cat(column) for column in zip(*parts, strict=True))
         return {"voxels": voxels, "num_points": num_points, "coors": coors}
+
+    def _assign_voxels(self, points: Sequence[Tensor], layer: VoxelLayer) -> dict[str, Tensor]:
+        """Find the voxel of every point; points out of range are dropped."""
+        inside, coors = [], []
+        for frame, cloud in enumerate(points):
+            coords = voxelize_dynamic(cloud, voxel_size=layer.voxel_size, point_cloud_range=layer.point_cloud_range)
+            known = (coords[:, 0] >= 0).nonzero().squeeze(1)
+            inside.append(cloud[known])
+            coors.append(F.pad(coords[known], (1, 0), value=frame))
+        return {"voxels": torch.cat(inside), "coors": torch.cat(coors)}
