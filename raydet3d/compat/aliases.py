@@ -218,7 +218,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "backbones backbones.second data_preprocessors data_preprocessors.data_preprocessor dense_heads "
         "dense_heads.anchor3d_head dense_heads.base_3d_dense_head dense_heads.centerpoint_head "
         "dense_heads.train_mixins detectors detectors.base detectors.centerpoint "
-        "detectors.mvx_faster_rcnn detectors.mvx_two_stage detectors.voxelnet layers "
+        "detectors.dynamic_voxelnet detectors.mvx_faster_rcnn detectors.mvx_two_stage detectors.voxelnet layers "
         "layers.box3d_nms layers.norm layers.sparse_block layers.spconv losses middle_encoders "
         "middle_encoders.pillar_scatter middle_encoders.sparse_encoder necks necks.second_fpn task_modules "
         "task_modules.anchor task_modules.assigners task_modules.coders task_modules.coders.centerpoint_bbox_coders "
@@ -234,7 +234,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models.layers.sync_batch_norm": "NaiveSyncBatchNorm1d NaiveSyncBatchNorm2d",
             "raydet3d.ops": "clip_sigmoid draw_heatmap_gaussian gaussian_radius",
             "MODELS": "Anchor3DHead CenterHead CenterPoint DCNSeparateHead Det3DDataPreprocessor HardSimpleVFE HardVFE "
-            "MVXFasterRCNN MVXTwoStageDetector PillarFeatureNet PointPillarsScatter SECOND "
+            "DynamicPillarFeatureNet DynamicSimpleVFE DynamicVFE DynamicVoxelNet MVXFasterRCNN MVXTwoStageDetector "
+            "PillarFeatureNet PointPillarsScatter SECOND "
             f"SECONDFPN SeparateHead SparseEncoder VoxelNet {_LOSSES}",
             "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
             "CenterPointBBoxCoder DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from raydet3d.errors import InputError
-from raydet3d.models.dense_heads.base import Base3DDenseHead, HeadCfg, Losses
+from raydet3d.models.dense_heads.base import Base3DDenseHead, Losses
 from raydet3d.models.dense_heads.center_head_cfg import CenterHeadTestCfg, CenterHeadTrainCfg
 from raydet3d.models.dense_heads.center_targets import make_center_targets
 from raydet3d.models.layers.conv_module import ConvModule
@@ -29,7 +28,7 @@ from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBo
 TaskMaps = Sequence[dict[str, Tensor]]
 """The maps of one task, by name, of each level."""
 
-Metas = Sequence[Mapping[str, Any]]
+Metas = Sequence[ConfigType]
 
 _HEATMAP_LOSS = {"type": "GaussianFocalLoss", "reduction": "mean"}
 _BOX_LOSS = {"type": "L1Loss", "reduction": "none", "loss_weight": 0.25}
@@ -67,7 +66,7 @@ class CenterHead(Base3DDenseHead):
     def __init__(
         self,
         in_channels: int = 128,
-        tasks: Sequence[Mapping[str, Any]] | None = None,
+        tasks: Sequence[ConfigType] | None = None,
         bbox_coder: ConfigType | None = None,
         common_heads: Mapping[str, Sequence[int]] = {},
         loss_cls: ConfigType = _HEATMAP_LOSS,
@@ -181,7 +180,7 @@ class CenterHead(Base3DDenseHead):
     # ------------------------------------------------------------------ losses
 
     @override
-    def loss(self, x: Sequence[Tensor], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any) -> Losses:
+    def loss(self, x: Sequence[Tensor], batch_data_samples: Sequence[Det3DDataSample], **kwargs: object) -> Losses:
         return self.loss_by_feat(self(x), [sample.gt_instances_3d for sample in batch_data_samples])
 
     @override
@@ -248,7 +247,7 @@ class CenterHead(Base3DDenseHead):
         x: Sequence[Tensor],
         batch_data_samples: Sequence[Det3DDataSample],
         rescale: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[InstanceData]:
         metas = [sample.metainfo for sample in batch_data_samples]
         return self.predict_by_feat(self(x), metas, rescale=rescale, **kwargs)
@@ -259,7 +258,6 @@ class CenterHead(Base3DDenseHead):
         preds_dicts: Sequence[TaskMaps],
         batch_input_metas: Metas = (),
         *args: object,
-        cfg: HeadCfg | None = None,
         **kwargs: object,
     ) -> list[InstanceData]:
         """Predict boxes from the outputs of `forward`.
@@ -268,7 +266,6 @@ class CenterHead(Base3DDenseHead):
             preds_dicts: Maps of each task and level.
             batch_input_metas: Meta information of each frame; `box_type_3d` is the class of the boxes.
             *args: Not used.
-            cfg: Not used.
             **kwargs: Not used.
 
         Returns:
@@ -361,7 +358,7 @@ class CenterHead(Base3DDenseHead):
             results.append({"bboxes": boxes, "scores": scores, "labels": labels})
         return results
 
-    def _merge_tasks(self, tasks: Sequence[Mapping[str, Tensor]], meta: Mapping[str, Any]) -> InstanceData:
+    def _merge_tasks(self, tasks: Sequence[Mapping[str, Tensor]], meta: ConfigType) -> InstanceData:
         """Put the boxes of all tasks of a frame together; classes are numbered through the tasks."""
         labels, first = [], 0
         for task, classes in zip(tasks, self.num_classes, strict=True):

@@ -5,13 +5,13 @@ Source: Zhou et al., "End-to-end multi-view fusion for 3D object detection in Li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 from typing_extensions import override
 
 from raydet3d.models.detectors.voxelnet import VoxelNet
+from raydet3d.models.module import ConfigType
 from raydet3d.registry import MODELS
 
 
@@ -20,7 +20,7 @@ class DynamicVoxelNet(VoxelNet):
     """`VoxelNet` whose voxel encoder takes points and their voxels, and returns features and voxels."""
 
     @override
-    def extract_feat(self, batch_inputs_dict: Mapping[str, Any]) -> Sequence[Tensor]:
+    def extract_feat(self, batch_inputs_dict: ConfigType) -> Sequence[Tensor]:
         points = batch_inputs_dict["voxels"]
         features, coors = self.voxel_encoder(points["voxels"], points["coors"])
         x = self.middle_encoder(features, coors, len(batch_inputs_dict["points"]))

@@ -6,7 +6,6 @@ Parts have the prefix `pts_`, because the published class has an image branch as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,7 +16,7 @@ from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample
 
-Metas = Sequence[Mapping[str, Any]]
+Metas = Sequence[ConfigType]
 
 
 @MODELS.register_module()
@@ -149,7 +148,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def extract_feat(
-        self, batch_inputs_dict: Mapping[str, Any], batch_input_metas: Metas = ()
+        self, batch_inputs_dict: ConfigType, batch_input_metas: Metas = ()
     ) -> tuple[None, Sequence[Tensor]]:
         """Compute the feature maps of images (None) and of points."""
         img_feats = self.extract_img_feat(batch_inputs_dict.get("imgs"), batch_input_metas)  # type: ignore[func-returns-value]
@@ -163,7 +162,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def loss(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: ConfigType, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
     ) -> Losses:
         metas = [sample.metainfo for sample in batch_data_samples]
         _, maps = self.extract_feat(batch_inputs_dict, metas)
@@ -172,7 +171,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def predict(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: ConfigType, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
     ) -> list[Det3DDataSample]:
         metas = [sample.metainfo for sample in batch_data_samples]
         _, maps = self.extract_feat(batch_inputs_dict, metas)
@@ -182,10 +181,10 @@ class MVXTwoStageDetector(Base3DDetector):
     @override
     def _forward(
         self,
-        batch_inputs_dict: Mapping[str, Any],
+        batch_inputs_dict: ConfigType,
         data_samples: Sequence[Det3DDataSample] | None = None,
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: object,
+    ) -> object:
         metas = [sample.metainfo for sample in data_samples or ()]
         return self.pts_bbox_head(self.extract_feat(batch_inputs_dict, metas)[1])
 

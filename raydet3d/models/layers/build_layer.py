@@ -14,6 +14,7 @@ from torch import nn
 from raydet3d.errors import InputError
 from raydet3d.models.layers.batch_norm2d import BatchNorm2d
 from raydet3d.models.layers.deconv import Deconv
+from raydet3d.models.module import ConfigType
 from raydet3d.registry import MODELS
 
 NORMS: dict[str, type[nn.Module]] = {
@@ -57,7 +58,7 @@ _ABBREVIATIONS: tuple[tuple[type[nn.Module], str], ...] = (
 )
 
 
-def build_norm_layer(cfg: Mapping[str, Any], num_features: int, postfix: int | str = "") -> tuple[str, nn.Module]:
+def build_norm_layer(cfg: ConfigType, num_features: int, postfix: int | str = "") -> tuple[str, nn.Module]:
     """Build a normalization layer.
 
     Args:
@@ -84,13 +85,13 @@ def build_norm_layer(cfg: Mapping[str, Any], num_features: int, postfix: int | s
     return f"{name[-1] if name else 'norm'}{postfix}", norm
 
 
-def build_conv_layer(cfg: Mapping[str, Any] | None, *args: Any, **kwargs: Any) -> nn.Module:
+def build_conv_layer(cfg: ConfigType | None, *args: Any, **kwargs: Any) -> nn.Module:
     """Build a convolution from `dict(type='Conv2d', bias=False)`; keyword arguments override the dict's."""
     layer_type, settings = _split(cfg or {"type": "Conv2d"}, CONVS, "conv_cfg")
     return layer_type(*args, **{**settings, **kwargs})
 
 
-def build_upsample_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> nn.Module:
+def build_upsample_layer(cfg: ConfigType, *args: Any, **kwargs: Any) -> nn.Module:
     """Build an upsampling layer from `dict(type='deconv', bias=False)`; 'nearest' and 'bilinear' interpolate."""
     if cfg.get("type") in ("nearest", "bilinear"):
         settings = {key: value for key, value in {**cfg, **kwargs}.items() if key != "type"}
@@ -102,7 +103,7 @@ def build_upsample_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> n
     return layer_type(*args, **{**settings, **kwargs})
 
 
-def build_activation_layer(cfg: Mapping[str, Any], *, inplace: bool | None = None) -> nn.Module:
+def build_activation_layer(cfg: ConfigType, *, inplace: bool | None = None) -> nn.Module:
     """Build an activation from `dict(type='ReLU')`.
 
     Args:
@@ -122,9 +123,7 @@ def check_same_length(owner: str, **lists: Sequence[Any]) -> None:
         raise InputError(f"{owner}: these lists have one entry per stage, but {lengths}")
 
 
-def _split(
-    cfg: Mapping[str, Any], table: Mapping[str, type[nn.Module]], key: str
-) -> tuple[type[nn.Module], dict[str, Any]]:
+def _split(cfg: ConfigType, table: Mapping[str, type[nn.Module]], key: str) -> tuple[type[nn.Module], dict[str, Any]]:
     """Look up the class that a config dict names; return it and the other settings."""
     args = dict(cfg)
     given = args.pop("type", "")

@@ -162,7 +162,7 @@ class ModulatedDeformConv2dPack(DeformConv2dPack):
         return True
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
         return self._convolve(x, torch.cat((first, second), dim=1), mask.sigmoid())
 

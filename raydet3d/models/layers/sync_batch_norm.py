@@ -6,11 +6,10 @@ checkpoints were trained so. With one rank both are plain batch normalization.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from typing_extensions import override
 
 from raydet3d.dist import get_world_size
@@ -22,13 +21,13 @@ class _MeanOverRanks(torch.autograd.Function):
     """Mean over the ranks, of values in the forward pass and of gradients in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
         total = values.clone()
         torch_dist.all_reduce(total)
         return total / get_world_size()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         total = grad.clone()
         torch_dist.all_reduce(total)
         return total / get_world_size()
@@ -51,7 +50,8 @@ def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
         scale = norm.weight * scale
     bias = -mean * scale + norm.bias if norm.affine else -mean * scale
     shape = (1, -1, *(1,) * (x.ndim - 2))
-    return (values * scale.view(shape) + bias.view(shape)).to(x.dtype)
+    out: Tensor = values * scale.view(shape) + bias.view(shape)
+    return out.to(x.dtype)
 
 
 @MODELS.register_module("naiveSyncBN1d")

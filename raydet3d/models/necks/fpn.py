@@ -5,8 +5,7 @@ Shapes: B batch, C channels, H and W size of a map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from raydet3d.models.layers.conv_module import ConvModule
 from raydet3d.models.module import BaseModule, ConfigType, InitCfg
 from raydet3d.registry import MODELS
 
+_NEAREST = {"mode": "nearest"}
 _XAVIER = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
 
 
@@ -53,7 +53,7 @@ class FPN(BaseModule):
         conv_cfg: ConfigType | None = None,
         norm_cfg: ConfigType | None = None,
         act_cfg: ConfigType | None = None,
-        upsample_cfg: Mapping[str, Any] = {"mode": "nearest"},
+        upsample_cfg: ConfigType = _NEAREST,
         init_cfg: InitCfg = _XAVIER,
     ) -> None:
         super().__init__(init_cfg)
@@ -74,21 +74,28 @@ class FPN(BaseModule):
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = dict(upsample_cfg)
 
-        def conv(channels: int, kernel_size: int, norm: ConfigType | None, **kwargs: int) -> ConvModule:
+        def conv(channels: int, kernel_size: int, norm: ConfigType | None, stride: int = 1) -> ConvModule:
             return ConvModule(
-                channels, out_channels, kernel_size, conv_cfg=conv_cfg, norm_cfg=norm, act_cfg=act_cfg,
-                inplace=False, **kwargs,
-            )  # fmt: skip
+                channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                conv_cfg=conv_cfg,
+                norm_cfg=norm,
+                act_cfg=act_cfg,
+                inplace=False,
+            )
 
         self.lateral_convs = nn.ModuleList(
             conv(channels, 1, None if no_norm_on_lateral else norm_cfg) for channels in in_channels[start_level:end]
         )
-        self.fpn_convs = nn.ModuleList(conv(out_channels, 3, norm_cfg, padding=1) for _ in range(levels))
+        self.fpn_convs = nn.ModuleList(conv(out_channels, 3, norm_cfg) for _ in range(levels))
         if self.add_extra_convs:
             for index in range(num_outs - levels):
                 first = index == 0 and self.add_extra_convs == "on_input"
                 channels = in_channels[end - 1] if first else out_channels
-                self.fpn_convs.append(conv(channels, 3, norm_cfg, stride=2, padding=1))
+                self.fpn_convs.append(conv(channels, 3, norm_cfg, stride=2))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute the pyramid.

@@ -63,7 +63,7 @@ def test_knows_its_device():
     ("change", "says"),
     [
         ({"voxel_layer": None}, "needs a voxel_layer"),
-        ({"voxel_type": "dynamic"}, "'hard'"),
+        ({"voxel_type": "cylindrical"}, "'hard'"),
         ({"voxel_layer": {**LAYER, "max_voxel": 1}}, "did you mean 'max_voxels'"),
         ({"voxel_layer": {**LAYER, "voxel_size": [9, 9, 9]}}, "no voxel"),
         ({"voxel_layer": {**LAYER, "max_voxels": (2, -1)}}, "max_voxels must be at least 1 .* got -1"),
