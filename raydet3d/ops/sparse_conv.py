@@ -127,16 +127,22 @@ def strided_pairs(
         The pairs, the (M, 4) coordinates of the outputs in ascending order, and the size of the output grid.
     """
     out_shape = sparse_conv_output_shape(shape, kernel_size, stride, padding, dilation)
-    batch, position = coords[:, :1].long(), coords[:, 1:].long()
-    step, limit = position.new_tensor(stride), position.new_tensor(out_shape)
+    batch, *positions = coords.long().unbind(1)
+    # For each axis and offset the reached output cell, and whether there is one.
+    reached: list[list[tuple[Tensor, Tensor]]] = []
+    for axis, position in enumerate(positions):
+        column = []
+        for offset in range(kernel_size[axis]):
+            shifted = position + (padding[axis] - offset * dilation[axis])
+            cell = torch.div(shifted, stride[axis], rounding_mode="floor")
+            column.append((cell, (cell * stride[axis] == shifted) & (cell >= 0) & (cell < out_shape[axis])))
+        reached.append(column)
     inputs, keys = [], []
-    for offset in itertools.product(*(range(size) for size in kernel_size)):
-        shift = [p - o * r for p, o, r in zip(padding, offset, dilation, strict=True)]
-        reached = position + position.new_tensor(shift)
-        cell = torch.div(reached, step, rounding_mode="floor")
-        valid = ((cell * step == reached) & (cell >= 0) & (cell < limit)).all(1).nonzero().squeeze(1)
+    for (z, has_z), (y, has_y), (x, has_x) in itertools.product(*reached):
+        valid = (has_z & has_y & has_x).nonzero().squeeze(1)
         inputs.append(valid)
-        keys.append(_keys(torch.cat((batch[valid], cell[valid]), 1), out_shape))
+        row = (batch[valid] * out_shape[0] + z[valid]) * out_shape[1] + y[valid]
+        keys.append(row * out_shape[2] + x[valid])
     unique, outputs = torch.unique(torch.cat(keys), return_inverse=True)
     pairs = SparseConvPairs(inputs, outputs.split([len(key) for key in keys]), len(coords), len(unique))
     depth, height, width = out_shape
