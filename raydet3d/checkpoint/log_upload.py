@@ -8,8 +8,9 @@ from pathlib import Path
 
 from raydet3d.checkpoint.storage import ObjectStorage, read
 
-STARTS = "starts.jsonl"
-JOURNALS = (STARTS, ".reached", "scalars.json")
+STARTS, REACHED = "starts.jsonl", ".reached"
+JOURNALS = (STARTS, REACHED, "scalars.json")
+"""Files that grow from start to start of a run."""
 
 
 class LogUploader:

@@ -262,10 +262,11 @@ class _Reader(FileSystemReader):
     def __init__(self, place: Storage, path: str) -> None:
         super().__init__(path)
         self.fs = _Streams(place)
+        self._metadata = f"{path}/.metadata"
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read which tensors there are, and in which file each part of them lies."""
-        with self.fs.create_stream(self._get_metadata_path(), "rb") as file:
+        with self.fs.create_stream(self._metadata, "rb") as file:
             metadata = _MetadataUnpickler(file).load()
         assert isinstance(metadata, Metadata)
         return metadata

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydet3d.checkpoint.storage import probe, reason_of
 from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.host import num_processors
@@ -43,21 +44,21 @@ def check_writable(folder: Path | str, what: str, hint: str = "choose another wi
     Raises:
         InputError: It cannot be made or written to.
     """
-    if is_uri(str(folder)):
-        from raydet3d.checkpoint.storage import probe
-
-        probe(str(folder))
-        return
-    made: list[Path] = []
     try:
-        path = Path(folder).absolute()
-        made = [parent for parent in (path, *path.parents) if not parent.exists()]
+        if is_uri(str(folder)):
+            probe(str(folder))
+        else:
+            _write_once(Path(folder).absolute())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what} {folder} cannot be written to ({reason_of(error)}); {hint}") from None
+
+
+def _write_once(path: Path) -> None:
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{what} {folder} cannot be written to ({why}); {hint}") from None
     finally:
         for parent in made:  # innermost first; another process may use one of them by now
             with suppress(OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
@@ -131,10 +131,6 @@ class RayOptions:
     def placement_timeout_s(self) -> float:
         """Seconds in which workers must be placed, before any start was measured."""
         return self.start_timeout_s if self.start_timeout_s is not None else 20.0 if self.is_elastic else 60.0
-
-    def with_workers(self, workers: int) -> RayOptions:
-        """Return a copy with a number of workers."""
-        return replace(self, num_workers=workers)
 
 
 def read_workers(value: int | str | Sequence[int] | None, key: str | None = None) -> int | str | Sequence[int] | None:

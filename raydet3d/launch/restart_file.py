@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
+from raydet3d.checkpoint.log_upload import REACHED, STARTS
 from raydet3d.files import read_json_lines, set_aside
 from raydet3d.launch.run_spec import RunResult
 from raydet3d.log import get_logger
-
-FILE, REACHED = "starts.jsonl", ".reached"
-
 
 RestartEntry = TypedDict(
     "RestartEntry",
@@ -41,7 +39,7 @@ RestartEntry = TypedDict(
 
 def read_starts(work_dir: Path) -> list[RestartEntry]:
     """The entries of a work dir's log of starts, oldest first. Damaged lines are named and set aside."""
-    entries, damage = read_json_lines(work_dir / FILE, _is_entry)
+    entries, damage = read_json_lines(work_dir / STARTS, _is_entry)
     if damage is not None:
         get_logger().warning("%s", damage)
     return cast("list[RestartEntry]", entries)
@@ -59,7 +57,7 @@ def _is_entry(entry: Mapping[str, object]) -> bool:
 
 def append_start(work_dir: Path, entry: RestartEntry) -> None:
     """Add a line, on the disk before this returns."""
-    with (work_dir / FILE).open("a", encoding="utf-8") as file:
+    with (work_dir / STARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, default=str) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from raydet3d import dist
+from raydet3d.checkpoint.log_upload import REACHED
 from raydet3d.hooks.base import Hook
-from raydet3d.launch.restart_file import REACHED, RestartEntry, append_start, read_reached, read_starts
+from raydet3d.launch.restart_file import RestartEntry, append_start, read_reached, read_starts
 from raydet3d.launch.run_spec import RunResult
 
 if TYPE_CHECKING:

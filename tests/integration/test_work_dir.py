@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from raydet3d.checkpoint.log_upload import STARTS
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.launch.restart_file import FILE, read_starts
+from raydet3d.launch.restart_file import read_starts
 from tests.integration.test_resume import same_run
 from tests.kit.command import INTERRUPTED, interrupt, run_train, toy_config
 
@@ -58,7 +59,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_log_of_starts_costs_no_progress(config: Path, whole: Path, damage: str) -> None:
     work_dir = config.parent / "work"
-    DAMAGES[damage](work_dir / FILE)
+    DAMAGES[damage](work_dir / STARTS)
     code, out = run_train(config)
     assert (code, "at iteration 14: going on with it" in out or "at iteration 12: going on with it" in out) == (0, True)
     assert "iter_12.pth: epoch 0, iteration 12" in out

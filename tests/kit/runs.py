@@ -1,4 +1,4 @@
-"""Runs of the toys through the train door, as processes that can be watched, stopped and killed."""
+"""Runs of the toys of the train command, as processes that can be watched, stopped and killed."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def write_config(
 
 
 class Run:
-    """A train door at work.
+    """A running train command.
 
     Args:
         config: The config file; the run works in its folder.
-        flags: Of the door.
+        flags: Flags of the command.
         env: Further environment variables.
     """
 
@@ -116,7 +116,7 @@ class Run:
         return lambda: (read_reached(self.work_dir) or 0) >= iteration
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the door's process a signal."""
+        """Send the command's process a signal."""
         self.process.send_signal(number)
 
     def descendants(self, name: str) -> list[int]:
@@ -143,7 +143,7 @@ class Run:
 
 
 def finish(config: Path, *flags: object, code: int = 0, timeout_s: float = 240, env: Any = None) -> Run:
-    """Run the door to its end, which must come with this exit code."""
+    """Run the command to its end, which must come with this exit code."""
     run = Run(config, *flags, env=env)
     assert run.wait(timeout_s) == code, run.text()[-6000:]
     return run

@@ -17,7 +17,16 @@ from typing import Any
 
 import pytest
 
-from tests.kit.runs import PATIENCE, Run, finish, read_reached, starts, steps_that_count, write_config
+from tests.kit.runs import (
+    PATIENCE,
+    Run,
+    assert_same_weights,
+    finish,
+    read_reached,
+    starts,
+    steps_that_count,
+    write_config,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # Iterations of 3 slots x batch 2 = 6 samples; 48 samples make 8 an epoch.
@@ -102,6 +111,30 @@ def test_run_shrinks_and_grows_with_killed_and_added_nodes(cluster: Any, tmp_pat
     assert all(line["redone"] < 20 for line in lines)
     whole = finish(write_config(tmp_path / "whole", trace=True, **TOY), "--workers", 3)
     assert steps_that_count(tmp_path / "samples") == steps_that_count(whole.folder / "samples")
+
+
+@pytest.mark.timeout(900)
+def test_two_workers_survive_a_killed_node(cluster: Any, tmp_path: Path) -> None:
+    """Each worker has a node; one node is killed and a new one comes: the weights are those of the undisturbed run."""
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    whole = finish(write_config(tmp_path / "whole"), "--workers", 2)
+    run = Run(
+        write_config(tmp_path / "part", slow(0.3)), "--workers", 2, "--ray", "cpus_per_worker=1",
+        env={"RAY_ADDRESS": cluster.address},
+    )  # fmt: skip
+    try:
+        run.until(run.reached(14), 240)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        time.sleep(2)
+        cluster.add_node(num_cpus=1)
+        assert run.wait(400) == 0, run.text()
+    finally:
+        run.close()
+    lines = starts(run.work_dir)
+    assert [line["workers"] for line in lines] == [2, 2]
+    assert lines[1]["redone"] <= 8  # saved after every 4th iteration, one write in flight
+    assert_same_weights(run.work_dir, whole.work_dir, 36)
 
 
 @pytest.mark.timeout(600)

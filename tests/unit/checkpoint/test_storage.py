@@ -78,7 +78,7 @@ def test_file_uri_is_local_and_others_are_object_stores(tmp_path: Path) -> None:
         open_storage("gibberish://x")
     probe(f"memory://{tmp_path.name}")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(OSError, match="file"):
         probe(f"local://{tmp_path}/file/run")
 
 

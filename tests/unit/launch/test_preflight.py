@@ -51,10 +51,11 @@ def test_writable_check_leaves_no_folder(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_unwritable_work_dir_is_refused(tmp_path):
+@pytest.mark.parametrize("uri", ["", "local://"])
+def test_unwritable_work_dir_is_refused(tmp_path, uri):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"work_dir .*file/x cannot be written to .*--work-dir"):
-        check_writable(tmp_path / "file" / "x", "work_dir")
+        check_writable(f"{uri}{tmp_path}/file/x", "work_dir")
 
 
 def test_cpus_of_this_machine_do_not_limit_a_joined_cluster(monkeypatch):

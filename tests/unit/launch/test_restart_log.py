@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raydet3d.checkpoint.log_upload import STARTS
 from raydet3d.config import Config
-from raydet3d.launch.restart_file import FILE, read_reached, read_starts
+from raydet3d.launch.restart_file import read_reached, read_starts
 from raydet3d.launch.restart_log import RestartLogHook
 from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.work_dir_state import WorkDirState, inspect_work_dir
@@ -66,7 +67,7 @@ def test_drawn_seed_is_no_difference(tmp_path: Path, cfg: Config) -> None:
 def test_torn_line_and_torn_count_are_ignored(tmp_path: Path, cfg: Config) -> None:
     train(cfg)
     work_dir = tmp_path / "work"
-    with (work_dir / FILE).open("a") as file:
+    with (work_dir / STARTS).open("a") as file:
         file.write('{"run": "toy", "fr')
     (work_dir / ".reached").write_text("")
     assert len(read_starts(work_dir)) == 2
@@ -102,7 +103,7 @@ def test_noting_an_iteration_takes_less_than_200_microseconds(tmp_path: Path) ->
 def test_active_run_is_the_one_with_checkpoints(tmp_path: Path, cfg: Config) -> None:
     """A new run was killed before its first checkpoint: the checkpoints in the work dir are the old one's."""
     train(cfg)
-    with (tmp_path / "work" / FILE).open("a") as file:
+    with (tmp_path / "work" / STARTS).open("a") as file:
         file.write('{"run": "toy_other", "from": 0, "redone": 0}\n')
     standing = inspect_work_dir(tmp_path / "work", cfg).active
     assert standing is not None
