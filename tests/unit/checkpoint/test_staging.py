@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from raydet3d.checkpoint.nested import num_bytes
 from raydet3d.checkpoint.staging import HostStaging
 
 
@@ -43,7 +42,3 @@ def test_memory_format_is_kept_and_sparse_tensors_are_copied() -> None:
     assert copy["image"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(copy["sparse"].to_dense(), torch.eye(3))
     assert copy["wide"].tolist() == [1, 1, 1]
-
-
-def test_num_bytes_of_nested_containers() -> None:
-    assert num_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.int8), 7]}) == 14
