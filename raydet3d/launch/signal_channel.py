@@ -1,8 +1,9 @@
 """Signals between the driver of a try and its workers, over the key-value store of the Ray cluster.
 
-A value is a few bytes; reading one takes half a millisecond, in a thread of rank 0, so that training never waits. No
-actor has to be started, and nothing has to be shared but the cluster. The store is Ray's internal one, which has no
-public counterpart (a named actor takes a process and seconds to start), so this file is the only one that uses it.
+A value is a few bytes, and reading one takes about a millisecond, in a thread of rank 0, so that training never waits.
+The store is Ray's internal one (`ray.experimental.internal_kv`, checked with Ray 2.60), and only this file uses it.
+The public counterpart, a named actor, reads equally fast but is one more process for every run and trial: 130 MB, and
+5 s to start on two busy cores. It would be lost with its node or owner; the store lives as long as the cluster.
 """
 
 from __future__ import annotations
