@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from functools import partial
 from raydet3d import registry
 from raydet3d.config import Config
 from raydet3d.launch.run_spec import RunSpec
+
+FULL_COLLECTION_EVERY = 10
+_runs = itertools.count(1)
+_has_failed = False  # the last run: the traceback of its error may have kept its objects alive
 
 
 @contextmanager
@@ -23,6 +28,7 @@ def isolated(spec: RunSpec) -> Iterator[None]:
     Args:
         spec: The run.
     """
+    global _has_failed
     import numpy as np
     import torch
 
@@ -39,12 +45,17 @@ def isolated(spec: RunSpec) -> Iterator[None]:
         partial(torch.set_default_dtype, torch.get_default_dtype()),
         partial(torch.set_grad_enabled, torch.is_grad_enabled()),
     ]
+    if next(_runs) % FULL_COLLECTION_EVERY == 0 or _has_failed:
+        gc.collect()
+    gc.freeze()  # a search of all modules for the run's cycles would take longer than a short run
+    _has_failed = True
     try:
         with ExitStack() as stack:
             for table in vars(registry).values():
                 if isinstance(table, registry.Registry):
                     stack.enter_context(table.temporary())
             yield
+        _has_failed = False
     finally:
         for function in restore:
             function()
@@ -54,5 +65,6 @@ def isolated(spec: RunSpec) -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         gc.collect()  # a run is a ring of objects: its model goes now, not some time during the next one
+        gc.unfreeze()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

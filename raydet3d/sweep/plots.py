@@ -98,38 +98,34 @@ def _is_pbt(trials: list[Trial]) -> bool:
 
 
 def _parallel(results: Results) -> Figure | None:
-    trials = [t for t in results.trials if t.state != FAILED and t.best(results.mode) is not None]
-    known = {
-        key: [t for t in trials if key in results.values[t.id] and has_position(results.values[t.id][key], kind)]
-        for key, kind in results.kinds.items()
-    }
-    keys = [key for key, some in known.items() if len(some) > 1]
-    if len(trials) < 2 or not keys:
+    """Draw a line for each trial, through its value of each key to its best score."""
+    best = {trial.id: trial.best(results.mode) for trial in results.trials if trial.state != FAILED}
+    scores = {trial: score for trial, score in best.items() if score is not None}
+    columns: dict[str, dict[str, Value]] = {}
+    for key, kind in results.kinds.items():
+        values = {trial: results.values[trial][key] for trial in scores if key in results.values[trial]}
+        columns[key] = {trial: value for trial, value in values.items() if has_position(value, kind)}
+    keys = [key for key, values in columns.items() if len(values) > 1]
+    if len(scores) < 2 or not keys:
         return None
     figure, (axes,) = _figure(min(3 + 1.7 * len(keys), 14), 4.6)
-    names = short_names(keys)
-    spots: dict[str, dict[str, float]] = {}
-    for column, key in enumerate(keys):
-        places, ends = positions([results.values[t.id][key] for t in known[key]], results.kinds[key])
-        spots[key] = dict(zip((t.id for t in known[key]), places, strict=True))
-        axes.axvline(column, color="black", lw=0.8)
-        for at, text in ends.items():
-            axes.text(column - 0.03, at, text[:22], fontsize=7, ha="right", va="center")
-    best = [float(t.best(results.mode) or 0.0) for t in trials]
-    places, ends = positions(best, "linear")
-    axes.axvline(len(keys), color="black", lw=1.6)
-    for at, text in ends.items():
-        axes.text(len(keys) + 0.04, at, text, fontsize=8, ha="left", va="center")
-    for rank, (trial, height) in reversed(list(enumerate(zip(trials, places, strict=True)))):
-        xs = [column for column, key in enumerate(keys) if trial.id in spots[key]]
-        ys = [spots[keys[column]][trial.id] for column in xs]
-        colour = _colour(rank, len(trials))
-        axes.plot([*xs, len(keys)], [*ys, height], color=colour, lw=2.4 if rank == 0 else 1.1, marker="o", ms=3)
-    axes.set_xticks(range(len(keys) + 1), [*names.values(), results.metric.rsplit("/", 1)[-1]], fontsize=8, rotation=12)
+    places: list[dict[str, float]] = []
+    for column, key in enumerate([*keys, results.metric]):
+        values = columns[key] if column < len(keys) else {**scores}
+        found, labels = positions(list(values.values()), results.kinds[key] if column < len(keys) else "linear")
+        places.append(dict(zip(values, found, strict=True)))
+        axes.axvline(column, color="black", lw=0.8 if column < len(keys) else 1.6)
+        for place, text in labels.items():
+            axes.text(column - 0.03, place, text[:22], fontsize=7, ha="right", va="center")
+    for rank, trial in reversed(list(enumerate(scores))):
+        points = [(column, place[trial]) for column, place in enumerate(places) if trial in place]
+        colour = _colour(rank, len(scores))
+        axes.plot(*zip(*points, strict=True), color=colour, lw=2.4 if rank == 0 else 1.1, marker="o", ms=3)
+    names = [*short_names(keys).values(), results.metric.rsplit("/", 1)[-1]]
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=12)
     axes.set_yticks([])
     axes.set_xlim(-0.5, len(keys) + 0.35)
-    for side in ("top", "left", "right", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)
     return figure
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from raydet3d.sweep.domains import Value
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, Trial, ranked
+from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial
 
 PERIOD_S = 1.0
 ROWS = 12
+ENDED = (DONE, STOPPED, FAILED)
 
 
 class SweepConsole:
-    """Shows the state of a sweep.
+    """Shows the state of a sweep; its methods take the trials best first.
 
     Args:
         metric: The metric; its last part is shown.
@@ -85,13 +87,12 @@ class SweepConsole:
 
     def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
         """Summarize the sweep in one line."""
-        count = {state: sum(trial.state == state for trial in trials) for state in (RUNNING, DONE, STOPPED, FAILED)}
-        order = ranked(trials, self.mode)
-        best = order[0].best(self.mode) if order and order[0].state != FAILED else None
-        parts = [f"best {best:.4g} ({order[0].id})" if best is not None else "no value yet"]
-        parts += [f"{count[state]} {state}" for state in (RUNNING, DONE, STOPPED, FAILED)]
+        count = Counter(trial.state for trial in trials)
+        best = trials[0].best(self.mode) if trials and trials[0].state != FAILED else None
+        parts = [f"best {best:.4g} ({trials[0].id})" if best is not None else "no value yet"]
+        parts += [f"{count[state]} {state}" for state in (RUNNING, *ENDED)]
         if total is not None:
-            parts.append(f"{max(total - len([t for t in trials if t.state not in OPEN]), 0)} of {total} to go")
+            parts.append(f"{max(total - sum(count[state] for state in ENDED), 0)} of {total} to go")
         if left_s is not None:
             parts.append(f"~{_format_duration(left_s)} left")
         return ", ".join(parts)
@@ -103,10 +104,9 @@ class SweepConsole:
 
 
 def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> list[str]:
-    """Format trials as table rows, best first, below a header."""
-    order = ranked(trials, mode)
+    """Format trials as table rows below a header."""
     rows = [("trial", metric, counter, "state", "setting")]
-    for trial in order:
+    for trial in trials:
         best = trial.best(mode)
         state = trial.state + (f": {trial.reason}" if trial.reason else "")
         value = "-" if best is None or trial.state == FAILED else f"{best:.4g}"

@@ -16,7 +16,7 @@ from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, find_values, run_length
 from raydet3d.sweep.trial_retention import RetentionPolicy
 from raydet3d.sweep.trial_spec import TrialSpec
-from raydet3d.sweep.trial_store import OPEN, WAITING, Trial, TrialStore, setting_means
+from raydet3d.sweep.trial_store import OPEN, WAITING, Rank, Trial, TrialStore, ranked, ranking_of, setting_means
 
 
 class TrialQueue:
@@ -39,7 +39,9 @@ class TrialQueue:
         self.store = store
         self.trials = {trial.id: trial for trial in trials}
         self.metric = metric
-        self.retention = RetentionPolicy(store.path, self.sweep.keep, metric=metric, mode=self.sweep.mode)
+        self.retention = RetentionPolicy(
+            store.path, self.sweep.keep, metric=metric, mode=self.sweep.mode, ranking=self.ranking
+        )
         self.base = builder.build({})
         self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
         self._queue = deque(trial for trial in trials if trial.state in OPEN)
@@ -48,6 +50,7 @@ class TrialQueue:
         self._number = max((trial.number for trial in trials), default=-1) + 1
         self._seen = {trial.digest for trial in trials}
         self._exhausted = False
+        self._configs: dict[str, Config] = {}  # of trials that were made and have not started
         self._take_up(trials)
 
     # -- what comes next ------------------------------------------------------------------------------------------
@@ -74,6 +77,14 @@ class TrialQueue:
         if sweep.budget.trials is not None:
             trials = min(trials or sweep.budget.trials, sweep.budget.trials)
         return trials
+
+    def ranked(self) -> list[Trial]:
+        """Return all trials, best first."""
+        return ranked(self.trials.values(), self.sweep.mode)
+
+    def ranking(self) -> list[Rank]:
+        """Return the states and best values of all trials, best first."""
+        return ranking_of(self.ranked(), self.sweep.mode)
 
     def epochs(self) -> float:
         """Return the epochs (iterations) that all trials have trained."""
@@ -112,10 +123,11 @@ class TrialQueue:
 
     def _make_trial(self, number: int, setting: Setting, cfg: Config, place: int) -> Trial:
         seed = self._seed(cfg, place)
-        cfg = self._seeded(cfg, seed)
+        cfg = self._seeded(cfg.copy(), seed)
         name = f"{number:03d}" if self.sweep.seeds is None else f"{number:03d}-{seed}"
         _, length, _ = run_length(cfg)
         self.longest = max(self.longest, length)
+        self._configs[name] = cfg
         return Trial(
             id=name, number=number, setting=setting, seed=seed, digest=digest(cfg), length=length, created=time.time()
         )
@@ -146,7 +158,7 @@ class TrialQueue:
             if len(some) < self.sweep.num_seeds and (spent is None or len(trials) < spent):
                 cfg = self.builder.build(setting)
                 for place in range(self.sweep.num_seeds):
-                    trial = self._make_trial(number, setting, cfg.copy(), place)
+                    trial = self._make_trial(number, setting, cfg, place)
                     if trial.id not in self.trials:
                         self._enter(trial)
             self.conclude(number)
@@ -173,7 +185,8 @@ class TrialQueue:
 
     def config_of(self, trial: Trial) -> Config:
         """Return the config of a trial as it would train outside of the sweep, but for its work dir."""
-        return self._seeded(self.builder.build(trial.setting), trial.seed or 0)
+        made = self._configs.pop(trial.id, None)
+        return made if made is not None else self._seeded(self.builder.build(trial.setting), trial.seed or 0)
 
     def spec_of(self, trial: Trial) -> TrialSpec:
         """Return the spec from which processes run a trial."""

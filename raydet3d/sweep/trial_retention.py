@@ -7,7 +7,7 @@ than its byte budget and the one that is being written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,11 @@ class TrialCheckpoint:
     def size(self) -> int:
         """Bytes that deleting it frees."""
         return self.manifest.size
+
+
+def needs_ranking(keep: Keep) -> bool:
+    """Whether it depends on other trials which checkpoints of a running one are deleted."""
+    return keep.num_bytes is not None or keep.best == 0
 
 
 def select_of_sweep(
@@ -109,13 +114,23 @@ class RetentionPolicy:
         keep: The limits.
         metric: Whole name of the metric.
         mode: `max` or `min`.
+        ranking: Returns the trials' ranking; by default, the last one that was written is read.
     """
 
-    def __init__(self, folder: Path, keep: Keep, *, metric: str, mode: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: Keep,
+        *,
+        metric: str,
+        mode: str,
+        ranking: Callable[[], Sequence[Rank]] | None = None,
+    ) -> None:
         self.store = TrialStore(folder)
         self.keep = keep
         self.metric = metric
         self.mode = mode
+        self._ranking = ranking or self.store.ranking
         self._empty: set[str] = set()  # trials that have ended and have no checkpoint left
 
     @contextmanager
@@ -123,9 +138,9 @@ class RetentionPolicy:
         """Hold the lock under which the sweep's one checkpoint at a time is written, and make room for the next one."""
         names = [trial] if self.keep.num_bytes is None else None  # of ended trials, the driver deletes
         with self.locked():
-            self._prune(names)
+            self._prune(names, self._ranking() if needs_ranking(self.keep) else [])
             yield
-            self._prune(names)
+            self._prune(names, self._ranking() if needs_ranking(self.keep) else [])
 
     def prune(self, trial: str | None = None, *, room: int = 0) -> None:
         """Delete what is not to be kept.
@@ -136,7 +151,7 @@ class RetentionPolicy:
         """
         is_alone = self.keep.num_bytes is None and self.keep.trials is None  # its end changes nothing for the others
         with self.locked():
-            self._prune([trial] if trial is not None and is_alone else None, room)
+            self._prune([trial] if trial is not None and is_alone else None, self._ranking(), room)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -149,9 +164,8 @@ class RetentionPolicy:
         manifests = CheckpointStore(self.store.folder(trial)).manifests()
         return [TrialCheckpoint(trial, manifest, manifest.scores.get(self.metric)) for manifest in manifests]
 
-    def _prune(self, names: Sequence[str] | None, room: int = 0) -> None:
+    def _prune(self, names: Sequence[str] | None, ranking: Sequence[Rank], room: int = 0) -> None:
         """Delete checkpoints of some trials; None for all."""
-        ranking = self.store.ranking()
         if names is None:
             folders = self.store.trials.iterdir() if self.store.trials.is_dir() else ()
             names = [path.name for path in folders if path.is_dir() and path.name not in self._empty]

@@ -37,6 +37,7 @@ DONE: State = "done"
 STOPPED: State = "stopped"
 FAILED: State = "failed"
 OPEN = (WAITING, RUNNING)
+STATES = (*OPEN, DONE, STOPPED, FAILED)
 Finite = Annotated[float, Gt(-1e300), Lt(1e300)]
 
 
@@ -213,10 +214,10 @@ class TrialStore:
         seconds = found.get("seconds") if isinstance(found, dict) else None
         return max(float(seconds), 0.0) if _is_number(seconds) else 0.0
 
-    def write_ranking(self, trials: Iterable[Trial], mode: str) -> None:
+    def write_ranking(self, ranking: Sequence[Rank]) -> None:
         """Write the trials' states and best values, best first."""
-        ranking = [Rank(id=trial.id, state=trial.state, best=trial.best(mode)) for trial in ranked(trials, mode)]
-        write_json(self.path / "standing.json", ranking)
+        # Without indentation: with it, Python's encoder takes ten times as long, and this is written often.
+        write_atomic(self.path / "standing.json", json.dumps(ranking).encode(), durable=True)
 
     def ranking(self) -> list[Rank]:
         """Return what `write_ranking` has written, without damaged entries."""
@@ -240,17 +241,21 @@ def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:
     A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
     """
     trials = list(trials)
-    sign = -1.0 if mode == "max" else 1.0
     broken = {trial.number for trial in trials if trial.state == FAILED}
     means = setting_means(trials, mode)
 
     def key(trial: Trial) -> tuple[int, bool, float, float, str]:
-        value = trial.best(mode)
-        if trial.state == FAILED or value is None:
+        if trial.state == FAILED or (value := trial.best(mode)) is None:
             return (2 if trial.state == FAILED else 1, False, 0.0, 0.0, trial.id)
+        sign = -1.0 if mode == "max" else 1.0
         return (0, trial.number in broken, sign * means[trial.number], sign * value, trial.id)
 
     return sorted(trials, key=key)
+
+
+def ranking_of(trials: Iterable[Trial], mode: str) -> list[Rank]:
+    """Return the states and best values of trials that are sorted, best first."""
+    return [Rank(id=trial.id, state=trial.state, best=trial.best(mode)) for trial in trials]
 
 
 def append_report(folder: Path, report: TrialReport) -> None:
@@ -261,7 +266,7 @@ def append_report(folder: Path, report: TrialReport) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Mapping[str, Any] | Sequence[Rank]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_atomic(path, json.dumps(value, indent=1, default=str).encode(), durable=True)
 
@@ -276,7 +281,7 @@ def _is_report(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_rank(entry: Value) -> TypeGuard[Rank]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not fits(State, entry.get("state")):
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or entry.get("state") not in STATES:
         return False
     return entry.get("best") is None or _is_number(entry["best"])
 

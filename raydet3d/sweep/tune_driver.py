@@ -23,8 +23,9 @@ from raydet3d.launch.signal_channel import STOP, purge
 from raydet3d.launch.signals import StopRequest
 from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_queue import TrialQueue, trial_options
+from raydet3d.sweep.trial_retention import needs_ranking
 from raydet3d.sweep.trial_spec import TrialSpec, read_end
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, ranking_of
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
@@ -109,9 +110,9 @@ class SweepDriver(tune.Callback):
         self._time_limit_s = float((queue.base.get("ray") or {}).get("time_limit_s") or 0)
         self._began = time.monotonic()
         self._spent_s = self.store.time_spent()
-        self._started: dict[str, float] = {}
-        self._before_s = {trial.id: trial.seconds for trial in queue.trials.values()}
+        self._counted: dict[str, float] = {}  # up to when a trial's seconds are counted
         self._running: set[str] = set()
+        self._next_ranking = 0.0
         self._to_release: dict[str, tuple[str, float]] = {}
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -128,7 +129,7 @@ class SweepDriver(tune.Callback):
         scratch = self.store.path / ".ray"
         shutil.rmtree(scratch, ignore_errors=True)
         purge(f"{sweep_channel().name}/")  # of an earlier sweep of this process that was stopped
-        self._write_ranking()
+        self._note(at_once=True)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         error: list[BaseException] = []
         fit = self._make_tuner(scratch).fit
@@ -223,7 +224,7 @@ class SweepDriver(tune.Callback):
         with suppress(ray.exceptions.RayError):
             for run, _ in self._to_release.values():
                 release(run)
-        self._write_ranking()
+        self._note(at_once=True)
         limit = self.sweep.keep.num_bytes
         self.queue.retention.prune(room=min(REPORT_BYTES, limit // 3) if limit is not None else 0)
 
@@ -264,13 +265,11 @@ class SweepDriver(tune.Callback):
     def on_trial_start(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
         """Note that a trial's process begins."""
         mine = self._mine(trial)
-        self._started.setdefault(mine.id, time.monotonic())
+        self._counted.setdefault(mine.id, time.monotonic())
         if mine.state != RUNNING:
             mine.state = RUNNING
             self.store.save(mine)
-            self._write_ranking()
-            if not mine.reports:
-                self._event(mine)
+            self._note(None if mine.reports else mine)
 
     def reported(self, result: TuneReport) -> bool:
         """Note that a trial has validated; return whether a stop rule ends it."""
@@ -297,8 +296,7 @@ class SweepDriver(tune.Callback):
         self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, result: TuneReport, **info: Any
     ) -> None:
         """Show a report that the scheduler and the stop rules have dealt with."""
-        self._write_ranking()
-        self._event(self._mine(trial))
+        self._note(self._mine(trial))
 
     @override
     def on_trial_recover(self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, **info: Any) -> None:
@@ -329,7 +327,7 @@ class SweepDriver(tune.Callback):
         for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
             release(self._to_release.pop(name)[0])
         if self.console.is_due():
-            self.console.show(list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
+            self.console.show(self.queue.ranked(), total=self.queue.total, left_s=self.left_s())
 
     def _mine(self, trial: RayTrial) -> Trial:
         return self.queue.trials[trial_id(trial)]
@@ -349,7 +347,7 @@ class SweepDriver(tune.Callback):
             return
         self._running.discard(trial.id)
         self._count_seconds(trial)
-        self._started.pop(trial.id, None)
+        self._counted.pop(trial.id, None)
         self._to_release[trial.id] = (f"{trial.id}-gen{trial.generation}", time.monotonic() + RELEASE_AFTER_S)
         if trial.restarts:  # a report may have been on its way when a process died
             trial.reports = self.store.reports(trial.id)
@@ -357,7 +355,7 @@ class SweepDriver(tune.Callback):
         if state == INTERRUPTED and self.stopped is not None:
             trial.state = WAITING
             self.store.save(trial)
-            self._write_ranking()
+            self._note()
             return
         if state == FAILED or error is not None:
             trial.state = FAILED
@@ -370,9 +368,8 @@ class SweepDriver(tune.Callback):
             trial.reason = self._reasons.get(trial.id) or (kind if kind != "fifo" else "")
         self.store.save(trial)
         self.queue.conclude(trial.number)
-        self._write_ranking()
         self.queue.retention.prune(trial.id)
-        self._event(trial)
+        self._note(trial)
 
     # -- what is shown and written ----------------------------------------------------------------------------------
 
@@ -391,15 +388,23 @@ class SweepDriver(tune.Callback):
         return left if limit is None else min(left, limit - self.elapsed_s)
 
     def _count_seconds(self, trial: Trial) -> None:
-        if trial.id in self._started:
-            trial.seconds = self._before_s.get(trial.id, 0.0) + time.monotonic() - self._started[trial.id]
+        if trial.id in self._counted:
+            now = time.monotonic()
+            trial.seconds += now - self._counted[trial.id]
+            self._counted[trial.id] = now
 
-    def _write_ranking(self) -> None:
-        self.store.write_ranking(self.queue.trials.values(), self.sweep.mode)
-        self.store.note_time(self.elapsed_s)
+    def _note(self, trial: Trial | None = None, *, at_once: bool = False) -> None:
+        """Show the new state of a trial; write the sweep's state.
 
-    def _event(self, trial: Trial) -> None:
-        self.console.event(trial, list(self.queue.trials.values()), total=self.queue.total, left_s=self.left_s())
+        It is written once a second, unless trials need it to make room for their checkpoints.
+        """
+        ranked = self.queue.ranked()
+        if at_once or needs_ranking(self.sweep.keep) or time.monotonic() >= self._next_ranking:
+            self.store.write_ranking(ranking_of(ranked, self.sweep.mode))
+            self.store.note_time(self.elapsed_s)
+            self._next_ranking = time.monotonic() + 1.0
+        if trial is not None:
+            self.console.event(trial, ranked, total=self.queue.total, left_s=self.left_s())
 
 
 class TrialSearcher(Searcher):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report, ranked
+from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report, ranked, ranking_of
 from tests.kit.command import INTERRUPTED, interrupt, run_train, toy_config
 from tests.kit.damage import damage
 
@@ -105,7 +105,7 @@ def write_sweep(folder: Path) -> list[Trial]:
             trial.reports.append(report)
         store.save(trial)
         trials.append(trial)
-    store.write_ranking(trials, "max")
+    store.write_ranking(ranking_of(ranked(trials, "max"), "max"))
     store.note_time(12.5)
     (folder / "sweep.json").write_text('{"name": "toy", "metric": "toy/AP", "mode": "max"}')
     return trials
@@ -133,7 +133,7 @@ def test_a_sweep_reads_what_is_left_of_its_records(tmp_path: Path, count: int, s
         for trial in trials:  # what a start writes
             append_report(store.folder(trial.id), {"at": 9, "score": 1.0})
             store.save(trial)
-        store.write_ranking(trials, "max")
+        store.write_ranking(ranking_of(ranked(trials, "max"), "max"))
         store.note_time(13.0)
         again, wrong = TrialStore(folder).load()
         assert (len(again), wrong) == (3, []), what

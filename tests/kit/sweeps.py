@@ -22,8 +22,8 @@ class Mood(Hook):
     """Ends, or spoils, a run in its second epoch; and slows it down.
 
     Args:
-        mood: ``well``, ``raises``, ``nan`` (weights), ``hungry`` (asks for more memory than there is), ``killed``,
-            ``hangs`` (the first time).
+        mood: `well`, `raises`, `raises once`, `nan` (weights), `hungry` (asks for more memory than there is), `killed`,
+            `hangs` (the first time).
         nap: Seconds to sleep in each epoch.
     """
 
@@ -35,10 +35,11 @@ class Mood(Hook):
         time.sleep(self.nap)
         if runner.epoch != 1:
             return
-        if self.mood == "hangs" and not (runner.work_dir / "hung").exists():
-            (runner.work_dir / "hung").touch()
+        is_first = not (runner.work_dir / "misbehaved").exists()
+        (runner.work_dir / "misbehaved").touch()
+        if self.mood == "hangs" and is_first:
             time.sleep(600)
-        if self.mood == "raises":
+        if self.mood == "raises" or (self.mood == "raises once" and is_first):
             raise ValueError("a mistake in somebody's code")
         if self.mood == "nan":
             with torch.no_grad():

@@ -23,7 +23,7 @@ from tests.kit.sweeps import read_spy, write_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[3]
-TWO_WORKERS = {"workers": 2, "cpus": 0.5}
+Undisturbed = Callable[..., dict[str, list[float]]]
 
 
 class Tune:
@@ -88,7 +88,7 @@ class Tune:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, list[float]]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """The scores of the sweep that nothing disturbs, with one or two workers a trial."""
 
     @cache
@@ -110,7 +110,7 @@ def begins(sweep: Tune, trial: str = "000") -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_costs_its_trial_nothing(undisturbed: Any, tmp_path: Path, workers: int) -> None:
+def test_a_trial_goes_on_after_its_worker_was_killed(undisturbed: Undisturbed, tmp_path: Path, workers: int) -> None:
     sweep = Tune(tmp_path, resources={"workers": workers, "cpus": 1 / workers})
     os.kill(sweep.until(2)[-1]["pid"], signal.SIGKILL)
     assert sweep.wait() == 0, sweep.text()[-4000:]
@@ -122,7 +122,7 @@ def test_a_killed_worker_costs_its_trial_nothing(undisturbed: Any, tmp_path: Pat
     assert "(raylet)" not in sweep.text()
 
 
-def test_a_trial_that_always_dies_fails_and_is_tried_again_on_demand(tmp_path: Path) -> None:
+def test_a_trial_whose_worker_always_dies_fails_and_is_tried_again_on_demand(tmp_path: Path) -> None:
     source = {"space": {"mood": ["well", "killed"]}, "resources": {"max_failures": 1}, "cfg_options": {"epochs": 3}}
     sweep = Tune(tmp_path, **source)
     assert sweep.wait() == 1, sweep.text()[-4000:]
@@ -140,7 +140,7 @@ def test_a_trial_that_always_dies_fails_and_is_tried_again_on_demand(tmp_path: P
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
 def test_a_signal_lets_all_trials_save_and_the_same_command_goes_on(
-    undisturbed: Any, tmp_path: Path, number: signal.Signals, workers: int
+    undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     sweep = Tune(tmp_path, resources={"workers": workers, "cpus": 1 / workers})
     sweep.until(2)
@@ -156,12 +156,29 @@ def test_a_signal_lets_all_trials_save_and_the_same_command_goes_on(
     assert begins(again)[1] >= 1
 
 
-def test_a_time_limit_lets_all_trials_save(undisturbed: Any, tmp_path: Path) -> None:
-    flags = ("--cfg-options", "ray.time_limit_s=20")
-    sweep = Tune(tmp_path, *flags, cfg_options={"nap": 5.0, "epochs": 5})
+def test_a_time_limit_lets_all_trials_save_and_the_same_command_goes_on(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    sweep = Tune(tmp_path, "--cfg-options", "ray.time_limit_s=12", cfg_options={"nap": 3.0, "epochs": 5})
     assert sweep.wait() == 75, sweep.text()[-4000:]
     assert "time limit" in sweep.text()
     assert {trial.state for trial in sweep.trials()} == {"waiting"}
+    again = Tune(tmp_path)
+    assert again.wait() == 0, again.text()[-4000:]
+    assert again.scores() == undisturbed()
+
+
+def test_a_trial_that_has_failed_goes_on_from_its_checkpoint_on_demand(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    sweep = Tune(tmp_path, cfg_options={"nap": 0.0, "epochs": 5, "mood": "raises once"})
+    assert sweep.wait() == 1, sweep.text()[-4000:]
+    assert {trial.state for trial in sweep.trials()} == {"failed"}
+    assert all("a mistake in somebody's code" in trial.reason for trial in sweep.trials())
+    again = Tune(tmp_path, "--retry-failed")
+    assert again.wait() == 0, again.text()[-4000:]
+    assert again.scores() == undisturbed()
+    assert begins(again) == [0, 1]
 
 
 def test_a_hung_trial_is_named_and_tried_again(tmp_path: Path) -> None:
@@ -192,7 +209,9 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_node_costs_its_trials_nothing(undisturbed: Any, cluster: Any, tmp_path: Path, workers: int) -> None:
+def test_trials_go_on_after_their_node_was_killed(
+    undisturbed: Undisturbed, cluster: Any, tmp_path: Path, workers: int
+) -> None:
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     cluster.wait_for_nodes()
     sweep = Tune(

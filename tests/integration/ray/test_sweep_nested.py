@@ -49,7 +49,7 @@ def test_twenty_trials_stopped_early_leave_nothing_reserved(two_cpus: None, tmp_
     assert free_cpus() == 2
 
 
-def test_a_population_of_nested_trials_takes_turns_and_copies_weights(tmp_path: Path) -> None:
+def test_pbt_with_two_workers_a_trial_takes_turns_and_copies_weights(tmp_path: Path) -> None:
     prepare(
         tmp_path,
         trials=2,
@@ -70,7 +70,7 @@ def test_a_population_of_nested_trials_takes_turns_and_copies_weights(tmp_path: 
     assert check_copies(read_results(tmp_path / "out"), of=3, steps=6) >= 1
 
 
-def test_a_failing_worker_ends_its_trial_with_its_reason(two_cpus: None, tmp_path: Path) -> None:
+def test_a_failing_worker_of_two_gives_its_trial_the_reason(two_cpus: None, tmp_path: Path) -> None:
     results = run(
         tmp_path,
         write_config(tmp_path),
@@ -87,9 +87,7 @@ def test_a_failing_worker_ends_its_trial_with_its_reason(two_cpus: None, tmp_pat
     assert reasons["killed"][1].startswith("out of memory? its process was killed")
 
 
-def test_a_nested_trial_costs_what_a_bare_trainer_costs_and_at_most_three_seconds(
-    two_cpus: None, tmp_path: Path
-) -> None:
+def test_a_trial_of_two_workers_takes_at_most_three_seconds_over_a_bare_trainer(two_cpus: None, tmp_path: Path) -> None:
     from raydet3d.launch.retry_loop import fit
 
     def bare(number: int) -> float:
@@ -120,7 +118,9 @@ def test_a_nested_trial_costs_what_a_bare_trainer_costs_and_at_most_three_second
 
 
 @pytest.mark.parametrize("count", [20])
-def test_an_inline_trial_costs_at_most_a_second_over_its_training(two_cpus: None, tmp_path: Path, count: int) -> None:
+def test_a_trial_of_one_worker_takes_at_most_a_second_over_its_training(
+    two_cpus: None, tmp_path: Path, count: int
+) -> None:
     began = time.monotonic()
     results: Any = run(
         tmp_path, write_config(tmp_path), trials=count, concurrency=1, space={"lr": {"loguniform": [1e-4, 1e-2]}}

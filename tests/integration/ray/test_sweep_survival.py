@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SPACE = {"lr": {"loguniform": [1e-4, 1e-1]}}
 
 
-def door(folder: Path) -> list[str]:
+def command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "raydet3d.tune", "toy.py", "sweep.yaml", "--work-dir", str(folder / "out")]
 
 
@@ -47,7 +47,7 @@ def trained(folder: Path) -> float:
 def kill_at(folder: Path, epochs: float) -> list[Trial]:
     """Start the sweep, kill -9 it once so many epochs are trained; returns the trials as they were then."""
     with (folder / "first.log").open("w") as log:
-        first = subprocess.Popen(door(folder), cwd=folder, env=environment(), stdout=log, stderr=log)
+        first = subprocess.Popen(command(folder), cwd=folder, env=environment(), stdout=log, stderr=log)
         deadline = time.monotonic() + 300
         while trained(folder) < epochs:
             assert first.poll() is None, (folder / "first.log").read_text()
@@ -59,7 +59,7 @@ def kill_at(folder: Path, epochs: float) -> list[Trial]:
 
 
 def go_on(folder: Path) -> tuple[str, list[Trial]]:
-    run = subprocess.run(door(folder), cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
+    run = subprocess.run(command(folder), cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout + run.stderr, TrialStore(folder / "out").load()[0]
 
@@ -83,7 +83,7 @@ def check(folder: Path, before: list[Trial], after: list[Trial], *, trials: int)
     assert resumed or all(old.state == "done" or not old.at for old in before)
 
 
-def test_a_random_sweep(tmp_path: Path) -> None:
+def test_a_random_sweep_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
     sweep = prepare(tmp_path, trials=5, concurrency=2)
     before = kill_at(tmp_path, 15)
     out, after = go_on(tmp_path)
@@ -96,7 +96,7 @@ def test_a_random_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_optuna_sweep(tmp_path: Path) -> None:
+def test_an_optuna_sweep_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
     sweep = prepare(tmp_path, trials=7, concurrency=1, search={"type": "optuna", "startup": 2})
     before = kill_at(tmp_path, 21)
     _, after = go_on(tmp_path)
@@ -109,7 +109,7 @@ def test_an_optuna_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_population(tmp_path: Path) -> None:
+def test_a_population_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
     prepare(
         tmp_path,
         trials=4,
@@ -127,7 +127,7 @@ def test_a_population(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_records_cost_one_line_each(tmp_path: Path) -> None:
+def test_a_sweep_goes_on_with_damaged_records_and_names_each(tmp_path: Path) -> None:
     prepare(tmp_path, trials=4, concurrency=2, cfg_options={"nap": 0.3, "epochs": 3})
     before = kill_at(tmp_path, 6)
     ended = next(trial for trial in before if trial.at == 3)
