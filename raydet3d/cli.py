@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import raydet3d
 from raydet3d.config import Config, parse_options
@@ -146,23 +146,17 @@ def _ignore_stop_signals() -> None:
 
 def _print_warnings_as_lines() -> None:
     """Print this package's warnings, those about deprecated configs included, as single lines."""
-    show = warnings.showwarning
+    format_other = warnings.formatwarning
     package = os.path.dirname(raydet3d.__file__) + os.sep
 
-    def print_line(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def format_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
         if filename.startswith(package):
-            print(f"raydet3d: warning: {message}", file=sys.stderr)
-        else:
-            show(message, category, filename, lineno, file, line)
+            return f"raydet3d: warning: {message}\n"
+        return format_other(message, category, filename, lineno, line)
 
-    warnings.showwarning = print_line
+    warnings.formatwarning = format_warning
     warnings.filterwarnings("default", category=DeprecationWarning, module=r"raydet3d\.config")
 
 

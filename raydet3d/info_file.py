@@ -213,11 +213,8 @@ class _PlainUnpickler(pickle.Unpickler):
         ("collections", "OrderedDict"): OrderedDict,
         ("numpy", "ndarray"): _new_array,
         ("numpy", "dtype"): _dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _new_array,
         ("numpy._core.multiarray", "_reconstruct"): _new_array,
-        ("numpy.core.multiarray", "scalar"): _scalar,
         ("numpy._core.multiarray", "scalar"): _scalar,
-        ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
         ("numpy._core.numeric", "_frombuffer"): _array_from_buffer,
         ("_codecs", "encode"): _encode,
     }
@@ -227,8 +224,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the replacement for a global that the file names, or refuse it."""
-        # Python 2 named the module differently.
-        known = self.KNOWN.get(("builtins" if module == "__builtin__" else module, name))
+        # Python 2 and numpy 1 named the modules differently.
+        current = {"__builtin__": "builtins"}.get(module, module.replace("numpy.core.", "numpy._core."))
+        known = self.KNOWN.get((current, name))
         if known is None:
             raise _RefusedName(f"'{module}.{name}'")
         return known

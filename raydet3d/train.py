@@ -254,7 +254,7 @@ def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str
     return RunSpec(
         cfg=cfg.to_dict(),
         filename=None if cfg.filename is None else str(cfg.filename),
-        origin=cfg.origin.to_dict(),
+        origin=cfg.origin,
         run_id=new_run_id(default_work_dir(cfg, cfg.filename)),
         resume=resume,
         run=run,

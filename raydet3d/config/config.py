@@ -17,7 +17,7 @@ from raydet3d import compat
 from raydet3d.config.cfg_options import set_key, split_key
 from raydet3d.config.config_dict import ConfigDict, ConfigValue, merge, to_plain, walk, with_lists
 from raydet3d.config.config_file import ConfigFile, file_line
-from raydet3d.config.dump import redact, to_text, write_text
+from raydet3d.config.dump import redact, to_text
 from raydet3d.config.inheritance import InheritanceChain, read_chain
 from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
@@ -221,8 +221,11 @@ class Config(ConfigDict):
         """
         if path is None:
             return self.pretty_text
-        write_text(Path(path), self, references=self._origin.references)
-        return Path(path).read_text(encoding="utf-8")
+        file = Path(path)
+        text = to_text(self, file.suffix, references=self._origin.references)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return text
 
     def redacted(self) -> dict[str, Any]:
         """Return the config as plain data without secrets, for records: placeholders in place of environment values."""

@@ -65,15 +65,6 @@ def _in_language(plain: dict[str, Any], suffix: str) -> str:
     raise InputError(f"a config is dumped to .py, .yaml, .yml or .json, not {suffix!r}")
 
 
-def write_text(
-    path: Path, values: Mapping[str, ConfigValue], *, references: Mapping[Place, tuple[Scalar, str]] | None = None
-) -> None:
-    """Write a config to a file in the language of its suffix, see `to_text`; folders are made as needed."""
-    text = to_text(values, path.suffix, references=references)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
 def redact(value: object) -> Any:
     """Return `value` without secrets.
 

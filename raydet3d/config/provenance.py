@@ -6,23 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypedDict
 
-from raydet3d.config.interpolation import References, Scalar
+from raydet3d.config.interpolation import References
 from raydet3d.config.source_map import nearest_line
 from raydet3d.errors import InputError
 
 _KEY = re.compile(r"^(?:config option )?(?P<key>[A-Za-z_][\w]*(?:\.\w+|\[\d+\])*)(?=[:\s])")
 _QUOTED = re.compile(r"'([^'\s]+)'")
 _ARGUMENT = re.compile(r": (\w+) must be ")
-
-
-class OriginDict(TypedDict, total=False):
-    """An `Origin` as plain data."""
-
-    lines: dict[str, str]
-    env: dict[str, str]
-    references: list[tuple[list[str | int], Scalar, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +29,6 @@ class Origin:
     lines: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     references: References = field(default_factory=dict)
-
-    def to_dict(self) -> OriginDict:
-        """Return the fields as JSON types, for another process."""
-        references = [(list(place), value, text) for place, (value, text) in self.references.items()]
-        return {"lines": dict(self.lines), "env": dict(self.env), "references": references}
-
-    @classmethod
-    def from_dict(cls, given: OriginDict) -> Origin:
-        """Restore from `to_dict`."""
-        references = {tuple(place): (value, text) for place, value, text in given.get("references", ())}
-        return cls(lines=given.get("lines", {}), env=given.get("env", {}), references=references)
 
     def where(self, key: str) -> str:
         """Return `file:line` of a dotted key, or of the nearest dict or list around it; else an empty string."""

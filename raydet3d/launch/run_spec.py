@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from raydet3d.config.provenance import OriginDict
+from raydet3d.config.provenance import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class RunSpec:
         why: Why this start was made, where it was not the user.
         hang_timeout_s: Seconds without progress after which the process ends; 0: never.
         straggler_ratio: A rank that takes so many times as long as the others is named.
-        origin: Where the config's values come from (`cfg.origin.to_dict()`).
+        origin: Where the config's values come from (`cfg.origin`).
         lock_file: File that rank 0 keeps locked, since a killed run's processes may live on for some seconds.
     """
 
@@ -45,7 +45,7 @@ class RunSpec:
     why: str = ""
     hang_timeout_s: float = 0
     straggler_ratio: float = 1.5
-    origin: OriginDict = field(default_factory=OriginDict)
+    origin: Origin = field(default_factory=Origin)
     lock_file: str | None = None
 
 

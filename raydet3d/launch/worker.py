@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from raydet3d.config import Config, Origin
+from raydet3d.config import Config
 from raydet3d.files import locked
 from raydet3d.launch.malloc import keep_freed_memory
 from raydet3d.launch.run_spec import RunResult, RunSpec
@@ -69,7 +69,7 @@ def _run(
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     keep_freed_memory()
-    cfg = Config(spec.cfg, filename=spec.filename, origin=Origin.from_dict(spec.origin))
+    cfg = Config(spec.cfg, filename=spec.filename, origin=spec.origin)
     cfg.import_custom_modules()
     restart_log, timer = RestartLogHook(why=spec.why), StepTimer()
     watchdog = HangWatchdogHook(spec.hang_timeout_s) if spec.hang_timeout_s else None

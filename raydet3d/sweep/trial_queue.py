@@ -203,7 +203,7 @@ class TrialQueue:
         run = RunSpec(
             cfg=cfg.to_dict(),
             filename=None if cfg.filename is None else str(cfg.filename),
-            origin=cfg.origin.to_dict(),
+            origin=cfg.origin,
             run_id=f"gen{trial.generation}",
             resume=start,
             retry=True,

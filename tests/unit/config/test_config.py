@@ -10,37 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config, parse_options, parse_value
-from raydet3d.config.cfg_options import set_key, split_key
+from raydet3d.config import Config, ConfigDict, DictAction, configs_root, find_config
 from raydet3d.config.config_dict import merge
-from raydet3d.config.dump import to_text
 from raydet3d.config.section_schemas import distance, is_misspelling, misspelled_key
 from raydet3d.errors import InputError
+from tests.kit.input_errors import message
 
 Write = Callable[..., Path]
 THREE_CLASSES = "pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
 CARS = "pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
-    return write_file
-
-
-def message(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 class TestInheritance:
@@ -103,8 +84,9 @@ class TestInheritance:
     def test_two_bases_with_the_same_key(self, write: Write) -> None:
         first, second = write("one.py", "lr = 1\n"), write("two.py", "lr = 2\n")
         path = write("child.py", "_base_ = ['one.py', 'two.py']\n")
-        expected = f"{path}:1: two of its bases set 'lr': {first}:1 and {second}:1"
-        assert message(lambda: Config.fromfile(path)) == expected
+        text = message(lambda: Config.fromfile(path))
+        assert text.startswith(f"{path}:1: ")
+        assert all(part in text for part in ("'lr'", f"{first}:1", f"{second}:1"))
 
     def test_circular_bases_are_refused(self, write: Write) -> None:
         write("one.py", "_base_ = 'two.py'\n")
@@ -202,9 +184,10 @@ class TestMisspelling:
         if not wrong:
             Config.fromfile(path)
             return
-        line = text.count("\n") + 1
-        expected = f"{path}:{line}: unknown key {wrong!r}; did you mean {right!r}?"
-        assert message(lambda: Config.fromfile(path)) == expected
+        found = message(lambda: Config.fromfile(path))
+        assert found.startswith(f"{path}:{text.count(chr(10)) + 1}: ")
+        assert repr(wrong) in found
+        assert repr(right) in found
 
     def test_misspelling_is_found_when_a_base_has_the_right_key(self, write: Write) -> None:
         write("base.py", "optim_wrapper = dict(type='OptimWrapper')\n")
@@ -213,7 +196,10 @@ class TestMisspelling:
 
     def test_misspelling_in_yaml_names_its_line(self, write: Write) -> None:
         path = write("a.yaml", "lr: 1\nresum: true\n")
-        assert message(lambda: Config.fromfile(path)) == f"{path}:2: unknown key 'resum'; did you mean 'resume'?"
+        text = message(lambda: Config.fromfile(path))
+        assert text.startswith(f"{path}:2: ")
+        assert "'resum'" in text
+        assert "'resume'" in text
 
     def test_similar_names_of_published_configs_are_accepted(self, write: Write) -> None:
         """PV-RCNN's config sets one that nobody reads, beside the val_dataloader that it inherits."""
@@ -240,184 +226,6 @@ class TestMisspelling:
         assert not is_misspelling("mode", "model")
         assert misspelled_key("model", {}, []) is None
         assert misspelled_key("test_cfgs", {}, ["test_cfg"]) is None
-
-
-class TestVariableOverrides:
-    """An override without a dot replaces a variable, and values computed from it follow."""
-
-    def test_variable_is_replaced_in_every_file_of_the_chain(self, write: Write) -> None:
-        write("base.py", "lr = 0.1\nbase_min = lr * 10\n")
-        path = write("a.py", "_base_ = 'base.py'\nlr = 0.5\neta_min = lr / 10\nfrom_base = _base_.lr\n")
-        cfg = Config.fromfile(path, {"lr": 2.0})
-        assert cfg.to_dict() == {"lr": 2.0, "base_min": 20.0, "eta_min": 0.2, "from_base": 2.0}
-        assert Config.fromfile(path).base_min == pytest.approx(1.0)
-
-    def test_variable_in_a_yaml_base_is_replaced(self, write: Write) -> None:
-        write("base.yaml", "lr: 0.1\n")
-        cfg = Config.fromfile(write("a.py", "_base_ = 'base.yaml'\neta = _base_.lr * 2\n"), {"lr": 3})
-        assert cfg.to_dict() == {"lr": 3, "eta": 6}
-
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            ("n = 1\nn += 1\nm = n", {"n": 11, "m": 11}),  # augmented assignments still run
-            ("n: int = 1\nm = n", {"n": 10, "m": 10}),
-            ("a = n = 1\nm = n", {"a": 1, "n": 10, "m": 10}),
-            ("k, n = 1, 2\nm = n", {"k": 1, "n": 10, "m": 10}),
-            ("if True:\n    n = 1\nm = n", {"n": 10, "m": 10}),
-            ("n = 1\nn = n * 2", {"n": 10}),
-            ("def f():\n    n = 5\n    return n\nn = 1\nm = f()", {"n": 10, "m": 5}),
-        ],
-    )
-    def test_which_assignments_are_replaced(self, write: Write, text: str, expected: dict[str, int]) -> None:
-        assert Config.fromfile(write("a.py", text), {"n": 10}).to_dict() == expected
-
-    def test_list_overrides_replace_variables_and_dict_overrides_are_merged(self, write: Write) -> None:
-        path = write(
-            "a.py", "names = ['Car']\nmeta = dict(classes=names)\ntrain_cfg = dict(max_epochs=3, by_epoch=True)\n"
-        )
-        cfg = Config.fromfile(path, {"names": ["Van", "Car"], "train_cfg": {"max_epochs": 1}})
-        assert cfg.meta.classes == ["Van", "Car"]
-        assert cfg.train_cfg == {"max_epochs": 1, "by_epoch": True}
-        cfg.names.append("x")
-        assert cfg.meta.classes == ["Van", "Car"]
-
-    def test_dotted_overrides_come_after_merging(self, write: Write) -> None:
-        path = write("a.py", "lr = 0.1\noptim_wrapper = dict(optimizer=dict(lr=lr), clip_grad=None)\n")
-        options = {"optim_wrapper.optimizer.lr": 5, "lr": 2, "optim_wrapper.clip_grad.max_norm": 35}
-        cfg = Config.fromfile(path, options)
-        assert cfg.to_dict() == {"lr": 2, "optim_wrapper": {"optimizer": {"lr": 5}, "clip_grad": {"max_norm": 35}}}
-
-    def test_known_keys_can_be_added(self, write: Write) -> None:
-        cfg = Config.fromfile(write("a.py", "lr = 1\n"), {"randomness.seed": 3, "load_from": "x.pth", "resume": True})
-        assert cfg.to_dict() == {"lr": 1, "randomness": {"seed": 3}, "load_from": "x.pth", "resume": True}
-
-    def test_override_with_the_same_value_is_accepted(self, write: Write) -> None:
-        assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
-
-    def test_error_in_the_config_code_names_the_override(self, write: Write) -> None:
-        path = write("a.py", "lr = 0.1\nlow = lr * 0.5\n")
-        expected = "in `low = lr * 0.5` (with the override lr='abc')"
-        assert message(lambda: Config.fromfile(path, {"lr": "abc"})).endswith(expected)
-
-    def test_variable_read_through_base_counts_as_read(self, write: Write) -> None:
-        write("base.yaml", "town: {seed: 1}\n")
-        for taken in ("_base_.town", "_base_['town']", "{{_base_.town}}"):
-            path = write("a.py", f"_base_ = 'base.yaml'\ndata = dict(town={taken})\n")
-            assert "'town' is a variable" in message(lambda: Config.fromfile(path, {"town.seed": 9}))  # noqa: B023
-
-    @pytest.mark.parametrize(
-        ("key", "expected"),
-        [
-            ("epoch_nun", "the config has no 'epoch_nun', so this changes nothing; did you mean 'epoch_num'?"),
-            ("lrr", "did you mean 'lr'?"),
-            ("optim_wraper.optimizer.lr", "did you mean 'optim_wrapper'?"),
-            ("optim_wrapper.optimiser.lr", "optim_wrapper has no 'optimiser'; did you mean 'optimizer'?"),
-            ("param_scheduler.7.T_max", "param_scheduler has 1 items, so no index 7"),
-            ("param_scheduler.T_max", "param_scheduler is a list of 1; it takes an index, not 'T_max'"),
-            ("lr.x", "lr is 0.1, which has nothing inside"),
-            ("town.seed", "'town' is a variable, and values computed from it are set already"),
-            ("gone", "later code in a.py sets gone again, so this changes nothing"),
-            ("a..b", "cannot read the key"),
-        ],
-    )
-    def test_override_without_effect_is_refused(self, write: Write, key: str, expected: str) -> None:
-        lines = ["lr = 0.1", "epoch_num = 3", "gone = 1", "del gone", "param_scheduler = [dict(T_max=3)]"]
-        lines += ["town = dict(seed=1)", "train_dataloader = dict(dataset=dict(town=town))"]
-        path = write("a.py", "\n".join([*lines, "optim_wrapper = dict(optimizer=dict(lr=lr))"]))
-        text = message(lambda: Config.fromfile(path, {key: 9}))
-        assert text.startswith(f"config option {key}")
-        assert expected in text
-
-
-class TestOptions:
-    @pytest.mark.parametrize(
-        ("text", "value"),
-        [
-            ("1", 1),
-            ("-0.5", -0.5),
-            ("1e-4", 1e-4),
-            ("true", True),
-            ("False", False),
-            ("None", None),
-            ("none", "none"),
-            ("", ""),
-            ("a,b", ["a", "b"]),
-            ("1,", [1]),
-            ("[1, 2.5,x]", [1, 2.5, "x"]),
-            ("[]", []),
-            ("()", ()),
-            ("(1,)", (1,)),
-            ("(0.9, 0.99)", (0.9, 0.99)),
-            ("[(1,2),[3]]", [(1, 2), [3]]),
-            ("'1'", "1"),
-            ("[\"1\", 'a, b', c d]", ["1", "a, b", "c d"]),
-            ("{'a': 1, b: [2]}", {"a": 1, "b": [2]}),
-            ("dict(type='X', n=dict(k=None))", {"type": "X", "n": {"k": None}}),
-            ("{}", {}),
-            ("work_dirs/a=b", "work_dirs/a=b"),
-            ("http://host:80/x", "http://host:80/x"),
-            ("epoch_{}.pth", "epoch_{}.pth"),
-            ("f(1,2)", "f(1,2)"),
-            (" spaced out ", "spaced out"),
-        ],
-    )
-    def test_values_are_parsed(self, text: str, value: object) -> None:
-        found = parse_value(text)
-        assert found == value
-        assert type(found) is type(value)
-
-    @pytest.mark.parametrize("text", ["[1", "(1,2]", "{a}", "{a: 1", "'a", "'a' b", "[,]", "a[1", ",a"])
-    def test_malformed_values_are_refused(self, text: str) -> None:
-        assert message(lambda: parse_options([f"key={text}"])).startswith(f"config option key={text}")
-
-    @given(
-        st.recursive(
-            st.none()
-            | st.booleans()
-            | st.integers()
-            | st.floats(allow_nan=False)
-            | st.text("ab c,.:[](){}=", max_size=5),
-            lambda inner: (
-                st.lists(inner, max_size=3)
-                | st.lists(inner, max_size=3).map(tuple)
-                | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3)
-            ),
-            max_leaves=8,
-        )
-    )
-    def test_python_literals_read_back(self, value: object) -> None:
-        text = repr(value).replace("inf", "'inf'")
-        assert parse_value(text.replace("'inf'", "inf")) == value
-
-    def test_keys_are_split(self) -> None:
-        assert split_key("a.b[0].c.-1") == ["a", "b", 0, "c", -1]
-        assert split_key('custom_keys["bbox_head.conv"].lr_mult') == ["custom_keys", "bbox_head.conv", "lr_mult"]
-        assert parse_options(["a.b=1", "a['x=y.z'].w=2", "a.b=3"]) == {"a.b": 3, "a['x=y.z'].w": 2}
-
-    @pytest.mark.parametrize("text", ["no_sign", "=1", " =1"])
-    def test_option_without_key_or_value_is_refused(self, text: str) -> None:
-        assert message(lambda: parse_options([text])) == f"config option {text!r} is not KEY=VALUE"
-
-    @pytest.mark.parametrize(
-        ("key", "value", "expected"),
-        [
-            ("a.1.x", 5, {"a": [{"x": 0}, {"x": 5}], "t": (1, 2)}),
-            ("a.-1", 5, {"a": [{"x": 0}, 5], "t": (1, 2)}),
-            ("t.0", 5, {"a": [{"x": 0}, {"x": 1}], "t": (5, 2)}),
-            ("a", [], {"a": [], "t": (1, 2)}),
-            ("a.0", {"y": 1}, {"a": [{"x": 0, "y": 1}, {"x": 1}], "t": (1, 2)}),
-            ("a.0", {"_delete_": True, "y": 1}, {"a": [{"y": 1}, {"x": 1}], "t": (1, 2)}),
-            ("n.e.w", 1, {"a": [{"x": 0}, {"x": 1}], "t": (1, 2), "n": {"e": {"w": 1}}}),
-        ],
-    )
-    def test_set_key_replaces_merges_and_indexes(self, key: str, value: object, expected: dict[str, Any]) -> None:
-        tree = {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
-        assert set_key(tree, key, value) == expected
-        assert tree == {"a": [{"x": 0}, {"x": 1}], "t": (1, 2)}
-
-    def test_keys_that_differ_by_a_number_are_no_misspellings(self) -> None:
-        assert set_key({"keys": {"blocks.11": 1}}, 'keys["blocks.10"]', 2) == {"keys": {"blocks.11": 1, "blocks.10": 2}}
 
 
 class TestAccess:
@@ -511,72 +319,6 @@ class TestAccess:
         assert "-lr = 1\n+lr = 3\n n = 2" in Config.diff(old, new)
 
 
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(st.text("abc-", min_size=1, max_size=3), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-class TestDump:
-    @pytest.mark.parametrize("suffix", [".py", ".yaml", ".yml", ".json"])
-    @pytest.mark.parametrize("name", [THREE_CLASSES, CARS])
-    def test_loads_equal(self, tmp_path: Path, name: str, suffix: str) -> None:
-        cfg = Config.fromfile(name)
-        text = cfg.dump(tmp_path / "deep" / f"dump{suffix}")
-        again = Config.fromfile(tmp_path / "deep" / f"dump{suffix}")
-        assert again == cfg
-        if suffix != ".json":  # which knows no tuples
-            assert again.to_dict() == cfg.to_dict()
-        assert text == (tmp_path / "deep" / f"dump{suffix}").read_text()
-        if suffix == ".py":
-            assert text == cfg.pretty_text
-            assert max(map(len, text.splitlines())) <= 110
-
-    @example({"a": "\x85", "b_1": "0E0", "x": "1e5"})
-    @given(st.dictionaries(st.sampled_from(["a", "b_1", "x"]), PLAIN, max_size=3))
-    def test_any_plain_data_reads_back(self, values: dict[str, Any]) -> None:
-        for suffix in (".py", ".yaml", ".json"):
-            again = Config.fromstring(to_text(values, suffix), suffix)
-            assert again == Config(values)
-
-    def test_secrets_are_redacted_and_nothing_else(self, tmp_path: Path) -> None:
-        values = {
-            "vis": [{"type": "Wandb", "init": {"api_key": "hush", "token": "hush", "Password": "hush"}}],
-            "secret": "hush",
-            "default_cam_key": "CAM2",
-            "tokens": "text",
-            "token": 5,
-        }
-        cfg = Config(values)
-        for suffix in (".py", ".yaml", ".json"):
-            text = cfg.dump(tmp_path / f"x{suffix}")
-            assert "hush" not in text
-            assert "CAM2" in text
-        assert cfg.to_dict() == values  # what crosses to workers is whole
-        assert Config.fromfile(tmp_path / "x.py").token == 5
-
-    def test_values_that_no_file_can_hold_are_refused(self, tmp_path: Path) -> None:
-        cfg = Config({"a": [{"b": {1, 2}}]})
-        assert message(lambda: cfg.dump(tmp_path / "x.py")).startswith("a.0.b is a set ({1, 2})")
-        assert "dumped to" in message(lambda: Config({}).dump(tmp_path / "x.txt"))
-        assert "cannot be a variable" in message(lambda: Config({"a-b": 1}).dump(tmp_path / "x.py"))
-
-    def test_json_dump_refuses_keys_that_are_no_strings(self, tmp_path: Path) -> None:
-        cfg = Config({"data": [{"label_map": {0: 1, 5: 2}}]})
-        said = message(lambda: cfg.dump(tmp_path / "x.json"))
-        assert said.startswith("data.0.label_map has the key 0, and keys in JSON")
-        assert said.endswith("dump this config to .yaml or .py")
-        assert not (tmp_path / "x.json").exists()
-        for suffix in (".yaml", ".py"):
-            cfg.dump(tmp_path / f"x{suffix}")
-            assert Config.fromfile(tmp_path / f"x{suffix}") == cfg
-
-
 class TestCustomImports:
     def test_modules_are_imported_at_load(self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(tmp_path)
@@ -661,14 +403,6 @@ def test_published_config_has_its_published_values() -> None:
     assert "bottom_heights" not in cars.model.bbox_head.anchor_generator
     assert isinstance(cars.model.train_cfg.assigner, dict)
     assert cars.val_dataloader.dataset.metainfo == {"classes": ["Car"]}
-
-
-def test_overriding_lr_and_epoch_num_changes_the_whole_schedule() -> None:
-    cfg = Config.fromfile(THREE_CLASSES, {"lr": 0.002, "epoch_num": 10})
-    assert cfg.optim_wrapper.optimizer.lr == 0.002
-    assert [s["eta_min"] for s in cfg.param_scheduler[:2]] == pytest.approx([0.02, 2e-7])
-    assert [s["end"] for s in cfg.param_scheduler] == [4, 10, 4, 10]
-    assert cfg.train_cfg.max_epochs == 10
 
 
 def test_reading_a_config_needs_no_torch() -> None:

@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from raydet3d.config import Config, Origin
+from raydet3d.config import Config
 from raydet3d.errors import InputError
 
 Write = Callable[..., Path]
 SECRET = "9f8e7d6c5b4a"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.write_text(text)
-        return path
-
-    return write_file
 
 
 def message(path: Path) -> str:
@@ -181,7 +171,7 @@ class TestDumps:
         for other in (
             cfg.copy(),
             pickle.loads(pickle.dumps(cfg)),
-            Config(cfg.to_dict(), filename=cfg.filename, origin=Origin.from_dict(cfg.origin.to_dict())),
+            Config(cfg.to_dict(), filename=cfg.filename, origin=pickle.loads(pickle.dumps(cfg.origin))),
         ):
             assert other.pretty_text == cfg.pretty_text
             assert SECRET not in other.pretty_text

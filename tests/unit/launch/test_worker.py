@@ -29,7 +29,7 @@ def test_files_of_a_run_hold_no_secret(tmp_path: Path, monkeypatch: pytest.Monke
     )
     cfg = Config.fromfile(path)
     assert cfg.address.endswith(SECRET)
-    run_worker(RunSpec(cfg=cfg.to_dict(), filename=str(path), run_id="start", origin=cfg.origin.to_dict()))
+    run_worker(RunSpec(cfg=cfg.to_dict(), filename=str(path), run_id="start", origin=cfg.origin))
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert {"mine.py", "config.py", "epoch_3.pth"} <= {file.name for file in files}
     for file in files:
