@@ -29,7 +29,7 @@ def import_plugin(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         module, _, last = name.rpartition(".")
-        if error.name == name and module and hasattr(_import_or_none(module), last):
+        if error.name == name and module and find_object(name) is not None:
             raise ImportError(f"{last!r} is a name in the module {module!r}; name the module") from None
         raise
     _IMPORTED[name] = None
@@ -143,10 +143,3 @@ def _unpack(plugins: tuple[str, ...]) -> PluginState:
     for name in plugins:
         import_plugin(name)
     return PluginState(plugins)
-
-
-def _import_or_none(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None

@@ -34,9 +34,8 @@ _STEP = re.compile(
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     """Parse `["lr=0.1", "a.b=[1, 2]"]` to `{"lr": 0.1, "a.b": [1, 2]}`, in that order.
 
-    Numbers, `true`/`false` and `None` are converted; `[...]` and a bare `a,b` become lists, `(...)`
-    tuples, `{...}` and `dict(...)` dicts, all nestable; quoted and all other
-    text stays a string.
+    Numbers, `true`, `false` and `None` are converted; `[...]` and a bare `a,b` become lists, `(...)` tuples, and
+    `{...}` and `dict(...)` dicts, at any depth. Everything else is a string, and so is everything in quotes.
 
     Raises:
         InputError: A string is no `KEY=VALUE`, or its brackets or quotes do not match.

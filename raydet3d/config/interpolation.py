@@ -148,13 +148,10 @@ class Placeholders:
             number: self._env_value(item) if item.base is None else str(self._base_value(item, base))
             for number, item in found.items()
         }
-        names = [item.name for item in found.values()]
-        references = {number: item.reference for number, item in found.items() if item.name in self.env}
-        filled, reference = (
-            _MARKER.sub(lambda marker, given=given: given[marker[1]], text)  # type: ignore[misc]
-            for given in (values, values | references)
-        )
-        return self._with_reference(filled, reference, names)
+        written = values | {number: item.reference for number, item in found.items() if item.name in self.env}
+        filled = _MARKER.sub(lambda marker: values[marker[1]], text)
+        reference = _MARKER.sub(lambda marker: written[marker[1]], text)
+        return self._with_reference(filled, reference, [item.name for item in found.values()])
 
     def _fill_literal(self, number: int, base: Mapping[str, ConfigValue]) -> Any:
         """Return the value of a placeholder outside of quotes, which is a literal in this file's language."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,26 +57,16 @@ def _may_be_part(value: object) -> bool:
 Part = Annotated[Any, Predicate(_may_be_part), Described("a dict with a type")]
 """The config of a registered part, `dict(type=..., **arguments)`, or the part itself, already built."""
 
-_SCALARS: dict[object, tuple[str, str]] = {
-    bool: ("True or False", "booleans"),
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    str: ("a string", "strings"),
-    Path: ("a path", "paths"),
-    type(None): ("None", "None"),
+_SCALARS: dict[object, str] = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    type(None): "None",
+    None: "None",
 }
 _BOUNDS = ((Ge, "ge", "of at least"), (Gt, "gt", "above"), (Le, "le", "of at most"), (Lt, "lt", "below"))
-
-
-def unknown_key(where: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a key that a section does not have, with the nearest one that it has.
-
-    Args:
-        where: The section and its file, as far as known.
-        name: The key.
-        known: The keys that exist.
-    """
-    return InputError(f"{where} has no {name!r}{nearest_or_all(str(name), known)}")
 
 
 def read_section(schema: type[T], given: object, where: str) -> T:
@@ -98,7 +89,8 @@ def read_section(schema: type[T], given: object, where: str) -> T:
         raise InputError(f"{where} must be a dict with {', '.join(annotations)}, got {given!r}")
     for name in given:
         if name not in annotations:
-            raise unknown_key(where or "the top level", name, annotations)
+            known = nearest_or_all(str(name), annotations)
+            raise InputError(f"{where or 'the top level'} has no {name!r}{known}")
     for field in dataclasses.fields(schema):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and given.get(field.name) is None:
@@ -254,37 +246,40 @@ def _section_in(annotation: TypeForm) -> type | None:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def describe(annotation: TypeForm, *, plural: bool = False) -> str:
+def describe(annotation: TypeForm) -> str:
     """The words for an annotation in a message: `an integer of at least 1`, `a list of strings`."""
     kind, args = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
-        return _described(args[0], args[1:], plural=plural)
+        return _describe_annotated(args[0], args[1:])
     if kind in (Union, types.UnionType):
-        words = list(dict.fromkeys(describe(arg, plural=plural) for arg in args if arg is not type(None)))
+        words = list(dict.fromkeys(describe(arg) for arg in args if arg is not type(None)))
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     if kind is Literal:
         return f"one of {', '.join(map(str, args))}"
-    if annotation in _SCALARS or annotation is None:
-        return _SCALARS[type(None) if annotation is None else annotation][plural]
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
     inner = [arg for arg in args if arg is not Ellipsis]
     if (kind or annotation) in (list, tuple, Sequence):
         count = f" {len(inner)}" if kind is tuple and Ellipsis not in args else ""
-        items = f" of{count} {describe(inner[0], plural=True)}" if inner and inner[0] is not Any else ""
-        return f"{'lists' if plural else 'a list'}{items}"
+        return f"a list of{count} {_plural(inner[0])}" if inner and inner[0] is not Any else "a list"
     if (kind or annotation) in (dict, Mapping):
-        items = f" of {describe(args[1], plural=True)}" if args and args[1] is not Any else ""
-        return f"{'dicts' if plural else 'a dict'}{items}"
-    return "dicts" if plural else "a dict" if _section_in(annotation) else getattr(annotation, "__name__", "a value")
+        return f"a dict of {_plural(args[1])}" if args and args[1] is not Any else "a dict"
+    return "a dict" if _section_in(annotation) else getattr(annotation, "__name__", "a value")
 
 
-def _described(annotation: TypeForm, metadata: Sequence[object], *, plural: bool) -> str:
+def _describe_annotated(annotation: TypeForm, metadata: Sequence[object]) -> str:
     own = [item.text for item in metadata if isinstance(item, Described) and item.text]
     if own:
-        return own[0].replace("a dict", "dicts", 1) if plural else own[0]
-    words = describe(annotation, plural=plural)
+        return own[0]
+    words = describe(annotation)
     if any(isinstance(item, MinLen) for item in metadata):
         words = words.replace("a ", "a non-empty ", 1)
     bounds = [
         (text, getattr(item, name)) for kind, name, text in _BOUNDS for item in metadata if isinstance(item, kind)
     ]
     return " ".join([words, " and ".join(f"{text} {bound!r}" for text, bound in bounds if bound != math.inf)]).rstrip()
+
+
+def _plural(annotation: TypeForm) -> str:
+    words = describe(annotation).replace("True or False", "booleans")
+    return re.sub(r"(^|, | or )an? ((?:non-empty )?\w+)", r"\1\2s", words)
