@@ -62,7 +62,7 @@ def run_train(
         ("env_cfg = dict(dist_cfg=dict(timeout='long'))", "env_cfg.dist_cfg.timeout must be a number above 0"),
     ],
 )  # fmt: skip
-def test_before_the_first_line(
+def test_bad_config_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lines: str, words: str
 ) -> None:
     code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
@@ -73,7 +73,9 @@ def test_before_the_first_line(
         assert list((tmp_path / "run").glob("*")) == []
 
 
-def test_the_best_of_what_validation_never_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_save_best_of_an_unknown_metric_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     lines = (
         "default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best='toy/APP', rule='greater'))"
     )
@@ -83,7 +85,9 @@ def test_the_best_of_what_validation_never_gives(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "run" / "epoch_1.pth").is_file()  # a run that is resumed holds this validation again
 
 
-def test_a_checkpoint_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_resume_from_a_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     assemble(toy_cfg(tmp_path / "other", train_cfg={"max_epochs": 1}, log_level="CRITICAL")).train()
     capsys.readouterr()
     state = torch.load(tmp_path / "other" / "epoch_1.pth", weights_only=True)
@@ -104,7 +108,7 @@ class Poisoned(ToyModel):
         super().__init__(poison=range(10_000))
 
 
-def test_nan_from_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_nan_from_the_first_step_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     lines = "model = dict(type='tests.integration.test_bad_input.Poisoned')\ntrain_cfg = dict(max_epochs=200)"
     code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
     assert code == 2

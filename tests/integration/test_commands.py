@@ -46,7 +46,7 @@ def train(cwd: Path, *options: str, flags: Sequence[str] = ("--workers", "0")) -
     return command("train", DEMO, *flags, "--cfg-options", *SMALL, *options, cwd=cwd)
 
 
-def test_a_run_ends_with_its_score_and_evaluate_gives_the_same(town: Path) -> None:
+def test_evaluate_gives_the_score_of_the_run(town: Path) -> None:
     again = train(town, "epoch_num=1", flags=("--workers", "0", "--resume"))
     assert again.returncode == 0, again.stderr
     last = again.stdout.splitlines()[-1]
@@ -61,7 +61,7 @@ def test_a_run_ends_with_its_score_and_evaluate_gives_the_same(town: Path) -> No
     assert [file.name for file in files] == ["000012.txt", "000013.txt"]
 
 
-def test_a_run_leaves_what_the_readme_says(town: Path) -> None:
+def test_run_writes_the_files_that_the_readme_names(town: Path) -> None:
     work_dir = town / "work_dirs" / "pointpillars_town"
     for name in ("pointpillars_town.py", "epoch_1.pth", "epoch_1.pth.json", "last_checkpoint", "scalars.json"):
         assert (work_dir / name).is_file(), name
@@ -92,7 +92,7 @@ def test_torchrun_trains_on_its_ranks_without_ray(town: Path) -> None:
     assert not (town / "ranks" / ".ray").exists()
 
 
-def test_a_config_that_does_not_exist(tmp_path: Path) -> None:
+def test_missing_config(tmp_path: Path) -> None:
     refused(
         command("train", "configs/demo/pointpillars_twon.py", cwd=tmp_path), "pointpillars_twon", "pointpillars_town"
     )
@@ -104,7 +104,7 @@ def test_a_missing_data_root_says_how_to_prepare_it(tmp_path: Path) -> None:
     )
 
 
-def test_a_metric_without_its_file_is_noticed_before_the_training(town: Path) -> None:
+def test_metric_without_its_file_is_refused_before_training(town: Path) -> None:
     result = train(town, "val_evaluator.ann_file=data/townkitti_infos_val.pkl", flags=("--workers", "0", "--fresh"))
     refused(result, "val_evaluator", "townkitti", "prepare")
 
@@ -122,11 +122,11 @@ def test_an_unknown_type_comes_with_the_nearest_name(town: Path) -> None:
     refused(train(town, "optim_wrapper.optimizer.type=AdamWW"), "optim_wrapper.optimizer", "'AdamWW'", "'AdamW'")
 
 
-def test_more_workers_than_the_machine_has(town: Path) -> None:
+def test_more_workers_than_processors_are_refused(town: Path) -> None:
     refused(train(town, flags=("--workers", "99")), "asked for 99 workers", r"has \d+", "--workers")
 
 
-def test_a_work_dir_that_cannot_be_written_to(town: Path) -> None:
+def test_unwritable_work_dir_is_refused(town: Path) -> None:
     (town / "file").write_text("")
     refused(train(town, flags=("--workers", "0", "--work-dir", "file/x")), "work_dir", "file/x", "--work-dir")
 
@@ -144,13 +144,13 @@ def test_a_truncated_cloud_is_named_with_both_sizes(town: Path) -> None:
         cloud.write_bytes(whole)
 
 
-def test_a_checkpoint_that_is_not_there(town: Path) -> None:
+def test_missing_checkpoint(town: Path) -> None:
     refused(command("evaluate", DEMO, "none.pth", cwd=town), "checkpoint none.pth does not exist")
     refused(train(town, flags=("--workers", "0", "--resume", "none.pth")), "none.pth")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "show", "data.prepare"])
-def test_every_door_explains_itself(name: str, tmp_path: Path) -> None:
+def test_every_command_has_help(name: str, tmp_path: Path) -> None:
     result = command(name, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "usage:" in result.stdout
