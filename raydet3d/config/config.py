@@ -188,8 +188,8 @@ class Config(ConfigDict):
 
     @property
     def _cfg_dict(self) -> ConfigDict:
-        """The values, by the name under which scripts written for MMEngine read them."""
-        return self
+        """The top-level keys with their values, by the name under which scripts written for MMEngine read them."""
+        return ConfigDict(self)
 
     @property
     def env_variables(self) -> dict[str, str]:
