@@ -20,6 +20,7 @@ from raydet3d.launch import preflight
 from raydet3d.launch.capacity import read_nodes, workers_on
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.signals import detached_children
+from raydet3d.launch.token_auth import check_token, explain_refusal
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,12 @@ def join_or_start(
                     resources=dict(resources or {}) or None,
                 )
             return "this machine", True
-        preflight.check_token()
+        check_token()
         try:
             ray.init(logging_level=logging.WARNING if workers_print else logging.ERROR, log_to_driver=workers_print)
         except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
-            if (hint := preflight.token_hint(error)) is not None:
-                raise InputError(hint) from None
-            if isinstance(error, ConnectionError):
-                raise InputError(preflight.no_answer(address, error)) from None
+            if (explained := explain_refusal(address, error)) is not None:
+                raise InputError(explained) from None
             raise
     return "the cluster", True
 

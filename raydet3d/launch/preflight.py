@@ -1,10 +1,9 @@
-"""Checks before a worker starts: folders, disk space, resources, and access to the cluster."""
+"""Checks before a worker starts: folders, disk space and resources."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 import time
 import uuid
@@ -19,6 +18,7 @@ from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.launch.ray_options import RayOptions
+from raydet3d.launch.token_auth import check_token
 
 if TYPE_CHECKING:
     from raydet3d.launch.capacity import Node
@@ -27,10 +27,6 @@ NODE_TIMEOUT_S = 10.0
 RELEASE_S = 3.0  # what the job before held is given back a moment after it has ended
 AUTOSCALER_TIMEOUT_S = 1800.0
 WAIT = "wait for it with ray.resource_timeout_s=SECONDS"
-TOKEN = (
-    "wants a token; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token> (`ray get-auth-token` on its head shows it), or "
-    "save it as ~/.ray/auth_token and export RAY_AUTH_MODE=token"
-)
 
 
 def check_writable(folder: Path | str, what: str, hint: str = "choose another with --work-dir DIR") -> None:
@@ -292,54 +288,6 @@ def check_this_machine(options: RayOptions) -> None:
         )
     elif options.max_workers > 0:
         check_token()
-
-
-# ---------------------------------------------------------------------------------------------------------- access
-
-
-def check_token() -> None:
-    """Check that there is a token where Ray is told to send one.
-
-    Raises:
-        InputError: There is none.
-    """
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-    if not path.is_file() or not path.read_text().strip():
-        raise InputError(
-            f"RAY_AUTH_MODE=token, but there is no token in {path}; copy the cluster's token there "
-            "(`ray get-auth-token` on its head shows it), or export RAY_AUTH_TOKEN=<token>"
-        )
-
-
-def no_answer(address: str, error: BaseException) -> str:
-    """Say what to do where a cluster cannot be joined; one may be there that wants a token."""
-    said = str(error).splitlines()[0]
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and _is_open(address):
-        return (
-            f"RAY_ADDRESS={address}: something is there, but does not answer ({said}). If it is a cluster, it {TOKEN}"
-        )
-    return (
-        f"RAY_ADDRESS={address}: no cluster answers there ({said}); start one with `ray start --head`, or unset "
-        "RAY_ADDRESS to train on this machine"
-    )
-
-
-def _is_open(address: str) -> bool:
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
-            return True
-    except (OSError, ValueError):
-        return False
-
-
-def token_hint(error: BaseException) -> str | None:
-    """Say what to export where a cluster has refused the token; None for other errors."""
-    words = ("authentication token", "Unauthorized", "Unauthenticated", "InvalidAuthToken")
-    is_about_it = any(word in str(error) for word in words)
-    return f"{os.environ.get('RAY_ADDRESS', 'the cluster')} {TOKEN}" if is_about_it else None
 
 
 def _size(num_bytes: float) -> str:

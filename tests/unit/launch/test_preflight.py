@@ -7,11 +7,9 @@ from raydet3d.host import num_processors
 from raydet3d.launch.preflight import (
     check_room_on_disk,
     check_this_machine,
-    check_token,
     check_writable,
     checkpoint_size,
     resolve_options,
-    token_hint,
 )
 from raydet3d.launch.ray_options import RayOptions
 from tests.kit.toy import ToyModel
@@ -82,22 +80,3 @@ def test_checkpoint_size_is_weights_and_two_moments(tmp_path):
     cfg = {"model": {"type": ToyModel}}
     assert checkpoint_size(cfg) == 3 * 4 * (6 * 16 + 16 + 16 + 1)
     assert checkpoint_size({"model": {"type": "NoSuchModel"}}) == 0
-
-
-def test_missing_token_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    with pytest.raises(InputError, match=r"no token in .*export RAY_AUTH_TOKEN=<token>"):
-        check_token()
-    (tmp_path / "token").write_text("secret")
-    check_token()
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    (tmp_path / "token").unlink()
-    check_token()
-
-
-def test_refused_token_gives_the_export_line():
-    error = RuntimeError("Unauthorized: Missing authentication token. RAY_AUTH_MODE is currently 'disabled'")
-    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=<token>" in token_hint(error)
-    assert token_hint(RuntimeError("no such node")) is None
