@@ -38,7 +38,7 @@ def plot_results(results: Results, folder: Path) -> list[tuple[str, Path]]:
     out = []
     for title, name, painter in (
         ("The metric over time", "curves", _curves),
-        ("Settings and what they came to", "parallel", _parallel),
+        ("Settings and scores", "parallel", _parallel),
         ("Learning rate and momentum of the best trials", "schedules", _schedules),
     ):
         figure = painter(results)

@@ -48,7 +48,7 @@ def command(folder: Path, source: dict[str, Any] | str, *flags: str) -> subproce
     ],
     ids=["key", "range", "metric", "grace", "searcher", "resources", "yaml", "config"],
 )
-def test_bad_input_costs_one_line(tmp_path: Path, source: Any, message: str) -> None:
+def test_bad_input_gives_one_line_and_exit_code_2(tmp_path: Path, source: Any, message: str) -> None:
     run = command(tmp_path, source)
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
@@ -56,7 +56,7 @@ def test_bad_input_costs_one_line(tmp_path: Path, source: Any, message: str) -> 
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__", ".config", ".cache"} == {"toy.py", "s.yaml"}
 
 
-def test_report_of_a_folder_without_a_sweep(tmp_path: Path) -> None:
+def test_report_of_a_folder_without_a_sweep_is_an_error(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "raydet3d.tune", "--report", str(tmp_path)],
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},

@@ -12,11 +12,11 @@ NAMES = {"lr": 0.002, "epoch_num": 15, "name": "x"}
     ("text", "value"),
     [("${lr * 10}", 0.02), ("${int(epoch_num * 0.4)}", 6), ("${-lr}", -0.002), ("${epoch_num // 2 + 2 ** 3}", 15)],
 )
-def test_arithmetic(text: str, value: float) -> None:
+def test_an_expression_is_evaluated(text: str, value: float) -> None:
     assert fill(text, NAMES, where="k") == pytest.approx(value)
 
 
-def test_at_any_depth() -> None:
+def test_expressions_are_filled_in_at_any_depth() -> None:
     given = [{"T_max": "${epoch_num}", "betas": ("${lr}", 1)}, "plain ${lr} text"]
     assert has_expression(given)
     assert fill(given, NAMES, where="k") == [{"T_max": 15, "betas": (0.002, 1)}, "plain ${lr} text"]
@@ -34,6 +34,6 @@ def test_at_any_depth() -> None:
         ("${lr +}", "cannot be worked out"),
     ],
 )
-def test_everything_else_is_refused(text: str, message: str) -> None:
+def test_anything_but_arithmetic_is_an_error(text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"k: .*{message}"):
         fill(text, NAMES, where="k")

@@ -1,4 +1,4 @@
-"""Searches: what a stop in between changes (nothing), that no setting comes twice, that Optuna learns."""
+"""Search algorithms: equal proposals after a restart, no setting twice, and better ones with Optuna."""
 
 import math
 from typing import Any
@@ -37,20 +37,20 @@ def found(search: Search, count: int, stop: int | None = None) -> list[Setting]:
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
-def test_a_stop_changes_nothing(kind: str) -> None:
+def test_a_search_that_is_made_anew_proposes_the_same_settings(kind: str) -> None:
     search = Search(type=kind, seed=5)
     whole = found(search, 14)
     assert found(search, 14, stop=6) == whole
     assert found(Search(type=kind, seed=6), 3) != whole[:3]
 
 
-def test_optuna_does_better_than_chance() -> None:
+def test_optuna_finds_better_settings_than_random_search() -> None:
     late = [value(setting) for setting in found(Search(type="optuna"), 40)[20:]]
     chance = [value(setting) for setting in found(Search(type="random"), 40)[20:]]
     assert sum(late) / 20 > sum(chance) / 20 + 0.5
 
 
-def test_a_small_space_is_tried_out_once() -> None:
+def test_a_finite_space_is_proposed_completely_and_once() -> None:
     space = Space.read("s", {"a": [1, 2], "b": [1, 2, 3]})
     for kind in ("random", "grid"):
         settings, seen = make_search(space, Search(type=kind), "max"), list[Any]()
@@ -60,7 +60,7 @@ def test_a_small_space_is_tried_out_once() -> None:
         assert sorted((s["a"], s["b"]) for s in seen) == [(a, b) for a in (1, 2) for b in (1, 2, 3)]
 
 
-def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
+def test_random_search_enumerates_keys_declared_as_grid() -> None:
     space = Space.read("s", {"a": {"grid": [1, 2, 3]}, "lr": {"uniform": [0, 1]}})
     settings = make_search(space, Search(), "max")
     drawn = [settings.propose(number) for number in range(6)]
@@ -68,7 +68,7 @@ def test_marked_grid_keys_are_gone_through_in_turn_by_a_random_search() -> None:
     assert len({setting["lr"] for setting in drawn if setting}) == 6
 
 
-def test_optuna_is_told_of_values_on_and_off_the_steps() -> None:
+def test_optuna_takes_recorded_values_between_two_steps() -> None:
     space = Space.read(
         "s", {"m": {"quniform": [0.8, 0.98, 0.02]}, "q": {"quniform": [0, 1, 0.015625]}, "k": {"int": [0, 9]}}
     )
@@ -84,7 +84,7 @@ def test_optuna_is_told_of_values_on_and_off_the_steps() -> None:
         settings.tell(setting, setting["m"])
 
 
-def test_what_optuna_calls_a_value() -> None:
+def test_parameters_for_optuna() -> None:
     ranges = {"m": {"quniform": [0, 0.3, 0.1]}, "k": {"int": [0, 9]}, "lr": {"uniform": [0, 1]}}
     space = Space.read("s", {**ranges, "c": [5, 7]})
     assert [space["m"].to_param(value) for value in (0.7 - 0.5, 0.15, 0.4, None)] == [0.2, None, None, None]
@@ -93,7 +93,7 @@ def test_what_optuna_calls_a_value() -> None:
     assert [space["c"].to_param(value) for value in (7, 6)] == [1, None]
 
 
-def test_a_point_that_a_baseline_has_used_up_does_not_end_a_random_search() -> None:
+def test_random_search_goes_on_after_a_grid_point_that_a_baseline_has_used() -> None:
     settings, seen = make_search(Space.read("s", {"lr": {"grid": [1, 2, 3]}}), Search(), "max"), [{"lr": 2}]
     settings.record(seen[0])
     while (setting := settings.propose(len(seen))) is not None:

@@ -19,7 +19,7 @@ SPACE = Space.read(
 )
 
 
-def test_draws_are_inside_and_even_in_their_measure() -> None:
+def test_samples_are_within_bounds_and_uniform_in_their_scale() -> None:
     rng = random.Random(0)
     for kind, low, high in (("uniform", 2, 6), ("loguniform", 1e-4, 1e-1), ("int", 1, 8)):
         domain = read_domain("x", {kind: [low, high]})
@@ -32,7 +32,7 @@ def test_draws_are_inside_and_even_in_their_measure() -> None:
     assert steps == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
-def test_a_condition_decides_whether_a_key_is_set() -> None:
+def test_a_key_is_set_only_where_its_condition_holds() -> None:
     seen = set()
     for seed in range(60):
         setting = SPACE.sample(random.Random(seed))
@@ -41,7 +41,7 @@ def test_a_condition_decides_whether_a_key_is_set() -> None:
     assert seen == {"sgd", "adam", "muon"}
 
 
-def test_names_become_contents() -> None:
+def test_names_of_alternatives_become_their_values() -> None:
     assert SPACE.overrides({"optimizer": "adam", "lr": 0.1}) == {"optimizer": {"type": "Adam"}, "lr": 0.1}
 
 
@@ -56,7 +56,7 @@ def test_a_grid_has_each_setting_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "loguniform", "int"])
-def test_varying_moves_and_stays_inside(kind: str) -> None:
+def test_a_perturbed_number_differs_and_is_within_bounds(kind: str) -> None:
     domain = read_domain("x", {kind: [1, 10]})
     rng = random.Random(1)
     for value in (1, 3, 10):
@@ -66,7 +66,7 @@ def test_varying_moves_and_stays_inside(kind: str) -> None:
             assert moved != value
 
 
-def test_varying_a_choice_goes_to_a_neighbour() -> None:
+def test_a_perturbed_choice_is_a_neighbour() -> None:
     domain = read_domain("x", [1, 10, 100])
     rng = random.Random(1)
     assert {domain.perturb(10, rng) for _ in range(20)} == {1, 100}
@@ -74,7 +74,7 @@ def test_varying_a_choice_goes_to_a_neighbour() -> None:
     assert {domain.perturb(100, rng) for _ in range(20)} == {10}
 
 
-def test_numbers_are_short() -> None:
+def test_sampled_numbers_have_four_significant_digits() -> None:
     domain = read_domain("x", {"loguniform": [1e-5, 1e-1]})
     assert isinstance(domain, Range)
     assert all(len(f"{domain.sample(random.Random(i)):.10g}".replace(".", "").lstrip("0")) <= 9 for i in range(50))
@@ -97,7 +97,7 @@ def test_numbers_are_short() -> None:
         ([-2.1, 0, 0.7], 4, 0.0),
     ],
 )
-def test_steps_reach_the_end_and_nothing_leaves_them(given: list[float], count: int, last: float) -> None:
+def test_values_with_a_step_include_both_ends_and_lie_on_steps(given: list[float], count: int, last: float) -> None:
     domain = read_domain("x", {"quniform": given})
     values = domain.values()
     assert values is not None
@@ -112,7 +112,7 @@ def test_steps_reach_the_end_and_nothing_leaves_them(given: list[float], count: 
         assert domain.perturb(drawn, rng) in values
 
 
-def test_a_narrow_range_stays_fine() -> None:
+def test_a_narrow_range_is_sampled_with_more_digits() -> None:
     rng = random.Random(0)
     for kind in ("uniform", "loguniform"):
         domain = read_domain("x", {kind: [0.999, 0.99999]})

@@ -1,4 +1,4 @@
-"""A sweep's YAML: what it comes to, and one line for everything that is wrong in it."""
+"""The schema of a sweep: what is read, and the one line for bad input."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_smoke_is_merged_over_the_rest() -> None:
     assert read_sweep(given).trials == 3
 
 
-def test_a_grid_counts_its_points() -> None:
+def test_the_number_of_trials_of_a_grid_is_that_of_its_points() -> None:
     space = {"a": {"grid": [1, 2, 3]}, "b": {"choice": ["x", "y"]}, "c": {"int": [1, 2], "when": {"b": "y"}}}
     grid = {**GOOD, "trials": None, "search": "grid", "space": space}
     assert read_sweep(grid).trials == 3 * (1 + 2)
@@ -42,7 +42,7 @@ def test_a_grid_counts_its_points() -> None:
 
 @pytest.mark.parametrize("name", ["lr_asha", "schedule_and_momentum", "optimizer", "augmentation_pbt"])
 @pytest.mark.parametrize("smoke", [False, True])
-def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
+def test_the_shipped_sweeps_are_valid(name: str, smoke: bool) -> None:
     root = configs_root()
     assert root is not None
     assert len(read_sweep(root / "sweeps" / f"{name}.yaml", smoke=smoke).space) >= 3
@@ -94,7 +94,7 @@ def test_the_ready_sweeps_read(name: str, smoke: bool) -> None:
         ({"cfg_options": {"lr": 1}}, "both in cfg_options and in space"),
     ],
 )
-def test_one_line_for_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_bad_input_gives_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read_sweep({**GOOD, **changes})
     assert "\n" not in str(caught.value)
@@ -107,7 +107,7 @@ def test_unsafe_yaml_is_refused(tmp_path: Path) -> None:
         read_sweep(path)
 
 
-def test_a_config_in_the_sweeps_place(tmp_path: Path) -> None:
+def test_a_config_given_as_the_sweep_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text("a = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="the config comes first"):
@@ -128,6 +128,6 @@ def test_an_error_names_the_line(tmp_path: Path) -> None:
         read_sweep(path, smoke=True)
 
 
-def test_sizes_are_those_of_every_other_size() -> None:
+def test_gib_and_gb_are_different_sizes() -> None:
     assert read_sweep({**GOOD, "keep": {"bytes": "1GiB"}}).keep.num_bytes == 2**30
     assert read_sweep({**GOOD, "keep": {"bytes": "1GB"}}).keep.num_bytes == 10**9

@@ -21,13 +21,13 @@ UP = [{"at": i + 1, "score": s, "toy/loss": 9 - s} for i, s in enumerate([1.0, 2
         (StopRule(metric="unknown", below=7.2), 2, False),
     ],
 )
-def test_rules(rule: StopRule, count: int, stops: bool) -> None:
+def test_each_rule_stops_at_its_limit(rule: StopRule, count: int, stops: bool) -> None:
     reason = rule.reason(UP[:count], metric="toy/score", mode="max")
     assert (reason is not None) is stops
     assert reason is None or reason.startswith("stop rule: ")
 
 
-def test_a_plateau_of_what_should_sink() -> None:
+def test_a_plateau_of_the_sweeps_metric_follows_its_mode() -> None:
     down = [{"at": i, "score": -float(i), "toy/loss": -float(i), "toy/depth": -float(i)} for i in range(6)]
     for name in (None, "loss", "toy/loss"):  # the sweep's metric, written out or not
         rule = StopRule(metric=name, plateau=2)

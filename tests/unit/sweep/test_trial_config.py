@@ -30,7 +30,7 @@ def builder(space: dict[str, Any], config: str | Path = DEMO, **changes: Any) ->
     return TrialConfigBuilder(config=find_config(config), sweep=sweep, options=sweep.cfg_options)
 
 
-def test_all_that_is_computed_from_a_variable_follows_it() -> None:
+def test_values_computed_from_a_swept_variable_follow_it() -> None:
     cfg = builder({"lr": [0.1, 0.004]}).build({"lr": 0.004})
     assert cfg.optim_wrapper.optimizer.lr == 0.004
     assert cfg.param_scheduler[0].eta_min == pytest.approx(0.04)
@@ -69,7 +69,7 @@ def test_a_key_with_dots_in_it(tmp_path: Path) -> None:
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys["first.weight"].lr_mult == 0.5
 
 
-def test_a_digest_sees_what_runs_differ_in_and_nothing_else() -> None:
+def test_a_digest_differs_only_where_the_run_does() -> None:
     made = builder({"lr": [0.1, 0.2], "optim_wrapper.clip_grad.max_norm": [1, 2]})
     base = digest(made.build({}))
     assert digest(made.build({"lr": 0.001})) == base  # the config's own value
@@ -91,19 +91,19 @@ def test_a_digest_sees_what_runs_differ_in_and_nothing_else() -> None:
         ({"model.backbone.depth.more": [1, 2]}, "space.model.backbone.depth.more"),
     ],
 )
-def test_a_key_that_the_config_does_not_have(space: dict[str, Any], message: str) -> None:
+def test_a_key_that_the_config_does_not_have_is_an_error(space: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_configs(builder(space))
 
 
-def test_a_key_whose_values_change_nothing_that_runs(tmp_path: Path) -> None:
+def test_a_key_that_changes_nothing_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "idle.py"
     path.write_text(write_config(tmp_path).read_text() + "unused = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"space.unused: its values change nothing that the run reads \(5, 6 give"):
         check_configs(builder({"unused": [5, 6]}, path))
 
 
-def test_how_long_a_run_is() -> None:
+def test_run_length_in_epochs_or_iterations() -> None:
     assert run_length({"train_cfg": {"max_epochs": 3}}) == ("epoch", 3, 1)
     assert run_length({"train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": 3, "val_interval": 2}}) == (
         "epoch",
@@ -132,7 +132,7 @@ def test_how_long_a_run_is() -> None:
         ({"type": "asha"}, {}, "decides by validations, and there is one in a run"),
     ],
 )
-def test_times_of_a_scheduler_must_fit_the_run(scheduler: Any, options: Any, message: str) -> None:
+def test_a_schedulers_time_longer_than_the_run_is_an_error(scheduler: Any, options: Any, message: str) -> None:
     made = builder({"lr": [0.1, 0.2]}, scheduler=scheduler, cfg_options=options)
     with pytest.raises(InputError, match=message):
         check_lengths(made.sweep, check_configs(made))
@@ -146,18 +146,18 @@ def test_times_of_a_scheduler_must_fit_the_run(scheduler: Any, options: Any, mes
         ({"cpus": 2}, 3, "concurrency is 3, but only 2 such trials fit"),
     ],
 )
-def test_resources_must_be_there(resources: Any, concurrency: Any, message: str) -> None:
+def test_missing_resources_are_an_error(resources: Any, concurrency: Any, message: str) -> None:
     sweep = builder({"lr": [0.1, 0.2]}, resources=resources, concurrency=concurrency).sweep
     with pytest.raises(InputError, match=message):
         check_resources(sweep, {"CPU": 4.0}, where="this machine")
 
 
-def test_as_many_trials_as_fit() -> None:
+def test_concurrency_is_what_the_resources_allow() -> None:
     sweep = builder({"lr": [0.1, 0.2]}, resources={"cpus": 1.5}).sweep
     assert check_resources(sweep, {"CPU": 4.0, "GPU": 0.0}, where="x") == 2
 
 
-def test_a_metric_by_its_last_part() -> None:
+def test_a_metric_is_found_by_its_last_part() -> None:
     sweep = builder({"lr": [0.1, 0.2]}).sweep
     assert match_metric(sweep, ["toy/AP", "toy/loss"]) == "toy/AP"
     with pytest.raises(InputError, match="could be a/AP or b/AP"):
@@ -168,14 +168,14 @@ def test_a_metric_by_its_last_part() -> None:
         match_metric(sweep, ["toy/AP", "toy/loss"], "los")
 
 
-def test_a_sweep_for_gpus_looks_for_them() -> None:
+def test_gpus_are_counted_only_on_request() -> None:
     import torch
 
     assert this_machine(gpus=True)["GPU"] == torch.cuda.device_count()
     assert "GPU" not in this_machine()
 
 
-def test_a_trials_config_is_written_with_its_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trials_config_keeps_environment_placeholders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment gave is no text for a file: not in a trial's config, not after the way to its process."""
     monkeypatch.setenv("RD_TOKEN", "9f8e7d6c5b4a")
     write_config(tmp_path)
@@ -190,7 +190,7 @@ def test_a_trials_config_is_written_with_its_blanks(tmp_path: Path, monkeypatch:
         assert "{{$RD_TOKEN:}}" in text
 
 
-def test_what_a_start_that_failed_has_left_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_folder_with_only_a_lock_file_is_accepted(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     check_folder(tmp_path)
     (tmp_path / "mine.txt").touch()

@@ -21,7 +21,7 @@ def queue(folder: Path, **more: Any) -> TrialQueue:
     return TrialQueue(builder, store, store.load()[0], metric="AP", **more)
 
 
-def test_the_longest_run_is_that_of_the_space_and_of_what_was_there_before(tmp_path: Path) -> None:
+def test_the_longest_run_counts_the_space_and_earlier_trials(tmp_path: Path) -> None:
     assert queue(tmp_path, longest=9.0).longest == 9
     first = queue(tmp_path)
     lengths = {trial.length for trial in iter(first.next, None)}
@@ -29,7 +29,7 @@ def test_the_longest_run_is_that_of_the_space_and_of_what_was_there_before(tmp_p
     assert queue(tmp_path).longest == 9
 
 
-def test_shards_are_something_to_start_from(tmp_path: Path) -> None:
+def test_a_trial_can_start_from_a_sharded_checkpoint(tmp_path: Path) -> None:
     made = queue(tmp_path)
     trial = made.next()
     assert trial is not None

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the rule by hand-worked cases and at random, the keeper on real files."""
+"""Which checkpoints stay: the rule by hand-worked cases and at random, the policy on real files."""
 
 import json
 from pathlib import Path
@@ -29,17 +29,17 @@ RANKING: list[Rank] = [
 ]
 
 
-def test_last_and_best_of_each_trial_stay() -> None:
+def test_last_and_best_of_each_trial_are_kept() -> None:
     assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=1, best=1), mode="max")) == ["a/1", "c/1"]
     assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=2, best=0), mode="max")) == ["a/1"]
     assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(last=1, best=1), mode="min")) == ["a/2", "b/1"]
 
 
-def test_ended_trials_outside_the_best_lose_theirs_running_ones_do_not() -> None:
+def test_only_ended_trials_outside_the_best_lose_their_checkpoints() -> None:
     assert names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(trials=1), mode="max")) == ["a/1", "c/1", "c/2"]
 
 
-def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoint_never() -> None:
+def test_over_the_budget_the_worst_ended_trial_is_evicted_first_and_the_best_checkpoint_never() -> None:
     def order(over: int) -> list[str]:
         return names(select_of_sweep(HELD, ranking=RANKING, keep=Keep(), mode="max", over=over))
 
@@ -56,7 +56,7 @@ def test_over_the_budget_the_worst_ended_trial_goes_first_and_the_best_checkpoin
     st.integers(0, 2),
     st.integers(0, 2),
 )
-def test_at_random_the_best_stays_and_enough_goes(rows: Any, over: int, last: int, best: int) -> None:
+def test_random_cases_keep_the_best_and_free_enough_bytes(rows: Any, over: int, last: int, best: int) -> None:
     checkpoints = [one(trial, i, score, size) for i, (trial, score, size) in enumerate(rows)]
     order = sorted({h.trial for h in checkpoints}, key=lambda t: -max(h.score for h in checkpoints if h.trial == t))
     ranking = [Rank(id=trial, state="done" if i % 2 else "running", best=0) for i, trial in enumerate(order)]
@@ -85,13 +85,13 @@ def save(folder: Path, serial: int, score: float | None, size: int = 5000) -> Pa
     return path
 
 
-def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
-    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=1, bytes=100_000), metric="AP", mode="max")
+def test_the_folder_stays_below_its_byte_budget(tmp_path: Path) -> None:
+    policy = RetentionPolicy(tmp_path, Keep(last=1, best=1, bytes=100_000), metric="AP", mode="max")
     states = [{"id": t, "state": "running" if t == "001" else "done", "best": b} for t, b in (("000", 9), ("001", 5))]
     write_json(tmp_path / "standing.json", states)
     save(tmp_path / "trials" / "000", 1, 9.0)
     for serial in range(1, 30):
-        with keeper.writing("001"):
+        with policy.writing("001"):
             save(tmp_path / "trials" / "001", serial, 1.0 + serial / 100, size=30_000)
             assert usage(tmp_path) <= 100_000 + 40_000
         assert usage(tmp_path) <= 100_000
@@ -100,7 +100,7 @@ def test_the_keeper_keeps_the_folder_below_its_budget(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_shards_is_deleted_as_a_whole(tmp_path: Path) -> None:
-    keeper = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
+    policy = RetentionPolicy(tmp_path, Keep(last=1, best=0), metric="AP", mode="max")
     folder = tmp_path / "trials" / "000"
     for serial in (1, 2):
         path = save(folder, serial, float(serial))
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_shards_is_deleted_as_a_whole(tmp_path: Path) -> None:
         (path / "7").mkdir(parents=True)
         for rank in range(2):
             (path / "7" / f"__{rank}_0.distcp").write_bytes(b"x" * 5000)
-    keeper.prune()
+    policy.prune()
     assert not (folder / "epoch_1.pth").exists()
     assert (folder / "epoch_2.pth" / "7" / "__1_0.distcp").exists()
 

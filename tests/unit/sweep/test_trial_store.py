@@ -26,7 +26,7 @@ def write(ledger: TrialStore, one: Trial) -> Path:
     return ledger.folder(one.id)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     ledger = TrialStore(tmp_path)
     some = [trial("000", 1.0, 2.0, state=STOPPED), trial("001", state=RUNNING)]
     for one in some:
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert ledger.load() == (some, [])
 
 
-def test_a_run_that_went_back_counts_each_point_once(tmp_path: Path) -> None:
+def test_reports_of_a_resumed_run_replace_later_ones(tmp_path: Path) -> None:
     folder = write(TrialStore(tmp_path), trial("000", 1.0, 2.0, 3.0))
     append_report(folder, {"at": 2, "score": 5.0, "time": 9.0})
     with (folder / "reports.jsonl").open("a") as file:
@@ -72,7 +72,7 @@ def test_failed_trials_come_last_and_means_count_over_seeds() -> None:
     assert ranked(trials, "min")[0].id == "000-1"
 
 
-def test_one_lucky_seed_does_not_make_a_setting_the_best() -> None:
+def test_a_setting_with_a_failed_seed_ranks_behind_whole_ones() -> None:
     trials = [trial("000-0", 99.0, number=0), trial("000-1", state=FAILED, number=0)]
     trials += [trial("001-0", 70.0, number=1), trial("001-1", 72.0, number=1)]
     assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1"]
