@@ -35,6 +35,15 @@ class ActiveRunProxy:
     def __init__(self, part: str, otherwise: Callable[[], object]) -> None:
         vars(self).update(_part=part, _otherwise=otherwise, _alone=None)
 
+    @property
+    def __class__(self) -> Any:
+        """The class of the object behind the proxy, so that `isinstance` works."""
+        return type(self._found())
+
+    @__class__.setter
+    def __class__(self, kind: object) -> None:
+        raise TypeError("the class of a proxy cannot be set")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -268,6 +268,15 @@ def all_reduce(data: Tensor, op: str = "sum") -> None:
     torch_dist.all_reduce(data, getattr(torch_dist.ReduceOp, op.upper()))
 
 
+def reduce_mean(tensor: Tensor) -> Tensor:
+    """Return the mean of a tensor over all ranks; the tensor itself where there is one."""
+    if get_world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    all_reduce(total)
+    return total / get_world_size()
+
+
 def all_reduce_dict(data: dict[str, Tensor], op: str = "sum") -> None:
     """Reduce each tensor of a dict over all ranks, in place; the keys must be the same on every rank."""
     for name in sorted(data):
@@ -318,9 +327,9 @@ def broadcast_buffers(module: nn.Module) -> None:
 
 
 def is_model_wrapper(model: nn.Module) -> bool:
-    """Return whether a module is a model wrapper: `DistributedDataParallel` or a class in `MODEL_WRAPPERS`."""
+    """Return whether a module is a model wrapper: torch's, or a class in `MODEL_WRAPPERS`."""
     kinds = tuple(kind for kind in map(MODEL_WRAPPERS.get, MODEL_WRAPPERS) if isinstance(kind, type))
-    return isinstance(model, (DistributedDataParallel, *kinds))
+    return isinstance(model, (DistributedDataParallel, nn.DataParallel, *kinds))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -38,6 +38,18 @@ class InputKeyError(InputError, KeyError):
     """A name or key does not exist; MMEngine raises a KeyError there."""
 
 
+class InputImportError(InputError, ImportError):
+    """A module that the config names cannot be imported; MMEngine raises an ImportError there."""
+
+
+class InputOSError(InputError, OSError):
+    """A file is of a kind that cannot be read; MMEngine raises an IOError there."""
+
+
+class InputRuntimeError(InputError, RuntimeError):
+    """A run is asked for what its config does not describe; MMEngine raises a RuntimeError there."""
+
+
 class InputAssertionError(InputError, AssertionError):
     """Settings contradict each other, or one is missing; MMEngine raises an AssertionError there."""
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 from raydet3d import compat
 from raydet3d.config.config_dict import map_items
 from raydet3d.config.type_check import check_arguments
-from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest_or_all
+from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError, nearest_or_all
 
 T = TypeVar("T")
 Buildable = Callable[..., Any]
@@ -71,7 +71,11 @@ class Registry:
         self.name = name
         self.methods = tuple(methods)
         self.home = home
-        self.build_func = build_func
+        if not isinstance(parent, Registry | None):
+            raise InputAssertionError(f"the parent of a registry must be a registry, got {parent!r}")
+        if not isinstance(scope, str | None):
+            raise InputAssertionError(f"the scope of a registry must be a text, got {scope!r}")
+        self._build_func = build_func
         self.parent = parent
         self.scope = scope or str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
         self.children: dict[str, Registry] = {}
@@ -94,13 +98,25 @@ class Registry:
         return len(self._table)
 
     def __repr__(self) -> str:
-        return f"Registry({self.name!r}, {len(self._table)} names)"
+        names = "".join(f"\n  {name}: {thing}" for name, thing in sorted(self._table.items()))
+        return f"Registry of {self.name}, {len(self._table)} names{names}"
 
     @property
     def module_dict(self) -> dict[str, Buildable]:
-        """The entries by name."""
+        """The entries by name; changes to it change the table."""
         self.import_from_location()
-        return dict(self._table)
+        return self._table
+
+    @property
+    def build_func(self) -> Callable[..., Any]:
+        """What `build` calls: this table's own function, the parent's, or `build_from_cfg`."""
+        if self._build_func is not None:
+            return self._build_func
+        return build_from_cfg if self.parent is None else self.parent.build_func
+
+    @build_func.setter
+    def build_func(self, function: Callable[..., Any]) -> None:
+        self._build_func = function
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Each entry's name, the module that it comes from, and the first sentence of what it says of itself."""
@@ -189,14 +205,8 @@ class Registry:
             UnknownName: No such entry.
         """
         self.import_from_location()  # the package that fills the table may set how to build from it
-        make = self._builder()
-        if make is None:
-            return build_from_cfg(cfg, self, default_args)
         given = {} if default_args is None else {"default_args": default_args}
-        return make(cfg, registry=self, **given, **kwargs)
-
-    def _builder(self) -> Buildable | None:
-        return self.build_func or (self.parent._builder() if self.parent is not None else None)
+        return self.build_func(cfg, registry=self, **given, **kwargs)
 
     @contextmanager
     def temporary(self, **entries: Buildable) -> Iterator[Registry]:
@@ -225,16 +235,27 @@ class Registry:
         while table is not None:
             yield table
             table = table.parent
+        yield from self._below()
+
+    def _below(self) -> Iterator[Registry]:
         for child in self.children.values():
             yield child
-            yield from child.children.values()
+            yield from child._below()
+
+    def _tree(self) -> Iterator[Registry]:
+        """This table's family, then the tables below any of it."""
+        family = list(self._family())
+        yield from family
+        root = next(table for table in family if table.parent is None)
+        yield from (table for table in root._below() if table not in family)
 
     def _find(self, key: str) -> Buildable | None:
         scope, _, short = key.rpartition(".")
-        family = list(self._family())
-        whose = scope.partition(".")[0]
+        family = list(self._tree() if scope else self._family())
+        parts = scope.split(".")
+        whose = parts[0]
         if whose:  # the project's own table first
-            family.sort(key=lambda table: table.scope != whose or whose in SCOPES)
+            family.sort(key=lambda table: table.scope not in parts or whose in SCOPES)
         known = _first_entry(family, short)
         if known is None and compat.import_user_packages(table.name for table in family):
             known = _first_entry(family, short)
@@ -281,6 +302,8 @@ def _first_entry(family: Iterable[Registry], name: str) -> Buildable | None:
 
 def build_from_cfg(cfg: object, registry: Registry, default_args: Mapping[str, object] | None = None) -> Any:
     """Make an object from `dict(type=..., **arguments)`; see `Registry.build`."""
+    if not isinstance(registry, Registry):
+        raise InputTypeError(f"registry must be a Registry, got {registry!r}")
     if not isinstance(cfg, Mapping):
         raise BadArgument(f"a {registry.name} is built from a dict with a 'type', got {cfg!r}")
     args = {**(default_args or {}), **cfg}
@@ -293,8 +316,11 @@ def build_from_cfg(cfg: object, registry: Registry, default_args: Mapping[str, o
         raise BadArgument(f"a {registry.name}'s type is a name, a class or a function, got {kind!r}")
     args = {key: _fetched(value) for key, value in args.items()}
     check_constructor(registry, thing, args)
+    make: Buildable = thing
+    if isinstance(thing, type) and issubclass(thing, compat.ManagerMixin):
+        make = thing.get_instance
     try:
-        return thing(**args)
+        return make(**args)
     except TypeError as error:
         refusal = _unexpected_argument(registry, thing, args, error)
         if refusal is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydet3d.checkpoint.nested import with_versions
 from raydet3d.checkpoint.safe_load import content_of_file, read_checkpoint
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -18,16 +20,20 @@ from raydet3d.log import get_logger
 SHOWN = 8  # names in a message; the rest are counted
 
 
-def rename_weights(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Rename weights by `re.sub` for each (pattern, replacement)."""
-    out = dict(weights)
+def rename_weights(weights: Mapping[str, Any], patterns: Iterable[tuple[str, str]]) -> OrderedDict[str, Any]:
+    """Rename weights by `re.sub` for each (pattern, replacement), and with them their modules' versions."""
+    out, versions = OrderedDict(weights), OrderedDict(getattr(weights, "_metadata", None) or {})
     for pattern, replacement in patterns:
-        out = {re.sub(pattern, replacement, name): value for name, value in out.items()}
-    return out
+        out = OrderedDict((re.sub(pattern, replacement, name), value) for name, value in out.items())
+        versions = OrderedDict(
+            (re.sub(pattern, replacement, f"{name}." if name else "").removesuffix("."), version)
+            for name, version in versions.items()
+        )
+    return with_versions(out, versions)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, title: str) -> str:
-    """Copy weights into a model by name.
+    """Copy weights into a model by name; modules convert the weights of their older versions.
 
     Args:
         model: The model, without its wrapper.
@@ -45,21 +51,22 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
     mine = model.state_dict()
     shapes = {name: (_shape(weights[name]), tuple(mine[name].shape)) for name in mine if name in weights}
     reshaped = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
+    same_shape = {name: value for name, value in weights.items() if name not in reshaped}
+    loaded = model.load_state_dict(with_versions(same_shape, getattr(weights, "_metadata", None)), strict=False)
     found = {
-        "missing": [name for name in mine if name not in weights],
-        "not in the model": [name for name in weights if name not in mine],
+        "missing": [name for name in loaded.missing_keys if name not in reshaped],
+        "not in the model": loaded.unexpected_keys,
         "of another shape": [f"{name} {shapes[name][0]} for {shapes[name][1]}" for name in reshaped],
     }
     faults = [f"{len(names)} {what}: {_listed(names)}" for what, names in found.items() if names]
     if strict and faults:
         raise InputError(f"{title} does not fit the model: {'; '.join(faults)}")
-    fitting = {name: weights[name] for name in shapes if name not in reshaped}
-    if not fitting:
+    count = len(same_shape) - len(loaded.unexpected_keys)
+    if not count:
         raise InputError(
             f"{title} does not fit the model at all: it has {_listed(list(weights))}, the model {_listed(list(mine))}"
         )
-    model.load_state_dict(fitting, strict=False)
-    done = f"loaded {len(fitting)} of {len(mine)} tensors of the model from {title}"
+    done = f"loaded {count} of {len(mine)} tensors of the model from {title}"
     return f"{done}; {'; '.join(faults)}" if faults else done
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 from torch import Tensor
 
+Key = TypeVar("Key", str, int, str | int)
+T = TypeVar("T")
 Scalar: TypeAlias = str | bytes | int | float | None
 Nested: TypeAlias = "Tensor | Scalar | Mapping[str, Nested] | Mapping[int, Nested] | list[Nested] | tuple[Nested, ...]"
 Keys: TypeAlias = tuple[str | int, ...]
@@ -23,7 +26,8 @@ def map_leaves(
     """Copy nested containers, with each leaf replaced by what a function makes of it.
 
     Args:
-        value: Dicts, lists and tuples (any mapping becomes a dict); anything else is a leaf.
+        value: Dicts, lists and tuples (any mapping becomes a dict, which keeps the versions of a state dict's modules);
+            anything else is a leaf.
         function: Takes a leaf and the keys that lead to it.
         is_leaf: Whether a container counts as a leaf.
         keys: Keys that lead to `value`.
@@ -32,9 +36,21 @@ def map_leaves(
         return function(value, keys)
     if isinstance(value, Mapping):
         inner = {k: map_leaves(item, function, is_leaf=is_leaf, keys=(*keys, k)) for k, item in value.items()}
-        return cast("dict[str, Nested]", inner)
+        versions = getattr(value, "_metadata", None)
+        return cast("dict[str, Nested]", inner if versions is None else with_versions(inner, versions))
     items = [map_leaves(item, function, is_leaf=is_leaf, keys=(*keys, i)) for i, item in enumerate(value)]
     return items if isinstance(value, list) else tuple(items)
+
+
+def with_versions(weights: Mapping[Key, T], versions: Mapping[str, object] | None) -> OrderedDict[Key, T]:
+    """Return weights with the versions of the modules that saved them.
+
+    They stand in the attribute `_metadata`, where `state_dict` puts them and `load_state_dict` looks for them.
+    """
+    out = OrderedDict(weights)
+    if versions:
+        vars(out)["_metadata"] = versions
+    return out
 
 
 def find_tensors(value: Nested) -> Iterator[Tensor]:

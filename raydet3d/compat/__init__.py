@@ -7,6 +7,7 @@ installed. Nothing here imports torch.
 """
 
 from raydet3d.compat.finder import ROOTS, MissingAlias, install, is_active, uninstall
+from raydet3d.compat.managers import ManagerMixin
 from raydet3d.compat.plugins import (
     DottedPath,
     PluginState,
@@ -20,6 +21,7 @@ from raydet3d.compat.plugins import (
 __all__ = [
     "ROOTS",
     "DottedPath",
+    "ManagerMixin",
     "MissingAlias",
     "PluginState",
     "find_object",

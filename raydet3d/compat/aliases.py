@@ -75,6 +75,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "param_scheduler_hook profiler_hook runtime_info_hook sampler_seed_hook sync_buffer_hook test_time_aug_hook",
         {
             "raydet3d.hooks.base": "DATA_BATCH Hook",
+            "raydet3d.runtime": "build_runner_with_tta",
+            "torch.profiler": "check_kineto=kineto_available",
             "HOOKS": "CheckpointHook DistSamplerSeedHook EMAHook EarlyStoppingHook EmptyCacheHook IterTimerHook "
             "LoggerHook ParamSchedulerHook PrepareTTAHook ProfilerHook RuntimeInfoHook SyncBuffersHook",
         },
@@ -91,9 +93,9 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models.weight_init": "bias_init_with_prob constant_init initialize kaiming_init normal_init "
             "trunc_normal_init uniform_init xavier_init",
             "raydet3d.models": "BaseAveragedModel BaseDataPreprocessor BaseModel BaseTTAModel "
-            "ExponentialMovingAverage MomentumAnnealingEMA "
-            "StochasticWeightAverage",
-            "raydet3d.runtime.ddp": "is_model_wrapper",
+            "ExponentialMovingAverage ImgDataPreprocessor MomentumAnnealingEMA StochasticWeightAverage stack_batch",
+            "raydet3d.runtime.ddp": "convert_sync_batchnorm=to_sync_bn is_model_wrapper "
+            "revert_sync_batchnorm=from_sync_bn",
             "MODEL_WRAPPERS": "MMDistributedDataParallel MMSeparateDistributedDataParallel",
         },
     ),
@@ -115,18 +117,23 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "raydet3d.registry": _TABLES,
             "raydet3d.models.module": "build_model_from_cfg",
-            "raydet3d.compat.mmengine_utils": "init_default_scope",
+            "raydet3d.compat.managers": "DefaultScope init_default_scope",
         },
     ),
     "mmengine.runner": (
-        "base_loop checkpoint log_processor loops priority runner utils",
+        "activation_checkpointing amp base_loop checkpoint log_processor loops priority runner utils",
         {
             "raydet3d.runtime": "Runner",
             "raydet3d.runtime.loops": "BaseLoop",
+            "raydet3d.runtime.activation_checkpoint": "turn_on_activation_checkpointing=checkpoint_activations",
+            "raydet3d.optim.amp": "autocast",
             "raydet3d.checkpoint.load_weights": "load_checkpoint",
+            "raydet3d.checkpoint.mmengine_functions": "CheckpointLoader _load_checkpoint=read_weights_file "
+            "_load_checkpoint_with_prefix=read_weights_below find_latest_checkpoint get_state_dict "
+            "load_from_local=read_weights_file load_state_dict save_checkpoint weights_to_cpu",
             "LOOPS": "EpochBasedTrainLoop IterBasedTrainLoop TestLoop ValLoop",
             "LOG_PROCESSORS": "LogProcessor",
-            "raydet3d.hooks": "get_priority",
+            "raydet3d.hooks": "Priority get_priority",
         },
     ),
     "mmengine.structures": (
@@ -134,11 +141,17 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {"raydet3d.structures": "BaseDataElement=DataElement InstanceData"},
     ),
     "mmengine.utils": (
-        "dl_utils misc package_utils path version_utils",
+        "dl_utils manager misc package_utils path progressbar version_utils",
         {
             "torch": "TORCH_VERSION=__version__",
+            "raydet3d.compat.managers": "ManagerMeta ManagerMixin",
             "raydet3d.compat.mmengine_utils": "digit_version is_installed is_list_of is_seq_of is_str is_tuple_of "
-            "mkdir_or_exist mmcv_full_available to_2tuple to_3tuple",
+            "mmcv_full_available",
+            "raydet3d.compat.mmengine_path": "check_file_exist fopen is_abs is_filepath mkdir_or_exist scandir symlink",
+            "raydet3d.compat.mmengine_progress": "track_iter_progress track_parallel_progress track_progress",
+            "raydet3d.compat.mmengine_sequences": "apply_to concat_list get_object_from_string has_method "
+            "import_modules_from_strings is_method_overridden iter_cast list_cast slice_list to_1tuple to_2tuple "
+            "to_3tuple to_4tuple to_ntuple tuple_cast",
         },
     ),
     "mmengine.visualization": (
@@ -153,14 +166,15 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "mmcv": ("", {"raydet3d.data": "BaseTransform=Transform"}),
     "mmcv.cnn": (
         "bricks bricks.activation bricks.conv bricks.conv_module bricks.depthwise_separable_conv_module bricks.norm "
-        "bricks.upsample",
+        "bricks.scale bricks.upsample bricks.wrappers",
         {
             "raydet3d.models": "ConvModule DepthwiseSeparableConvModule",
             "raydet3d.models.layers.build_layer": "build_activation_layer build_conv_layer build_norm_layer "
             "build_upsample_layer",
             "raydet3d.models.weight_init": "bias_init_with_prob constant_init kaiming_init normal_init "
             "trunc_normal_init uniform_init xavier_init",
-            "torch.nn": "Conv2d Conv3d ConvTranspose2d Linear",
+            "raydet3d.models.layers.scale": "Scale",
+            "torch.nn": "Conv2d Conv3d ConvTranspose2d GELU Linear",
         },
     ),
     "mmcv.ops": (
@@ -182,18 +196,26 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {"OPTIM_WRAPPER_CONSTRUCTORS": "LearningRateDecayOptimizerConstructor"},
     ),
     "mmdet.models": (
-        "losses necks necks.fpn task_modules task_modules.coders task_modules.samplers utils",
+        "layers layers.transformer losses losses.utils necks necks.fpn task_modules task_modules.assigners "
+        "task_modules.coders task_modules.samplers utils",
         {
             "MODELS": f"FPN {_LOSSES}",
             "TASK_UTILS": "PseudoSampler",
             "raydet3d.models.task_modules.box_coders": "BaseBBoxCoder",
+            "raydet3d.compat.task_builders": "build_assigner=build_task_part build_bbox_coder=build_task_part "
+            "build_sampler=build_task_part",
+            "raydet3d.models.losses.base": "weighted_loss",
+            "raydet3d.ops.inverse_sigmoid": "inverse_sigmoid",
             "raydet3d.models.task_modules.assigners": "AssignResult",
             "raydet3d.models.task_modules.samplers": "SamplingResult",
             "raydet3d.compat.mmengine_utils": "multi_apply",
         },
     ),
     "mmdet.registry": ("", {"raydet3d.registry": _TABLES}),
-    "mmdet.utils": ("typing_utils", {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules"}),
+    "mmdet.utils": (
+        "dist_utils typing_utils",
+        {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules", "raydet3d.dist": "reduce_mean"},
+    ),
     # ---------------------------------------------------------------------------------------------- MMDetection3D
     "mmdet3d": ("", {}),
     "mmdet3d.datasets": (
@@ -201,6 +223,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         "transforms.formating transforms.loading transforms.test_time_aug transforms.transforms_3d",
         {
             "DATASETS": "CBGSDataset Det3DDataset KittiDataset NuScenesDataset",
+            "raydet3d.compat.fileio": "get",
             "TRANSFORMS": f"DataBaseSampler {_TRANSFORMS}",
         },
     ),
@@ -229,6 +252,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models.dense_heads.base": "Base3DDenseHead",
             "raydet3d.models.dense_heads.anchor_targets": "AnchorTrainMixin get_direction_target",
             "raydet3d.models.voxel_encoders.pillar_encoder": "PFNLayer",
+            "raydet3d.compat.mmengine_utils": "IS_SPCONV2_AVAILABLE",
             "raydet3d.models.voxel_encoders.hard_vfe": "VFELayer",
             "raydet3d.models.layers.bev_nms": "box3d_multiclass_nms circle_nms nms_bev nms_normal_bev",
             "raydet3d.models.layers.sync_batch_norm": "NaiveSyncBatchNorm1d NaiveSyncBatchNorm2d",
@@ -252,7 +276,10 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.compat.mmengine_utils": "ForwardResults OptSampleList SampleList",
         },
     ),
-    "mmdet3d.utils": ("setup_env typing_utils", {"raydet3d.compat.mmengine_utils": _TYPES + " register_all_modules"}),
+    "mmdet3d.utils": (
+        "setup_env typing_utils",
+        {"raydet3d.compat.mmengine_utils": _TYPES + " OptSampleList register_all_modules replace_ceph_backend"},
+    ),
     "mmdet3d.visualization": ("local_visualizer", {"VISUALIZERS": "Det3DLocalVisualizer"}),
 }
 

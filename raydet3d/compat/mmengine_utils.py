@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from packaging.version import InvalidVersion, Version
@@ -55,16 +54,6 @@ def is_tuple_of(values: object, expected_type: Kinds) -> bool:
     return is_seq_of(values, expected_type, tuple)
 
 
-def to_2tuple(value: T | Iterable[T]) -> tuple[T, ...]:
-    """Return what is iterable as a tuple, and anything else twice."""
-    return _repeated(value, 2)
-
-
-def to_3tuple(value: T | Iterable[T]) -> tuple[T, ...]:
-    """Return what is iterable as a tuple, and anything else three times."""
-    return _repeated(value, 3)
-
-
 def digit_version(version: str) -> tuple[int, ...]:
     """Return a version as numbers that compare as they should; a pre-release is less than its release.
 
@@ -102,12 +91,6 @@ def is_unsupported_device() -> bool:
     return False
 
 
-def mkdir_or_exist(dir_name: str, mode: int = 0o777) -> None:
-    """Make a folder, and those above it, where it does not exist."""
-    if dir_name:
-        Path(dir_name).expanduser().mkdir(mode=mode, parents=True, exist_ok=True)
-
-
 def multi_apply(func: Callable[..., Iterable[T]], *args: Iterable[object], **kwargs: object) -> tuple[list[T], ...]:
     """Call a function for each tuple of arguments, and return one list for each of its results.
 
@@ -130,13 +113,10 @@ def register_all_modules(init_default_scope: bool = True) -> None:
     """
 
 
-def init_default_scope(scope: str) -> None:
-    """Do nothing: a scope before a name is dropped, so there is no default to set.
-
-    Args:
-        scope: Ignored.
-    """
+IS_SPCONV2_AVAILABLE = False
+"""Whether sparse convolution is spconv 2's: it is raydet3d's own."""
 
 
-def _repeated(value: T | Iterable[T], n: int) -> tuple[T, ...]:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
+def replace_ceph_backend(cfg: T) -> T:
+    """Return a config as it is: files are read from local and mounted paths."""
+    return cfg

@@ -213,7 +213,7 @@ def set_key(tree: ConfigValue, key: str, value: ConfigValue, *, allow_list_keys:
             items[step] = put(items[step], depth + 1)
             return items if isinstance(here, list) else tuple(items)
         if here is not None and not isinstance(here, Mapping):
-            raise InputError(f"config option {key}: {done} is {here!r}, which has nothing inside")
+            raise InputTypeError(f"config option {key}: {done} is {here!r}, which has nothing inside")
         inner = dict(here or {})
         name = _name_in(inner, step, key, done)
         return {**inner, name: put(inner.get(name), depth + 1)}

@@ -24,7 +24,7 @@ from raydet3d.config.locate import find_config
 from raydet3d.config.provenance import Origin
 from raydet3d.config.section_schemas import KNOWN_KEYS, is_misspelling, misspelled_key
 from raydet3d.config.variable_overrides import select_variable_overrides
-from raydet3d.errors import InputError, InputKeyError, InputTypeError, nearest
+from raydet3d.errors import InputError, InputImportError, InputKeyError, InputTypeError, nearest
 
 _OF_PYTHON = {importlib.__file__, compat.finder.__file__, compat.plugins.__file__}
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
@@ -39,7 +39,7 @@ class Config(ConfigDict):
     Args:
         cfg_dict: The config's keys.
         filename: The file it was read from.
-        text: The text of that file and its bases.
+        text: The text of that file and its bases; by default read from the file, if it exists.
         origin: Where the values come from.
 
     Raises:
@@ -55,9 +55,11 @@ class Config(ConfigDict):
         cfg_dict: Mapping[str, ConfigValue] | None = None,
         *,
         filename: str | Path | None = None,
-        text: str = "",
+        text: str | None = None,
         origin: Origin | None = None,
     ) -> None:
+        if text is None:
+            text = Path(filename).read_text(encoding="utf-8-sig") if filename and Path(filename).is_file() else ""
         vars(self).update(_filename=None if filename is None else str(filename), _text=text, _origin=origin or Origin())
         if cfg_dict is not None and not isinstance(cfg_dict, Mapping):
             raise InputTypeError(f"cfg_dict must be a dict, got {type(cfg_dict).__name__}")
@@ -216,11 +218,15 @@ class Config(ConfigDict):
     def dump(self, path: str | Path | None = None) -> str:
         """Write the config to a `.py`, `.yaml`, `.yml` or `.json` file that loads to an equal config.
 
+        Args:
+            path: The file; None only returns the text, in the language of the file that the config was read from.
+
         Returns:
-            The text (Python if no path is given).
+            The text.
         """
         if path is None:
-            return self.pretty_text
+            suffix = Path(self._filename or "").suffix or ".py"
+            return to_text(self, suffix, references=self._origin.references)
         file = Path(path)
         text = to_text(self, file.suffix, references=self._origin.references)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +287,7 @@ def _failed_import(where: str, name: str, error: Exception) -> InputError:
         else f"{type(error).__name__}: {' '.join(str(error).split())}"
     )
     hint = "" if own or not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
-    failed = InputError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
+    failed = InputImportError(f"{where}: custom_imports cannot import {name!r}: {what}{hint}")
     if own or isinstance(error, SyntaxError):
         trace = [*traceback.format_list(own), *traceback.format_exception_only(error)]
         failed.detail = "Traceback (most recent call last):\n" + "".join(trace)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from raydet3d.compat import DottedPath
-from raydet3d.errors import InputError, nearest
+from raydet3d.errors import InputTypeError, nearest
 
 DELETE = "_delete_"
 
@@ -182,7 +182,7 @@ def merge(base: Mapping[str, ConfigValue], child: Mapping[str, ConfigValue], *, 
         path: Where in the config this happens, for messages.
 
     Raises:
-        InputError: The child has a dict where the base has another value, without `_delete_=True`.
+        InputTypeError: The child has a dict where the base has another value, without `_delete_=True`.
     """
     if child.get(DELETE):
         fresh: dict[str, Any] = _fresh(child)
@@ -199,7 +199,7 @@ def merge(base: Mapping[str, ConfigValue], child: Mapping[str, ConfigValue], *, 
         elif isinstance(mine, Mapping):
             merged[key] = merge(mine, value, path=where)
         else:
-            raise InputError(
+            raise InputTypeError(
                 f"{where}: a dict cannot be merged into the {type(mine).__name__} that the base has ({mine!r}); "
                 f"give it {DELETE}=True to replace it"
             )

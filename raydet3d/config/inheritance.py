@@ -22,7 +22,7 @@ from raydet3d.config.locate import OURS, MissingConfig, installed, shipped
 from raydet3d.config.python_file import is_value, read_python
 from raydet3d.config.source_map import BASE, merged_lines, nearest_line
 from raydet3d.config.yaml_json import read_json, read_yaml
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputKeyError, InputOSError, InputRuntimeError
 
 DEPRECATION = "_deprecation_"
 
@@ -88,7 +88,7 @@ def read_chain(
         raise MissingConfig(asked)
     reader = READERS.get(path.suffix)
     if reader is None:
-        raise InputError(
+        raise InputOSError(
             f"{path}: a config is a .py, .yaml, .yml or .json file, not {path.suffix or 'without suffix'!r}"
         )
     try:
@@ -109,14 +109,14 @@ def read_chain(
     for name in parsed.bases:
         chain = read_chain(_base_path(path, name, here), overrides, require_env=require_env, via=(*via, (path, here)))
         if chain.kind == "pure":
-            raise InputError(
+            raise InputRuntimeError(
                 f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
                 "a chain is of one kind; inherit it by 'with read_base():', or write its types as strings"
             )
         for key in chain.values:
             there = chain.lines.get(key, str(chain.sources[-1].path))
             if key in base:
-                raise InputError(f"{here}: two of its bases set {key!r}: {lines[key]} and {there}")
+                raise InputKeyError(f"{here}: two of its bases set {key!r}: {lines[key]} and {there}")
             lines[key] = there
         base |= chain.values
         sources += chain.sources
@@ -129,7 +129,7 @@ def read_chain(
         merged = merge(inherited, own.values)
     except InputError as error:
         line = nearest_line(own.lines, str(error).partition(":")[0])
-        raise InputError(f"{file_line(path, line)}: {error}") from None
+        raise type(error)(f"{file_line(path, line)}: {error}") from None
     return InheritanceChain(ConfigDict(merged), [*sources, own], overridden, "text" if parsed.bases else "plain")
 
 
@@ -150,7 +150,7 @@ def _read_pure(
         if base.file not in read:
             chain = read[base.file] = read_base(base.file, via=(*via, (path, base.place)))
             if chain.kind == "text":
-                raise InputError(
+                raise InputRuntimeError(
                     f"{base.place}: {base.file.name} sets {BASE}, and this is a pure-python config: "
                     "a chain is of one kind"
                 )

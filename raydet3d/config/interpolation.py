@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from raydet3d.config.config_dict import ConfigValue, Place, map_leaves
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputKeyError
 
 FILL = "__fill__"
 _PLACEHOLDER = re.compile(
@@ -194,7 +194,7 @@ class Placeholders:
         unset = {one.name for one in self.items if one.name and not one.default and not os.environ.get(one.name)}
         also = sorted(unset - {item.name})
         more = f" (also not set, without default: {', '.join(also)})" if also else ""
-        raise InputError(
+        raise InputKeyError(
             f"{self.path}:{item.line}: the environment variable {item.name} is not set, and {item.reference} has no "
             f"default{more}"
         )

@@ -74,5 +74,5 @@ def config_context(key: str) -> Iterator[None]:
         yield
     except InputError as error:
         if not str(error).startswith((f"{key}:", f"{key}.", f"{key}[")):
-            raise InputError(f"{key}: {error}") from error
+            error.args = (f"{key}: {error}", *error.args[1:])  # its type and its detail stay
         raise

@@ -25,7 +25,7 @@ from typing import Any, Never, TypeGuard
 
 from raydet3d import compat
 from raydet3d.config.config_dict import ConfigDict, ConfigValue, Place, map_items, map_leaves
-from raydet3d.errors import InputError, nearest
+from raydet3d.errors import InputError, InputRuntimeError, nearest
 
 MAKE_NAME = "__name_of__"
 READ_BASE = "read_base"
@@ -163,7 +163,7 @@ class LazyImports(ast.NodeTransformer):
             node.names = [alias for alias in node.names if alias.name != READ_BASE]
             return node if node.names else ast.copy_location(ast.Pass(), node)
         if any(alias.name == "*" for alias in node.names):
-            raise InputError(
+            raise InputRuntimeError(
                 f"{self.path}:{node.lineno}: {text!r} is outside of 'with read_base():'; list the imported names"
             )
         return [_set(alias.asname or alias.name, f"{node.module}.{alias.name}", node) for alias in node.names]

@@ -157,7 +157,7 @@ class RunConfig:
     visualizer: Part | None = None
     model_wrapper_cfg: Part | None = None
     tta_model: Part | None = None
-    tta_pipeline: Sequence[Any] | None = None
+    tta_pipeline: Sequence[Any] | Part | None = None
     env_cfg: EnvCfg = EnvCfg()
     randomness: Randomness = Randomness()
     auto_scale_lr: AutoScaleLR = AutoScaleLR()

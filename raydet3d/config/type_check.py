@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, U
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
 from raydet3d.config.config_dict import map_leaves
-from raydet3d.errors import InputError, nearest_or_all
+from raydet3d.errors import InputError, InputTypeError, nearest_or_all
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -86,7 +86,7 @@ def read_section(schema: type[T], given: object, where: str) -> T:
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
-        raise InputError(f"{where} must be a dict with {', '.join(annotations)}, got {given!r}")
+        raise InputTypeError(f"{where} must be a dict with {', '.join(annotations)}, got {given!r}")
     for name in given:
         if name not in annotations:
             known = nearest_or_all(str(name), annotations)
@@ -120,7 +120,7 @@ def check_value(annotation: TypeForm, value: object, where: str) -> None:
     """Raise an `InputError` that names `where` unless a value fits an annotation."""
     if not fits(annotation, value):
         got = "" if SECRET in get_args(annotation) else f", got {value!r}"
-        raise InputError(f"{where} must be {describe(annotation)}{got}")
+        raise InputTypeError(f"{where} must be {describe(annotation)}{got}")
 
 
 def fits(annotation: TypeForm, value: object) -> bool:

@@ -71,7 +71,7 @@ class SeededDataset(Dataset[Any]):
     """Wrap a loader's data set: take (epoch, index), seed the generators, return sample `index`.
 
     Other attributes are read from and set on the wrapped data set, so that hooks find `metainfo` and may replace
-    `pipeline`. A plain integer index is passed on without seeding.
+    `pipeline`; `isinstance` sees the wrapped data set's class. A plain integer index is passed on without seeding.
 
     Args:
         dataset: A map-style data set; it receives plain integers.
@@ -81,6 +81,15 @@ class SeededDataset(Dataset[Any]):
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
         self.seed = int(seed)
+
+    @property
+    def __class__(self) -> Any:
+        """The class of the wrapped data set."""
+        return type(self.dataset) if "dataset" in vars(self) else type(self)
+
+    @__class__.setter
+    def __class__(self, kind: object) -> None:
+        raise TypeError("the class of a wrapped data set cannot be set")
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,7 +1,7 @@
 """Hooks that extend training, validation and testing at fixed stages."""
 
 from raydet3d.hooks import refused_hooks
-from raydet3d.hooks.base import PRIORITIES, STAGES, Hook, Hooks, get_priority
+from raydet3d.hooks.base import PRIORITIES, STAGES, Hook, Hooks, Priority, get_priority
 from raydet3d.hooks.benchmark import BenchmarkHook
 from raydet3d.hooks.checkpoint import CheckpointHook
 from raydet3d.hooks.disable_augmentation import DisableAugHook, DisableObjectSampleHook
@@ -38,6 +38,7 @@ __all__ = [
     "LoggerHook",
     "ParamSchedulerHook",
     "PrepareTTAHook",
+    "Priority",
     "ProfilerHook",
     "RuntimeInfoHook",
     "SyncBuffersHook",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.errors import InputError
+from raydet3d.log import MMLogger
 
 
 def only_local(owner: str, backend_args: Any, file_client_args: Any = None) -> None:
@@ -19,6 +20,10 @@ def only_local(owner: str, backend_args: Any, file_client_args: Any = None) -> N
     Raises:
         InputError: Another backend is configured.
     """
+    if backend_args is not None and file_client_args is not None:
+        raise InputError(f"{owner}: file_client_args is the old name of backend_args; give one of them")
+    if file_client_args is not None:
+        MMLogger.get_current_instance().warning("%s: file_client_args is the old name of backend_args", owner)
     for name, given in (("backend_args", backend_args), ("file_client_args", file_client_args)):
         if given is None:
             continue

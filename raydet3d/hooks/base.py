@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, ClassVar
 
 from raydet3d.errors import InputError
@@ -14,17 +15,22 @@ from raydet3d.registry import HOOKS, BadArgument
 DATA_BATCH = DataBatch
 """MMEngine's name for the type of a batch."""
 
-PRIORITIES = {
-    "HIGHEST": 0,
-    "VERY_HIGH": 10,
-    "HIGH": 30,
-    "ABOVE_NORMAL": 40,
-    "NORMAL": 50,
-    "BELOW_NORMAL": 60,
-    "LOW": 70,
-    "VERY_LOW": 90,
-    "LOWEST": 100,
-}
+
+class Priority(IntEnum):
+    """Named priorities of hooks; hooks of a lower number run first."""
+
+    HIGHEST = 0
+    VERY_HIGH = 10
+    HIGH = 30
+    ABOVE_NORMAL = 40
+    NORMAL = 50
+    BELOW_NORMAL = 60
+    LOW = 70
+    VERY_LOW = 90
+    LOWEST = 100
+
+
+PRIORITIES = {priority.name: priority.value for priority in Priority}
 
 STAGES = (
     "before_run",

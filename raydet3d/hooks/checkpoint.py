@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.files import parse_bytes
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
@@ -66,8 +66,8 @@ class CheckpointHook(Hook):
         save_last: bool = True,
         save_best: str | Sequence[str] | None = None,
         rule: str | Sequence[str] | None = None,
-        greater_keys: Sequence[str] | None = None,
-        less_keys: Sequence[str] | None = None,
+        greater_keys: str | Sequence[str] | None = None,
+        less_keys: str | Sequence[str] | None = None,
         file_client_args: Any = None,
         filename_tmpl: str | None = None,
         backend_args: Any = None,
@@ -93,14 +93,16 @@ class CheckpointHook(Hook):
         self.filename_tmpl = filename_tmpl or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
         self.published_keys = [published_keys] if isinstance(published_keys, str) else list(published_keys or [])
         self._given_dir = None if out_dir is None else str(out_dir).rstrip("/")
-        self._greater = tuple(GREATER_KEYS if greater_keys is None else greater_keys)
-        self._less = tuple(LESS_KEYS if less_keys is None else less_keys)
-        self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or [])
+        self.greater_keys = _names("greater_keys", GREATER_KEYS if greater_keys is None else greater_keys)
+        self.less_keys = _names("less_keys", LESS_KEYS if less_keys is None else less_keys)
+        self.save_best = list(_names("save_best", save_best or []))
         if "auto" in self.save_best and len(self.save_best) > 1:
-            raise InputError("CheckpointHook: save_best='auto' cannot be combined with other metrics")
-        rules = [rule] if isinstance(rule, str) else list(rule or [])
+            raise InputAssertionError("CheckpointHook: save_best='auto' cannot be combined with other metrics")
+        rules = list(_names("rule", rule or []))
         if rules and len(rules) not in (1, len(self.save_best)):
-            raise InputError(f"CheckpointHook: {len(rules)} rules for {len(self.save_best)} metrics in save_best")
+            raise InputAssertionError(
+                f"CheckpointHook: {len(rules)} rules for {len(self.save_best)} metrics in save_best"
+            )
         for one in rules:
             if one not in ("greater", "less"):
                 raise InputError(f"CheckpointHook: rule must be 'greater' or 'less', got {one!r}")
@@ -113,6 +115,16 @@ class CheckpointHook(Hook):
         self._best: dict[str, dict[str, Any]] = {}
         self._last: str | None = None
         self._last_step = -1  # finished iterations in the newest checkpoint
+
+    @property
+    def key_indicators(self) -> list[str]:
+        """The metrics of `save_best`, under MMEngine's name."""
+        return self.save_best
+
+    @property
+    def rules(self) -> list[str]:
+        """Whether greater or less is better, for each metric of `save_best`."""
+        return [self._rules[key] for key in self.save_best if key in self._rules]
 
     @property
     def headline(self) -> list[str]:
@@ -233,7 +245,7 @@ class CheckpointHook(Hook):
 
     def _rule_of(self, key: str) -> str:
         """Infer from a metric's name whether greater or less is better."""
-        return infer_rule(key, self._greater, self._less, owner="CheckpointHook", key="save_best")
+        return infer_rule(key, self.greater_keys, self.less_keys, owner="CheckpointHook", key="save_best")
 
     def _tell(self, runner: RunContext) -> None:
         """Record newest and best checkpoints in the message hub, under MMEngine's keys."""
@@ -264,6 +276,18 @@ class CheckpointHook(Hook):
             published = store.publish(name, self.published_keys)
             if published is not None:
                 runner.logger.info("published %s", published)
+
+
+def _names(argument: str, given: str | Sequence[str]) -> Sequence[str]:
+    """Return the names that an argument gives, which may be a single one.
+
+    Raises:
+        InputAssertionError: It gives something else.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InputAssertionError(f"CheckpointHook: {argument} must be a name or a list of names, got {given!r}")
+    return names
 
 
 def _parse_budget(size: int | str) -> int:

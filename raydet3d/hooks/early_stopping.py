@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import Metrics, RunContext
 from raydet3d.hooks.metric_rules import given_score, infer_rule, is_better
@@ -26,7 +26,8 @@ class EarlyStoppingHook(Hook):
         min_delta: Minimum change that counts as an improvement.
         strict: Raise an error if validation does not return the metric; otherwise log a warning and continue.
         check_finite: Stop when the metric is not finite.
-        patience: Number of consecutive validations without an improvement after which training stops.
+        patience: Number of consecutive validations without an improvement after which training stops; 0 means 1, as in
+            MMEngine.
         stopping_threshold: Stop as soon as the metric is better than this.
     """
 
@@ -44,8 +45,8 @@ class EarlyStoppingHook(Hook):
     ) -> None:
         if rule not in ("greater", "less", None):
             raise InputError(f"EarlyStoppingHook: rule must be 'greater' or 'less', got {rule!r}")
-        if patience < 1:
-            raise InputError(f"EarlyStoppingHook: patience must be 1 or more, got {patience}")
+        if patience < 0:
+            raise InputError(f"EarlyStoppingHook: patience must be 0 or more, got {patience}")
         if min_delta < 0:
             raise InputError(f"EarlyStoppingHook: min_delta must be 0 or more, got {min_delta}")
         self.monitor = monitor
@@ -66,9 +67,19 @@ class EarlyStoppingHook(Hook):
         """Restore what `state_dict` returned."""
         self.best_score, self.wait_count = float(state["best_score"]), int(state["wait_count"])
 
+    def before_run(self, runner: RunContext) -> None:
+        """Check that the training loop can be stopped.
+
+        Raises:
+            InputAssertionError: It has no attribute `stop_training`.
+        """
+        if runner.is_training and not hasattr(runner.train_loop, "stop_training"):
+            loop = type(runner.train_loop).__name__
+            raise InputAssertionError(f"EarlyStoppingHook: {loop} has no stop_training, so it cannot be stopped early")
+
     def before_train(self, runner: RunContext) -> None:
         """Stop at once if the resumed run had already stopped early."""
-        if self.wait_count >= self.patience:
+        if self.wait_count >= max(self.patience, 1):
             self._stop(runner, f"{self.monitor} had not improved in {self.wait_count} validations when the run stopped")
         threshold = self.stopping_threshold
         if threshold is not None and is_better(self.best_score, threshold, self.rule):
@@ -102,7 +113,7 @@ class EarlyStoppingHook(Hook):
         delta = self.min_delta if self.rule == "greater" else -self.min_delta
         if math.isnan(score) or is_better(self.best_score + delta, score, self.rule):
             self.wait_count += 1
-            if self.wait_count >= self.patience:
+            if self.wait_count >= max(self.patience, 1):
                 return f"{self.monitor} has not improved in {self.wait_count} validations; best {self.best_score:.4f}"
             return None
         self.best_score, self.wait_count = score, 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from raydet3d.dist import unwrapped
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
 from raydet3d.registry import HOOKS, MODELS
@@ -49,9 +50,9 @@ class EMAHook(Hook):
     ) -> None:
         for name, value in (("begin_iter", begin_iter), ("begin_epoch", begin_epoch)):
             if value < 0:
-                raise InputError(f"EMAHook: {name} must be 0 or more, got {value}")
+                raise InputAssertionError(f"EMAHook: {name} must be 0 or more, got {value}")
         if begin_iter and begin_epoch:
-            raise InputError("EMAHook: give begin_iter or begin_epoch, not both")
+            raise InputAssertionError("EMAHook: give begin_iter or begin_epoch, not both")
         self.strict_load = strict_load
         self.begin_iter = begin_iter
         self.begin_epoch = begin_epoch
@@ -72,7 +73,7 @@ class EMAHook(Hook):
             ("begin_iter", self.begin_iter, runner.max_iters),
         ):
             if end is not None and begin > end:
-                raise InputError(f"EMAHook: {name}={begin} lies after the end of training ({end})")
+                raise InputAssertionError(f"EMAHook: {name}={begin} lies after the end of training ({end})")
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
@@ -118,8 +119,8 @@ class EMAHook(Hook):
         self.before_run(runner)  # a script may load a checkpoint before `before_run`
         if runner.is_resuming:
             if "ema_state_dict" in checkpoint:
-                checkpoint["state_dict"] = dict(checkpoint["state_dict"])
-                checkpoint["ema_state_dict"] = dict(checkpoint["ema_state_dict"])
+                checkpoint["state_dict"] = copy(checkpoint["state_dict"])
+                checkpoint["ema_state_dict"] = copy(checkpoint["ema_state_dict"])
                 _exchange(checkpoint)
                 self._load(self.ema_model, checkpoint["ema_state_dict"])
                 return

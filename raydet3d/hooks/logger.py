@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Predictions, RunContext
@@ -44,7 +44,7 @@ class LoggerHook(Hook):
         interval: int = 10,
         ignore_last: bool = True,
         interval_exp_name: int = 1000,
-        out_dir: str | None = None,
+        out_dir: str | Path | None = None,
         out_suffix: str | Sequence[str] = (".json", ".log", ".py", "yaml"),
         keep_local: bool = True,
         file_client_args: Any = None,
@@ -54,13 +54,22 @@ class LoggerHook(Hook):
     ) -> None:
         for name, value in (("interval", interval), ("interval_exp_name", interval_exp_name)):
             if not isinstance(value, int) or value <= 0:
-                raise InputError(f"LoggerHook: {name} must be an integer above 0, got {value!r}")
+                raise InputTypeError(f"LoggerHook: {name} must be an integer above 0, got {value!r}")
+        if not isinstance(ignore_last, bool):
+            raise InputTypeError(f"LoggerHook: ignore_last must be True or False, got {ignore_last!r}")
+        if out_dir is not None and not isinstance(out_dir, str | Path):
+            raise InputTypeError(f"LoggerHook: out_dir must be a path, got {out_dir!r}")
+        suffixes = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
+        if not all(isinstance(suffix, str) for suffix in suffixes):
+            raise InputTypeError(f"LoggerHook: out_suffix must be a text or a list of texts, got {out_suffix!r}")
         only_local("LoggerHook", backend_args, file_client_args)
+        if out_dir is None and file_client_args is not None:
+            raise InputError("LoggerHook: file_client_args is for copying to out_dir, which is not given")
         self.interval = interval
         self.ignore_last = ignore_last
         self.interval_exp_name = interval_exp_name
         self.out_dir = out_dir
-        self.out_suffix = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
+        self.out_suffix = suffixes
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._headline = tuple(headline)
@@ -139,8 +148,8 @@ class LoggerHook(Hook):
             runner, _num_batches(runner.test_dataloader), "test", with_non_scalar=True, headline=self._headline
         )
         runner.logger.info(line)
-        path = runner.log_dir / self._json_name(runner)
-        path.write_text(json.dumps(tag, default=str) + "\n", encoding="utf-8")
+        path = Path(runner.log_dir) / self._json_name(runner)
+        path.write_text(json.dumps(tag, default=_plain) + "\n", encoding="utf-8")
 
     def after_run(self, runner: RunContext) -> None:
         """Close the visualizer; copy the logs to `out_dir` if it is set."""
@@ -161,6 +170,11 @@ class LoggerHook(Hook):
 
     def _json_name(self, runner: RunContext) -> str:
         return f"{runner.timestamp}.json"
+
+
+def _plain(value: object) -> object:
+    """Return tensors and arrays as lists, and anything else that JSON does not know as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _num_batches(loader: DataLoader | None) -> int:

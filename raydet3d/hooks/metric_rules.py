@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputRuntimeError
 
 GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc", "AP", "NDS", "recall")
 """Names, or substrings of names, of metrics of which greater is better: MMEngine's, and those of 3D detection."""
@@ -57,12 +57,12 @@ def given_score(metrics: Mapping[str, Any], metric: str, *, owner: str, key: str
         key: Argument that names the metric, for the error message.
 
     Raises:
-        InputError: Validation did not return the metric; the message lists the most similar names.
+        InputRuntimeError: Validation did not return the metric; the message lists the most similar names.
     """
     scores = numbers(metrics)
     if metric in scores:
         return scores[metric]
-    raise InputError(f"{owner}: {key}={metric!r}, but validation gave {nearest_metrics(list(scores), metric)}")
+    raise InputRuntimeError(f"{owner}: {key}={metric!r}, but validation gave {nearest_metrics(list(scores), metric)}")
 
 
 def nearest_metrics(names: Sequence[str], metric: str) -> str:

@@ -25,7 +25,7 @@ class PrepareTTAHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, tta_cfg: Mapping[str, Any]) -> None:
-        self.tta_cfg = dict(tta_cfg)
+        self.tta_cfg = tta_cfg
         self._plain: Any = None
 
     def before_test(self, runner: RunContext) -> None:

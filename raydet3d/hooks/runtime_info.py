@@ -24,6 +24,9 @@ class RuntimeInfoHook(Hook):
 
     priority = "VERY_HIGH"
 
+    def __init__(self) -> None:
+        self.last_loop_stage: str | None = None
+
     def before_run(self, runner: RunContext) -> None:
         """Record config, seed, experiment name and version."""
         runner.message_hub.update_info_dict(
@@ -38,6 +41,7 @@ class RuntimeInfoHook(Hook):
 
     def before_train(self, runner: RunContext) -> None:
         """Record where training starts and ends, and the metainfo of the dataset."""
+        dataset = runner.train_dataloader.dataset  # first: the loop that it belongs to knows where training ends
         runner.message_hub.update_info_dict(
             {
                 "loop_stage": "train",
@@ -45,10 +49,14 @@ class RuntimeInfoHook(Hook):
                 "iter": runner.iter,
                 "max_epochs": runner.max_epochs,
                 "max_iters": runner.max_iters,
-                "dataset_meta": getattr(runner.train_dataloader.dataset, "metainfo", None),
+                "dataset_meta": getattr(dataset, "metainfo", None),
             },
             resumed=False,
         )
+
+    def after_train(self, runner: RunContext) -> None:
+        """Remove the loop stage."""
+        runner.message_hub.pop_info("loop_stage")
 
     def before_train_epoch(self, runner: RunContext) -> None:
         """Record the epoch."""
@@ -72,19 +80,28 @@ class RuntimeInfoHook(Hook):
 
     def before_val(self, runner: RunContext) -> None:
         """Set the loop stage to `val`."""
-        runner.message_hub.runtime_info["loop_stage"] = "val"
+        self.last_loop_stage = runner.message_hub.get_info("loop_stage")
+        runner.message_hub.update_info("loop_stage", "val", resumed=False)
 
     def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Record the validation metrics."""
         self._keep(runner, "val", metrics)
 
     def after_val(self, runner: RunContext) -> None:
-        """Set the loop stage back to `train`."""
-        runner.message_hub.runtime_info["loop_stage"] = "train"
+        """Restore the loop stage from before the validation."""
+        if self.last_loop_stage is None:
+            runner.message_hub.pop_info("loop_stage")
+        else:
+            runner.message_hub.update_info("loop_stage", self.last_loop_stage, resumed=False)
+            self.last_loop_stage = None
 
     def before_test(self, runner: RunContext) -> None:
         """Set the loop stage to `test`."""
         runner.message_hub.update_info("loop_stage", "test", resumed=False)
+
+    def after_test(self, runner: RunContext) -> None:
+        """Remove the loop stage."""
+        runner.message_hub.pop_info("loop_stage")
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Record the test metrics."""

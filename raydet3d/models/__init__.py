@@ -9,6 +9,7 @@ from raydet3d.models.averaged_model import (
 from raydet3d.models.backbones.second import SECOND
 from raydet3d.models.data_preprocessors.base import BaseDataPreprocessor
 from raydet3d.models.data_preprocessors.det3d import Det3DDataPreprocessor
+from raydet3d.models.data_preprocessors.image import ImgDataPreprocessor, stack_batch
 from raydet3d.models.dense_heads.anchor3d_head import Anchor3DHead
 from raydet3d.models.dense_heads.center_head import CenterHead
 from raydet3d.models.dense_heads.separate_head import DCNSeparateHead, SeparateHead
@@ -80,6 +81,7 @@ __all__ = [
     "GaussianFocalLoss",
     "HardSimpleVFE",
     "HardVFE",
+    "ImgDataPreprocessor",
     "L1Loss",
     "MVXFasterRCNN",
     "MVXTwoStageDetector",
@@ -107,4 +109,5 @@ __all__ = [
     "VoxelNet",
     "build_model_from_cfg",
     "make_sparse_convmodule",
+    "stack_batch",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from raydet3d.dist import get_device
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPERS
@@ -29,6 +30,23 @@ def _read_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise InputError(f"optim_wrapper.dtype must be a name such as 'bfloat16' or a torch.dtype, got {dtype!r}")
     return dtype
+
+
+def autocast(
+    device_type: str | None = None,
+    dtype: torch.dtype | None = None,
+    enabled: bool = True,
+    cache_enabled: bool | None = None,
+) -> torch.autocast:
+    """Return a context of mixed precision, as MMEngine's function of this name.
+
+    Args:
+        device_type: `cuda` or `cpu`; the kind of device in use by default.
+        dtype: Type to compute in; the device's own by default.
+        enabled: Whether to use mixed precision.
+        cache_enabled: Whether to cache weights that were cast; torch's setting by default.
+    """
+    return torch.autocast(device_type or get_device(), dtype=dtype, enabled=enabled, cache_enabled=cache_enabled)
 
 
 @OPTIM_WRAPPERS.register_module()

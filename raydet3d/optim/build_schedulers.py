@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from raydet3d.errors import InputAssertionError, InputError
+from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
 from raydet3d.optim.schedule import CurveScheduler, ParamScheduler
 from raydet3d.optim.wrapper import OptimWrapper
@@ -81,10 +81,12 @@ def build_list(
     """
     if cfg is None:
         return []
-    items = [cfg] if isinstance(cfg, Mapping) or not isinstance(cfg, Sequence) else list(cfg)
+    items = [cfg] if isinstance(cfg, (Mapping, str)) or not isinstance(cfg, Sequence) else list(cfg)
     built = []
     for i, item in enumerate(items):
         if not isinstance(item, Mapping):
+            if not callable(getattr(item, "step", None)):
+                raise InputTypeError(f"{key}[{i}] must be a scheduler or a dict with a 'type', got {item!r}")
             built.append(item)
             continue
         args = dict(item)

@@ -267,7 +267,7 @@ def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper)
     if isinstance(cfg, OptimWrapper):
         wrapper = cfg
     elif not isinstance(cfg, Mapping):
-        raise InputError(f"optim_wrapper must be a dict, got {cfg!r}")
+        raise InputTypeError(f"optim_wrapper must be an optim wrapper or a dict, got {cfg!r}")
     elif cfg and all(isinstance(value, OptimWrapper) for value in cfg.values()):
         wrapper = OptimWrapperDict(**cfg)
     else:

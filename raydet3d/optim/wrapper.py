@@ -107,8 +107,9 @@ class OptimWrapper:
         if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int) or accumulative_counts < 1:
             raise InputError(f"accumulative_counts must be an integer of at least 1, got {accumulative_counts!r}")
         self.optimizer = optimizer
-        self.clip_type, self.clip_grad_kwargs = _read_clip(clip_grad)
-        self._norm_tells = self.clip_type == "norm" and _norm_of(self.clip_grad_kwargs) in TELLING_NORMS
+        self.clip_type, clip_args = _read_clip(clip_grad)
+        self.clip_grad_kwargs: dict[str, Any] | None = clip_args or None
+        self._norm_tells = self.clip_type == "norm" and _norm_of(clip_args) in TELLING_NORMS
         # Called with the gradients' total norm before clipping, as a tensor on the device.
         self.grad_norm_sink: Callable[[Tensor], None] | None = None
         # Settings that the config changes relative to the last loaded state, one line each.
@@ -216,7 +217,7 @@ class OptimWrapper:
 
     def _clip(self, active: Sequence[Tensor]) -> Tensor | None:
         """Clip the gradients of the parameters together; return their norm before clipping, if it is computed."""
-        if not self.clip_type or not active:
+        if self.clip_grad_kwargs is None or not active:
             return None
         norm: Tensor | None = CLIPPERS[self.clip_type][0](active, **self.clip_grad_kwargs)
         if norm is not None and self.grad_norm_sink is not None:

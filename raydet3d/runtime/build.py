@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from raydet3d import dist
 from raydet3d.config import Config
 from raydet3d.config.provenance import config_context
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.hooks.context import EvalLoop, RunContext, Schedulers, TrainLoop
 from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
@@ -107,6 +107,16 @@ class LaunchArgs:
 _LAUNCH: ContextVar[LaunchArgs | None] = ContextVar("launch", default=None)
 
 
+def _check_type(given: object, kind: type, requirement: str) -> None:
+    """Refuse a part of another type than `kind`.
+
+    Raises:
+        InputTypeError: It has another type.
+    """
+    if not isinstance(given, kind):
+        raise InputTypeError(f"{requirement}, got {given!r}")
+
+
 # -- the model --------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +129,7 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     given = cfg["model"]
     if isinstance(given, nn.Module):
         return given
+    _check_type(given, Mapping, "model must be an nn.Module or a dict with a 'type'")
     model_cfg = dict(given)
     if cfg.get("data_preprocessor") is not None:
         model_cfg.setdefault("data_preprocessor", cfg["data_preprocessor"])
@@ -226,6 +237,7 @@ def build_log_processor(given: LogProcessor | PartCfg | None) -> LogProcessor:
     """Build the log processor."""
     if isinstance(given, LogProcessor):
         return given
+    _check_type(given or {}, Mapping, "log_processor must be a LogProcessor or a dict")
     with config_context("log_processor"):
         made: LogProcessor = LOG_PROCESSORS.build(given or {}, {"type": "LogProcessor"})
     return made
@@ -235,6 +247,7 @@ def build_visualizer(given: Visualizer | PartCfg | None, *, save_dir: Path) -> V
     """Build the visualizer, which writes below `save_dir`."""
     if isinstance(given, Visualizer):
         return given
+    _check_type(given or {}, Mapping, "visualizer must be a Visualizer or a dict")
     default = {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
     with config_context("visualizer"):
         made: Visualizer = VISUALIZERS.build(given or default, {"name": "visualizer", "save_dir": str(save_dir)})
@@ -287,7 +300,7 @@ def lr_ratio(auto_scale_lr: PartCfg | None, batch_size: int) -> float | None:
         return None
     base = auto_scale_lr.get("base_batch_size")
     if isinstance(base, bool) or not isinstance(base, int) or base < 1:
-        raise InputError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
+        raise InputAssertionError(f"auto_scale_lr.base_batch_size must be an integer of at least 1, got {base!r}")
     if not batch_size:
         raise InputError(
             "auto_scale_lr needs train_dataloader.batch_size, or a batch sampler that has an attribute batch_size"
@@ -354,8 +367,10 @@ def build_train_loop(
         loader_cfg: `train_dataloader` of the config, or a data loader.
         batch_workers: Number of ranks whose batches make one iteration.
     """
-    if not isinstance(given, Mapping):
-        return given
+    if hasattr(given, "run"):
+        return cast("TrainLoop", given)
+    _check_type(given, Mapping, "train_cfg must be a loop or a dict")
+    assert isinstance(given, Mapping)
     with config_context("train_cfg"):
         args = loop_cfg(given, "train")
     loader = build_dataloader(
@@ -378,8 +393,10 @@ def build_eval_loop(given: EvalLoop | PartCfg, mode: str, runner: RunContext) ->
         mode: `val` or `test`.
         runner: The run; its config's data loader and evaluator of the mode are read.
     """
-    if not isinstance(given, Mapping):
-        return given
+    if hasattr(given, "run"):
+        return cast("EvalLoop", given)
+    _check_type(given, Mapping, f"{mode}_cfg must be a loop or a dict")
+    assert isinstance(given, Mapping)
     key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", runner.cfg[f"{mode}_dataloader"], f"{mode}_evaluator"
     with config_context(f"{mode}_cfg"):
         args = loop_cfg(given, mode)

@@ -226,7 +226,7 @@ def find_unused_parameters(model: nn.Module, loss: Tensor) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
 
 
-def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:
+def to_sync_bn(model: nn.Module, kind: str = "torch") -> nn.Module:
     """Replace BatchNorm by SyncBatchNorm, whose statistics are over all ranks.
 
     Args:
@@ -242,6 +242,8 @@ def to_sync_bn(model: nn.Module, kind: str) -> nn.Module:
 
 def from_sync_bn(model: nn.Module) -> nn.Module:
     """Replace SyncBatchNorm by BatchNorm, for training in one process."""
+    if isinstance(model, nn.SyncBatchNorm):
+        return _PlainBatchNorm.like(model)
     for name, child in model.named_children():
         if isinstance(child, nn.SyncBatchNorm):
             setattr(model, name, _PlainBatchNorm.like(child))

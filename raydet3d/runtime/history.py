@@ -133,9 +133,28 @@ class History:
 
     `runner.message_hub` is an instance. Nothing synchronizes with the device before `flush`, which every read calls. A
     tensor must not be modified in place after it was added.
+
+    Args:
+        name: Name of the run.
     """
 
-    def __init__(self) -> None:
+    @staticmethod
+    def get_instance(name: str = "", **kwargs: object) -> Any:
+        """Return a proxy for the history of the active run; without an active run, for a separate history.
+
+        Args:
+            name: Accepted as an argument of MMEngine's; every name refers to the history of the active run.
+            **kwargs: Accepted as arguments of MMEngine's.
+        """
+        return ActiveRunProxy("message_hub", History)
+
+    @staticmethod
+    def get_current_instance() -> Any:
+        """Return a proxy for the history of the active run; without an active run, for a separate history."""
+        return ActiveRunProxy("message_hub", History)
+
+    def __init__(self, name: str = "") -> None:
+        self.instance_name = name
         self.log_scalars: dict[str, Series] = {}
         self.runtime_info: dict[str, Any] = {}
         self._unsaved: set[str] = set()
@@ -272,23 +291,8 @@ def _scalar(value: Any) -> Any:
     return value if isinstance(value, (int, float)) else float(np.asarray(value).item())
 
 
-class MessageHub:
-    """Access to the message hub as in MMEngine; every name refers to the history of the active run."""
-
-    @staticmethod
-    def get_instance(name: str = "", **kwargs: Any) -> Any:
-        """Return a proxy for the history of the active run; without an active run, for a separate history.
-
-        Args:
-            name: Accepted for compatibility with MMEngine; ignored.
-            **kwargs: Accepted for compatibility with MMEngine; ignored.
-        """
-        return ActiveRunProxy("message_hub", History)
-
-    @staticmethod
-    def get_current_instance() -> Any:
-        """Return a proxy for the history of the active run; without an active run, for a separate history."""
-        return ActiveRunProxy("message_hub", History)
+MessageHub = History
+"""MMEngine's name."""
 
 
 def is_plain(value: Any) -> bool:

@@ -18,7 +18,7 @@ from raydet3d.data.dataset import check_dataset
 from raydet3d.data.global_batch import ElasticBatchSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, seeded_generators
 from raydet3d.dist import get_rank, get_world_size
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputTypeError
 from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
 from raydet3d.worker_process import init_worker_process, stop_signals_blocked
@@ -77,7 +77,19 @@ def build_dataloader(
 
 
 class RunLoader(DataLoader[Any]):
-    """`DataLoader` whose worker processes survive a stop signal sent to the process group."""
+    """`DataLoader` whose worker processes survive a stop signal sent to the process group.
+
+    `sampler` is the one that draws the indices, which the batch sampler holds.
+    """
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler of the config."""
+        return self.batch_sampler.sampler  # type: ignore[union-attr]
+
+    @sampler.setter
+    def sampler(self, placeholder: object) -> None:
+        """Ignore the sampler that torch sets beside a batch sampler and never uses."""
 
     @override
     def __iter__(self) -> Any:
@@ -272,12 +284,15 @@ def _build(table: Any, cfg: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _function(cfg: Any, key: str) -> Any:
-    """Build a function from `dict(type=name, **arguments)`; return anything else unchanged.
+    """Build a function from `dict(type=name, **arguments)`; return a function unchanged.
 
     Raises:
+        InputTypeError: `cfg` is neither.
         InputError: The dict has no `type`.
     """
     if not isinstance(cfg, Mapping):
+        if not callable(cfg):
+            raise InputTypeError(f"{key} must be a function or a dict with a 'type', got {cfg!r}")
         return cfg
     args = dict(cfg)
     with config_context(key):

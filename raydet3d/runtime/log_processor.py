@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from raydet3d.config.type_check import NonNegativeInt, PositiveInt
-from raydet3d.errors import InputError
+from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.hooks.context import RunContext
 from raydet3d.registry import LOG_PROCESSORS
 from raydet3d.runtime.history import STATISTICS, Series
@@ -200,19 +200,21 @@ class LogProcessor:
         for item in self.custom_cfg:
             where = "log_processor.custom_cfg"
             if unknown := set(item) - _CUSTOM_KEYS:
-                raise InputError(f"{where}: unknown key {min(unknown)!r}; it takes {', '.join(sorted(_CUSTOM_KEYS))}")
+                raise InputAssertionError(
+                    f"{where}: unknown key {min(unknown)!r}; it takes {', '.join(sorted(_CUSTOM_KEYS))}"
+                )
             if not {"data_src", "method_name"} <= set(item):
-                raise InputError(f"{where}: each entry needs a data_src and a method_name, got {item}")
+                raise InputAssertionError(f"{where}: each entry needs a data_src and a method_name, got {item}")
             window = item.get("window_size", self.window_size)
             if not (isinstance(window, int) or window in ("epoch", "global")):
-                raise InputError(f"{where}: window_size must be a number, 'epoch' or 'global', got {window!r}")
+                raise InputAssertionError(f"{where}: window_size must be a number, 'epoch' or 'global', got {window!r}")
             if window == "epoch" and not self.by_epoch:
-                raise InputError(f"{where}: window_size='epoch' needs by_epoch=True")
+                raise InputAssertionError(f"{where}: window_size='epoch' needs by_epoch=True")
             if item["method_name"] not in STATISTICS:
-                raise InputError(
+                raise InputAssertionError(
                     f"{where}: unknown method_name {item['method_name']!r}; known: {', '.join(STATISTICS)}"
                 )
             name = item.get("log_name", item["data_src"])
             if name in seen:
-                raise InputError(f"{where}: two entries log {name!r}; give one another log_name")
+                raise InputAssertionError(f"{where}: two entries log {name!r}; give one another log_name")
             seen.add(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from numbers import Real
 from typing import Any, cast
 
@@ -87,6 +88,8 @@ class BaseLoop(ABC):
 class _TrainLoop(BaseLoop):
     """Base class of the training loops.
 
+    User-defined subclasses may override `run`, `run_epoch` and `run_iter` with bodies written for MMEngine's loops.
+
     Args:
         runner: Context of the run.
         dataloader: Data loader of this rank.
@@ -99,6 +102,9 @@ class _TrainLoop(BaseLoop):
     Raises:
         InputError: The data loader is empty, or an argument is out of range.
     """
+
+    max_epochs: int
+    max_iters: int
 
     def __init__(
         self,
@@ -146,6 +152,27 @@ class _TrainLoop(BaseLoop):
         if count != self.iter + 1:
             raise InputError(f"run_iter ends one iteration at a time: _iter was {self.iter} and cannot become {count}")
         self.runner.progress.finish_iter()
+
+    @property
+    def _epoch(self) -> int:
+        """Finished epochs; a user-defined `run_epoch` increments it as in MMEngine: `self._epoch += 1`."""
+        return self.epoch
+
+    @_epoch.setter
+    def _epoch(self, count: int) -> None:
+        if count != self.epoch + 1:
+            raise InputError(f"run_epoch ends one epoch at a time: _epoch was {self.epoch} and cannot become {count}")
+        self.runner.progress.finish_epoch()
+
+    @property
+    def _max_epochs(self) -> int:
+        """Epochs to train, under the name that user-defined loops read as in MMEngine."""
+        return self.max_epochs
+
+    @property
+    def _max_iters(self) -> int:
+        """Iterations to train, under the name that user-defined loops read as in MMEngine."""
+        return self.max_iters
 
     def _decide_interval(self, done: int) -> None:
         self.val_interval = self._intervals[bisect(self._milestones, done + 1) - 1]
@@ -288,9 +315,9 @@ class IterBasedTrainLoop(_TrainLoop):
         runner.call_hook("before_train")
         self._catch_up(self.iter)
         runner.call_hook("before_train_epoch")
-        batches = self._batches()
+        self.dataloader_iterator = self._batches()
         while self.iter < self.max_iters and not self.stop_training:
-            data_batch = next(batches)
+            data_batch = next(self.dataloader_iterator)
             runner.model.train()
             self.run_iter(data_batch)
             self._decide_interval(self.iter)
@@ -305,6 +332,11 @@ class IterBasedTrainLoop(_TrainLoop):
             data_batch: The batch.
         """
         self._train(self.iter, data_batch)
+
+    @cached_property
+    def dataloader_iterator(self) -> Iterator[Any]:
+        """Batches without end, for a user-defined `run`."""
+        return self._batches()
 
     def _batches(self) -> Iterator[Any]:
         """Yield batches indefinitely; every pass over the data has its own order and augmentation."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from raydet3d import __version__, dist
 from raydet3d.config import Config
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.files import set_aside
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.hooks.context import EvalLoop, RunContext, Schedulers, TrainLoop
@@ -126,13 +126,14 @@ class RunParts:
         self.setup_env(self.cfg.get("env_cfg") or {})
         self.device: torch.device = pick_device(launch.device)
         self.work_dir, self.name = work_dir_and_name(self.cfg)
+        self._found_work_dir = self.work_dir.is_dir()
         self.timestamp: str = make_log_dir(self.work_dir, launch.timestamp)
         self.log_dir: Path = self.work_dir / self.timestamp
         self.experiment_name: str = f"{self.name}_{self.timestamp}"
         try:
             self._build(launch)
         except BaseException:
-            remove_empty_dirs(self.work_dir, self.timestamp)
+            remove_empty_dirs(self.work_dir, self.timestamp, keep_work_dir=self._found_work_dir)
             raise
 
     def _build(self, launch: LaunchArgs) -> None:
@@ -192,15 +193,29 @@ class RunParts:
         if self.cfg.get("launcher") == "pytorch" and torchrun and not dist.is_distributed():
             dist.join_torchrun(env_cfg.get("dist_cfg"))
 
-    def build_logger(self, log_level: int | str = "INFO", log_file: str | Path | None = None) -> logging.Logger:
-        """Open the run's logger; lines are kept back until all parts of the run exist."""
+    def build_logger(
+        self, log_level: int | str = "INFO", log_file: str | Path | None = None, **kwargs: object
+    ) -> logging.Logger:
+        """Open the run's logger; lines are kept back until all parts of the run exist.
+
+        Args:
+            log_level: Least level that rank 0 prints.
+            log_file: File of the lines; by default in the log folder.
+            **kwargs: Accepted as arguments of MMEngine's.
+        """
         file = Path(log_file) if log_file else self.log_dir / f"{self.timestamp}.log"
         name = f"{self.name}-{self.timestamp}-{next(_NUMBERS)}"
         return open_logger(name, file, rank=self.rank, level=log_level, held=True)
 
     def build_message_hub(self, message_hub: PartCfg | None = None) -> History:
-        """Make the history, in which scalars and facts of the run are kept."""
-        return History()
+        """Make the history, in which scalars and facts of the run are kept.
+
+        Args:
+            message_hub: `dict(name=...)`; the experiment's name by default.
+        """
+        if message_hub is not None and not isinstance(message_hub, Mapping):
+            raise InputTypeError(f"message_hub must be a dict, got {message_hub!r}")
+        return History((message_hub or {}).get("name", self.experiment_name))
 
     def build_log_processor(self, log_processor: LogProcessor | PartCfg | None) -> LogProcessor:
         """Build the log processor."""
@@ -265,7 +280,7 @@ class RunParts:
     def train_loop(self) -> TrainLoop:
         """The training loop."""
         if self.cfg.get("train_cfg") is None:
-            raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
+            raise InputRuntimeError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
         return self.build_train_loop(self.cfg["train_cfg"])
 
     @cached_property
@@ -345,13 +360,20 @@ class RunParts:
 
     @property
     def max_epochs(self) -> int | None:
-        """Epochs to train; None where nothing trains, or the loop does not say."""
-        return getattr(self.train_loop, "max_epochs", None) if self.is_training else None
+        """Epochs to train; None where nothing trains, or neither loop nor config says."""
+        return self._training_length("max_epochs")
 
     @property
     def max_iters(self) -> int | None:
-        """Iterations to train; None where nothing trains, or the loop does not say."""
-        return getattr(self.train_loop, "max_iters", None) if self.is_training else None
+        """Iterations to train; None where nothing trains, or neither loop nor config says."""
+        return self._training_length("max_iters")
+
+    def _training_length(self, name: str) -> int | None:
+        """Return an attribute of the training loop; before that is built, the config's value."""
+        if self.is_training:
+            return getattr(self.train_loop, name, None)
+        given = self.cfg.get("train_cfg")
+        return given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
 
     @property
     def val_interval(self) -> int:

@@ -83,12 +83,19 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
             return name
 
 
-def remove_empty_dirs(work_dir: Path, timestamp: str) -> None:
-    """Take away the folder of a start that came to nothing, and the work dir, where nothing lies in them."""
+def remove_empty_dirs(work_dir: Path, timestamp: str, *, keep_work_dir: bool = False) -> None:
+    """Remove the folder of a start that came to nothing, and the work dir, if they are empty.
+
+    Args:
+        work_dir: Folder of the run.
+        timestamp: Name of the start.
+        keep_work_dir: Whether the work dir was there before the start.
+    """
     if dist.is_main_process():
-        with suppress(OSError):  # something lies there
+        with suppress(OSError):  # it is not empty
             (work_dir / timestamp).rmdir()
-            work_dir.rmdir()
+            if not keep_work_dir:
+                work_dir.rmdir()
 
 
 def resolve_resume(

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from raydet3d.checkpoint.nested import is_sharded as holds_shards
 from raydet3d.checkpoint.safe_load import content_of_file
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputRuntimeError
 from raydet3d.hooks.context import DataBatch, EvalLoop, TrainLoop
 from raydet3d.log import close_logger, release_buffered
 from raydet3d.registry import RUNNERS
@@ -92,7 +93,9 @@ class Runner(RunParts):
         with self._preparing():
             loop = self.val_loop if mode == "val" else self.test_loop
             if loop is None:
-                raise InputError(f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator")
+                raise InputRuntimeError(
+                    f"nothing to do: the config has no {mode}_dataloader, {mode}_cfg and {mode}_evaluator"
+                )
         self.call_hook("before_run")
         self._load_weights_to_score()
         metrics: dict[str, Any] = self._run(loop)
@@ -119,7 +122,7 @@ class Runner(RunParts):
         except BaseException:
             if not self._is_introduced:
                 close_logger(self.logger)
-                remove_empty_dirs(self.work_dir, self.timestamp)
+                remove_empty_dirs(self.work_dir, self.timestamp, keep_work_dir=self._found_work_dir)
             raise
         if not self._is_introduced:
             self._is_introduced = True
@@ -237,7 +240,7 @@ class Runner(RunParts):
             return
         if start.resume_from is not None and start.state is not None:
             state = load_shards(start.state, start.resume_from, self._parameters())
-            state["state_dict"] = dict(state["state_dict"])  # hooks may edit it, and training needs all of it
+            state["state_dict"] = copy(state["state_dict"])  # hooks may edit it, and training needs all of it
             self.call_hook("after_load_checkpoint", checkpoint=state)
             self._load_weights(state, str(start.resume_from), strict=True)
         elif start.load_from is not None:

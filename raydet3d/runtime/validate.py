@@ -9,7 +9,7 @@ from typing import Any
 from raydet3d.config.config_dict import DELETE
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import RunConfig, read_run_config
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.registry import LOOPS, Registry
 from raydet3d.runtime.consistency import check_consistency
 
@@ -78,12 +78,12 @@ def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
         mode: `train`, `val` or `test`.
     """
     if not isinstance(cfg, Mapping):
-        raise InputError(f"must be a dict, got {cfg!r}")
+        raise InputTypeError(f"must be a dict, got {cfg!r}")
     out = dict(cfg)
     if mode != "train":
         out.setdefault("type", f"{mode.capitalize()}Loop")
     elif "type" in out and "by_epoch" in out:
-        raise InputError("has both type and by_epoch, which both select the loop; remove one")
+        raise InputRuntimeError("has both type and by_epoch, which both select the loop; remove one")
     elif "type" not in out:
         out["type"] = "EpochBasedTrainLoop" if out.pop("by_epoch", True) else "IterBasedTrainLoop"
     return out

@@ -78,6 +78,11 @@ class Visualizer(Canvas):
                 raise InputError(f"visualizer {name!r} has two backends {key!r}; give one a name=")
             self._backends[key] = backend
 
+    @property
+    def instance_name(self) -> str:
+        """The visualizer's name, as MMEngine calls it."""
+        return self.name
+
     @classmethod
     def get_instance(cls, name: str = "visualizer", **kwargs: Any) -> Any:
         """Return the visualizer of the active run, or one without back ends.

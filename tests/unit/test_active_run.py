@@ -38,6 +38,12 @@ def test_proxy_follows_the_active_run() -> None:
     assert (second.part.value, part.value) == (5, 0)
 
 
+def test_proxy_is_an_instance_of_the_class_behind_it() -> None:
+    assert isinstance(MMLogger.get_current_instance(), logging.Logger)
+    assert isinstance(MessageHub.get_instance("any"), MessageHub)
+    assert isinstance(Visualizer.get_current_instance(), Visualizer)
+
+
 def test_proxy_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(MessageHub.get_current_instance())).log_scalars == {}
 

@@ -11,7 +11,7 @@ import pytest
 
 from raydet3d import registry
 from raydet3d.errors import InputError
-from raydet3d.registry import BadArgument, Registry, UnknownName
+from raydet3d.registry import BadArgument, Registry, UnknownName, build_from_cfg
 
 
 class Box:
@@ -204,6 +204,21 @@ class TestTablesOfProjects:
             Registry("part", parent=table, scope="mine")
         assert Registry("part", parent=table).scope == __name__.partition(".")[0]
 
+    def test_a_scope_finds_the_tables_of_other_projects(self, table: Registry, child: Registry) -> None:
+        other = Registry("part", parent=table, scope="other")
+        inner = Registry("part", parent=child, scope="inner")
+        inner.register_module(name="Deep", module=list)
+        assert other.get("mine.Ball") is Fraction
+        assert other.get("mine.inner.Deep") is list
+        with pytest.raises(KeyError):
+            other.get("Ball")
+
+    def test_parent_and_scope_have_their_types(self) -> None:
+        with pytest.raises(AssertionError):
+            Registry("part", parent="table")  # type: ignore[arg-type]
+        with pytest.raises(AssertionError):
+            Registry("part", scope=1)  # type: ignore[arg-type]
+
     def test_locations_are_imported_on_a_miss(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "rd_parts.py").write_text("import rd_home\nrd_home.T.register_module(name='Late', module=dict)\n")
         (tmp_path / "rd_home.py").write_text(
@@ -222,7 +237,10 @@ class TestTablesOfProjects:
 
         parent = Registry("thing", build_func=make)
         assert parent.build(3) == (3, "thing", None)
-        assert Registry("part", parent=parent, scope="x").build(4, default_args={"a": 1}) == (4, "part", {"a": 1})
+        child = Registry("part", parent=parent, scope="x")
+        assert child.build(4, default_args={"a": 1}) == (4, "part", {"a": 1})
+        assert child.build_func is make
+        assert Registry("thing").build_func is build_from_cfg
 
 
 def test_error_names_the_table_that_has_the_name() -> None:
@@ -230,6 +248,18 @@ def test_error_names_the_table_that_has_the_name() -> None:
 
     with pytest.raises(UnknownName, match=r"unknown hook type 'AdamW'; the optimizer table has it"):
         registry.HOOKS.get("AdamW")
+
+
+def test_entries_can_be_listed_and_removed(table: Registry) -> None:
+    assert "Registry of thing" in repr(table)
+    assert "Box" in repr(table)
+    table.module_dict.pop("Box")
+    assert "Box" not in table
+
+
+def test_something_else_than_a_registry_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        build_from_cfg(dict(type="Box", width=1), "table")  # type: ignore[arg-type]
 
 
 def test_descriptions(table: Registry) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.errors import InputError
@@ -82,6 +83,9 @@ class Pack3DDetInputs(Transform):
 def _tensor(value: Any) -> Any:
     """Convert an array to a tensor; return boxes and tensors unchanged."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+FUNCTIONS.register_module(module=default_collate)
 
 
 @FUNCTIONS.register_module()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import ClassVar
 
 import torch
@@ -64,3 +66,28 @@ class WeightedLoss(nn.Module):
         if avg_factor is None:
             return self.loss_weight * loss.mean()
         return self.loss_weight * loss.sum() / (avg_factor + EPS)
+
+
+def weighted_loss(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a function of element-wise losses the arguments of MMDetection's losses.
+
+    Args:
+        loss: Called with (N, ...) predictions, targets and further keyword arguments; returns losses of that shape.
+
+    Returns:
+        A function that also takes `weight`, (N,) or (N, ...) factors, `reduction` ("none", "mean" or "sum") and
+        `avg_factor`, the divisor of the sum for "mean".
+    """
+
+    @wraps(loss)
+    def weighted(
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        avg_factor: AvgFactor = None,
+        **kwargs: object,
+    ) -> Tensor:
+        return WeightedLoss(reduction).reduce(loss(pred, target, **kwargs), weight, avg_factor)
+
+    return weighted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,32 @@ def test_load_checkpoint_outside_of_a_run(tmp_path: Path) -> None:
     torch.save({"state_dict": {"weight": torch.ones(1, 2)}}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="bias"):
         load_checkpoint(model, tmp_path / "w.pth", strict=True)
+
+
+class Versioned(nn.Module):
+    """Was called `old` in its first version, and has another layer of that name now."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.old = nn.Linear(1, 1)
+        self.new = nn.Linear(1, 1)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        if local_metadata.get("version", 1) < 2:
+            for name in ("weight", "bias"):
+                state_dict[f"{prefix}new.{name}"] = state_dict.pop(f"{prefix}old.{name}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def test_modules_convert_weights_of_their_older_versions_only(tmp_path: Path) -> None:
+    model, copy = nn.Sequential(Versioned()), nn.Sequential(Versioned())
+    torch.save({"state_dict": model.state_dict(prefix="module.")}, tmp_path / "w.pth")
+    load_checkpoint(copy, tmp_path / "w.pth", strict=True)
+    assert torch.equal(copy[0].old.weight, model[0].old.weight)
+    assert torch.equal(copy[0].new.weight, model[0].new.weight)
+    first_version = {"0.old.weight": torch.full((1, 1), 5.0), "0.old.bias": torch.zeros(1)}
+    load_weights(copy, first_version, strict=False, title="w.pth")
+    assert copy[0].new.weight.item() == 5
+    assert torch.equal(copy[0].old.weight, model[0].old.weight)

@@ -156,3 +156,28 @@ def test_hooks_may_edit_what_is_saved(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "epoch_3.pth", weights_only=True)["state_dict"]
     assert all(value.abs().sum() == 0 for value in state.values())
     assert runner.model.first.weight.abs().sum() > 0
+
+
+def test_metrics_and_rules_may_be_single_names_as_in_mmengine() -> None:
+    hook = CheckpointHook(greater_keys="height", less_keys=["width"], save_best=["height", "width"])
+    assert (hook.greater_keys, hook.less_keys) == (("height",), ["width"])
+    assert (hook.key_indicators, hook.rules) == (["height", "width"], ["greater", "less"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"save_best": {"acc": "acc"}},
+        {"save_best": ["auto", "acc"]},
+        {"save_best": ["acc"], "rule": 1},
+        {"save_best": ["acc"], "rule": ["greater", "less"]},
+    ],
+)
+def test_wrong_metrics_and_rules_are_assertion_errors(wrong: Any) -> None:
+    with pytest.raises(AssertionError):
+        CheckpointHook(**wrong)
+
+
+def test_the_old_and_the_new_name_of_the_backend_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="backend_args"):
+        CheckpointHook(file_client_args={"backend": "disk"}, backend_args={"backend": "local"})

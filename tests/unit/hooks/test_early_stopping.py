@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_metric_that_validation_never_gives(tmp_path: Path) -> None:
     [
         ({"monitor": "height"}, "is more or less of monitor='height' better"),
         ({"monitor": "AP", "rule": "more"}, "rule must be 'greater' or 'less', got 'more'"),
-        ({"monitor": "AP", "patience": 0}, "patience must be 1 or more"),
+        ({"monitor": "AP", "patience": -1}, "patience must be 0 or more"),
         ({"monitor": "AP", "min_delta": -1}, "min_delta must be 0 or more"),
     ],
 )
@@ -104,3 +105,15 @@ def test_a_threshold_that_was_passed_ends_a_resumed_run_too(tmp_path: Path) -> N
     assert run(tmp_path, [10.0] * 8, stop, resume=True, **saved_at_its_end).epoch == 2
     higher = {**stop, "stopping_threshold": 95.0, "patience": 9}
     assert run(tmp_path, [10.0] * 8, higher, resume=True, **saved_at_its_end).epoch == 8
+
+
+def test_a_patience_of_zero_stops_at_the_first_validation_without_improvement() -> None:
+    hook = EarlyStoppingHook(monitor="acc", patience=0)
+    assert hook._judge(0.5) is None
+    assert hook._judge(0.5) is not None
+
+
+def test_a_loop_that_cannot_be_stopped_is_refused() -> None:
+    runner: Any = SimpleNamespace(is_training=True, train_loop=object())
+    with pytest.raises(AssertionError, match="stop_training"):
+        EarlyStoppingHook(monitor="acc").before_run(runner)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raydet3d.hooks import DistSamplerSeedHook, Hook, IterTimerHook
+from raydet3d.hooks import DistSamplerSeedHook, EMAHook, Hook, IterTimerHook, LoggerHook
 from raydet3d.runtime import Runner, assemble
 from raydet3d.runtime.history import History
 from tests.kit.toy import ToyData, toy_cfg
@@ -90,9 +90,10 @@ def test_the_sampler_hears_of_the_epoch_once() -> None:
 
     inner = SimpleNamespace(sampler=sampler("inner"))
     both = SimpleNamespace(sampler=sampler("outer"), batch_sampler=inner)
-    DistSamplerSeedHook().before_train_epoch(SimpleNamespace(train_dataloader=both, epoch=4))  # type: ignore[arg-type]
     only = SimpleNamespace(sampler=object(), batch_sampler=inner)
-    DistSamplerSeedHook().before_train_epoch(SimpleNamespace(train_dataloader=only, epoch=5))  # type: ignore[arg-type]
+    for loader, epoch in ((both, 4), (only, 5)):
+        runner: Any = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader), epoch=epoch)
+        DistSamplerSeedHook().before_train_epoch(runner)
     assert told == [("outer", 4), ("inner", 5)]
 
 
@@ -128,3 +129,21 @@ def test_nothing_to_turn_off_is_said(tmp_path: Path) -> None:
     runner.train_dataloader.dataset.dataset.disable_transform = lambda *_: 0
     runner.train()
     assert "nothing to do" in next(tmp_path.glob("*/*.log")).read_text()
+
+
+def test_the_loop_stage_ends_with_its_loop(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path, log_level="ERROR", train_cfg__max_epochs=1))
+    runner.val()
+    assert runner.message_hub.get_info("loop_stage") is None
+    runner.train()
+    assert runner.message_hub.get_info("loop_stage") is None
+
+
+def test_arguments_of_wrong_types_raise_what_mmengine_raises() -> None:
+    for wrong in ({"interval": "100"}, {"ignore_last": "no"}, {"out_suffix": [100]}, {"out_dir": 1}):
+        with pytest.raises(TypeError):
+            LoggerHook(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        EMAHook(begin_iter=-1)
+    with pytest.raises(AssertionError):
+        EMAHook(begin_iter=1, begin_epoch=1)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import default_collate
 
 from raydet3d.config import Config
+from raydet3d.data.samplers import DefaultSampler
 from raydet3d.errors import InputError
 from raydet3d.hooks import CheckpointHook, Hook, LoggerHook
 from raydet3d.runtime import Evaluator, assemble
@@ -23,7 +25,8 @@ from raydet3d.runtime.build import (
     build_visualizer,
     wrap_model,
 )
-from tests.kit.toy import ToyMetric, ToyModel, toy_cfg
+from raydet3d.runtime.history import MessageHub
+from tests.kit.toy import ToyData, ToyMetric, ToyModel, toy_cfg
 
 
 def quiet(folder: Path, **changes: Any) -> Any:
@@ -209,3 +212,57 @@ def test_the_config_is_kept_and_live_objects_are_no_obstacle(tmp_path: Path, cap
     assemble(Config(values, filename=tmp_path / "small.json")).val()
     assert Config.fromfile(tmp_path / "c" / "small.py").label_map == {0: 1}
     assert logging.getLogger("raydet3d").level == logging.NOTSET
+
+
+def test_parts_of_a_wrong_type_are_type_errors(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path))
+    for build in (
+        runner.build_model,
+        runner.build_visualizer,
+        runner.build_log_processor,
+        runner.build_message_hub,
+        runner.build_train_loop,
+        runner.build_val_loop,
+        runner.build_optim_wrapper,
+        runner.build_param_scheduler,
+    ):
+        with pytest.raises(TypeError):
+            build("wrong")
+    with pytest.raises(TypeError):
+        runner.build_dataloader({**runner.cfg["train_dataloader"], "collate_fn": 3})
+    with pytest.raises(AssertionError):
+        runner.scale_lr(runner.optim_wrapper, {"enable": True})
+
+
+def test_a_run_without_a_section_for_what_it_is_asked_is_a_runtime_error(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path, **dict.fromkeys(["test_dataloader", "test_cfg", "test_evaluator"])))
+    with pytest.raises(RuntimeError, match="test_dataloader"):
+        runner.test()
+
+
+def test_the_message_hub_is_found_by_its_class_and_name(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path))
+    assert isinstance(runner.message_hub, MessageHub)
+    assert runner.message_hub.instance_name == runner.experiment_name
+    assert runner.build_message_hub({"name": "other"}).instance_name == "other"
+
+
+def test_the_length_of_training_is_known_before_the_loop_is_built(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path, train_cfg={"by_epoch": True, "max_epochs": 7}))
+    assert runner.max_epochs == 7
+    assert not runner.is_training
+
+
+def test_a_start_that_fails_leaves_the_users_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        assemble(quiet(tmp_path, **dict.fromkeys(["val_dataloader", "val_cfg", "val_evaluator"]))).val()
+    assert tmp_path.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_loaders_show_the_data_set_and_the_sampler_of_the_config(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path, train_dataloader__collate_fn={"type": "default_collate"}))
+    loader = runner.build_dataloader(runner.cfg["train_dataloader"], seed=5)
+    assert isinstance(loader.dataset, ToyData)
+    assert isinstance(loader.sampler, DefaultSampler)
+    assert loader.collate_fn is default_collate

@@ -251,6 +251,48 @@ def test_an_iteration_of_a_users_own(tmp_path: Path) -> None:
         assert runner.test()["toy/count"] == 7  # of 9
 
 
+class WarmUp(IterBasedTrainLoop):
+    """Runs by itself, in MMEngine's way."""
+
+    def run(self) -> None:
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+
+
+class OwnRunEpoch(OwnEpochs):
+    """Does epochs by itself, in MMEngine's way."""
+
+    def run_epoch(self) -> None:
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for idx, data_batch in enumerate(self.dataloader):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+        assert self._epoch <= self._max_epochs
+
+
+def test_loops_with_bodies_of_mmengines(tmp_path: Path) -> None:
+    with LOOPS.temporary(WarmUp=WarmUp, OwnRunEpoch=OwnRunEpoch):
+        runner = assemble(toy_cfg(tmp_path / "a", log_level="ERROR", train_cfg={"type": "WarmUp", "max_iters": 15}))
+        assert runner.train()["iter"] == 15
+        runners = {}
+        for kind in ("OwnRunEpoch", "EpochBasedTrainLoop"):
+            train_cfg = {"type": kind, "max_epochs": 2}
+            runner = runners[kind] = assemble(toy_cfg(tmp_path / kind, log_level="ERROR", train_cfg=train_cfg))
+            result = runner.train()
+            assert (result["epoch"], result["iter"]) == (2, 24)
+        own, plain = (runner.model.parameters() for runner in runners.values())
+        assert all(torch.equal(a, b) for a, b in zip(own, plain, strict=True))
+        with pytest.raises(InputError, match="_epoch was 2 and cannot become 4"):
+            runners["OwnRunEpoch"].train_loop._epoch += 2
+
+
 class Bare(BaseLoop):
     """Trains ``steps`` iterations, and has nothing that it need not have."""
 
