@@ -90,7 +90,9 @@ def get_state_dict(
         keep_vars: Keep parameters attached to the graph.
     """
     while is_model_wrapper(module):
-        module = module.module
+        inner = module.module
+        assert isinstance(inner, nn.Module)
+        module = inner
     wrappers = [f"{prefix}{name}." for name, part in module.named_modules() if is_model_wrapper(part)]
     inside_first = sorted(wrappers, key=len, reverse=True)
     weights = rename_weights(

@@ -103,7 +103,8 @@ def apply_to(data: object, expr: Callable[[object], bool], apply_func: Callable[
             made[key] = inner(value)
         return made
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*map(inner, data))
+        kind: Callable[..., object] = type(data)
+        return kind(*map(inner, data))
     if isinstance(data, (list, tuple)):
         return type(data)(map(inner, data))
     return apply_func(data) if expr(data) else data

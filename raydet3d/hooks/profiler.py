@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import profiler
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, RunContext
 from raydet3d.registry import HOOKS
@@ -158,4 +158,4 @@ def _made(name: str, function: Callable[..., Any], args: Mapping[str, Any]) -> A
     try:
         return function(**args)
     except (TypeError, AssertionError) as error:
-        raise InputError(f"ProfilerHook: {name}: {str(error) or f'{dict(args)} will not do'}") from None
+        raise InputTypeError(f"ProfilerHook: {name}: {str(error) or f'{dict(args)} will not do'}") from None

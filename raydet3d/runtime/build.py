@@ -126,18 +126,23 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     Args:
         cfg: The config: `model` and `data_preprocessor` are read.
     """
-    given = cfg["model"]
+    given = with_data_preprocessor(cfg)
     if isinstance(given, nn.Module):
         return given
     _check_type(given, Mapping, "model must be an nn.Module or a dict with a 'type'")
-    model_cfg = dict(given)
-    if cfg.get("data_preprocessor") is not None:
-        model_cfg.setdefault("data_preprocessor", cfg["data_preprocessor"])
     with config_context("model"):
-        model = MODELS.build(model_cfg)
+        model = MODELS.build(dict(given))
     if not isinstance(model, nn.Module):
-        raise InputError(f"model: {model_cfg['type']!r} does not make an nn.Module")
+        raise InputError(f"model: {given['type']!r} does not make an nn.Module")
     return model
+
+
+def with_data_preprocessor(cfg: Mapping[str, Any]) -> nn.Module | PartCfg:
+    """Return `model` of a config, with its `data_preprocessor` where the model's dict has none of its own."""
+    given: nn.Module | PartCfg = cfg["model"]
+    if cfg.get("data_preprocessor") is None or not isinstance(given, Mapping):
+        return given
+    return {"data_preprocessor": cfg["data_preprocessor"], **given}
 
 
 def wrap_model(model: nn.Module, cfg: Mapping[str, Any], device: torch.device) -> nn.Module:

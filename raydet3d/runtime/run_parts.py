@@ -153,7 +153,7 @@ class RunParts:
         for hook in launch.extra_hooks:
             self.register_hook(hook)
         self.visualizer: Visualizer = self.build_visualizer(cfg.get("visualizer"))
-        self.model: nn.Module = self.build_model(cfg["model"])
+        self.model: nn.Module = self.build_model(build.with_data_preprocessor(cfg))
         self.model = self.wrap_model(cfg.get("model_wrapper_cfg"), self.model.to(self.device))
         self.batch_workers: int = launch.batch_workers or resolve_batch_workers(cfg, start)
         build.check_ranks(self.model, self._hooks, self.batch_workers)
@@ -227,7 +227,7 @@ class RunParts:
 
     def build_model(self, model: nn.Module | PartCfg) -> nn.Module:
         """Build the model on the host."""
-        return build.build_model({"model": model, "data_preprocessor": self.cfg.get("data_preprocessor")})
+        return build.build_model({"model": model})
 
     def wrap_model(self, model_wrapper_cfg: PartCfg | None, model: nn.Module) -> nn.Module:
         """Wrap the model for training in several processes."""

@@ -21,7 +21,7 @@ from raydet3d.checkpoint.nested import is_sharded as holds_shards
 from raydet3d.checkpoint.safe_load import content_of_file
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
-from raydet3d.errors import InputError, InputRuntimeError
+from raydet3d.errors import InputAssertionError, InputError, InputRuntimeError
 from raydet3d.hooks.context import DataBatch, EvalLoop, TrainLoop
 from raydet3d.log import close_logger, release_buffered
 from raydet3d.registry import RUNNERS
@@ -133,8 +133,20 @@ class Runner(RunParts):
         with self._preparing():
             _ = self.train_loop, self.optim_wrapper, self.param_schedulers
             val = self.val_loop
+            self._check_steps(["train_step"] if val is None else ["train_step", "val_step"])
             names = getattr(val, "names", lambda: None)()  # a loop of the user's own need not know them
             self._hooks.check_metrics(names, validates=val is not None)
+
+    def _check_steps(self, names: Sequence[str]) -> None:
+        """Refuse a model without the steps that the loops call.
+
+        Raises:
+            InputAssertionError: A step is missing.
+        """
+        model = unwrapped(self.model)
+        for name in names:
+            if not hasattr(model, name):
+                raise InputAssertionError(f"the model {type(model).__name__} has no {name}, which this run calls")
 
     def _result(self, seconds: float) -> TrainResult:
         info = self.message_hub.get_info

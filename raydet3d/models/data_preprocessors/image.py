@@ -103,14 +103,14 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         Raises:
             InputTypeError: `inputs` is something else.
         """
-        data = self.cast_data(data)
-        inputs = data["inputs"]
+        batch: dict[str, Any] = self.cast_data(data)
+        inputs = batch["inputs"]
         is_list = isinstance(inputs, (list, tuple)) and all(isinstance(image, Tensor) for image in inputs)
-        if not is_list and not isinstance(inputs, Tensor):
+        if not (is_list or isinstance(inputs, Tensor)):
             raise InputTypeError(f"inputs must be images as a list of tensors or as one, got {type(inputs).__name__}")
-        data["inputs"] = stack_batch([self._prepare(image) for image in inputs], self.pad_size_divisor, self.pad_value)
-        data.setdefault("data_samples", None)
-        return data
+        batch["inputs"] = stack_batch([self._prepare(image) for image in inputs], self.pad_size_divisor, self.pad_value)
+        batch.setdefault("data_samples", None)
+        return batch
 
     def _prepare(self, image: Tensor) -> Tensor:
         """Return a normalized image (C, H, W), float32.

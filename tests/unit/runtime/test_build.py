@@ -266,3 +266,22 @@ def test_loaders_show_the_data_set_and_the_sampler_of_the_config(tmp_path: Path)
     assert isinstance(loader.dataset, ToyData)
     assert isinstance(loader.sampler, DefaultSampler)
     assert loader.collate_fn is default_collate
+
+
+def test_a_model_without_the_steps_of_the_run_is_refused_before_training(tmp_path: Path) -> None:
+    class OnlyTrains(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 1)
+
+        def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, torch.Tensor]:
+            return {"loss": torch.zeros(())}
+
+    with pytest.raises(AssertionError, match="val_step"):
+        assemble(quiet(tmp_path, model={"type": OnlyTrains})).train()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_model_of_a_script_gets_no_data_preprocessor(tmp_path: Path) -> None:
+    runner = assemble(quiet(tmp_path, data_preprocessor={"type": "BaseDataPreprocessor"}, model=ToyModel()))
+    assert isinstance(runner.build_model({"type": ToyModel}), ToyModel)
