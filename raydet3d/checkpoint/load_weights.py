@@ -47,12 +47,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
     Raises:
         InputError: With `strict`, the first difference; without, that nothing fits.
     """
+    versions = getattr(weights, "_metadata", None)
     weights = _adapt_layouts(model, weights)
     mine = model.state_dict()
     shapes = {name: (_shape(weights[name]), tuple(mine[name].shape)) for name in mine if name in weights}
     reshaped = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
     same_shape = {name: value for name, value in weights.items() if name not in reshaped}
-    loaded = model.load_state_dict(with_versions(same_shape, getattr(weights, "_metadata", None)), strict=False)
+    loaded = model.load_state_dict(with_versions(same_shape, versions), strict=False)
     found = {
         "missing": [name for name in loaded.missing_keys if name not in reshaped],
         "not in the model": loaded.unexpected_keys,
