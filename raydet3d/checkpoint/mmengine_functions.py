@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydet3d.checkpoint.download import fetch
 from raydet3d.checkpoint.load_weights import load_weights, rename_weights
 from raydet3d.checkpoint.nested import with_versions
 from raydet3d.checkpoint.safe_load import content_of_file, read_checkpoint
 from raydet3d.dist import is_model_wrapper
+from raydet3d.download import fetch
 from raydet3d.errors import InputAssertionError
 from raydet3d.info_file import check_backend
 from raydet3d.log import get_logger

@@ -257,11 +257,13 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models.layers.bev_nms": "box3d_multiclass_nms circle_nms nms_bev nms_normal_bev",
             "raydet3d.models.layers.sync_batch_norm": "NaiveSyncBatchNorm1d NaiveSyncBatchNorm2d",
             "raydet3d.ops": "clip_sigmoid draw_heatmap_gaussian gaussian_radius",
-            "MODELS": "Anchor3DHead CenterHead CenterPoint DCNSeparateHead Det3DDataPreprocessor HardSimpleVFE HardVFE "
+            "MODELS": "Anchor3DHead BaseShapeHead CenterHead CenterPoint DCNSeparateHead Det3DDataPreprocessor "
+            "FreeAnchor3DHead HardSimpleVFE HardVFE NoStemRegNet SASSD ShapeAwareHead SparseEncoderSASSD "
             "DynamicPillarFeatureNet DynamicSimpleVFE DynamicVFE DynamicVoxelNet MVXFasterRCNN MVXTwoStageDetector "
             "PillarFeatureNet PointPillarsScatter SECOND "
             f"SECONDFPN SeparateHead SparseEncoder VoxelNet {_LOSSES}",
-            "TASK_UTILS": "AlignedAnchor3DRangeGenerator Anchor3DRangeGenerator BboxOverlapsNearest3D "
+            "TASK_UTILS": "AlignedAnchor3DRangeGenerator AlignedAnchor3DRangeGeneratorPerCls Anchor3DRangeGenerator "
+            "BboxOverlapsNearest3D "
             "CenterPointBBoxCoder DeltaXYZWLHRBBoxCoder Max3DIoUAssigner PseudoSampler",
         },
     ),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydet3d.download import fetch
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import WEIGHT_INITIALIZERS
@@ -108,16 +109,23 @@ class _LayerInit:
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
         """Initialize the layers of a module; with `whole`, every submodule that has a weight."""
         for part in module.modules():
-            cls = type(part)
-            if whole or self.layers & {cls.__name__, *(base.__name__ for base in cls.__bases__)}:
+            if whole or self.layers & _class_names(type(part)):
                 self.initializer(part, **self.settings)
+
+
+def _class_names(cls: type) -> set[str]:
+    """Return a class's name and those of its direct bases; a subclass under its base's name counts as the base."""
+    names = {cls.__name__}
+    for base in cls.__bases__:
+        names |= _class_names(base) if base.__name__ == cls.__name__ else {base.__name__}
+    return names
 
 
 class PretrainedInit:
     """Loads a checkpoint into a module.
 
     Args:
-        checkpoint: Path of a checkpoint or of a state dict.
+        checkpoint: Path or `http(s)://` URL of a checkpoint or of a state dict, or a name of `download.PRETRAINED`.
         prefix: Load only the entries under this name, with the name removed.
         map_location: Accepted for MMEngine's configs; the file is always read to the host first.
     """
@@ -128,7 +136,7 @@ class PretrainedInit:
 
     def __call__(self, module: nn.Module, *, whole: bool = False) -> None:
         """Load the checkpoint into a module."""
-        path = Path(self.checkpoint)
+        path = Path(fetch(self.checkpoint))
         if not path.is_file():
             raise InputError(f"init_cfg: checkpoint {self.checkpoint} does not exist")
         try:

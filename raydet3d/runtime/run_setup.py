@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from raydet3d import dist
-from raydet3d.checkpoint.download import fetch
 from raydet3d.checkpoint.earlier_runs import bring_back
 from raydet3d.checkpoint.load import exists, load_metadata, locate
 from raydet3d.checkpoint.storage import Location
@@ -23,6 +22,7 @@ from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import Randomness
 from raydet3d.config.type_check import read_section
+from raydet3d.download import fetch
 from raydet3d.errors import InputError
 from raydet3d.runtime import rng
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from raydet3d import dist
 from raydet3d.active_run import activate
-from raydet3d.checkpoint.download import fetch
 from raydet3d.checkpoint.load import load_metadata, load_shards, locate
 from raydet3d.checkpoint.load_weights import load_weights, rename_weights
 from raydet3d.checkpoint.nested import is_sharded as holds_shards
 from raydet3d.checkpoint.safe_load import content_of_file
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
+from raydet3d.download import fetch
 from raydet3d.errors import InputAssertionError, InputError, InputRuntimeError
 from raydet3d.hooks.context import DataBatch, EvalLoop, TrainLoop
 from raydet3d.log import close_logger, release_buffered

@@ -178,3 +178,58 @@ class AlignedAnchor3DRangeGenerator(Anchor3DRangeGenerator):
         if not self.align_corner:
             borders = borders + (borders[1] - borders[0]) / 2
         return borders[:count]
+
+
+@TASK_UTILS.register_module()
+class AlignedAnchor3DRangeGeneratorPerCls(AlignedAnchor3DRangeGenerator):
+    """Anchors at the centres of the cells, on a map of its own size for each class (SSN).
+
+    Args:
+        ranges: One (x0, y0, z0, x1, y1, z1) per class; metres.
+        sizes: (dx, dy, dz) of each class; metres.
+        scales: One factor on the sizes.
+        rotations: As for `AlignedAnchor3DRangeGenerator`, like the next four.
+        custom_values: Further numbers of every anchor.
+        reshape_out: Not used: anchors are always flat.
+        size_per_range: Each size has its own range.
+        align_corner: Put the anchors at the lower corners of the cells instead.
+    """
+
+    def __init__(
+        self,
+        ranges: Sequence[Sequence[float]],
+        sizes: Sequence[Sequence[float]] = ((3.9, 1.6, 1.56),),
+        scales: Sequence[float] = (1,),
+        rotations: Sequence[float] = (0, 1.5707963),
+        custom_values: Sequence[float] = (),
+        reshape_out: bool = True,
+        size_per_range: bool = True,
+        align_corner: bool = False,
+    ) -> None:
+        super().__init__(ranges, sizes, scales, rotations, custom_values, reshape_out, size_per_range, align_corner)
+        if len(self.scales) != 1:
+            raise InputError(f"AlignedAnchor3DRangeGeneratorPerCls: there is one level, so one scale, got {scales}")
+
+    def grid_anchors(  # type: ignore[override]
+        self, featmap_sizes: Sequence[Sequence[int]], device: Device = "cuda"
+    ) -> list[list[Tensor]]:
+        """Make the anchors of the only level.
+
+        Args:
+            featmap_sizes: (H, W) of the map of each class.
+            device: Where the anchors are made.
+
+        Returns:
+            One list with (R * H * W, C) anchors of each class.
+        """
+        return [self.multi_cls_grid_anchors(featmap_sizes, self.scales[0], device=device)]
+
+    def multi_cls_grid_anchors(
+        self, featmap_sizes: Sequence[Sequence[int]], scale: float, device: Device = "cuda"
+    ) -> list[Tensor]:
+        """Make the (R * H * W, C) anchors of each class on its map of (H, W) cells."""
+        anchors = []
+        for size, span, cells in zip(self.sizes, self.ranges, featmap_sizes, strict=True):
+            grid = self.anchors_single_range(cells, span, scale, [size], self.rotations, device=device)
+            anchors.append(grid[0, :, :, 0].permute(2, 0, 1, 3).reshape(-1, self.box_code_size))  # (H, W, R, C)
+        return anchors

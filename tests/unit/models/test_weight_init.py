@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raydet3d.errors import InputError
+from raydet3d.models.layers.build_layer import build_norm_layer
 from raydet3d.models.module import BaseModule, ModuleDict, ModuleList, Sequential
 from raydet3d.models.weight_init import bias_init_with_prob, initialize, kaiming_init
 
@@ -112,3 +113,27 @@ def test_lists_and_dicts_of_modules() -> None:
         made.init_weights()
         assert float(next(made.parameters())) == 4
         assert len(made) == 1
+
+
+def test_our_batch_norm_is_reached_by_the_names_of_torchs():
+    module = nn.Sequential(build_norm_layer({"type": "BN"}, 4)[1], nn.BatchNorm1d(4))
+    for layer in ("_BatchNorm", "BatchNorm2d"):
+        nn.init.zeros_(module[0].weight)
+        initialize(module, {"type": "Constant", "val": 2, "layer": layer})
+        assert module[0].weight.eq(2).all()
+
+
+def test_a_checkpoint_that_is_named_but_not_known_is_refused() -> None:
+    with pytest.raises(InputError, match="give a path or an http"):
+        initialize(nn.Linear(1, 1), {"type": "Pretrained", "checkpoint": "open-mmlab://no_such_net"})
+
+
+def test_a_pretrained_backbone_is_read_from_the_cache_of_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"weight": torch.full((1, 1), 3.0)}, tmp_path / "checkpoints" / "regnetx_400mf-a5b10d96.pth")
+    layer = nn.Linear(1, 1)
+    initialize(layer, {"type": "Pretrained", "checkpoint": "open-mmlab://regnetx_400mf"})
+    assert layer.weight.item() == 3

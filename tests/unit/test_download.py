@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet3d.checkpoint.download import cached, fetch
 from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.download import cached, fetch
 from raydet3d.errors import InputError
 from raydet3d.runtime.run_setup import resolve_resume
 

@@ -25,6 +25,21 @@ from raydet3d.log import get_logger
 TIMEOUT_S = 30
 # Names that MMEngine looks up in tables of its own.
 _NICKNAMES = re.compile(r"(torchvision|open-?mmlab|mmcls|jhu|pavi|petrel)://")
+_OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/{}.pth"
+PRETRAINED = {
+    f"open-mmlab://{name}": _OPENMMLAB.format(f"{name}-{digest}")
+    for name, digest in {
+        "regnetx_400mf": "a5b10d96",
+        "regnetx_800mf": "1f4be4c7",
+        "regnetx_1.6gf": "5791c176",
+        "regnetx_3.2gf": "c2599b0f",
+        "regnetx_4.0gf": "a88f671e",
+        "regnetx_6.4gf": "006af45d",
+        "regnetx_8.0gf": "3c68abe7",
+        "regnetx_12gf": "4c2a3350",
+    }.items()
+}
+"""URLs of the pretrained backbones that published configs of the models here name."""
 
 
 @overload
@@ -44,6 +59,7 @@ def fetch(source: str | None) -> str | None:
     """
     if source is None:
         return None
+    source = PRETRAINED.get(source, source)
     if nickname := _NICKNAMES.match(source):
         raise InputError(f"{source}: {nickname[1]}:// is not known here; give a path or an http(s) URL")
     if not is_url(source):
