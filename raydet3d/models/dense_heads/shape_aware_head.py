@@ -133,7 +133,7 @@ class ShapeAwareHead(Anchor3DHead):
 
     def __init__(
         self,
-        tasks: Sequence[Mapping[str, Any]],
+        tasks: Sequence[ConfigType],
         assign_per_class: bool = True,
         init_cfg: InitCfg = None,
         **kwargs: Any,
@@ -261,13 +261,18 @@ class ShapeAwareHead(Anchor3DHead):
             sampling=self.sampling,
         )
         total = num_pos + num_neg if self.sampling else num_pos
-        per_anchor = [column[0] for column in targets]
+        labels, label_weights, box_targets, box_weights, dir_targets, dir_weights = (column[0] for column in targets)
         loss_cls, loss_bbox, loss_dir = self.loss_single(
             cls_scores[0],
             bbox_preds[0],
             dir_cls_preds[0],
-            *per_anchor,
-            num_total_samples=total,  # type: ignore[arg-type, misc]
+            labels,
+            label_weights,
+            box_targets,
+            box_weights,
+            dir_targets,
+            dir_weights,
+            num_total_samples=total,
         )
         losses: Losses = {"loss_cls": [loss_cls], "loss_bbox": [loss_bbox]}
         return losses if loss_dir is None else {**losses, "loss_dir": [loss_dir]}
