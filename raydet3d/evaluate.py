@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="write result files into this folder (submission_prefix)")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every frame into this folder")
     parser.add_argument("--score-thr", type=float, metavar="S", help="least score of a drawn box")
+    parser.add_argument("--tta", action="store_true", help="predict on the views of tta_pipeline, merged by tta_model")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="torch threads (default: ray.threads_per_worker, or 1)"
     )
@@ -99,6 +100,7 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
     from raydet3d.runtime.assemble import assemble
     from raydet3d.runtime.build import check_data
     from raydet3d.runtime.consistency import warn_of_contradictions
+    from raydet3d.runtime.tta_runner import build_runner_with_tta
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
     if is_main_process():
@@ -106,7 +108,7 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
     on_rank0(lambda: check_data(cfg))
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)
-    runner = assemble(cfg, device=device)
+    runner = (build_runner_with_tta if args.tta else assemble)(cfg, device=device)
     metrics = runner.test()
     if is_main_process():
         for title, folder in (("Results", args.out), ("Pictures", args.show_dir)):

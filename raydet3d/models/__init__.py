@@ -8,6 +8,7 @@ from raydet3d.models.averaged_model import (
 )
 from raydet3d.models.backbones.regnet import NoStemRegNet
 from raydet3d.models.backbones.second import SECOND
+from raydet3d.models.center_tta import CenterPointTTAModel
 from raydet3d.models.data_preprocessors.base import BaseDataPreprocessor
 from raydet3d.models.data_preprocessors.det3d import Det3DDataPreprocessor
 from raydet3d.models.data_preprocessors.image import ImgDataPreprocessor, stack_batch
@@ -77,6 +78,7 @@ __all__ = [
     "CenterHead",
     "CenterPoint",
     "CenterPointBBoxCoder",
+    "CenterPointTTAModel",
     "ConvModule",
     "CrossEntropyLoss",
     "DCNSeparateHead",
