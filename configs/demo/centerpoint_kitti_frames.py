@@ -9,7 +9,7 @@ As pointpillars_kitti_frames.py, with a head of two tasks: pedestrians and cycli
 _base_ = './pointpillars_kitti_frames.py'
 
 point_cloud_range = [0, -20.48, -3, 40.96, 20.48, 1]
-voxel_size = [0.32, 0.32, 4]  # 128 x 128 pillars, as many cells of the map
+voxel_size = [0.32, 0.32, 4]  # 128 x 128 pillars; the map has 64 x 64 cells of 64 cm
 bn_momentum = 0.1
 
 model = dict(
@@ -37,7 +37,7 @@ model = dict(
         type='SECOND',
         in_channels=32,
         layer_nums=[1, 2, 2],
-        layer_strides=[1, 2, 2],
+        layer_strides=[2, 2, 2],
         out_channels=[32, 32, 64],
         norm_cfg=dict(type='BN', eps=1e-3, momentum=bn_momentum)),
     pts_neck=dict(
@@ -61,7 +61,7 @@ model = dict(
             post_center_range=[-5, -25, -10, 46, 25, 10],
             max_num=100,
             score_threshold=0.1,
-            out_size_factor=1,
+            out_size_factor=2,
             voxel_size=voxel_size[:2],
             code_size=7),
         separate_head=dict(
@@ -74,7 +74,7 @@ model = dict(
         pts=dict(
             grid_size=[128, 128, 1],
             voxel_size=voxel_size,
-            out_size_factor=1,
+            out_size_factor=2,
             point_cloud_range=point_cloud_range,
             dense_reg=1,
             gaussian_overlap=0.1,

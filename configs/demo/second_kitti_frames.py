@@ -7,7 +7,7 @@
 _base_ = './pointpillars_kitti_frames.py'
 
 point_cloud_range = [0, -20.48, -3, 40.96, 20.48, 1]
-voxel_size = [0.08, 0.08, 0.1]  # 512 x 512 x 40 voxels; cells of the map are 32 cm wide
+voxel_size = [0.16, 0.16, 0.1]  # 256 x 256 x 40 voxels; anchors in cells of 32 cm
 bn_momentum = 0.1
 
 model = dict(
@@ -16,21 +16,21 @@ model = dict(
             max_num_points=5,
             point_cloud_range=point_cloud_range,
             voxel_size=voxel_size,
-            max_voxels=(16000, 16000))),
+            max_voxels=(12000, 12000))),
     voxel_encoder=dict(_delete_=True, type='HardSimpleVFE'),
     middle_encoder=dict(
         _delete_=True,
         type='SparseEncoder',
         in_channels=4,
-        sparse_shape=[41, 512, 512],
+        sparse_shape=[41, 256, 256],
         order=('conv', 'norm', 'act'),
         norm_cfg=dict(type='BN1d', eps=1e-3, momentum=bn_momentum),
         base_channels=8,
         output_channels=32,
-        encoder_channels=((8, ), (16, 16), (32, 32), (32, 32)),
-        encoder_paddings=((1, ), (1, 1), (1, 1), ((0, 1, 1), 1))),
+        encoder_channels=((8, ), (16, 16), (32, 32)),
+        encoder_paddings=((1, ), (1, 1), (1, 1))),
     backbone=dict(
-        in_channels=64,
+        in_channels=160,
         layer_nums=[2, 2],
         layer_strides=[1, 2],
         out_channels=[64, 64]),
