@@ -206,8 +206,9 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "build_sampler=build_task_part",
             "raydet3d.models.losses.base": "weighted_loss",
             "raydet3d.ops.inverse_sigmoid": "inverse_sigmoid",
-            "raydet3d.models.task_modules.assigners": "AssignResult",
+            "raydet3d.models.task_modules.assigners": "AssignResult BaseAssigner",
             "raydet3d.models.task_modules.samplers": "SamplingResult",
+            "raydet3d.ops": "gaussian_radius",
             "raydet3d.compat.mmengine_utils": "multi_apply",
         },
     ),
@@ -274,7 +275,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "raydet3d.structures": "BaseInstance3DBoxes=Boxes3D Box3DMode CameraInstance3DBoxes DepthInstance3DBoxes "
             "Det3DDataSample LiDARInstance3DBoxes get_box_type",
-            "raydet3d.ops": "limit_period",
+            "raydet3d.ops": "limit_period xywhr2xyxyr",
             "raydet3d.compat.mmengine_utils": "ForwardResults OptSampleList SampleList",
         },
     ),

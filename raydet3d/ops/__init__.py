@@ -13,7 +13,7 @@ from raydet3d.ops.iou import (
 )
 from raydet3d.ops.nms import multiclass_nms, nms_aligned, nms_circle, nms_rotated
 from raydet3d.ops.pillar_max import pillar_max
-from raydet3d.ops.points import bev_corners, box_corners, limit_period, points_in_boxes, rotate_z
+from raydet3d.ops.points import bev_corners, box_corners, limit_period, points_in_boxes, rotate_z, xywhr2xyxyr
 from raydet3d.ops.pointwise_conv import map_to_rows, pointwise_conv, pointwise_conv_and_gather
 from raydet3d.ops.precision import cast_to_autocast, upcast_half
 from raydet3d.ops.sigmoid_focal import clip_sigmoid, sigmoid_focal_loss, sigmoid_focal_sum
@@ -53,4 +53,5 @@ __all__ = [
     "upcast_half",
     "voxelize_dynamic",
     "voxelize_hard",
+    "xywhr2xyxyr",
 ]

@@ -121,6 +121,12 @@ def bev_corners(boxes: Array) -> Array:
     return rotate_z(around_np, boxes[:, None, 4]) + boxes[:, None, :2]  # type: ignore[no-any-return]
 
 
+def xywhr2xyxyr(boxes: Tensor) -> Tensor:
+    """Turn bird's-eye-view rectangles (..., 5) centre x, y, dx, dy, yaw into x1, y1, x2, y2, yaw."""
+    half = boxes[..., 2:4] / 2
+    return torch.cat((boxes[..., :2] - half, boxes[..., :2] + half, boxes[..., 4:5]), dim=-1)
+
+
 def points_in_boxes(points: Array, boxes: Array, *, closed: bool = False) -> Array:
     """Test which points lie in which boxes.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D, IoUCalculator
@@ -57,8 +58,22 @@ class SparseAssignResult:
         return cls(none, none, none)
 
 
+class BaseAssigner:
+    """Base class of assigners; subclasses define `assign`."""
+
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+        **kwargs: object,
+    ) -> AssignResult:
+        """Assign the priors of one frame to its ground-truth boxes."""
+        raise NotImplementedError
+
+
 @TASK_UTILS.register_module()
-class Max3DIoUAssigner:
+class Max3DIoUAssigner(BaseAssigner):
     """Assigns anchors by IoU.
 
     An anchor whose best IoU is below `neg_iou_thr` is negative; one whose best is at least `pos_iou_thr` is positive
@@ -102,6 +117,7 @@ class Max3DIoUAssigner:
         self.match_low_quality = match_low_quality
         self.iou_calculator: IoUCalculator = TASK_UTILS.build(iou_calculator)
 
+    @override
     def assign(
         self,
         pred_instances: InstanceData,
