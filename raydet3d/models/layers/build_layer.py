@@ -85,7 +85,7 @@ def build_norm_layer(cfg: ConfigType, num_features: int, postfix: int | str = ""
     return f"{name[-1] if name else 'norm'}{postfix}", norm
 
 
-def build_conv_layer(cfg: ConfigType | None, *args: Any, **kwargs: Any) -> nn.Module:
+def build_conv_layer(cfg: ConfigType | None, *args: object, **kwargs: object) -> nn.Module:
     """Build a convolution from `dict(type='Conv2d', bias=False)`; keyword arguments override the dict's."""
     layer_type, settings = _split(cfg or {"type": "Conv2d"}, CONVS, "conv_cfg")
     return layer_type(*args, **{**settings, **kwargs})
