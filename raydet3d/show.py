@@ -43,14 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version())
     views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|ray|registry")
-    for name, help_text in {
-        "config": "the resolved config, as python",
-        "schedule": "learning rate and momentum over the run",
-        "hooks": "the hooks of each stage, in calling order",
-        "groups": "the param groups of the model",
-        "ray": "what a run asks of the cluster",
-    }.items():
+    for name, (show, help_text) in VIEWS.items():
         view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
+        view.set_defaults(show=show)
         add_config(view)
         if name == "config":
             view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
@@ -185,7 +180,7 @@ def show_schedule(cfg: Config, args: argparse.Namespace) -> None:
     for name, values in (("lr", curves.lr), ("momentum", curves.momentum)):
         low, high = (values.index(pick(values)) for pick in (min, max))
         print(f"{name}: {values[low]:.6g} (iteration {low + 1}) to {values[high]:.6g} (iteration {high + 1})")
-    for item in _listed(cfg.get("param_scheduler")):
+    for item in _param_schedulers(cfg):
         if str(item.get("type", "")).rpartition(".")[2].startswith("ReduceOnPlateau"):
             print(f"{item['type']} depends on a metric of the run and is left out")
     if args.csv is not None:
@@ -260,9 +255,8 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
             )
     from raydet3d.registry import DATASETS
 
-    samples = len(DATASETS.build(loader["dataset"]))
+    samples, batch = len(DATASETS.build(loader["dataset"])), loader["batch_size"]
     share = math.ceil(samples / workers)
-    batch = loader["batch_size"]
     length = share // batch if loader.get("drop_last") else math.ceil(share / batch)
     if length == 0:
         raise InputError(f"{samples} samples are less than one batch of {batch} for {workers} workers (drop_last)")
@@ -272,7 +266,7 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
 def counts_iterations(cfg: Mapping[str, Any]) -> bool:
     """Whether neither the run nor its schedules depend on the length of an epoch."""
     loop = _needed(cfg, "train_cfg")
-    given = _listed(cfg.get("param_scheduler"))
+    given = _param_schedulers(cfg)
     return bool(loop.get("max_iters")) and not any(item.get("by_epoch", True) for item in given)
 
 
@@ -388,8 +382,9 @@ def _needed(cfg: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _listed(value: Any) -> list[Mapping[str, Any]]:
-    return [value] if isinstance(value, Mapping) else list(value or [])
+def _param_schedulers(cfg: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    given = cfg.get("param_scheduler")
+    return [given] if isinstance(given, Mapping) else list(given or [])
 
 
 def _into(path: Path, write: Callable[[], None]) -> None:
@@ -401,7 +396,13 @@ def _into(path: Path, write: Callable[[], None]) -> None:
     print(f"wrote {path}")
 
 
-VIEWS = {"config": show_config, "schedule": show_schedule, "hooks": show_hooks, "groups": show_groups, "ray": show_ray}
+VIEWS: Mapping[str, tuple[Callable[[Config, argparse.Namespace], None], str]] = {
+    "config": (show_config, "the resolved config, as python"),
+    "schedule": (show_schedule, "learning rate and momentum over the run"),
+    "hooks": (show_hooks, "the hooks of each stage, in calling order"),
+    "groups": (show_groups, "the param groups of the model"),
+    "ray": (show_ray, "what a run asks of the cluster"),
+}
 
 
 def main() -> int:
@@ -414,7 +415,7 @@ def main() -> int:
         return 0
     cfg = read_config(args)
     with cfg.origin.located():
-        VIEWS[args.view](cfg, args)
+        args.show(cfg, args)
     if args.view != "ray":
         print_contradictions(cfg)
     return 0
