@@ -7,6 +7,7 @@ import keyword
 import math
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,13 @@ def redact(value: object) -> Any:
 
 def _redacted(value: object, place: Place) -> object:
     """The value of a key without secrets."""
-    key = str(place[-1]) if place else ""
-    if "env_vars" in place[:-1]:  # a placeholder for the variable that the value came from, or for the one of its name
+    variables = [name for outer, name in pairwise(place) if outer == "env_vars" and isinstance(name, str)]
+    if variables:  # a placeholder for the variable that the value came from, or for the one of its name
         placeholder = _PLACEHOLDER.fullmatch(str(value))
-        name = placeholder[1] if placeholder else key
+        name = placeholder[1] if placeholder else variables[0]
         return f"{{{{${name}:}}}}" if re.fullmatch(r"\w+", name) else REDACTED
-    if key.lower() in SECRET_KEYS and isinstance(value, str) and value:
+    key = str(place[-1]).lower() if place else ""
+    if key in SECRET_KEYS and isinstance(value, str) and value:
         without_default = _PLACEHOLDER.sub(r"{{$\1:}}", value)
         return without_default if "{{$" in without_default else REDACTED
     return value

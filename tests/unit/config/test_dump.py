@@ -68,6 +68,14 @@ def test_secrets_are_redacted_and_nothing_else(tmp_path: Path) -> None:
     assert Config.fromfile(tmp_path / "x.py").token == 5
 
 
+def test_values_under_env_vars_become_placeholders_of_their_names() -> None:
+    values = {"ray": {"env_vars": {"RD_A": "hush", "RD_B": {"deep": ["hush"]}}}, "env_vars": ["RD_A"]}
+    assert Config(values).redacted() == {
+        "ray": {"env_vars": {"RD_A": "{{$RD_A:}}", "RD_B": {"deep": ["{{$RD_B:}}"]}}},
+        "env_vars": ["RD_A"],
+    }
+
+
 def test_values_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
     cfg = Config({"a": [{"b": {1, 2}}]})
     assert message(lambda: cfg.dump(tmp_path / "x.py")).startswith("a.0.b is a set ({1, 2})")
