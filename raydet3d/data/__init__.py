@@ -7,7 +7,7 @@ from raydet3d.data.datasets.nuscenes import NuScenesDataset
 from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, current_epoch
-from raydet3d.data.synthetic import TownDataset
+from raydet3d.data.synthetic import NuScenesTownDataset, TownDataset
 from raydet3d.data.transforms.augmentation import (
     GlobalRotScaleTrans,
     ObjectNameFilter,
@@ -38,6 +38,7 @@ __all__ = [
     "LoadPointsFromMultiSweeps",
     "MultiScaleFlipAug3D",
     "NuScenesDataset",
+    "NuScenesTownDataset",
     "ObjectNameFilter",
     "ObjectNoise",
     "ObjectRangeFilter",

@@ -167,17 +167,18 @@ class CBGSDataset(Dataset[Any]):
         lazy_init: Read the info file and draw on first use only.
     """
 
-    def __init__(self, dataset: Any, lazy_init: bool = False) -> None:
+    def __init__(self, dataset: LabelledDataset | Mapping[str, object], lazy_init: bool = False) -> None:
         self.dataset = _build(dataset)
         self.sample_indices: list[int] = []
         if not lazy_init:
             self.full_init()
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: Mapping[str, object]) -> None:
         """Check the data of the resampled data set."""
-        if isinstance(cfg.get("dataset"), Mapping):
-            check_dataset(cfg["dataset"])
+        dataset = cfg.get("dataset")
+        if isinstance(dataset, Mapping):
+            check_dataset(dataset)
 
     @property
     def metainfo(self) -> dict[str, Any]:

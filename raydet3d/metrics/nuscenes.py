@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from raydet3d.errors import InputError
@@ -126,7 +126,8 @@ class NuScenesMetric(BaseMetric):
         """
         for sample in data_samples:
             found = sample["pred_instances_3d"]
-            kept = {key: found[key].to("cpu") for key in ("bboxes_3d", "scores_3d", "labels_3d")}
+            kept = {"bboxes_3d": found["bboxes_3d"].to("cpu")}
+            kept |= {key: _array(found[key]) for key in ("scores_3d", "labels_3d")}
             self.results.append({"sample_idx": sample["sample_idx"], "pred_instances_3d": kept})
 
     def compute_metrics(self, results: list[Sample]) -> dict[str, float]:
@@ -241,8 +242,9 @@ class NuScenesMetric(BaseMetric):
         return [str(name) for name in classes]
 
 
-def _array(values: Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy()
+def _array(values: Tensor | ArrayLike) -> NDArray[Any]:
+    """Return a tensor, or an array, as an array in host memory."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _named(scores: Scores, classes: Sequence[str], kind: str) -> dict[str, float]:

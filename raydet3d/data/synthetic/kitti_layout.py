@@ -6,12 +6,8 @@ the number of processes, and a town with more frames begins with the same ones.
 
 from __future__ import annotations
 
-import multiprocessing
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from raydet3d.data.synthetic.camera_images import Calibration, calibration, look, paint
+from raydet3d.data.synthetic.forked_pool import forked_pool
 from raydet3d.data.synthetic.labels import Label, make_labels
 from raydet3d.data.synthetic.lidar import Scan, scan
 from raydet3d.data.synthetic.ray_casting import Solids
 from raydet3d.data.synthetic.scene import Scene, make_scene
 from raydet3d.data.synthetic.town_settings import TownSettings
-from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 SPLITS = ("train", "val")
 FOLDERS = ("velodyne", "label_2", "calib", "image_2", "planes")
@@ -90,24 +86,9 @@ def write_town(root: Path, settings: TownSettings, *, workers: int = 0) -> Itera
             write(job)
             yield done
         return
-    with _pool(workers) as pool:
+    with forked_pool(workers) as pool:
         for done, _ in enumerate(pool.imap_unordered(write, jobs, chunksize=4), start=1):
             yield done
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Pool]:
-    """Processes that are forked where the system can: they need no import, and a script needs no main guard."""
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with warnings.catch_warnings():
-        # Python warns of forking when other threads run; ours compute with numpy alone and take none of their locks.
-        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        with stop_signals_blocked(method):
-            pool = multiprocessing.get_context(method).Pool(workers, init_worker_process)
-    with pool:
-        yield pool
-        pool.close()
-        pool.join()
 
 
 def _write_frame(root: Path, settings: TownSettings, job: tuple[str, int, str]) -> None:

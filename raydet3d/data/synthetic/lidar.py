@@ -55,7 +55,7 @@ def lidar_grid(azimuth_step_deg: float) -> Grid:
         azimuth = np.arctan2(corners[..., 1], corners[..., 0])
         left = np.searchsorted(-azimuths, -azimuth.max(axis=1) - 1e-5)
         right = np.searchsorted(-azimuths, -azimuth.min(axis=1) + 1e-5)
-        near, far = _reach(corners)
+        near, far = horizontal_reach(corners)
         low, high = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
         top = np.arctan2(high, np.where(high > 0, near, far))
         bottom = np.arctan2(low, np.where(low > 0, far, near))
@@ -66,7 +66,7 @@ def lidar_grid(azimuth_step_deg: float) -> Grid:
     return Grid(np.zeros(3, np.float32), rays, windows)
 
 
-def _reach(corners: Floats) -> tuple[Floats, Floats]:
+def horizontal_reach(corners: Floats) -> tuple[Floats, Floats]:
     """Least and greatest horizontal distance from the origin to the bodies that corners (S, 8, 3) span."""
     rings = corners[..., :2].reshape(-1, 2, 4, 2)
     along = np.roll(rings, -1, axis=2) - rings

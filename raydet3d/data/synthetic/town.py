@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raydet3d.data.prepare import prepare_kitti
 from raydet3d.data.synthetic.kitti_layout import write_town
@@ -22,7 +24,18 @@ SETTINGS_FILE = "settings.json"
 MOST_WORKERS = 16
 
 
-def ensure_town(root: Path, settings: TownSettings) -> None:
+class Settings(Protocol):
+    """What decides which town is generated."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with the generator's version."""
+
+
+Generator = Callable[[Path, Path], int]
+"""Writes and prepares a town: takes the folder to write to and that which it will become, returns the frames."""
+
+
+def ensure_town(root: Path, settings: Settings, generator: Generator | None = None) -> None:
     """Generate and prepare the town in a folder unless it is there already.
 
     Other processes wait while one generates. The town is written beside the folder and renamed when it is complete,
@@ -31,6 +44,7 @@ def ensure_town(root: Path, settings: TownSettings) -> None:
     Args:
         root: The town's folder.
         settings: Settings of the town.
+        generator: Writes the town; by default in KITTI's layout, which needs `TownSettings`.
 
     Raises:
         InputError: The folder holds another town, or something else, or cannot be written.
@@ -42,7 +56,7 @@ def ensure_town(root: Path, settings: TownSettings) -> None:
         with _lock(root):
             # The previous holder of the lock may have generated it.
             if not is_town(root, settings):
-                _generate(root, settings)
+                _generate(root, settings, generator or partial(_write_kitti_town, settings))
     except OSError as error:
         raise InputError(
             f"TownDataset: cannot write the town to {str(root)!r} ({error.strerror or error}); "
@@ -50,7 +64,7 @@ def ensure_town(root: Path, settings: TownSettings) -> None:
         ) from error
 
 
-def is_town(root: Path, settings: TownSettings) -> bool:
+def is_town(root: Path, settings: Settings) -> bool:
     """Return whether a folder holds the town; false for a folder that is empty or does not exist.
 
     Raises:
@@ -93,23 +107,28 @@ def _lock(root: Path) -> AbstractContextManager[None]:
     return locked(path, timeout_s=-1, busy=f"{path} is held by another process")
 
 
-def _generate(root: Path, settings: TownSettings) -> None:
+def _write_kitti_town(settings: Settings, folder: Path, root: Path) -> int:
+    assert isinstance(settings, TownSettings)
+    frames = settings.num_train + settings.num_val
+    with ProgressBar(frames, f"town for {root}") as bar:
+        for _ in write_town(folder, settings, workers=min(num_processors(), MOST_WORKERS)):
+            bar.step()
+    # In this process: it takes 5 ms a frame, and worker processes would have to import the caller's script.
+    prepare_kitti(folder)
+    return frames
+
+
+def _generate(root: Path, settings: Settings, generator: Generator) -> None:
     """Write the town beside its folder, prepare it, and rename it."""
     started = time.monotonic()
-    partial = root.parent / f".{root.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir()
+    unfinished = root.parent / f".{root.name}.partial"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir()
     try:
-        workers = min(num_processors(), MOST_WORKERS)
-        with ProgressBar(settings.num_train + settings.num_val, f"town for {root}") as bar:
-            for _ in write_town(partial, settings, workers=workers):
-                bar.step()
-        # In this process: it takes 5 ms a frame, and worker processes would have to import the caller's script.
-        prepare_kitti(partial)
-        (partial / SETTINGS_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n", encoding="utf-8")
-        partial.rename(root)
+        frames = generator(unfinished, root)
+        (unfinished / SETTINGS_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n", encoding="utf-8")
+        unfinished.rename(root)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    frames = settings.num_train + settings.num_val
     get_logger().info("generated %d frames in %s in %.0f s", frames, root, time.monotonic() - started)
