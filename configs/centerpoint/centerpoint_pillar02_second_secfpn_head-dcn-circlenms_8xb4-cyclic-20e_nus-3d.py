@@ -1,6 +1,8 @@
 """CenterPoint on pillars of 20 cm, nuScenes, with deformable convolutions in the head and circle NMS.
 
 Published score: mAP 48.79, NDS 59.65.
+
+    python -m raydet3d.train configs/centerpoint/centerpoint_pillar02_second_secfpn_head-dcn-circlenms_8xb4-cyclic-20e_nus-3d.py --workers 8
 """
 
 _base_ = './centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py'

@@ -1,6 +1,8 @@
 """CenterPoint on pillars of 20 cm, nuScenes, with deformable convolutions in the head.
 
 Published score: mAP 48.38, NDS 59.79.
+
+    python -m raydet3d.train configs/centerpoint/centerpoint_pillar02_second_secfpn_head-dcn_8xb4-cyclic-20e_nus-3d.py --workers 8
 """
 
 _base_ = './centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py'

@@ -1,4 +1,7 @@
-"""CenterPoint on voxels of 7.5 cm, nuScenes, with circle NMS. Published score: mAP 56.54, NDS 65.17."""
+"""CenterPoint on voxels of 7.5 cm, nuScenes, with circle NMS. Published score: mAP 56.54, NDS 65.17.
+
+    python -m raydet3d.train configs/centerpoint/centerpoint_voxel0075_second_secfpn_head-circlenms_8xb4-cyclic-20e_nus-3d.py --workers 8
+"""
 
 _base_ = './centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py'
 

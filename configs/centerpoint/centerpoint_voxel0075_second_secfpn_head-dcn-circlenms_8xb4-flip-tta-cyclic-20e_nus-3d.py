@@ -3,6 +3,8 @@
 The base's test pipeline stays as it is; `--tta` of evaluate uses this one and averages its views.
 
     python -m raydet3d.evaluate configs/centerpoint/centerpoint_voxel0075_second_secfpn_head-dcn-circlenms_8xb4-flip-tta-cyclic-20e_nus-3d.py CHECKPOINT --tta
+
+    python -m raydet3d.train configs/centerpoint/centerpoint_voxel0075_second_secfpn_head-dcn-circlenms_8xb4-flip-tta-cyclic-20e_nus-3d.py --workers 8
 """
 
 _base_ = './centerpoint_voxel0075_second_secfpn_head-dcn-circlenms_8xb4-cyclic-20e_nus-3d.py'

@@ -1,6 +1,8 @@
 """CenterPoint on voxels of 7.5 cm, nuScenes, with deformable convolutions in the head.
 
 Published score: mAP 57.43, NDS 65.63.
+
+    python -m raydet3d.train configs/centerpoint/centerpoint_voxel0075_second_secfpn_head-dcn_8xb4-cyclic-20e_nus-3d.py --workers 8
 """
 
 _base_ = './centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py'

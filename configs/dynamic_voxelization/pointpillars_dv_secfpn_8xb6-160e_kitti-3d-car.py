@@ -1,4 +1,7 @@
-"""PointPillars with dynamic voxels on KITTI, cars only. Published score (moderate, AP11 in 3D): 77.76, with 4.7 GB."""
+"""PointPillars with dynamic voxels on KITTI, cars only. Published score (moderate, AP11 in 3D): 77.76, with 4.7 GB.
+
+    python -m raydet3d.train configs/dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py --workers 8
+"""
 
 _base_ = '../pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py'
 

@@ -1,4 +1,7 @@
-"""SECOND with dynamic voxels on KITTI, cars only. Published score (moderate, AP11 in 3D): 78.83, with 5.5 GB."""
+"""SECOND with dynamic voxels on KITTI, cars only. Published score (moderate, AP11 in 3D): 78.83, with 5.5 GB.
+
+    python -m raydet3d.train configs/dynamic_voxelization/second_dv_secfpn_8xb6-80e_kitti-3d-car.py --workers 8
+"""
 
 _base_ = '../second/second_hv_secfpn_8xb6-80e_kitti-3d-car.py'
 

@@ -10,7 +10,7 @@ import torch
 from raydet3d import registry
 from raydet3d.config import Config, configs_root
 from raydet3d.config.section_schemas import KNOWN_KEYS
-from raydet3d.models.layers.build_layer import CONVS, NORMS, UPSAMPLES
+from raydet3d.models.layers.build_layer import ACTIVATIONS, CONVS, NORMS, UPSAMPLES
 from raydet3d.registry import Registry
 
 ROOT = configs_root()
@@ -18,7 +18,7 @@ assert ROOT is not None
 FILES = sorted(ROOT.rglob("*.py"))
 RUNS = [path for path in FILES if "_base_" not in path.parts]
 TABLES = [value for value in vars(registry).values() if isinstance(value, Registry)]
-LAYERS = {"norm_cfg": NORMS, "conv_cfg": CONVS, "upsample_cfg": UPSAMPLES}
+LAYERS = {"norm_cfg": NORMS, "conv_cfg": CONVS, "upsample_cfg": UPSAMPLES, "act_cfg": ACTIVATIONS}
 
 
 def types(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
