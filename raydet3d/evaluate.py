@@ -98,8 +98,8 @@ def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
 
     from raydet3d.dist import is_main_process, join_torchrun, on_rank0
     from raydet3d.runtime.assemble import assemble
-    from raydet3d.runtime.build import check_data
     from raydet3d.runtime.consistency import warn_of_contradictions
+    from raydet3d.runtime.loaders import check_data
     from raydet3d.runtime.tta_runner import build_runner_with_tta
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None

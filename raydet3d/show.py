@@ -125,8 +125,8 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     """
     from torch import nn
 
-    from raydet3d.optim import Schedule
-    from raydet3d.runtime.build import build_optim, build_schedulers, lr_ratio
+    from raydet3d.optim import Schedule, build_param_scheduler
+    from raydet3d.runtime.build import build_optim, lr_ratio
     from raydet3d.runtime.validate import refuse_deleted_optimizer
 
     # The curve is that of parameters without rules in paramwise_cfg or a constructor.
@@ -143,8 +143,8 @@ def trace_schedule(cfg: Mapping[str, Any], *, epoch_length: int, workers: int = 
     total = max_iters if max_epochs is None else max_epochs * epoch_length
     if total is None:
         raise InputError("train_cfg has neither max_epochs nor max_iters, so the run has no length")
-    schedulers = build_schedulers(
-        cfg.get("param_scheduler"), wrapper, epoch_length, max_epochs=max_epochs, max_iters=max_iters
+    schedulers = build_param_scheduler(
+        cfg.get("param_scheduler"), wrapper, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters
     )
     assert isinstance(schedulers, list)  # of one optimizer
     curves = [item for item in schedulers if not getattr(item, "need_val_args", False)]

@@ -279,8 +279,8 @@ def check_parts(cfg: Config) -> None:
     Imports PyTorch, which takes seconds; the cheaper checks run before it so that they fail fast.
     """
     from raydet3d.optim import check_optimization
-    from raydet3d.runtime.build import check_sections
     from raydet3d.runtime.consistency import warn_of_contradictions
+    from raydet3d.runtime.validate import check_sections
 
     check_sections(cfg)
     check_optimization(cfg)
@@ -294,7 +294,7 @@ def train_under_torchrun(
     """Train as one of the ranks that torchrun started."""
     check_parts(cfg)
     from raydet3d.dist import broadcast_object, get_world_size, is_main_process, join_torchrun, on_rank0
-    from raydet3d.runtime.build import check_data
+    from raydet3d.runtime.loaders import check_data
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg"))
     on_rank0(lambda: check_data(cfg))
@@ -316,7 +316,7 @@ def train_on_ray(
         connecting.start()  # connecting takes seconds, so it overlaps with importing PyTorch and checking the data
     try:
         check_parts(cfg)
-        from raydet3d.runtime.build import check_data
+        from raydet3d.runtime.loaders import check_data
 
         check_data(cfg)
         if not is_uri(cfg["work_dir"]):

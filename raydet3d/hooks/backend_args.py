@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import PartCfg
 from raydet3d.log import MMLogger
 
 
-def only_local(owner: str, backend_args: Any, file_client_args: Any = None) -> None:
+def only_local(owner: str, backend_args: PartCfg | None, file_client_args: PartCfg | None = None) -> None:
     """Check that a hook's config selects the local file backend.
 
     Args:

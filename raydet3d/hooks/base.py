@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from raydet3d.errors import InputError
-from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, Predictions, RunContext
+from raydet3d.hooks.context import (
+    DataBatch,
+    DataLoader,
+    Losses,
+    Metrics,
+    Mode,
+    PartCfg,
+    Predictions,
+    RunContext,
+    StateDict,
+)
 from raydet3d.hooks.metric_rules import nearest_metrics
 from raydet3d.hooks.serializable import to_plain
 from raydet3d.registry import HOOKS, BadArgument
@@ -74,6 +84,13 @@ def get_priority(priority: str | int) -> int:
     raise BadArgument(f"a hook's priority must be an integer from 0 to 100 or one of {names}, got {priority!r}")
 
 
+def sample_ids(data_batch: DataBatch) -> list[int | str]:
+    """Return the `sample_idx` of each sample of a batch that has one."""
+    samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
+    ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
+    return [number for number in ids if number is not None]
+
+
 class Hook:
     """Base class of hooks: subclasses override the stages that they need.
 
@@ -121,14 +138,14 @@ class Hook:
 
     # -- state that checkpoints keep ----------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the state to keep in checkpoints: containers, numbers, strings and tensors.
 
         NumPy scalars are restored as Python numbers and arrays as tensors; saving any other type raises an error.
         """
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
 
     # -- stages of the run --------------------------------------------------------------------------------------
@@ -157,10 +174,10 @@ class Hook:
     def after_test(self, runner: RunContext) -> None:
         """Run after a test."""
 
-    def before_save_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: RunContext, checkpoint: StateDict) -> None:
         """Run before a checkpoint is copied and written; may edit it."""
 
-    def after_load_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: RunContext, checkpoint: StateDict) -> None:
         """Run after a checkpoint is read and before it is applied; may edit it."""
 
     # -- stages of an epoch -------------------------------------------------------------------------------------
@@ -289,6 +306,14 @@ class Hook:
         return [stage for stage in STAGES if _implements(self, stage)]
 
 
+class HookState(TypedDict):
+    """State of one hook in a checkpoint: its position among the hooks, its class, and what `state_dict` returned."""
+
+    position: int
+    name: str
+    state: StateDict
+
+
 class Hooks:
     """The hooks of one run in calling order: by priority, then by registration.
 
@@ -305,7 +330,7 @@ class Hooks:
     def __len__(self) -> int:
         return len(self._hooks)
 
-    def register(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
+    def register(self, hook: Hook | PartCfg, priority: str | int | None = None) -> None:
         """Insert a hook after those of the same priority.
 
         Args:
@@ -382,16 +407,16 @@ class Hooks:
         width = max((len(s) for s in stages if len(s) <= 40), default=0)
         return "\n".join(f"  {s:<{width}}  {names}" for s, names in zip(stages, lines, strict=True))
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> list[HookState]:
         """Return the non-empty hook states, each identified by the hook's position and class name."""
-        entries = []
+        entries: list[HookState] = []
         for position, hook in enumerate(self._hooks):
             name, state = type(hook).__name__, hook.state_dict()
             if state:
                 entries.append({"position": position, "name": name, "state": to_plain(state, name)})
         return entries
 
-    def load_state_dict(self, entries: list[dict[str, Any]]) -> list[str]:
+    def load_state_dict(self, entries: Sequence[HookState]) -> list[str]:
         """Restore each saved state to the hook of that class at the same position, else to the next of that class.
 
         Returns:

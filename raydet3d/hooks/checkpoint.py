@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.files import parse_bytes
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, PartCfg, RunContext, StateDict
 from raydet3d.hooks.metric_rules import GREATER_KEYS, LESS_KEYS, given_score, infer_rule, is_better, numbers
 from raydet3d.registry import HOOKS
+
+
+class _Best(TypedDict):
+    """Best score of a metric, and the name of the checkpoint that has it."""
+
+    score: float
+    name: str
 
 
 @HOOKS.register_module()
@@ -68,9 +75,9 @@ class CheckpointHook(Hook):
         rule: str | Sequence[str] | None = None,
         greater_keys: str | Sequence[str] | None = None,
         less_keys: str | Sequence[str] | None = None,
-        file_client_args: Any = None,
+        file_client_args: PartCfg | None = None,
         filename_tmpl: str | None = None,
-        backend_args: Any = None,
+        backend_args: PartCfg | None = None,
         published_keys: str | Sequence[str] | None = None,
         save_begin: int = 0,
         keep_every: int | None = None,
@@ -112,7 +119,7 @@ class CheckpointHook(Hook):
             if key != "auto"
         }
         self._given_rule = rules[0] if rules else None
-        self._best: dict[str, dict[str, Any]] = {}
+        self._best: dict[str, _Best] = {}
         self._last: str | None = None
         self._last_step = -1  # finished iterations in the newest checkpoint
 
@@ -136,13 +143,13 @@ class CheckpointHook(Hook):
         """Metrics of `save_best`, which validation must return."""
         return [("save_best", key) for key in self.save_best]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the best scores with their files, and the newest regular checkpoint."""
         return {"best": {key: dict(value) for key, value in self._best.items()}, "last": self._last}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
-        self._best = {key: dict(value) for key, value in state["best"].items()}
+        self._best = {key: {"score": best["score"], "name": best["name"]} for key, best in state["best"].items()}
         self._last = state["last"]
 
     # -- regular checkpoints ------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ class CheckpointHook(Hook):
             self._rules = {first: self._given_rule or self._rule_of(first)}
         for key in self.save_best:
             score = given_score(scores, key, owner="CheckpointHook", key="save_best")
-            before = self._best.get(key, {}).get("score")
+            before = self._best[key]["score"] if key in self._best else None
             if not math.isnan(score) and (before is None or is_better(score, before, self._rules[key])):
                 self._save_best(runner, key, score, scores)
         self._tell(runner)
@@ -249,7 +256,8 @@ class CheckpointHook(Hook):
 
     def _tell(self, runner: RunContext) -> None:
         """Record newest and best checkpoints in the message hub, under MMEngine's keys."""
-        place, facts = runner.store_in(self._folder(runner)).storage, {}
+        place = runner.store_in(self._folder(runner)).storage
+        facts: dict[str, float | str] = {}
         if self._last is not None:
             facts["last_ckpt"] = str(place.location(self._last))
         for key, best in self._best.items():

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from raydet3d.runtime.history import History
     from raydet3d.runtime.log_processor import LogProcessor
     from raydet3d.runtime.progress import Progress
+    from raydet3d.runtime.rng import RngState
     from raydet3d.runtime.scalar_log import ScalarLog
     from raydet3d.visual import Visualizer
 
 Mode = Literal["train", "val", "test"]
 DataBatch: TypeAlias = dict[str, Any] | tuple[Any, ...] | list[Any] | None
 """A batch as returned by a data loader."""
+PartCfg: TypeAlias = Mapping[str, Any]
+"""Config of a part: `dict(type=..., **arguments)`; or of a section."""
+StateDict: TypeAlias = dict[str, Any]
+"""State for a checkpoint: containers, numbers, strings and tensors."""
 Schedulers: TypeAlias = "list[ParamScheduler] | dict[str, list[ParamScheduler]]"
 """The schedulers of one optimizer, or of several by the optimizer's name."""
 
@@ -37,7 +42,7 @@ class DataSample(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as a dict."""
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         """Return a field, or the default."""
 
 
@@ -120,7 +125,7 @@ class RunContext(Protocol):
 
     model: nn.Module
     """The model, on its device and in its wrapper. Hooks may replace it."""
-    training_rng: dict[str, Any] | None
+    training_rng: RngState | None
     """State of the random generators before the current evaluation; None while training."""
     is_resuming: bool
     """Whether the checkpoint passed to `after_load_checkpoint` is loaded to resume training."""
@@ -296,7 +301,7 @@ class RunContext(Protocol):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks at a stage."""
 
-    def register_hook(self, hook: Hook | Mapping[str, Any], priority: str | int | None = None) -> None:
+    def register_hook(self, hook: Hook | PartCfg, priority: str | int | None = None) -> None:
         """Add a hook."""
 
     def store_in(self, folder: Location) -> CheckpointStore:
@@ -309,7 +314,7 @@ class RunContext(Protocol):
         file_client_args: object = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
-        meta: Mapping[str, Any] | None = None,
+        meta: StateDict | None = None,
         by_epoch: bool = True,
         backend_args: object = None,
         *,

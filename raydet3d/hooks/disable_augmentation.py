@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol, cast
 
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS
+
+
+class _TransformHolder(Protocol):
+    def disable_transform(self, name: str, from_epoch: int) -> int:
+        """Disable a transform from an epoch on, and return how many of that name there are."""
 
 
 @HOOKS.register_module()
@@ -55,7 +60,7 @@ class DisableObjectSampleHook(DisableAugHook):
         super().__init__(disable_after_epoch, ["ObjectSample"])
 
 
-def _told(dataset: Any) -> Iterator[Any]:
+def _told(dataset: object) -> Iterator[_TransformHolder]:
     """Yield the objects that can disable transforms: innermost datasets, and the pipelines of their wrappers.
 
     Wrappers are traversed and not called, since a custom wrapper may not forward `disable_transform`.
@@ -63,8 +68,8 @@ def _told(dataset: Any) -> Iterator[Any]:
     held = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
     inner = [one for one in held if one is not None]
     if not inner and hasattr(dataset, "disable_transform"):
-        yield dataset
-    elif hasattr(getattr(dataset, "pipeline", None), "disable_transform"):
-        yield dataset.pipeline
+        yield cast("_TransformHolder", dataset)
+    elif hasattr(pipeline := getattr(dataset, "pipeline", None), "disable_transform"):
+        yield cast("_TransformHolder", pipeline)
     for one in inner:
         yield from _told(one)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import Metrics, RunContext
+from raydet3d.hooks.context import Metrics, RunContext, StateDict
 from raydet3d.hooks.metric_rules import given_score, infer_rule, is_better
 from raydet3d.registry import HOOKS
 
@@ -59,11 +57,11 @@ class EarlyStoppingHook(Hook):
         self.best_score = -math.inf if self.rule == "greater" else math.inf
         self.wait_count = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the best score and the number of validations since."""
         return {"best_score": self.best_score, "wait_count": self.wait_count}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
         self.best_score, self.wait_count = float(state["best_score"]), int(state["wait_count"])
 

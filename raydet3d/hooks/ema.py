@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raydet3d.dist import unwrapped
 from raydet3d.errors import InputAssertionError, InputError
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
+from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext, StateDict
 from raydet3d.registry import HOOKS, MODELS
 
 PREFIX = "module."
@@ -109,12 +109,12 @@ class EMAHook(Hook):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def before_save_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: RunContext, checkpoint: StateDict) -> None:
         """Store the average as `state_dict` and the training weights as `ema_state_dict`."""
         checkpoint["ema_state_dict"] = self.ema_model.state_dict()
         _exchange(checkpoint)
 
-    def after_load_checkpoint(self, runner: RunContext, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: RunContext, checkpoint: StateDict) -> None:
         """Restore both sets of weights on resume; otherwise initialise the average with the loaded weights."""
         self.before_run(runner)  # a script may load a checkpoint before `before_run`
         if runner.is_resuming:
@@ -144,7 +144,7 @@ def _alike(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and a.shape == b.shape
 
 
-def _exchange(checkpoint: dict[str, Any]) -> None:
+def _exchange(checkpoint: StateDict) -> None:
     """Swap the weights of `state_dict` with those of `ema_state_dict`."""
     model, average = checkpoint["state_dict"], checkpoint["ema_state_dict"]
     for name in average:

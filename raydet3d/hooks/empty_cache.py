@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import Mode, RunContext
+from raydet3d.hooks.context import DataBatch, Losses, Mode, Predictions, RunContext
 from raydet3d.registry import HOOKS
 
 
@@ -40,7 +38,12 @@ class EmptyCacheHook(Hook):
             torch.cuda.empty_cache()
 
     def _after_iter(
-        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: Mode = "train"
+        self,
+        runner: RunContext,
+        batch_idx: int,
+        data_batch: DataBatch = None,
+        outputs: Losses | Predictions = None,
+        mode: Mode = "train",
     ) -> None:
         if self._each:
             torch.cuda.empty_cache()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import sys
+from typing import Literal
 
 from raydet3d import dist
+from raydet3d.config.type_check import PositiveInt
 from raydet3d.errors import InputError
-from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, Losses, RunContext
+from raydet3d.hooks.base import Hook, sample_ids
+from raydet3d.hooks.context import DataBatch, Losses, RunContext, StateDict
 from raydet3d.registry import HOOKS
 
-POLICIES = ("skip", "stop", "rollback")
 MAX_KEPT = 16  # batches kept while the device has not reported whether their steps were finite
 
 
@@ -44,34 +44,27 @@ class GuardHook(Hook):
     priority = 65
 
     def __init__(
-        self, policy: str = "skip", max_bad_steps: int = 20, max_rollbacks: int = 3, interval: int = 200
+        self,
+        policy: Literal["skip", "stop", "rollback"] = "skip",
+        max_bad_steps: PositiveInt = 20,
+        max_rollbacks: PositiveInt = 3,
+        interval: PositiveInt = 200,
     ) -> None:
-        if policy not in POLICIES:
-            raise InputError(f"GuardHook: policy must be {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {policy!r}")
-        for name, value in (("max_bad_steps", max_bad_steps), ("max_rollbacks", max_rollbacks), ("interval", interval)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"GuardHook: {name} must be an integer of at least 1, got {value!r}")
         self.policy = policy
         self.max_bad_steps = max_bad_steps
         self.max_rollbacks = max_rollbacks
         self.interval = interval
-        self._used: list[str] = []  # names of the checkpoints used for rollbacks
+        self._used: list[str] = []
         self._any_good = False
-        self._forget()
+        self._last_words = ""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the checkpoints already used for rollbacks, and whether any step was good."""
         return {"used": self._used, "any_good": self._any_good}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
         self._used, self._any_good = list(state["used"]), bool(state["any_good"])
-
-    def _forget(self) -> None:
-        self._kept: dict[int, Any] = {}  # batches by iteration whose step is not yet known to be good
-        self._suspects: dict[int, Any] = {}  # batches of the first bad step since the last `_look`
-        self._num_bad = 0
-        self._first_bad: int | None = None
 
     def before_train(self, runner: RunContext) -> None:
         """Check whether the optim wrapper skips non-finite steps, and reset the counters."""
@@ -79,6 +72,12 @@ class GuardHook(Hook):
         self._looked = self._begun = runner.iter
         self._rows: dict[str, int] = {}  # consecutive bad steps, by optimizer
         self._forget()
+
+    def _forget(self) -> None:
+        self._kept: dict[int, DataBatch] = {}  # batches by iteration whose step is not yet known to be good
+        self._suspects: dict[int, DataBatch] = {}  # batches of the first bad step since the last `_look`
+        self._num_bad = 0
+        self._first_bad = sys.maxsize
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
@@ -100,7 +99,7 @@ class GuardHook(Hook):
         if self._looked < runner.iter:
             self._look(runner, runner.iter)
         if not self._any_good:
-            raise self._end(f"none of the {runner.iter} steps was good", self._last_words)
+            raise self._end(f"none of the {runner.iter} steps was good")
 
     def _read(self, runner: RunContext, *, wait: bool) -> None:
         """Read the available verdicts, and drop all their batches but those of the first bad step."""
@@ -108,71 +107,59 @@ class GuardHook(Hook):
             done = {i: self._kept.pop(i) for i in list(self._kept) if i <= iteration}
             self._rows[optimizer] = self._rows.get(optimizer, 0) + 1 if is_bad else 0
             self._any_good |= not is_bad
-            if is_bad:
-                self._num_bad += 1
-                if self._first_bad is None:
-                    self._first_bad, self._suspects = iteration, done
+            if is_bad and not self._num_bad:
+                self._first_bad, self._suspects = iteration, done
+            self._num_bad += is_bad
         while len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
 
     def _look(self, runner: RunContext, now: int) -> None:
         """Synchronise with the device, report bad steps, and apply the policy."""
-        steps = now - self._looked
         self._read(runner, wait=True)
         self._any_good |= not self._num_bad  # a custom `train_step` may yield no verdicts
-        row = max(self._rows.values(), default=0)
+        mine = (self._num_bad, self._first_bad, max(self._rows.values(), default=0), self._any_good)
         # With float16 a rank checks only its own loss, so the ranks must exchange their results.
-        ranks: list[tuple[int, int | None, int, bool]] = dist.all_gather_object(
-            (self._num_bad, self._first_bad, row, self._any_good)
-        )
-        counts, firsts, rows, goods = zip(*ranks, strict=True)
+        counts, firsts, rows, goods = zip(*dist.all_gather_object(mine), strict=True)
         self._any_good = all(goods)
         if max(counts):
-            first = min(first for first in firsts if first is not None)
-            self._last_words = self._report(runner, max(counts), first, steps)
+            self._report(runner, max(counts), min(firsts), now - self._looked)
             if self.policy == "stop":
-                raise self._end(f"training stopped at iteration {first}", self._last_words)
-            if max(rows) >= self.max_bad_steps:
-                self._end_row(runner, max(rows), now)
+                raise self._end(f"training stopped at iteration {min(firsts)}")
+            row = max(rows)
+            if row >= self.max_bad_steps and not self._roll_back(runner, row, now):
+                back = f" after {len(self._used)} rollbacks" if self._used else ""
+                if self.policy == "rollback" and not self._used:
+                    back = ", and there is no checkpoint from before to go back to"
+                raise self._end(f"training ended at iteration {now}: the last {row} steps in a row were bad{back}")
         self._looked = now
         self._forget()
 
-    def _end_row(self, runner: RunContext, row: int, now: int) -> None:
-        """Roll back or end the run after too many consecutive bad steps."""
-        if self.policy == "rollback" and len(self._used) < self.max_rollbacks:
-            # A checkpoint of the step just before the first bad one holds the weights that fail.
-            name = runner.roll_back(before=now - row, passed_over=self._used)
-            if name is not None:
-                self._used.append(name)
-                runner.logger.warning(
-                    "the last %d steps in a row were bad: back to the weights of %s, on with the next batch (%d of %d)",
-                    row,
-                    name,
-                    len(self._used),
-                    self.max_rollbacks,
-                )
-                return
-        back = ""
-        if self.policy == "rollback":
-            used = len(self._used)
-            back = f" after {used} rollbacks" if used else ", and there is no checkpoint from before to go back to"
-        what = f"training ended at iteration {now}: the last {row} steps in a row were bad{back}"
-        raise self._end(what, self._last_words)
+    def _roll_back(self, runner: RunContext, row: int, now: int) -> bool:
+        """Restore an earlier checkpoint after `row` consecutive bad steps; return whether that was possible."""
+        if self.policy != "rollback" or len(self._used) >= self.max_rollbacks:
+            return False
+        # A checkpoint of the step just before the first bad one holds the weights that fail.
+        name = runner.roll_back(before=now - row, passed_over=self._used)
+        if name is None:
+            return False
+        self._used.append(name)
+        runner.logger.warning(
+            "the last %d steps in a row were bad: back to the weights of %s, on with the next batch (%d of %d)",
+            row,
+            name,
+            len(self._used),
+            self.max_rollbacks,
+        )
+        return True
 
-    def _end(self, what: str, why: str) -> InputError:
+    def _end(self, what: str) -> InputError:
         return InputError(
-            f"{what}; {why}. Fix the data, or lower the learning rate or clip_grad; default_hooks.guard=dict("
-            f"type='GuardHook', policy={self.policy!r}, max_bad_steps={self.max_bad_steps}) is what ended it"
+            f"{what}; {self._last_words}. Fix the data, or lower the learning rate or clip_grad; default_hooks.guard="
+            f"dict(type='GuardHook', policy={self.policy!r}, max_bad_steps={self.max_bad_steps}) is what ended it"
         )
 
-    _last_words = ""
-
-    def _report(self, runner: RunContext, count: int, first: int, steps: int) -> str:
-        """Log one line about the skipped steps.
-
-        Returns:
-            Description of what was not finite in the first of them.
-        """
+    def _report(self, runner: RunContext, count: int, first: int, steps: int) -> None:
+        """Log one line about the skipped steps, and keep what it says of the first of them."""
         suspects = self._suspects or {i: batch for i, batch in self._kept.items() if i <= first}
         fault = ""
         # The same number on each rank, since a forward pass may contain collective calls.
@@ -181,7 +168,7 @@ class GuardHook(Hook):
             found = runner.diagnose_nonfinite(batch)
             if not fault or fault.startswith("tried again"):
                 fault = found
-        ids = [number for batch in suspects.values() for number in _ids_of(batch)]
+        ids = [number for batch in suspects.values() for number in sample_ids(batch)]
         mine = (self._bad_losses(runner, list(suspects) or [first], steps), ids, fault)
         ranks = dist.all_gather_object(mine)
         guilty = next((rank for rank, found in enumerate(ranks) if found[0]), 0)
@@ -189,29 +176,17 @@ class GuardHook(Hook):
         verb = "were" if len(losses) > 1 else "was"
         loss = f"{', '.join(losses)} {verb} not finite" if losses else "the losses were finite, a gradient was not"
         words = f"first at iteration {first} (rank {guilty}, samples {ids or 'without ids'}): {loss}"
-        words = f"{words}; {fault}" if fault else words
-        runner.logger.error("%d of the last %d steps left out, weights untouched: %s", count, steps, words)
-        return words
+        self._last_words = f"{words}; {fault}" if fault else words
+        runner.logger.error("%d of the last %d steps left out, weights untouched: %s", count, steps, self._last_words)
 
     def _bad_losses(self, runner: RunContext, iterations: list[int], steps: int) -> list[str]:
         """Return the names of this rank's losses that are not finite at the given iterations."""
         bad = []
-        runner.message_hub.flush()
         for key, series in runner.message_hub.log_scalars.items():
-            if not key.startswith("train/") or "loss" not in key:
-                continue
-            values = series.data[-steps:]
-            # Out of range if the wrapper updates several times per iteration.
-            places = [i - self._looked - 1 for i in iterations]
-            at = [values[place] for place in places if len(values) == steps and 0 <= place < steps]
-            if not all(map(math.isfinite, at)):
-                bad.append(key.removeprefix("train/"))
-        parts = [name for name in bad if name != "loss"]
-        return parts or bad
-
-
-def _ids_of(data_batch: Any) -> list[Any]:
-    """Return the `sample_idx` of each sample of a batch that has one."""
-    samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
-    ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
-    return [number for number in ids if number is not None]
+            if key.startswith("train/") and "loss" in key:
+                values = series.data[-steps:]
+                # Out of range if the wrapper updates several times per iteration.
+                places = [i - self._looked - 1 for i in iterations if len(values) == steps]
+                if not all(math.isfinite(values[place]) for place in places if 0 <= place < steps):
+                    bad.append(key.removeprefix("train/"))
+        return [name for name in bad if name != "loss"] or bad

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, Losses, Mode, RunContext
+from raydet3d.hooks.context import DataBatch, Losses, Mode, Predictions, RunContext
 from raydet3d.registry import HOOKS
 
 
@@ -53,11 +52,18 @@ class IterTimerHook(Hook):
         self._count += 1
         hub.runtime_info["eta"] = self._total / self._count * ((runner.max_iters or 0) - runner.iter - 1)
 
-    def _before_iter(self, runner: RunContext, batch_idx: int, data_batch: Any = None, mode: Mode = "train") -> None:
+    def _before_iter(
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, mode: Mode = "train"
+    ) -> None:
         runner.message_hub.update_scalar(f"{mode}/data_time", time.perf_counter() - self._last)
 
     def _after_iter(
-        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: Mode = "train"
+        self,
+        runner: RunContext,
+        batch_idx: int,
+        data_batch: DataBatch = None,
+        outputs: Losses | Predictions = None,
+        mode: Mode = "train",
     ) -> None:
         hub = runner.message_hub
         now = time.perf_counter()

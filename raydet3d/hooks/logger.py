@@ -6,12 +6,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Predictions, RunContext
+from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, PartCfg, Predictions, RunContext
 from raydet3d.progress_bar import LiveLine, draw_bar
 from raydet3d.registry import HOOKS
 
@@ -47,9 +46,9 @@ class LoggerHook(Hook):
         out_dir: str | Path | None = None,
         out_suffix: str | Sequence[str] = (".json", ".log", ".py", "yaml"),
         keep_local: bool = True,
-        file_client_args: Any = None,
+        file_client_args: PartCfg | None = None,
         log_metric_by_epoch: bool = True,
-        backend_args: Any = None,
+        backend_args: PartCfg | None = None,
         headline: Sequence[str] = (),
     ) -> None:
         for name, value in (("interval", interval), ("interval_exp_name", interval_exp_name)):

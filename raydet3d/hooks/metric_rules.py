@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from raydet3d.errors import InputError, InputRuntimeError
 
@@ -47,7 +46,7 @@ def is_better(score: float, than: float, rule: str) -> bool:
     return score > than if rule == "greater" else score < than
 
 
-def given_score(metrics: Mapping[str, Any], metric: str, *, owner: str, key: str) -> float:
+def given_score(metrics: Mapping[str, object], metric: str, *, owner: str, key: str) -> float:
     """Return a metric's score.
 
     Args:
@@ -73,13 +72,13 @@ def nearest_metrics(names: Sequence[str], metric: str) -> str:
     return f"{', '.join(near) or 'nothing'}{more}"
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
     """Return the numeric metrics as floats, including one-element tensors and arrays."""
     found = {}
     for name, value in metrics.items():
-        if hasattr(value, "item") and getattr(value, "size", None) is not None:
-            size = value.numel() if hasattr(value, "numel") else value.size
-            value = value.item() if size == 1 else value
+        size = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
+        if size == 1 and hasattr(value, "item"):
+            value = value.item()
         if isinstance(value, (int, float)):
             found[name] = float(value)
     return found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from raydet3d.dist import is_model_wrapper
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import RunContext
+from raydet3d.hooks.context import PartCfg, RunContext
 from raydet3d.registry import HOOKS, MODELS
 
 
@@ -24,7 +23,7 @@ class PrepareTTAHook(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, tta_cfg: Mapping[str, Any]) -> None:
+    def __init__(self, tta_cfg: PartCfg) -> None:
         self.tta_cfg = tta_cfg
         self._plain: Any = None
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import profiler
 
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, Losses, RunContext
+from raydet3d.hooks.context import DataBatch, Losses, PartCfg, RunContext
 from raydet3d.registry import HOOKS
+
+R = TypeVar("R")
+TraceHandler: TypeAlias = Callable[[profiler.profile], object]
 
 
 @HOOKS.register_module()
@@ -46,8 +49,8 @@ class ProfilerHook(Hook):
         profile_times: int = 1,
         activity_with_cpu: bool = True,
         activity_with_cuda: bool = False,
-        schedule: Mapping[str, Any] | None = None,
-        on_trace_ready: Callable[[Any], Any] | Mapping[str, Any] | None = None,
+        schedule: PartCfg | None = None,
+        on_trace_ready: TraceHandler | PartCfg | None = None,
         record_shapes: bool = False,
         profile_memory: bool = False,
         with_stack: bool = False,
@@ -79,7 +82,7 @@ class ProfilerHook(Hook):
         }
         self.json_trace_path = json_trace_path
         self._seen = 0
-        self._profiler: Any = None
+        self._profiler: profiler.profile | None = None
         if isinstance(on_trace_ready, Mapping):
             kind = on_trace_ready.get("type")
             if kind not in ("log_trace", "tb_trace"):
@@ -133,7 +136,7 @@ class ProfilerHook(Hook):
             ended.export_chrome_trace(str(path))
             runner.logger.info("trace in Chrome's format: %s", path)
 
-    def _handler(self, runner: RunContext) -> Callable[[Any], Any] | None:
+    def _handler(self, runner: RunContext) -> TraceHandler | None:
         """Return the profiler's `on_trace_ready` callback."""
         given = self.on_trace_ready
         if not isinstance(given, Mapping):
@@ -143,13 +146,13 @@ class ProfilerHook(Hook):
             return lambda done: runner.logger.info("%s", done.key_averages().table(**args))
         folder = Path(runner.log_dir) / args.pop("dir_name", "tf_tracing_logs")  # or absolute
         runner.logger.info("traces for TensorBoard: %s", folder)
-        made: Callable[[Any], Any] = _made(
+        made: TraceHandler = _made(
             "on_trace_ready", profiler.tensorboard_trace_handler, {"dir_name": str(folder), **args}
         )
         return made
 
 
-def _made(name: str, function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
+def _made(name: str, function: Callable[..., R], args: PartCfg) -> R:
     """Call a function of `torch.profiler` with arguments from the config.
 
     Raises:

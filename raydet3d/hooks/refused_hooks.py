@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from raydet3d.errors import InputError
 from raydet3d.registry import HOOKS
@@ -15,7 +15,7 @@ INSTEAD = {
 
 
 def _refusal(name: str, reason: str) -> Callable[..., NoReturn]:
-    def refuse(**_: Any) -> NoReturn:
+    def refuse(**_: object) -> NoReturn:
         raise InputError(f"{name} {reason}")
 
     refuse.__name__ = name

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from raydet3d import __version__
@@ -107,7 +104,7 @@ class RuntimeInfoHook(Hook):
         """Record the test metrics."""
         self._keep(runner, "test", metrics)
 
-    def _keep(self, runner: RunContext, mode: str, metrics: Mapping[str, Any] | None) -> None:
+    def _keep(self, runner: RunContext, mode: str, metrics: Metrics) -> None:
         hub = runner.message_hub
         found = {key: _number(value) for key, value in (metrics or {}).items()}
         hub.update_info(f"{mode}_metrics", found)
@@ -118,7 +115,7 @@ class RuntimeInfoHook(Hook):
                 hub.update_info(f"{mode}/{key}", value)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Convert a one-element tensor or array to a number; return anything else unchanged."""
     if isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 else value

@@ -13,7 +13,7 @@ from torch import Tensor
 from raydet3d.errors import InputError
 
 
-def to_plain(value: Any, owner: str, where: str = "state_dict()") -> Any:
+def to_plain(value: object, owner: str, where: str = "state_dict()") -> Any:
     """Convert a hook's state to containers, numbers, strings and tensors.
 
     NumPy scalars become Python numbers, numeric arrays tensors, paths strings, and mappings dicts.
@@ -45,7 +45,7 @@ def to_plain(value: Any, owner: str, where: str = "state_dict()") -> Any:
     )
 
 
-def _key(key: Any, owner: str, where: str) -> str | int:
+def _key(key: object, owner: str, where: str) -> str | int:
     plain = to_plain(key, owner, f"a key of {where}")
     if type(plain) not in (str, int, bool):
         raise InputError(f"hook {owner}: {where} has the key {key!r}; a checkpoint's keys are strings and integers")

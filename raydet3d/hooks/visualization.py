@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import RunContext
+from raydet3d.hooks.context import DataBatch, DataSample, PartCfg, Predictions, RunContext, StateDict
 from raydet3d.registry import HOOKS
 
 
@@ -52,7 +50,7 @@ class Det3DVisualizationHook(Hook):
         draw_gt: bool = True,
         draw_pred: bool = True,
         show_pcd_rgb: bool = False,
-        backend_args: Mapping[str, Any] | None = None,
+        backend_args: PartCfg | None = None,
         max_frames: NonNegativeInt | None = None,
     ) -> None:
         if interval < 1:
@@ -76,7 +74,7 @@ class Det3DVisualizationHook(Hook):
         self._num_drawn = 0
 
     def after_val_iter(
-        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
         """Draw the batch's samples at each `interval`-th batch.
 
@@ -92,10 +90,10 @@ class Det3DVisualizationHook(Hook):
             if self.max_frames is not None and self._num_drawn >= self.max_frames:
                 return
             self._num_drawn += 1
-            self._draw(runner, f"val_{_frame_name(output, batch_idx, index)}", data_batch, outputs, index)
+            self._draw(runner, f"val_{_frame_name(output, batch_idx, index)}", data_batch, output, index)
 
     def after_test_iter(
-        self, runner: RunContext, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+        self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
         """Draw all samples of the batch.
 
@@ -107,27 +105,28 @@ class Det3DVisualizationHook(Hook):
         """
         if not self.draw or (self.test_out_dir is None and runner.rank != 0):
             return
-        for index in range(len(outputs or ())):
-            name = _frame_name(outputs[index], batch_idx, index)  # type: ignore[index]
+        for index, output in enumerate(outputs or ()):
+            name = _frame_name(output, batch_idx, index)
             if self.test_out_dir is None:
-                self._draw(runner, f"test_{name}", data_batch, outputs, index)
+                self._draw(runner, f"test_{name}", data_batch, output, index)
             else:
                 # An absolute `test_out_dir` replaces the log folder.
                 out_file = Path(runner.log_dir) / self.test_out_dir / f"{name}.png"
-                self._draw(runner, name, data_batch, outputs, index, out_file=out_file)
+                self._draw(runner, name, data_batch, output, index, out_file=out_file)
 
     def _draw(
         self,
         runner: RunContext,
         name: str,
-        data_batch: Any,
-        outputs: Any,
+        data_batch: DataBatch,
+        output: DataSample,
         index: int,
         out_file: Path | None = None,
     ) -> None:
         """Draw one sample with the visualizer."""
+        assert isinstance(data_batch, dict)
         inputs = data_batch["inputs"]
-        sample = outputs[index].to_dict()
+        sample = output.to_dict()
         if not _has_truth(sample):
             # A model may return new data samples without ground truth and calibration; take those from the loader's.
             given = data_batch["data_samples"][index] if data_batch.get("data_samples") else None
@@ -148,11 +147,11 @@ class Det3DVisualizationHook(Hook):
         )
 
 
-def _has_truth(sample: Mapping[str, Any]) -> bool:
+def _has_truth(sample: StateDict) -> bool:
     return "eval_ann_info" in sample or "bboxes_3d" in (sample.get("gt_instances_3d") or {})
 
 
-def _frame_name(data_sample: Any, batch_idx: int, index: int = 0) -> str:
+def _frame_name(data_sample: DataSample, batch_idx: int, index: int = 0) -> str:
     """Format the frame's id with six digits, as in KITTI; use the batch and sample index if it has no id."""
     sample_idx = data_sample.get("sample_idx")
     if sample_idx is None:

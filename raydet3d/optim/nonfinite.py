@@ -15,8 +15,10 @@ device, since its moments do not exist before.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
+from operator import is_not
 from typing import Any, NamedTuple
 
 import torch
@@ -25,10 +27,10 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from raydet3d.dist import all_reduce
-from raydet3d.optim.torch_private import raise_if_nonfinite, takes_found_inf
+from raydet3d.optim.torch_private import raise_if_nonfinite, step_without_profiler_range, takes_found_inf
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-UNREAD = 64  # maximum number of unread verdicts that are kept
+UNREAD = 1024  # maximum number of unread verdicts that are kept
 
 
 class Verdict(NamedTuple):
@@ -61,22 +63,27 @@ class FiniteGuard:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
-        self.num_bad = 0  # among the verdicts read so far
+        self.num_bad: int | Tensor = 0  # skipped steps; a tensor on the device until it is synchronised
+        self.has_kept_buffers = False
         self._one = torch.ones((), dtype=torch.float32, device=device)
         self._on_host = device.type == "cpu"
         self._is_bad = False  # host copy of the flag, on the CPU only
-        self._pending: deque[tuple[int, Tensor, Any]] = deque()  # iteration, flag copied to the host, CUDA event
-        self._known: deque[Verdict] = deque(maxlen=UNREAD)
-        self._seen: set[int] = set()  # ids of parameters that have taken a step
-        self._num_corrected = 0
-        self._counts_on_host = False
-        self._buffers = _Buffers(device)
-
-    def loss_gradient(self, loss: Tensor) -> Tensor:
-        """Return the initial gradient of the backward pass: 1, or NaN if the loss is not finite."""
-        return loss.detach().mul(0).add_(1)
+        self._unread: deque[tuple[int, bool | Tensor]] = deque(maxlen=UNREAD)  # iteration, copy of the flag
+        self._stepped: set[int] = set()  # ids of parameters that have taken a step
+        self._num_excess: int | Tensor = 0  # bad steps included in the optimizer's step counts on the host
+        self._model: int | None = None  # id of the model whose modules are listed
+        self._owners: list[dict[str, Tensor | None]] = []  # `_buffers` of these modules
+        self._found: list[Tensor | None] = []  # their contents at the last `keep_buffers`
+        self._buffers: list[Tensor] = []  # restorable ones among them
+        self._copies: list[Tensor] = []
 
     # ---- checking
+
+    def loss_gradient(self, loss: Tensor) -> Tensor | None:
+        """Return the initial gradient of the backward pass: None for 1, or NaN if the loss is not finite."""
+        if self._on_host and math.isfinite(loss.item()):
+            return None
+        return loss.detach().mul(0).add_(1)
 
     def judge_gradients(self, grads: Sequence[Tensor], iteration: int) -> None:
         """Set the flag to 1 if a gradient is not finite, else to 0.
@@ -86,12 +93,11 @@ class FiniteGuard:
             iteration: Number of iterations counted.
         """
         self.flag.zero_()
-        is_sharded = hasattr(grads[0], "to_local")
+        is_sharded = type(grads[0]) is not Tensor and hasattr(grads[0], "to_local")
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for grad in grads:
-            local = grad.to_local() if is_sharded else grad  # type: ignore[attr-defined]
-            local = local._values() if local.layout is torch.sparse_coo else local
-            by_type.setdefault(local.dtype, []).append(torch.view_as_real(local) if local.is_complex() else local)
+        for grad in map(_local, grads) if is_sharded else grads:
+            dense = grad._values() if grad.layout is torch.sparse_coo else grad
+            by_type.setdefault(dense.dtype, []).append(torch.view_as_real(dense) if dense.is_complex() else dense)
         for tensors in by_type.values():
             raise_if_nonfinite(tensors, self.flag, self._one)
         if is_sharded:
@@ -109,20 +115,19 @@ class FiniteGuard:
         self._record(iteration)
 
     def _record(self, iteration: int) -> None:
+        flag: bool | Tensor
         if self._on_host:
-            self._is_bad = bool(self.flag)
-            self._tell(iteration, self._is_bad)
-            return
-        flag, event = self.flag.clone(), None
-        if self.device.type == "cuda":
-            flag = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self.device))
-        self._pending.append((iteration, flag, event))
-
-    def _tell(self, iteration: int, is_bad: bool) -> None:
-        self._known.append(Verdict(iteration, is_bad))
-        self.num_bad += is_bad
+            flag = self._is_bad = self.flag.item() != 0
+            self.num_bad += flag
+        else:
+            # The copy in pinned memory is -1 until the device has written it.
+            is_cuda = self.device.type == "cuda"
+            flag = (
+                torch.full((), -1.0, dtype=torch.float32, pin_memory=True) if is_cuda else torch.empty_like(self.flag)
+            )
+            flag.copy_(self.flag, non_blocking=True)
+            self.num_bad = self.num_bad + self.flag
+        self._unread.append((iteration, flag))
 
     def verdicts(self, optimizer: Optimizer, *, wait: bool) -> list[Verdict]:
         """Return the known verdicts on the steps since the last call.
@@ -131,46 +136,32 @@ class FiniteGuard:
             optimizer: The optimizer.
             wait: Synchronise with the device, so that all are known, and correct the step counts on the host.
         """
-        while self._pending and (wait or (self._pending[0][2] is not None and self._pending[0][2].query())):
-            iteration, flag, event = self._pending.popleft()
-            if event is not None:
-                event.synchronize()
-            self._tell(iteration, bool(flag))
         if wait:
-            self._buffers.forget_model()
-            self._correct_counts(optimizer)
-        known = list(self._known)
-        self._known.clear()
+            self.settle(optimizer)
+        known = []
+        while self._unread and (wait or self._has_arrived(self._unread[0][1])):
+            iteration, flag = self._unread.popleft()
+            known.append(Verdict(iteration, bool(flag)))
         return known
 
+    def _has_arrived(self, flag: bool | Tensor) -> bool:
+        """Return whether the copy of a flag can be read without waiting for the device."""
+        return isinstance(flag, bool) or (flag.device != self.device and flag.item() >= 0)
+
     def settle(self, optimizer: Optimizer) -> None:
-        """Synchronise with the device and correct the step counts; the verdicts remain unread."""
-        self._known.extend(self.verdicts(optimizer, wait=True))
+        """Synchronise with the device, and subtract bad steps from the step counts that an optimizer keeps on the host.
 
-    def _correct_counts(self, optimizer: Optimizer) -> None:
-        """Subtract bad steps from the step counts that an optimizer keeps on the host."""
-        new, self._num_corrected = self.num_bad - self._num_corrected, self.num_bad
-        if not new or not self._counts_on_host:
-            return
-        for state in optimizer.state.values():
-            step = state.get("step") if isinstance(state, dict) else None
+        The verdicts remain unread.
+        """
+        self.num_bad = int(self.num_bad)
+        self._model = None  # modules may have been replaced
+        excess, self._num_excess = int(self._num_excess), 0
+        for state in optimizer.state.values() if excess else ():
+            step = state.get("step")
             if step is not None and not (isinstance(step, Tensor) and step.device == self.device):
-                state["step"] = step - new
+                state["step"] = step - excess
 
-    # ---- stepping and restoring
-
-    @property
-    def has_kept_buffers(self) -> bool:
-        """Whether there are copies for `restore_buffers` to restore."""
-        return self._buffers.is_kept
-
-    def keep_buffers(self, model: nn.Module) -> None:
-        """Copy a model's buffers for `restore_buffers`."""
-        self._buffers.keep(model)
-
-    def restore_buffers(self) -> None:
-        """Restore the buffers that `keep_buffers` copied if the step was bad, and discard the copies."""
-        self._buffers.restore(self._is_bad if self._on_host else self.flag)
+    # ---- stepping
 
     def step(self, optimizer: Optimizer, active: Sequence[Tensor], **kwargs: Any) -> None:
         """Step the optimizer unless the flag is 1.
@@ -182,13 +173,13 @@ class FiniteGuard:
         """
         if self._on_host:
             if not self._is_bad:
-                optimizer.step(**kwargs)
-        elif any(id(p) not in self._seen for p in active) or not self._can_mask(optimizer, active):
+                step_without_profiler_range(optimizer, **kwargs)
+            return
+        memory = self._memory(optimizer, active) if self._stepped.issuperset(map(id, active)) else None
+        if memory is None:
             if not self.flag.item():
                 optimizer.step(**kwargs)
-                self._seen.update(map(id, active))
-            else:
-                self._num_corrected += 1  # the optimizer was not called, so no step count needs correction
+                self._stepped.update(map(id, active))
         elif takes_found_inf(optimizer):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             try:
@@ -196,94 +187,76 @@ class FiniteGuard:
             finally:
                 del optimizer.found_inf  # type: ignore[attr-defined]
         else:
-            before = [bits.clone() for bits in self._memory(optimizer, active)]
+            before = [tensor.clone() for tensor in memory]
             optimizer.step(**kwargs)
-            _restore(self._memory(optimizer, active), before, self.flag)
-            self._counts_on_host = True
+            _restore(self._memory(optimizer, active) or [], before, self.flag)
+            self._num_excess = self._num_excess + self.flag
 
-    def _can_mask(self, optimizer: Optimizer, active: Sequence[Tensor]) -> bool:
-        """Return whether the optimizer's state, except step counts, consists of dense tensors on the device."""
-        return all(
-            value is None
-            or key == "step"
-            or (isinstance(value, Tensor) and value.device == self.device and not value.is_sparse)
-            for param in active
-            for key, value in optimizer.state.get(param, {}).items()
-        )
+    def _memory(self, optimizer: Optimizer, active: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return weights and optimizer state on the device; None if a part cannot be restored there.
 
-    def _memory(self, optimizer: Optimizer, active: Sequence[Tensor]) -> list[Tensor]:
-        """Return weights and optimizer state on the device as integer views."""
-        state = [v for p in active for v in optimizer.state.get(p, {}).values()]
-        return _bits([p.detach() for p in active]) + _bits(
-            [v for v in state if isinstance(v, Tensor) and v.device == self.device]
-        )
+        The step counts may be on the host.
+        """
+        found = [param.detach() for param in active]
+        for param in active:
+            for key, value in optimizer.state.get(param, {}).items():
+                if isinstance(value, Tensor) and value.device == self.device and not value.is_sparse:
+                    found.append(value)
+                elif value is not None and key != "step":
+                    return None
+        return found
 
+    # ---- buffers
 
-class _Buffers:
-    """Copies of a model's buffers from before a step, in memory that is allocated once.
-
-    Args:
-        device: Device of the buffers to copy.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.is_kept = False
-        self._device = device
-        self._model: int | None = None
-        self._slots: list[tuple[dict[str, Tensor | None], str]] = []  # (`module._buffers`, name) of all buffers
-        self._found: list[Tensor | None] = []  # contents of the slots at the last `keep`
-        self._buffers: list[Tensor] = []  # restorable ones among them
-        self._copies: list[Tensor] = []
-
-    def forget_model(self) -> None:
-        """Collect the model's modules again at the next `keep`."""
-        self._model = None
-
-    def keep(self, model: nn.Module) -> None:
-        """Copy the buffers."""
+    def keep_buffers(self, model: nn.Module) -> None:
+        """Copy a model's buffers for `restore_buffers`, into memory that is allocated once."""
         if self._model != id(model):
-            self._slots = [(m._buffers, name) for m in model.modules() for name in m._buffers]
-            self._model, self._found = id(model), []
-        found = [buffers.get(name) for buffers, name in self._slots]
-        if len(found) != len(self._found) or any(a is not b for a, b in zip(found, self._found, strict=True)):
-            unique = {id(b): b for b in found if b is not None and self._is_restorable(b)}
+            self._model, self._owners = id(model), [m._buffers for m in model.modules() if m._buffers]
+        found = [buffer for owner in self._owners for buffer in owner.values()]
+        if len(found) != len(self._found) or any(map(is_not, found, self._found)):
             # `.data`, so that restoring a buffer does not bump the version counter that autograd checks in backward.
-            self._found, self._buffers = found, [b.data for b in unique.values()]
+            unique = {id(b): b.data for b in found if b is not None and self._is_restorable(b)}
+            self._found, self._buffers = found, list(unique.values())
             self._copies = [torch.empty_like(b) for b in self._buffers]
         if self._buffers:
             torch._foreach_copy_(self._copies, self._buffers)
-        self.is_kept = bool(found)
+        self.has_kept_buffers = bool(found)
 
     def _is_restorable(self, buffer: Tensor) -> bool:
         return (
             not is_lazy(buffer)
-            and buffer.device == self._device
+            and buffer.device == self.device
             and buffer.layout is torch.strided
             and buffer.element_size() in BITS
             and buffer.is_contiguous()
         )
 
-    def restore(self, is_bad: bool | Tensor) -> None:
-        """Restore the copies made by `keep` if the step was bad; invalidates the copies."""
-        if self.is_kept and self._buffers:
-            if isinstance(is_bad, Tensor):
-                _restore(_bits(self._buffers), _bits(self._copies), is_bad)
-            elif is_bad:
+    def restore_buffers(self) -> None:
+        """Restore the buffers that `keep_buffers` copied if the step was bad; invalidates the copies."""
+        if self.has_kept_buffers and self._buffers:
+            if not self._on_host:
+                _restore(self._buffers, self._copies, self.flag)
+            elif self._is_bad:
                 torch._foreach_copy_(self._buffers, self._copies)
-        self.is_kept = False
+        self.has_kept_buffers = False
 
 
-def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return integer views of tensors."""
-    return [t.view(BITS[t.element_size()]) for t in tensors]
+def _local(grad: Tensor) -> Tensor:
+    """Return this rank's part of a sharded gradient."""
+    part: Tensor = grad.to_local()  # type: ignore[attr-defined]
+    return part
 
 
-def _restore(after: Sequence[Tensor], before: Sequence[Tensor], flag: Tensor) -> None:
-    """Overwrite `after` with `before` on the device if the flag is 1; modifies `before`."""
-    for dtype in {bits.dtype for bits in after}:
-        old = [bits for bits in before if bits.dtype is dtype]
-        new = [bits for bits in after if bits.dtype is dtype]
-        undo = flag.to(dtype)
+def _restore(tensors: Sequence[Tensor], before: Sequence[Tensor], flag: Tensor) -> None:
+    """Overwrite `tensors` with `before` on the device if the flag is 1, bit for bit; modifies `before`."""
+    by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for tensor, copy in zip(tensors, before, strict=True):
+        bits = BITS[tensor.element_size()]
+        new, old = by_type.setdefault(bits, ([], []))
+        new.append(tensor.view(bits))
+        old.append(copy.view(bits))
+    for bits, (new, old) in by_type.items():
+        undo = flag.to(bits)
         torch._foreach_mul_(new, 1 - undo)
         torch._foreach_mul_(old, undo)
         torch._foreach_add_(new, old)

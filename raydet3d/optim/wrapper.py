@@ -304,7 +304,7 @@ class OptimWrapper:
     def bad_steps(self) -> int:
         """Number of steps skipped so far; synchronises with the device."""
         self._guard.settle(self.optimizer)
-        return self._guard.num_bad
+        return int(self._guard.num_bad)
 
     def verdicts(self, *, wait: bool = False) -> list[Verdict]:
         """Return whether each step since the last call was skipped, as far as known.

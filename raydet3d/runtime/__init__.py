@@ -1,11 +1,11 @@
 """The runtime: a Runner made from a config, its loops, its history and its checkpoints."""
 
 from raydet3d.registry import RUNNERS
-from raydet3d.runtime.assemble import assemble
-from raydet3d.runtime.build import build_runner, check_data
+from raydet3d.runtime.assemble import assemble, build_runner
 from raydet3d.runtime.ddp import MMDistributedDataParallel
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History, register_statistic
+from raydet3d.runtime.loaders import check_data
 from raydet3d.runtime.log_processor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from raydet3d.runtime.runner import Runner

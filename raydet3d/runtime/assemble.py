@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
+from typing import Unpack
 
 from raydet3d.errors import InputError
-from raydet3d.hooks.base import Hook
-from raydet3d.registry import RUNNERS
-from raydet3d.runtime.build import LaunchArgs
+from raydet3d.hooks.context import PartCfg
+from raydet3d.registry import RUNNERS, Registry
+from raydet3d.runtime.build import LaunchArgs, launching
 from raydet3d.runtime.runner import Runner
 
 
-def assemble(
-    cfg: Mapping[str, Any],
-    *,
-    device: torch.device | str | None = None,
-    extra_hooks: Sequence[Hook] = (),
-    timestamp: str | None = None,
-    resume: bool | str = False,
-    run: str = "",
-    retry: bool = False,
-    batch_workers: int | None = None,
-) -> Runner:
+def assemble(cfg: PartCfg, **launch: Unpack[LaunchArgs]) -> Runner:
     """Make a run, of the class that the config's `runner_type` names, from its config.
 
     Works in a single process and in one of a process group that exists. The order in which a run is made is that of
@@ -32,25 +19,21 @@ def assemble(
 
     Args:
         cfg: The config.
-        device: See `LaunchArgs`, as are the rest.
-        extra_hooks: Hooks of the launcher.
-        timestamp: Name of this start.
-        resume: What to resume from.
-        run: Which run of the work dir to resume.
-        retry: Resume from what this start has saved.
-        batch_workers: Number of ranks whose batches make one iteration.
+        **launch: What the launcher decides.
     """
     kind = RUNNERS.get(cfg.get("runner_type") or "Runner")
     if not (isinstance(kind, type) and issubclass(kind, Runner)):
         raise InputError(f"runner_type: {kind!r} is not a subclass of raydet3d.runtime.Runner")
-    launch = LaunchArgs(
-        device=device,
-        extra_hooks=extra_hooks,
-        timestamp=timestamp,
-        resume=resume,
-        run=run,
-        retry=retry,
-        batch_workers=batch_workers,
-    )
-    with launch.active():
+    with launching(launch):
         return kind.from_cfg(cfg)
+
+
+def build_runner(cfg: PartCfg, registry: Registry, default_args: PartCfg | None = None) -> Runner:
+    """Make a run from a config, for `RUNNERS.build(cfg)`.
+
+    Args:
+        cfg: The config.
+        registry: The registry of runners.
+        default_args: Keys to use where the config has none.
+    """
+    return assemble({**default_args, **cfg} if default_args else cfg)

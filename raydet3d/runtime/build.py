@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from raydet3d import dist
 from raydet3d.config import Config
 from raydet3d.config.provenance import config_context
+from raydet3d.config.section_schemas import EnvCfg
+from raydet3d.config.type_check import read_section
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.hooks.base import Hook, Hooks
-from raydet3d.hooks.context import EvalLoop, RunContext, Schedulers, TrainLoop
-from raydet3d.optim import OptimWrapper, build_optim_wrapper, build_param_scheduler
+from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, TrainLoop
+from raydet3d.optim import OptimWrapper, build_optim_wrapper
 from raydet3d.registry import (
     EVALUATOR,
     LOG_PROCESSORS,
@@ -30,42 +30,19 @@ from raydet3d.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     VISUALIZERS,
-    Registry,
 )
 from raydet3d.runtime.ddp import check_optimizers, from_sync_bn, is_sharded, needs_all_ranks, to_sync_bn, unwrapped
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import Loaders, build_dataloader, check_data
+from raydet3d.runtime.loaders import Loaders, build_dataloader
 from raydet3d.runtime.log_processor import LogProcessor
-from raydet3d.runtime.validate import TRIPLES, check_sections, hook_cfgs, loop_cfg, refuse_deleted_optimizer
+from raydet3d.runtime.validate import TRIPLES, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 from raydet3d.visual import Visualizer
 
-__all__ = [
-    "LaunchArgs",
-    "build_dataloader",
-    "build_eval_loop",
-    "build_evaluator",
-    "build_hooks",
-    "build_log_processor",
-    "build_model",
-    "build_optim",
-    "build_schedulers",
-    "build_train_loop",
-    "build_visualizer",
-    "check_data",
-    "check_sections",
-    "finish_model",
-    "wrap_model",
-]
 
-PartCfg: TypeAlias = Mapping[str, Any]
-"""Config of a part: `dict(type=..., **arguments)`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchArgs:
+class LaunchArgs(TypedDict, total=False):
     """What the launcher decides about a run, beside its config.
 
-    Args:
+    Keys:
         device: Where to run; a GPU if there is one, by default.
         extra_hooks: Hooks of the launcher.
         timestamp: Name of this start; the time, by default.
@@ -78,33 +55,29 @@ class LaunchArgs:
             what the checkpoint to resume from says, else the number of live ranks.
     """
 
-    device: torch.device | str | None = None
-    extra_hooks: Sequence[Hook] = ()
-    timestamp: str | None = None
-    resume: bool | str = False
-    run: str = ""
-    retry: bool = False
-    batch_workers: int | None = None
-
-    @classmethod
-    def current(cls) -> LaunchArgs:
-        """Return those of the launch that is building a run, or the defaults."""
-        return _LAUNCH.get() or cls()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Use these for the run that is built in the block.
-
-        They are not arguments of `Runner`, so that a subclass with MMEngine's arguments need not pass them on.
-        """
-        token = _LAUNCH.set(self)
-        try:
-            yield
-        finally:
-            _LAUNCH.reset(token)
+    device: torch.device | str | None
+    extra_hooks: Sequence[Hook]
+    timestamp: str | None
+    resume: bool | str
+    run: str
+    retry: bool
+    batch_workers: int | None
 
 
-_LAUNCH: ContextVar[LaunchArgs | None] = ContextVar("launch", default=None)
+LAUNCH: ContextVar[LaunchArgs] = ContextVar("launch", default={})  # noqa: B039 - nobody changes it
+
+
+@contextmanager
+def launching(launch: LaunchArgs) -> Iterator[None]:
+    """Use these arguments, if any are given, for the run that is built in the block.
+
+    They are not arguments of `Runner`, so that a subclass with MMEngine's arguments need not pass them on.
+    """
+    token = LAUNCH.set(launch or LAUNCH.get())
+    try:
+        yield
+    finally:
+        LAUNCH.reset(token)
 
 
 def _check_type(given: object, kind: type, requirement: str) -> None:
@@ -120,7 +93,7 @@ def _check_type(given: object, kind: type, requirement: str) -> None:
 # -- the model --------------------------------------------------------------------------------------------------
 
 
-def build_model(cfg: Mapping[str, Any]) -> nn.Module:
+def build_model(cfg: PartCfg) -> nn.Module:
     """Build the model, on the host, with its data preprocessor.
 
     Args:
@@ -137,7 +110,7 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def with_data_preprocessor(cfg: Mapping[str, Any]) -> nn.Module | PartCfg:
+def with_data_preprocessor(cfg: PartCfg) -> nn.Module | PartCfg:
     """Return `model` of a config, with its `data_preprocessor` where the model's dict has none of its own."""
     given: nn.Module | PartCfg = cfg["model"]
     if cfg.get("data_preprocessor") is None or not isinstance(given, Mapping):
@@ -145,7 +118,7 @@ def with_data_preprocessor(cfg: Mapping[str, Any]) -> nn.Module | PartCfg:
     return {"data_preprocessor": cfg["data_preprocessor"], **given}
 
 
-def wrap_model(model: nn.Module, cfg: Mapping[str, Any], device: torch.device) -> nn.Module:
+def wrap_model(model: nn.Module, cfg: PartCfg, device: torch.device) -> nn.Module:
     """Wrap the model for training in several processes; with one process, return it without a wrapper.
 
     Args:
@@ -192,7 +165,7 @@ def check_ranks(model: nn.Module, hooks: Hooks, batch_workers: int) -> None:
         )
 
 
-def finish_model(model: nn.Module, cfg: Mapping[str, Any]) -> None:
+def finish_model(model: nn.Module, cfg: PartCfg) -> None:
     """Apply activation checkpointing and compilation to a model whose weights are in place.
 
     Args:
@@ -217,7 +190,7 @@ def finish_model(model: nn.Module, cfg: Mapping[str, Any]) -> None:
 # -- hooks and logs ---------------------------------------------------------------------------------------------
 
 
-def build_hooks(cfg: Mapping[str, Any], extra_hooks: Sequence[Hook] = ()) -> Hooks:
+def build_hooks(cfg: PartCfg, extra_hooks: Sequence[Hook] = ()) -> Hooks:
     """Build the default hooks, the config's own, and add the launcher's."""
     hooks = Hooks()
     register_hooks(hooks, hook_cfgs(cfg.get("default_hooks"), cfg.get("custom_hooks")))
@@ -262,7 +235,7 @@ def build_visualizer(given: Visualizer | PartCfg | None, *, save_dir: Path) -> V
 # -- optimization -----------------------------------------------------------------------------------------------
 
 
-def build_optim(cfg: Mapping[str, Any], model: nn.Module) -> OptimWrapper:
+def build_optim(cfg: PartCfg, model: nn.Module) -> OptimWrapper:
     """Build the optimizer in its wrapper.
 
     Args:
@@ -280,7 +253,7 @@ def build_optim(cfg: Mapping[str, Any], model: nn.Module) -> OptimWrapper:
     return wrapper
 
 
-def _check_optim_cfg(cfg: Mapping[str, Any], given: PartCfg) -> None:
+def _check_optim_cfg(cfg: PartCfg, given: PartCfg) -> None:
     """Refuse a wrapper without an optimizer, and unknown types of both."""
     refuse_deleted_optimizer(cfg)
     optimizer = given.get("optimizer")
@@ -313,29 +286,6 @@ def lr_ratio(auto_scale_lr: PartCfg | None, batch_size: int) -> float | None:
     return batch_size / base
 
 
-def build_schedulers(
-    given: PartCfg | Sequence[Any] | None,
-    optim_wrapper: OptimWrapper,
-    epoch_length: int,
-    *,
-    max_epochs: int | None,
-    max_iters: int | None,
-) -> Schedulers:
-    """Build the schedulers of learning rate, momentum and other settings.
-
-    Args:
-        given: `param_scheduler` of the config.
-        optim_wrapper: What they act on.
-        epoch_length: Iterations of an epoch.
-        max_epochs: Epochs of the training.
-        max_iters: Iterations of the training.
-    """
-    schedulers: Schedulers = build_param_scheduler(
-        given, optim_wrapper, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters
-    )
-    return schedulers
-
-
 # -- loops ------------------------------------------------------------------------------------------------------
 
 
@@ -352,17 +302,13 @@ def build_evaluator(given: Evaluator | PartCfg | Sequence[PartCfg], *, key: str 
     return made
 
 
-def mp_start_method(cfg: Mapping[str, Any]) -> str | None:
-    """Return how loader workers start: `env_cfg.mp_cfg.mp_start_method`."""
-    mp_cfg = (cfg.get("env_cfg") or {}).get("mp_cfg") or {}
-    method: str | None = mp_cfg.get("mp_start_method")
-    if method not in (None, "fork", "spawn", "forkserver"):
-        raise InputError(f"env_cfg.mp_cfg.mp_start_method must be fork, spawn or forkserver, got {method!r}")
-    return method
+def _start_method(cfg: PartCfg) -> str | None:
+    """Return how loader workers start."""
+    return read_section(EnvCfg, cfg.get("env_cfg"), "env_cfg").mp_cfg.mp_start_method
 
 
 def build_train_loop(
-    given: TrainLoop | PartCfg, runner: RunContext, loader_cfg: DataLoader[Any] | PartCfg, *, batch_workers: int
+    given: TrainLoop | PartCfg, runner: RunContext, loader_cfg: DataLoader | PartCfg, *, batch_workers: int
 ) -> TrainLoop:
     """Build the training loop with its data loader.
 
@@ -381,7 +327,7 @@ def build_train_loop(
     loader = build_dataloader(
         loader_cfg,
         seed=runner.seed,
-        mp_start_method=mp_start_method(runner.cfg),
+        mp_start_method=_start_method(runner.cfg),
         key="train_dataloader",
         batch_workers=batch_workers,
     )
@@ -405,8 +351,8 @@ def build_eval_loop(given: EvalLoop | PartCfg, mode: str, runner: RunContext) ->
     key, loader_cfg, evaluator_cfg = f"{mode}_dataloader", runner.cfg[f"{mode}_dataloader"], f"{mode}_evaluator"
     with config_context(f"{mode}_cfg"):
         args = loop_cfg(given, mode)
-    make = partial(build_dataloader, seed=runner.seed, mp_start_method=mp_start_method(runner.cfg))
-    loader: Loaders | DataLoader[Any]
+    make = partial(build_dataloader, seed=runner.seed, mp_start_method=_start_method(runner.cfg))
+    loader: DataLoader | Loaders
     evaluators: list[Evaluator]
     if isinstance(loader_cfg, (list, tuple)):
         evaluators = _build_evaluators(runner.cfg[evaluator_cfg], len(loader_cfg), evaluator_cfg)
@@ -422,7 +368,7 @@ def build_eval_loop(given: EvalLoop | PartCfg, mode: str, runner: RunContext) ->
     return loop
 
 
-def _build_evaluators(given: Sequence[Any], count: int, key: str) -> list[Evaluator]:
+def _build_evaluators(given: Sequence[PartCfg], count: int, key: str) -> list[Evaluator]:
     """Build one evaluator for each of several loaders."""
     if not isinstance(given, (list, tuple)) or len(given) != count:
         what = f"a list of {len(given)}" if isinstance(given, (list, tuple)) else "one"
@@ -433,7 +379,7 @@ def _build_evaluators(given: Sequence[Any], count: int, key: str) -> list[Evalua
 # -- the run ----------------------------------------------------------------------------------------------------
 
 
-def merge_arguments(cfg: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> Config:
+def merge_arguments(cfg: PartCfg | None, arguments: PartCfg) -> Config:
     """Return the config of a run: `cfg` with the arguments of `Runner` in their places.
 
     Args:
@@ -453,16 +399,3 @@ def text_of(cfg: Config) -> str:
         return str(cfg.pretty_text)
     except InputError:
         return ""
-
-
-def build_runner(cfg: Mapping[str, Any], registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
-    """Build a runner of the class that `runner_type` names, for `RUNNERS.build(cfg)`.
-
-    Args:
-        cfg: The config.
-        registry: The registry of runners.
-        default_args: Keys to use where the config has none.
-    """
-    whole = {**default_args, **cfg} if default_args else cfg
-    kind: Any = registry.get(whole.get("runner_type") or "Runner")
-    return kind.from_cfg(whole)

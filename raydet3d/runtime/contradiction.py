@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,30 @@ def warning(message: str) -> Contradiction:
 
 
 class Section:
-    """A dict of the config and the key that leads to it.
+    """A dict of the config and the key that leads to it; false, and without entries, where there is no dict.
 
     Args:
         path: The key, dotted; empty for the whole config.
-        mapping: The dict.
+        value: What the config has there.
     """
 
-    def __init__(self, path: str, mapping: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, value: object) -> None:
         self.path = path
-        self.mapping = mapping
+        self.exists = isinstance(value, Mapping)
+        self.mapping: Mapping[str, object] = value if isinstance(value, Mapping) else {}
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def __bool__(self) -> bool:
+        return self.exists
+
+    @property
+    def kind(self) -> str:
+        """Last part of `type`: of a name with or without scope, of a class, or of a lazy import."""
+        kind = self.mapping.get("type")
+        if isinstance(kind, type):
+            return kind.__name__
+        return str(kind).rpartition(".")[2] if kind is not None else ""
+
+    def get(self, key: str, default: object = None) -> object:
         """Return a value, or the default."""
         return self.mapping.get(key, default)
 
@@ -50,34 +62,55 @@ class Section:
         """Return the full key of an entry."""
         return f"{self.path}.{name}" if self.path else name
 
-    def section(self, name: str) -> Section | None:
-        """Return an entry that is a dict, or None."""
-        value = self.mapping.get(name)
-        return Section(self.key(name), value) if isinstance(value, Mapping) else None
+    def section(self, name: str) -> Section:
+        """Return an entry that is a dict."""
+        return Section(self.key(name), self.mapping.get(name))
 
     def sections(self, name: str) -> Iterator[Section]:
         """Yield an entry that is a dict, or the dicts of one that is a list."""
         value = self.mapping.get(name)
         if isinstance(value, Mapping):
             yield Section(self.key(name), value)
-        for number, item in enumerate(value if isinstance(value, list | tuple) else ()):
+        for number, item in enumerate(items(value)):
             if isinstance(item, Mapping):
                 yield Section(f"{self.key(name)}[{number}]", item)
 
+    def walk(self) -> Iterator[Section]:
+        """Yield this section and all sections below it."""
+        yield self
+        for name in self.mapping:
+            for inner in self.sections(str(name)):
+                yield from inner.walk()
 
-def sub_sections(section: Section) -> Iterator[Section]:
-    """Yield a section and all sections below it."""
-    yield section
-    for name in section.mapping:
-        for inner in section.sections(str(name)):
-            yield from sub_sections(inner)
+    def whole(self, key: str, default: int | None = None) -> int | None:
+        """Return an integer, the default where the key is missing, or None for any other value."""
+        value = self.mapping.get(key, default)
+        return value if isinstance(value, int) else None
+
+    def numbers(self, key: str, count: int | None = None) -> list[float]:
+        """Return a list of numbers, of the given length; an empty list for any other value."""
+        return numbers(self.mapping.get(key), count)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return a list of names; an empty tuple for any other value."""
+        found = items(self.mapping.get(key))
+        return tuple(name for name in found if isinstance(name, str)) if _all(found, str) else ()
 
 
-def type_name(kind: object) -> str:
-    """Return the last part of a `type`: of a name with or without scope, of a class, or of a lazy import."""
-    if isinstance(kind, type):
-        return kind.__name__
-    return str(kind).rpartition(".")[2] if kind is not None else ""
+def items(value: object) -> Sequence[object]:
+    """Return a list or tuple; an empty tuple for any other value."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def numbers(value: object, count: int | None = None) -> list[float]:
+    """Return a list of numbers, of the given length; an empty list for any other value."""
+    found = items(value)
+    is_wanted = count in (None, len(found)) and _all(found, int | float)
+    return [float(x) for x in found if isinstance(x, int | float)] if is_wanted else []
+
+
+def _all(values: Sequence[object], kind: type | UnionType) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def short(values: Sequence[object]) -> str:

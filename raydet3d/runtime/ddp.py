@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from raydet3d.dist import all_reduce_params, broadcast, is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
-from raydet3d.hooks.context import DataBatch, DataSample
+from raydet3d.hooks.context import DataBatch, DataSample, PartCfg
 from raydet3d.log import get_logger
 from raydet3d.models.detectors.base import BaseModel, Losses, StepOptimizer
 from raydet3d.optim import OptimWrapper, OptimWrapperDict
@@ -82,7 +82,7 @@ def needs_all_ranks(model: nn.Module) -> bool:
     return is_sharded(model) or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
 
-def config_needs_all_ranks(cfg: Mapping[str, Any]) -> bool:
+def config_needs_all_ranks(cfg: PartCfg) -> bool:
     """Answer `needs_all_ranks` for the model of a config, without building it."""
     kind = (cfg.get("model_wrapper_cfg") or {}).get("type")
     wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
@@ -180,7 +180,7 @@ class MMSeparateDistributedDataParallel(ModelWrapper, nn.Module):
         """Call the model."""
         return self.module(*args, **kwargs)
 
-    def train_step(self, data: Any, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
+    def train_step(self, data: DataBatch, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
         """Train on a batch with the model's own `train_step`."""
         self._touched.clear()  # of a backward pass that failed
         out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import DataBatch, DataSample, PartCfg, StateDict
+from raydet3d.metrics import BaseMetric
 from raydet3d.registry import EVALUATOR, METRICS
 
 
@@ -17,7 +19,7 @@ class Evaluator:
         metrics: Metric, config of a metric, or a list of them.
     """
 
-    def __init__(self, metrics: Any) -> None:
+    def __init__(self, metrics: BaseMetric | PartCfg | Sequence[BaseMetric | PartCfg]) -> None:
         given = [metrics] if isinstance(metrics, Mapping) or not isinstance(metrics, Sequence) else list(metrics)
         self.metrics = [METRICS.build(m) if isinstance(m, Mapping) else m for m in given]
         self._dataset_meta: Mapping[str, Any] | None = None
@@ -28,12 +30,12 @@ class Evaluator:
         return self._dataset_meta
 
     @dataset_meta.setter
-    def dataset_meta(self, meta: Mapping[str, Any] | None) -> None:
+    def dataset_meta(self, meta: PartCfg | None) -> None:
         self._dataset_meta = meta
         for metric in self.metrics:
             metric.dataset_meta = meta
 
-    def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
+    def process(self, data_samples: Sequence[DataSample | StateDict], data_batch: DataBatch = None) -> None:
         """Pass a batch of predictions to every metric.
 
         Args:

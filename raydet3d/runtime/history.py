@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +17,33 @@ from raydet3d.active_run import ActiveRunProxy
 KEEP = 1000  # values kept per scalar; a longer window is reserved when it is requested
 PENDING = 2000  # values per scalar that may wait on the device before they are copied
 
+ScalarValue: TypeAlias = float | Tensor | np.ndarray | np.generic
+"""A number, or a tensor or array with one element."""
+
+
+class CountedValue(TypedDict):
+    """The sum of a scalar over so many samples."""
+
+    value: ScalarValue
+    count: NotRequired[int]
+
+
+class SeriesState(TypedDict):
+    """State of a series: the kept values, and statistics over all of them."""
+
+    values: Tensor
+    count: int
+    total: float
+    least: float
+    most: float
+
+
+class HistoryState(TypedDict):
+    """State of a history: scalars, and the info values that are plain data."""
+
+    scalars: dict[str, SeriesState]
+    info: dict[str, object]
+
 
 class Series:
     """Latest values of one scalar, and statistics over all of its values.
@@ -26,7 +53,7 @@ class Series:
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
-        self.pending: list[Any] = []
+        self.pending: list[float | Tensor] = []
         self.has_tensors = False  # whether any value was a tensor
         self._flush = flush
         self._values: deque[float] = deque(maxlen=KEEP)
@@ -35,7 +62,7 @@ class Series:
         self.least = math.inf
         self.most = -math.inf
 
-    def take(self, numbers: Sequence[float]) -> None:
+    def take(self, numbers: Sequence[float | Tensor]) -> None:
         """Append values that are on the host."""
         values = list(map(float, numbers))
         self._values.extend(values)
@@ -160,7 +187,7 @@ class History:
         self._unsaved: set[str] = set()
         self._waiting = False
 
-    def update_scalar(self, key: str, value: Any, count: int = 1, *, resumed: bool = True) -> None:
+    def update_scalar(self, key: str, value: ScalarValue, count: int = 1, *, resumed: bool = True) -> None:
         """Append a value to a scalar.
 
         Args:
@@ -185,7 +212,7 @@ class History:
         if len(pending) >= PENDING:
             self.flush()
 
-    def update_scalars(self, scalars: Mapping[str, Any], *, resumed: bool = True) -> None:
+    def update_scalars(self, scalars: Mapping[str, ScalarValue | CountedValue], *, resumed: bool = True) -> None:
         """Append a value to each of several scalars; a value may be `dict(value=..., count=...)`."""
         for key, value in scalars.items():
             if isinstance(value, Mapping):
@@ -214,7 +241,7 @@ class History:
             return
         self._waiting = False
         touched = [(key, series) for key, series in self.log_scalars.items() if series.pending]
-        waiting: dict[torch.device, list[tuple[list[Any], int]]] = {}
+        waiting: dict[torch.device, list[tuple[list[float | Tensor], int, Tensor]]] = {}
         for key, series in touched:
             if not series.has_tensors:
                 continue
@@ -222,9 +249,9 @@ class History:
                 if isinstance(value, Tensor):
                     if value.dim() and value.numel() != 1:
                         raise ValueError(f"scalar {key!r} must have one element, got shape {tuple(value.shape)}")
-                    waiting.setdefault(value.device, []).append((series.pending, i))
+                    waiting.setdefault(value.device, []).append((series.pending, i, value))
         for places in waiting.values():
-            for (pending, i), number in zip(places, _read([p[i] for p, i in places]), strict=True):
+            for (pending, i, _), number in zip(places, _read([value for *_, value in places]), strict=True):
                 pending[i] = number
         for _, series in touched:
             series.take(series.pending)
@@ -232,28 +259,28 @@ class History:
 
     # -- info ---------------------------------------------------------------------------------------------------
 
-    def update_info(self, key: str, value: Any, *, resumed: bool = True) -> None:
+    def update_info(self, key: str, value: object, *, resumed: bool = True) -> None:
         """Set an info value; checkpoints store it if it is plain data and `resumed` is true."""
         self.runtime_info[key] = value
         if not resumed:
             self._unsaved.add(key)
 
-    def update_info_dict(self, facts: Mapping[str, Any], *, resumed: bool = True) -> None:
+    def update_info_dict(self, facts: Mapping[str, object], *, resumed: bool = True) -> None:
         """Set several info values."""
         for key, value in facts.items():
             self.update_info(key, value, resumed=resumed)
 
-    def get_info(self, key: str, default: Any = None) -> Any:
+    def get_info(self, key: str, default: object = None) -> Any:
         """Return an info value, or the default."""
         return self.runtime_info.get(key, default)
 
-    def pop_info(self, key: str, default: Any = None) -> Any:
+    def pop_info(self, key: str, default: object = None) -> Any:
         """Remove and return an info value, or return the default."""
         return self.runtime_info.pop(key, default)
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> HistoryState:
         """Return the kept values, the statistics, and the info values that are plain data."""
         self.flush()
         return {
@@ -271,7 +298,7 @@ class History:
             "info": {k: v for k, v in self.runtime_info.items() if k not in self._unsaved and is_plain(v)},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: HistoryState) -> None:
         """Restore a `state_dict`: replace all scalars, and update the info values."""
         self.log_scalars.clear()
         for key, saved in state["scalars"].items():
@@ -284,7 +311,7 @@ class History:
         self.runtime_info.update(state["info"])
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: ScalarValue) -> float | Tensor:
     """Detach a tensor without moving it; convert anything else but int and float to float."""
     if isinstance(value, Tensor):
         return value.detach() if value.requires_grad else value
@@ -295,12 +322,12 @@ MessageHub = History
 """MMEngine's name."""
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Return whether a value consists only of lists, tuples, dicts, numbers, strings and None."""
     if value is None or type(value) in (bool, int, float, str):
         return True
-    if type(value) in (list, tuple):
-        return all(map(is_plain, value))
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(is_plain, value))
     return type(value) is dict and all(type(k) in (str, int) and is_plain(v) for k, v in value.items())
 
 

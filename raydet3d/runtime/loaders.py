@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
@@ -19,15 +20,17 @@ from raydet3d.data.global_batch import ElasticBatchSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, seeded_generators
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError, InputTypeError
+from raydet3d.hooks.context import DataLoader as LoaderProtocol
+from raydet3d.hooks.context import Dataset, PartCfg
 from raydet3d.log import get_logger
-from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS
+from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS, Registry
 from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
 
 
 def build_dataloader(
-    cfg: Any,
+    cfg: LoaderProtocol | PartCfg,
     *,
     seed: int,
     mp_start_method: str | None = None,
@@ -123,7 +126,7 @@ class Loaders:
         return self.loaders[0].dataset
 
 
-def check_data(cfg: Mapping[str, Any]) -> None:
+def check_data(cfg: PartCfg) -> None:
     """Check, or create, the data of every data set in a config, and check the data that its metrics read.
 
     Called once, on the driver, before training, so that a metric that cannot be computed fails early.
@@ -149,7 +152,7 @@ def check_data(cfg: Mapping[str, Any]) -> None:
                         made.check_data(metric)
 
 
-def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
+def _metrics_in(given: object) -> Iterator[PartCfg]:
     """Yield the metric configs of an evaluator config, or of a list of them."""
     if isinstance(given, list | tuple):
         for item in given:
@@ -161,7 +164,7 @@ def _metrics_in(given: Any) -> Iterator[Mapping[str, Any]]:
             yield given
 
 
-def release(loader: DataLoader[Any] | Loaders) -> None:
+def release(loader: LoaderProtocol) -> None:
     """Stop a loader's worker processes.
 
     Persistent workers otherwise live until the loader is garbage-collected. As part of a reference cycle (runner, loop,
@@ -170,11 +173,11 @@ def release(loader: DataLoader[Any] | Loaders) -> None:
     if isinstance(loader, Loaders):
         for one in loader.loaders:
             release(one)
-    elif getattr(loader, "_iterator", None) is not None:
+    elif isinstance(loader, DataLoader):
         loader._iterator = None
 
 
-class Slice(Dataset[Any]):
+class Slice(TorchDataset[Any]):
     """Limit a data set to its first samples; other attributes are read from and set on the wrapped data set.
 
     Args:
@@ -182,7 +185,7 @@ class Slice(Dataset[Any]):
         length: Maximum number of samples.
     """
 
-    def __init__(self, dataset: Any, length: int) -> None:
+    def __init__(self, dataset: Dataset, length: int) -> None:
         self.dataset = dataset
         self.length = min(length, len(dataset))
 
@@ -197,23 +200,23 @@ class Slice(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_") or name in ("dataset", "length"):
             super().__setattr__(name, value)
         else:
             setattr(self.dataset, name, value)
 
 
-def _build_dataset(cfg: Any, key: str, seed: int) -> Any:
+def _build_dataset(cfg: Dataset | PartCfg, key: str, seed: int) -> Dataset:
     """Build a data set; what it draws meanwhile (`CBGSDataset` does) depends on the run's seed alone."""
     with config_context(f"{key}.dataset"), seeded_generators(seed):
-        dataset = _build(DATASETS, cfg, {})
+        dataset: Dataset = _build(DATASETS, cfg, {})
         if hasattr(dataset, "full_init"):
             dataset.full_init()
     return dataset
 
 
-def global_batch_size(loader: DataLoader[Any]) -> int:
+def global_batch_size(loader: LoaderProtocol) -> int:
     """Return the number of samples per iteration over all ranks; 0 if the loader has no batch size."""
     batches: Any = loader.batch_sampler
     if hasattr(batches, "global_batch_size"):
@@ -222,12 +225,12 @@ def global_batch_size(loader: DataLoader[Any]) -> int:
     return size * get_world_size() if isinstance(size, int) else 0
 
 
-def num_batch_workers(loader: DataLoader[Any]) -> int:
+def num_batch_workers(loader: LoaderProtocol) -> int:
     """Return the number of logical ranks of a loader; the world size if it has none."""
     return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))
 
 
-def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: str) -> int:
+def _possible_batch_workers(args: PartCfg, batch_workers: int, key: str) -> int:
     """Return `batch_workers` if the sampler supports it; else log a warning and return the world size.
 
     The sampler must accept `rank` and `world_size`, and the config must not set a `batch_sampler`.
@@ -253,7 +256,7 @@ def _possible_batch_workers(args: Mapping[str, Any], batch_workers: int, key: st
     return here
 
 
-def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_workers: int, key: str) -> Any:
+def _build_batches(args: PartCfg, given: PartCfg, batch_workers: int, key: str) -> Any:
     """Build this rank's batch sampler of (epoch, index), or its share of the batches of all logical ranks."""
     rank, here = get_rank(), get_world_size()
     if batch_workers == here:
@@ -264,13 +267,13 @@ def _build_batches(args: Mapping[str, Any], given: Mapping[str, Any], batch_work
     return ElasticBatchSampler(streams, rank=rank, world_size=here)
 
 
-def _build_stream(args: Mapping[str, Any], given: Mapping[str, Any], key: str) -> EpochBatchSampler:
+def _build_stream(args: PartCfg, given: PartCfg, key: str) -> EpochBatchSampler:
     with config_context(f"{key}.sampler"):
         sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
     return EpochBatchSampler(_group(args, sampler, key), sampler)
 
 
-def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
+def _group(args: PartCfg, sampler: Iterable[int], key: str) -> Any:
     """Build the batch sampler that groups the indices of a sampler."""
     size = args.get("batch_size", 1)
     if args.get("batch_sampler") is None:
@@ -279,11 +282,11 @@ def _group(args: Mapping[str, Any], sampler: Any, key: str) -> Any:
         return _build(DATA_SAMPLERS, args["batch_sampler"], {"sampler": sampler, "batch_size": size})
 
 
-def _build(table: Any, cfg: Any, given: Mapping[str, Any]) -> Any:
+def _build(table: Registry, cfg: object, given: PartCfg) -> Any:
     return table.build(cfg, given) if isinstance(cfg, Mapping) else cfg
 
 
-def _function(cfg: Any, key: str) -> Any:
+def _function(cfg: Callable[..., object] | PartCfg, key: str) -> Callable[..., object]:
     """Build a function from `dict(type=name, **arguments)`; return a function unchanged.
 
     Raises:
@@ -303,7 +306,9 @@ def _function(cfg: Any, key: str) -> Any:
     return partial(found, **args) if args else found
 
 
-def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Callable[[int], None]:
+def _worker_init(
+    cfg: Callable[..., object] | PartCfg | None, workers: int, seed: int, key: str
+) -> Callable[[int], None]:
     """Build the `worker_init_fn`: set up the process, then call the config's function.
 
     It sets no seed: `SeededDataset` seeds each sample.
@@ -314,7 +319,7 @@ def _worker_init(cfg: Any, workers: int, seed: int, key: str) -> Callable[[int],
     return partial(_init_worker, own)
 
 
-def _init_worker(own: Callable[[int], None] | None, worker_id: int) -> None:
+def _init_worker(own: Callable[..., object] | None, worker_id: int) -> None:
     init_worker_process()
     if own is not None:
         own(worker_id)

@@ -13,7 +13,7 @@ import torch
 
 from raydet3d.config.type_check import NonNegativeInt, PositiveInt
 from raydet3d.errors import InputAssertionError, InputError
-from raydet3d.hooks.context import RunContext
+from raydet3d.hooks.context import PartCfg, RunContext
 from raydet3d.registry import LOG_PROCESSORS
 from raydet3d.runtime.history import STATISTICS, Series
 
@@ -52,7 +52,7 @@ class LogProcessor:
         self,
         window_size: PositiveInt = 10,
         by_epoch: bool = True,
-        custom_cfg: Sequence[Mapping[str, Any]] | None = None,
+        custom_cfg: Sequence[PartCfg] | None = None,
         num_digits: NonNegativeInt = 4,
         log_with_hierarchy: bool = False,
         mean_pattern: str = SMOOTHED,
@@ -178,7 +178,7 @@ class LogProcessor:
             found = self._smoothed[key] = self.mean_pattern.match(key) is not None
         return found
 
-    def _statistic(self, item: Mapping[str, Any], series: Series, runner: RunContext, batch_idx: int) -> float:
+    def _statistic(self, item: PartCfg, series: Series, runner: RunContext, batch_idx: int) -> float:
         window: int | str | None = item.get("window_size", self.window_size)
         if window == "global":
             window = None
@@ -192,7 +192,7 @@ class LogProcessor:
             return dict(scalars)
         return {key if key.startswith(f"{mode}/") else f"{mode}/{key}": value for key, value in scalars.items()}
 
-    def _digits(self, value: Any) -> str:
+    def _digits(self, value: object) -> str:
         return f"{value:.{self.num_digits}f}" if isinstance(value, float) else str(value)
 
     def _check_custom(self) -> None:

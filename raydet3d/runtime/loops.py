@@ -7,14 +7,15 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Real
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
-from raydet3d.hooks.context import RunContext, StepModel
+from raydet3d.hooks.base import sample_ids
+from raydet3d.hooks.context import DataBatch, DataLoader, PartCfg, RunContext, StepModel
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
 from raydet3d.runtime.evaluator import Evaluator
@@ -22,8 +23,10 @@ from raydet3d.runtime.loaders import Loaders, build_dataloader
 from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
 
+T = TypeVar("T")
 
-def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
+
+def set_position(loader: DataLoader, epoch: int, batches: int) -> None:
     """Set where the next pass over a loader begins, if its batch sampler has `set_position`.
 
     Args:
@@ -36,12 +39,12 @@ def set_position(loader: DataLoader[Any], epoch: int, batches: int) -> None:
         stamped.set_position(epoch, batches)
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     """Return whether a value is a whole number above 0; 2.0 is accepted."""
     return not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer() and float(value) > 0
 
 
-def _read_pairs(dynamic_intervals: Any) -> list[tuple[int, int]]:
+def _read_pairs(dynamic_intervals: Sequence[Sequence[int]] | None) -> list[tuple[int, int]]:
     """Return the (milestone, interval) pairs, sorted by milestone.
 
     Args:
@@ -69,9 +72,9 @@ class BaseLoop(ABC):
         dataloader: Data loader, or its config.
     """
 
-    def __init__(self, runner: RunContext, dataloader: Any) -> None:
+    def __init__(self, runner: RunContext, dataloader: DataLoader | Loaders | PartCfg) -> None:
         self._runner = runner
-        self.dataloader = (
+        self.dataloader: Any = (
             build_dataloader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
         )
 
@@ -109,7 +112,7 @@ class _TrainLoop(BaseLoop):
     def __init__(
         self,
         runner: RunContext,
-        dataloader: DataLoader[Any],
+        dataloader: DataLoader,
         limit: int,
         name: str,
         val_begin: int,
@@ -196,7 +199,7 @@ class _TrainLoop(BaseLoop):
             if between and self.runner.progress.validated < self.iter:  # checkpoints precede the validation
                 self._validate(done)
 
-    def _train(self, batch_idx: int, data_batch: Any) -> None:
+    def _train(self, batch_idx: int, data_batch: DataBatch) -> None:
         """Run one iteration with its hooks."""
         call = self.runner.call_hook
         call("before_train_iter", batch_idx=batch_idx, data_batch=data_batch)
@@ -208,14 +211,15 @@ class _TrainLoop(BaseLoop):
         call("after_train_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         self.runner.progress.finish_iter()
 
-    def _step(self, data_batch: Any) -> dict[str, Any]:
+    def _step(self, data_batch: DataBatch) -> dict[str, Tensor]:
         """Run the training step, in micro-batches if the world size differs from the number of logical ranks."""
         runner = self.runner
         weigh = getattr(self.dataloader.batch_sampler, "micro_batch_weights", None)
         weights = [1.0] if weigh is None else weigh(runner.progress.batch)
+        model = cast("StepModel", runner.model)
         if weights == [1.0]:
-            return cast("StepModel", runner.model).train_step(data_batch, optim_wrapper=runner.optim_wrapper)
-        return train_in_parts(runner.model, data_batch, runner.optim_wrapper, weights)
+            return model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        return train_in_parts(model, data_batch, runner.optim_wrapper, weights)
 
 
 @LOOPS.register_module()
@@ -237,7 +241,7 @@ class EpochBasedTrainLoop(_TrainLoop):
     def __init__(
         self,
         runner: RunContext,
-        dataloader: DataLoader[Any],
+        dataloader: DataLoader,
         max_epochs: int,
         val_begin: int = 1,
         val_interval: int = 1,
@@ -269,7 +273,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         runner.call_hook("after_train_epoch")
         progress.finish_epoch()
 
-    def run_iter(self, idx: int, data_batch: Any) -> None:
+    def run_iter(self, idx: int, data_batch: DataBatch) -> None:
         """Train one iteration.
 
         Args:
@@ -300,7 +304,7 @@ class IterBasedTrainLoop(_TrainLoop):
     def __init__(
         self,
         runner: RunContext,
-        dataloader: DataLoader[Any],
+        dataloader: DataLoader,
         max_iters: int,
         val_begin: int = 1,
         val_interval: int = 1000,
@@ -325,7 +329,7 @@ class IterBasedTrainLoop(_TrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
 
-    def run_iter(self, data_batch: Any) -> None:
+    def run_iter(self, data_batch: DataBatch) -> None:
         """Train one iteration.
 
         Args:
@@ -359,7 +363,7 @@ class _EvalLoop(BaseLoop):
     def __init__(
         self,
         runner: RunContext,
-        dataloader: DataLoader[Any] | Loaders,
+        dataloader: DataLoader | Loaders,
         evaluator: Evaluator | Sequence[Evaluator],
         fp16: bool = False,
     ) -> None:
@@ -370,14 +374,14 @@ class _EvalLoop(BaseLoop):
         evaluators = list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
         self._parts = list(zip(loaders, evaluators, strict=True))
         self._scorer = evaluators[0]  # evaluator of the current loader
-        self._losses: dict[str, list[torch.Tensor]] = {}  # of the current loader so far, by name
+        self._losses: dict[str, list[Tensor]] = {}  # of the current loader so far, by name
         for loader, one in self._parts:
             meta = getattr(loader.dataset, "metainfo", None)
             if meta is not None:
                 one.dataset_meta = meta
         self._show(self._parts[0][0])
 
-    def _show(self, loader: DataLoader[Any]) -> None:
+    def _show(self, loader: DataLoader) -> None:
         """Set the visualizer's metainfo to that of a loader's data set."""
         meta = getattr(loader.dataset, "metainfo", None)
         if meta is not None:
@@ -422,7 +426,7 @@ class _EvalLoop(BaseLoop):
                 runner.training_rng = None
         return metrics
 
-    def _evaluate(self, loader: DataLoader[Any], evaluator: Evaluator, first: int) -> dict[str, Any]:
+    def _evaluate(self, loader: DataLoader, evaluator: Evaluator, first: int) -> dict[str, Any]:
         """Evaluate one loader and return its metrics.
 
         Args:
@@ -437,10 +441,10 @@ class _EvalLoop(BaseLoop):
         for batch_idx, data_batch in enumerate(loader, start=first):
             self.run_iter(batch_idx, data_batch)
         losses, self._losses = self._losses, {}
-        metrics = evaluator.evaluate(len(loader.dataset))  # type: ignore[arg-type]
+        metrics = evaluator.evaluate(len(loader.dataset))
         return {**metrics, **self._mean(losses)}
 
-    def run_iter(self, idx: int, data_batch: Any) -> None:
+    def run_iter(self, idx: int, data_batch: DataBatch) -> None:
         """Predict for one batch and pass the predictions to the evaluator.
 
         Args:
@@ -460,7 +464,7 @@ class _EvalLoop(BaseLoop):
         self._scorer.process(data_samples=outputs, data_batch=data_batch)
         runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
-    def _mean(self, losses: dict[str, list[torch.Tensor]]) -> dict[str, float]:
+    def _mean(self, losses: dict[str, list[Tensor]]) -> dict[str, float]:
         """Return each loss averaged over all batches of all ranks, and their sum as `val_loss` or `test_loss`."""
         # Gathered by name: a rank whose shard is empty has no losses, but must take part in the collective call.
         mine = {name: (torch.stack(values).double().sum().item(), len(values)) for name, values in losses.items()}
@@ -503,7 +507,7 @@ class TestLoop(_EvalLoop):
     mode = "test"
 
 
-def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) -> Sequence[Any]:
+def _take_losses(outputs: Sequence[T], losses: dict[str, list[Tensor]]) -> Sequence[T]:
     """Move a last output that holds only losses from the predictions to `losses`.
 
     Args:
@@ -525,13 +529,6 @@ def _take_losses(outputs: Sequence[Any], losses: dict[str, list[torch.Tensor]]) 
     return outputs[:-1]
 
 
-def _blame(error: Exception, where: str, data_batch: Any) -> None:
+def _blame(error: Exception, where: str, data_batch: DataBatch) -> None:
     """Add a note to an error: where it occurred, and for which samples."""
     error.add_note(f"{where}, samples {sample_ids(data_batch)}")
-
-
-def sample_ids(data_batch: Any) -> list[Any]:
-    """Return the ids of a batch's samples, without those that have none."""
-    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
-    ids = [getattr(sample, "sample_idx", None) for sample in samples or []]
-    return [number for number in ids if number is not None]

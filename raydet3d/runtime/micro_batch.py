@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import DataBatch, StepModel
+from raydet3d.optim import OptimWrapper
 
 
-def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence[float]) -> dict[str, Any]:
+def train_in_parts(
+    model: StepModel, batch: DataBatch, optim_wrapper: OptimWrapper, weights: Sequence[float]
+) -> dict[str, Tensor]:
     """Train on a batch in micro-batches, with one optimizer step after the last of them.
 
     Args:
@@ -41,7 +45,7 @@ def train_in_parts(model: Any, batch: Any, optim_wrapper: Any, weights: Sequence
     return _mean(outputs)
 
 
-def batch_length(batch: Any) -> int:
+def batch_length(batch: DataBatch) -> int:
     """Return the number of samples in a collated batch: the length of its lists and of its tensors' first dimension.
 
     Raises:
@@ -56,7 +60,7 @@ def batch_length(batch: Any) -> int:
     return lengths.pop()
 
 
-def _lengths(batch: Any) -> list[int]:
+def _lengths(batch: object) -> list[int]:
     if isinstance(batch, Mapping):
         return [length for value in batch.values() for length in _lengths(value)]
     if isinstance(batch, Tensor):
@@ -64,7 +68,7 @@ def _lengths(batch: Any) -> list[int]:
     return [len(batch)] if isinstance(batch, (list, tuple)) else []
 
 
-def divide(batch: Any, first: int, step: int, size: int) -> Any:
+def divide(batch: object, first: int, step: int, size: int) -> Any:
     """Select every `step`-th sample of a batch, starting at index `first`.
 
     Args:
@@ -81,12 +85,12 @@ def divide(batch: Any, first: int, step: int, size: int) -> Any:
     return batch
 
 
-def _mean(outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean(outputs: Sequence[Mapping[str, Tensor | float]]) -> dict[str, Any]:
     """Average floats and floating-point tensors over the micro-batches; take other values from the last one."""
     out = dict(outputs[-1])
     for name, value in out.items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            out[name] = torch.stack([one[name].detach() for one in outputs]).mean(0)
+            out[name] = torch.stack([torch.as_tensor(one[name]).detach() for one in outputs]).mean(0)
         elif isinstance(value, float):
-            out[name] = sum(one[name] for one in outputs) / len(outputs)
+            out[name] = sum(float(one[name]) for one in outputs) / len(outputs)
     return out

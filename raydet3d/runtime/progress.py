@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 
 class Phase(Enum):
@@ -69,7 +68,7 @@ class Progress:
             "validated": self.validated,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Restore the position of a `state_dict`."""
         for name in ("epoch", "iter", "batch", "validated"):
             setattr(self, name, int(state[name]))

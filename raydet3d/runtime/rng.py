@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raydet3d.dist import broadcast_object
+
+
+class _PythonState(TypedDict):
+    version: int
+    words: Tensor
+    gauss: float | None
+
+
+class _NumpyState(TypedDict):
+    keys: Tensor
+    position: int
+    has_gauss: int
+    cached: float
+
+
+class RngState(TypedDict):
+    """State of the global random generators, in types that `torch.load(weights_only=True)` accepts."""
+
+    python: _PythonState
+    numpy: _NumpyState
+    torch: Tensor
+    cuda: NotRequired[Tensor]
 
 
 def draw_seed() -> int:
@@ -43,7 +66,7 @@ def set_seed(seed: int, *, rank: int = 0, diff_rank_seed: bool = False, determin
     return here
 
 
-def capture(device: torch.device | None = None) -> dict[str, Any]:
+def capture(device: torch.device | None = None) -> RngState:
     """Return the generators' state, in types that `torch.load(weights_only=True)` accepts.
 
     Args:
@@ -51,7 +74,7 @@ def capture(device: torch.device | None = None) -> dict[str, Any]:
     """
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
-    state: dict[str, Any] = {
+    state: RngState = {
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
         "numpy": {
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -66,7 +89,7 @@ def capture(device: torch.device | None = None) -> dict[str, Any]:
     return state
 
 
-def restore(state: Mapping[str, Any], device: torch.device | None = None) -> None:
+def restore(state: RngState, device: torch.device | None = None) -> None:
     """Set the generators to a state returned by `capture`."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
@@ -78,7 +101,7 @@ def restore(state: Mapping[str, Any], device: torch.device | None = None) -> Non
 
 
 @contextmanager
-def preserve_rng_state(device: torch.device | None = None) -> Iterator[dict[str, Any]]:
+def preserve_rng_state(device: torch.device | None = None) -> Iterator[RngState]:
     """Restore the generators' state when the `with` block ends.
 
     Yields:

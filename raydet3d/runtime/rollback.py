@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raydet3d import dist
 from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.load_weights import load_weights
 from raydet3d.checkpoint.manifest import Manifest
 from raydet3d.checkpoint.storage import Location
+from raydet3d.optim import OptimWrapper, OptimWrapperDict
+from raydet3d.optim.param_groups import Group, settings_of
 from raydet3d.runtime.ddp import unwrapped
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def roll_back(runner: RunContext, *, before: int, passed_over: Sequence[str] = (
         runner.is_resuming = False
     load_weights(model, state["state_dict"], strict=True, title=name)
     wrapper = runner.optim_wrapper
-    settings = [_settings(group) for group in _groups(wrapper)]
+    settings = [settings_of(group) for group in _groups(wrapper)]
     wrapper.load_state_dict(state["optimizer"])
     for group, kept in zip(_groups(wrapper), settings, strict=True):
         group.update(kept)
@@ -66,11 +68,8 @@ def _find(runner: RunContext, before: int, passed_over: set[str]) -> Location | 
     return None
 
 
-def _groups(wrapper: Any) -> list[dict[str, Any]]:
+def _groups(wrapper: OptimWrapper) -> list[Group]:
     """Return all param groups, including those of every optimizer in an `OptimWrapperDict`."""
-    groups = wrapper.param_groups
-    return [group for some in groups.values() for group in some] if isinstance(groups, dict) else groups
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}
+    if isinstance(wrapper, OptimWrapperDict):
+        return [group for some in wrapper.param_groups.values() for group in some]
+    return wrapper.param_groups

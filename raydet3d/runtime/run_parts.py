@@ -1,4 +1,9 @@
-"""`RunParts`: builds the parts of a run in order, from a config or from MMEngine's arguments, and holds them."""
+"""`RunParts`: builds the parts of a run in order, from a config or from MMEngine's arguments, and holds them.
+
+The order: checked config, process group, device, work dir and log folder; what the run begins with (checkpoint, seed),
+logger, history, log processor, hooks, visualizer, model on its device, model wrapper, checkpoint stores, scalar log,
+counts. At first use: the loops with their data loaders and evaluators, the optimizer in its wrapper, the schedulers.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +15,31 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from raydet3d import __version__, dist
 from raydet3d.config import Config
 from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.files import set_aside
 from raydet3d.hooks.base import Hook, Hooks
-from raydet3d.hooks.context import EvalLoop, RunContext, Schedulers, TrainLoop
+from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, Schedulers, TrainLoop
 from raydet3d.log import open_logger
-from raydet3d.optim import OptimWrapper, Schedule
+from raydet3d.optim import OptimWrapper, Schedule, build_param_scheduler
 from raydet3d.runtime import build
-from raydet3d.runtime.build import LaunchArgs, PartCfg
+from raydet3d.runtime.build import LAUNCH, LaunchArgs, launching
 from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History
-from raydet3d.runtime.loaders import global_batch_size, num_batch_workers
+from raydet3d.runtime.loaders import build_dataloader, global_batch_size, num_batch_workers
 from raydet3d.runtime.log_processor import LogProcessor
 from raydet3d.runtime.progress import Phase, Progress
+from raydet3d.runtime.rng import RngState
 from raydet3d.runtime.run_checkpoints import RunCheckpoints
 from raydet3d.runtime.run_setup import (
     ResumeInfo,
-    apply_env,
     checkpoint_root,
     make_log_dir,
     pick_device,
@@ -49,7 +53,6 @@ from raydet3d.runtime.scalar_log import ScalarLog
 from raydet3d.runtime.validate import TRIPLES, check_sections, custom_hook_cfgs, default_hook_cfgs
 from raydet3d.visual import Visualizer
 
-DDP_PREFIX = ((r"^module\.", ""),)
 _NUMBERS = itertools.count()  # tells the loggers of runs of one process apart, whose names and times are equal
 
 
@@ -93,9 +96,9 @@ class RunParts:
         self,
         model: nn.Module | PartCfg | None = None,
         work_dir: str | Path | None = None,
-        train_dataloader: DataLoader[Any] | PartCfg | None = None,
-        val_dataloader: DataLoader[Any] | PartCfg | Sequence[PartCfg] | None = None,
-        test_dataloader: DataLoader[Any] | PartCfg | Sequence[PartCfg] | None = None,
+        train_dataloader: DataLoader | PartCfg | None = None,
+        val_dataloader: DataLoader | PartCfg | Sequence[PartCfg] | None = None,
+        test_dataloader: DataLoader | PartCfg | Sequence[PartCfg] | None = None,
         train_cfg: TrainLoop | PartCfg | None = None,
         val_cfg: EvalLoop | PartCfg | None = None,
         test_cfg: EvalLoop | PartCfg | None = None,
@@ -120,14 +123,17 @@ class RunParts:
         cfg: PartCfg | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "cfg", "__class__")}
-        launch = LaunchArgs.current()
+        launch = LAUNCH.get()
         self.cfg: Config = build.merge_arguments(cfg, arguments)
-        check_sections(self.cfg)
+        sections = check_sections(self.cfg)
+        self.deterministic: bool = sections.randomness.deterministic
+        if sections.env_cfg.cudnn_benchmark and not self.deterministic:
+            torch.backends.cudnn.benchmark = True
         self.setup_env(self.cfg.get("env_cfg") or {})
-        self.device: torch.device = pick_device(launch.device)
+        self.device: torch.device = pick_device(launch.get("device"))
         self.work_dir, self.name = work_dir_and_name(self.cfg)
         self._found_work_dir = self.work_dir.is_dir()
-        self.timestamp: str = make_log_dir(self.work_dir, launch.timestamp)
+        self.timestamp: str = make_log_dir(self.work_dir, launch.get("timestamp"))
         self.log_dir: Path = self.work_dir / self.timestamp
         self.experiment_name: str = f"{self.name}_{self.timestamp}"
         try:
@@ -139,23 +145,24 @@ class RunParts:
     def _build(self, launch: LaunchArgs) -> None:
         """Build what every run needs, in order."""
         cfg, home = self.cfg, checkpoint_root(self.cfg)
-        start = resolve_resume(cfg, launch.resume, home, self.timestamp, retry=launch.retry, run=launch.run)
+        resume = launch.get("resume", False)
+        retry, run = launch.get("retry", False), launch.get("run", "")
+        start = resolve_resume(cfg, resume, home, self.timestamp, retry=retry, run=run)
         self._resume_info: ResumeInfo | None = start  # what training has yet to begin with
         self.seed: int = resolve_seed(cfg, start)
-        apply_env(cfg)
         self.logger: logging.Logger = self.build_logger(cfg.get("log_level", "INFO"))
-        if (launch.resume or cfg.get("resume")) and start.resume_from is None:
+        if (resume or cfg.get("resume")) and start.resume_from is None:
             self.logger.warning("no checkpoint to resume from in %s: the run begins afresh", home)
         self.message_hub: History = self.build_message_hub()
         self.log_processor: LogProcessor = self.build_log_processor(cfg.get("log_processor"))
         self._hooks = Hooks()
         self.register_hooks(cfg.get("default_hooks"), cfg.get("custom_hooks"))
-        for hook in launch.extra_hooks:
+        for hook in launch.get("extra_hooks", ()):
             self.register_hook(hook)
         self.visualizer: Visualizer = self.build_visualizer(cfg.get("visualizer"))
         self.model: nn.Module = self.build_model(build.with_data_preprocessor(cfg))
         self.model = self.wrap_model(cfg.get("model_wrapper_cfg"), self.model.to(self.device))
-        self.batch_workers: int = launch.batch_workers or resolve_batch_workers(cfg, start)
+        self.batch_workers: int = launch.get("batch_workers") or resolve_batch_workers(cfg, start)
         build.check_ranks(self.model, self._hooks, self.batch_workers)
         self.cfg_text: str = build.text_of(cfg)
         self.run_name: str = ((start.state or {}).get("meta") or {}).get("run") or self.experiment_name
@@ -164,7 +171,7 @@ class RunParts:
         )
         self.scalar_log = ScalarLog(self.work_dir / "scalars.json")
         self.progress = Progress()
-        self.training_rng: dict[str, Any] | None = None
+        self.training_rng: RngState | None = None
         self.is_resuming: bool = False
         self._has_first_weights = False  # initialised, or set by the user
         self._has_scored_weights = False  # those that a validation or a test is to see
@@ -172,18 +179,16 @@ class RunParts:
         self._is_introduced = False
 
     @classmethod
-    def from_cfg(cls, cfg: PartCfg, **launch: Any) -> Self:
+    def from_cfg(cls, cfg: PartCfg, **launch: Unpack[LaunchArgs]) -> Self:
         """Make a run of this class from a config.
 
         Args:
             cfg: The config.
-            **launch: Fields of `LaunchArgs`.
+            **launch: What the launcher decides.
         """
-        if launch:
-            with LaunchArgs(**launch).active():
-                return cls.from_cfg(cfg)
         names = list(signature(RunParts).parameters)
-        return cls(**{name: cfg.get(name) for name in names if name != "cfg"}, cfg=cfg)
+        with launching(launch):
+            return cls(**{name: cfg.get(name) for name in names if name != "cfg"}, cfg=cfg)
 
     # -- building parts: override these in a subclass -----------------------------------------------------------
 
@@ -235,10 +240,10 @@ class RunParts:
 
     @staticmethod
     def build_dataloader(
-        dataloader: DataLoader[Any] | PartCfg, seed: int | None = None, diff_rank_seed: bool = False
-    ) -> DataLoader[Any]:
+        dataloader: DataLoader | PartCfg, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
         """Build a data loader. `diff_rank_seed` has no effect: each sample has a seed of its own."""
-        return build.build_dataloader(dataloader, seed=0 if seed is None else seed)
+        return build_dataloader(dataloader, seed=0 if seed is None else seed)
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | PartCfg | None) -> OptimWrapper:
         """Build the optimizer in its wrapper."""
@@ -246,10 +251,14 @@ class RunParts:
 
     def build_param_scheduler(self, scheduler: PartCfg | Sequence[object] | None) -> Schedulers:
         """Build the schedulers of the optimizer's settings."""
-        length = len(self.train_dataloader)
-        return build.build_schedulers(
-            scheduler, self.optim_wrapper, length, max_epochs=self.max_epochs, max_iters=self.max_iters
+        schedulers: Schedulers = build_param_scheduler(
+            scheduler,
+            self.optim_wrapper,
+            epoch_length=len(self.train_dataloader),
+            max_epochs=self.max_epochs,
+            max_iters=self.max_iters,
         )
+        return schedulers
 
     def build_evaluator(self, evaluator: Evaluator | PartCfg | Sequence[PartCfg]) -> Evaluator:
         """Build an evaluator."""
@@ -332,11 +341,6 @@ class RunParts:
     def launcher(self) -> str:
         """`pytorch` where there are several processes, whatever started them; else `none`."""
         return "pytorch" if self.distributed else "none"
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the config asks for deterministic algorithms only."""
-        return bool((self.cfg.get("randomness") or {}).get("deterministic", False))
 
     @property
     def model_name(self) -> str:

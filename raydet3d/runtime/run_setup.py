@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,6 +23,7 @@ from raydet3d.config.section_schemas import Randomness
 from raydet3d.config.type_check import read_section
 from raydet3d.download import fetch
 from raydet3d.errors import InputError
+from raydet3d.hooks.context import PartCfg, StateDict
 from raydet3d.runtime import rng
 
 _PLACES = ("work_dir", "resume", "load_from")  # keys that differ between starts of one run
@@ -40,7 +40,7 @@ class ResumeInfo:
     """
 
     resume_from: Location | None = None
-    state: dict[str, Any] | None = None
+    state: StateDict | None = None
     load_from: str | None = None
 
 
@@ -51,16 +51,15 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def work_dir_and_name(cfg: Any) -> tuple[Path, str]:
+def work_dir_and_name(cfg: Config) -> tuple[Path, str]:
     """The work dir and the name of a run."""
-    filename = getattr(cfg, "filename", None)
-    stem = Path(filename).stem if filename else "run"
-    return default_work_dir(cfg, filename), str(cfg.get("experiment_name") or stem)
+    stem = Path(cfg.filename).stem if cfg.filename else "run"
+    return default_work_dir(cfg, cfg.filename), str(cfg.get("experiment_name") or stem)
 
 
-def checkpoint_root(cfg: Any) -> Location:
+def checkpoint_root(cfg: Config) -> Location:
     """Where a run's checkpoints live: its work dir, which may be a URI."""
-    return locate(work_dir_of(cfg, getattr(cfg, "filename", None)))
+    return locate(work_dir_of(cfg, cfg.filename))
 
 
 def make_log_dir(work_dir: Path, timestamp: str | None) -> str:
@@ -99,7 +98,7 @@ def remove_empty_dirs(work_dir: Path, timestamp: str, *, keep_work_dir: bool = F
 
 
 def resolve_resume(
-    cfg: Any, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False, run: str = ""
+    cfg: PartCfg, resume: bool | str, work_dir: Location, timestamp: str, *, retry: bool = False, run: str = ""
 ) -> ResumeInfo:
     """Resolve how a run begins: what is to be resumed from comes first, then `load_from`, then nothing.
 
@@ -112,7 +111,7 @@ def resolve_resume(
             begins as it did.
         run: With `resume=True`, the run of the work dir to go on with; by default the one that saved last.
     """
-    load_from = cfg.get("load_from")
+    load_from: str | None = cfg.get("load_from")
     path = _latest(work_dir, start=timestamp) if retry else None
     wanted = (resume or cfg.get("resume", False)) if path is None else False
     if isinstance(wanted, str):
@@ -142,10 +141,10 @@ def _latest(work_dir: Location, *, start: str | None = None, run: str = "") -> L
     return dist.on_rank0(look)
 
 
-def log_config_changes(state: Mapping[str, Any], cfg: Any, logger: logging.Logger) -> None:
+def log_config_changes(state: StateDict, cfg: Config, logger: logging.Logger) -> None:
     """Name every difference between a checkpoint's config and the run's; those that change the numbers as warnings."""
     text = (state.get("meta") or {}).get("cfg")
-    if not text or not isinstance(text, str) or not isinstance(cfg, Config):
+    if not text or not isinstance(text, str):
         return
     try:
         differences = find_differences(read_dump(text), cfg, ignored=_PLACES)
@@ -157,7 +156,7 @@ def log_config_changes(state: Mapping[str, Any], cfg: Any, logger: logging.Logge
         logger.log(level, "changed since the checkpoint: %s", one)
 
 
-def resolve_seed(cfg: Any, start: ResumeInfo) -> int:
+def resolve_seed(cfg: PartCfg, start: ResumeInfo) -> int:
     """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
     given = read_section(Randomness, cfg.get("randomness"), "randomness")
     seed = given.seed
@@ -169,7 +168,7 @@ def resolve_seed(cfg: Any, start: ResumeInfo) -> int:
     return seed
 
 
-def resolve_batch_workers(cfg: Any, start: ResumeInfo) -> int:
+def resolve_batch_workers(cfg: PartCfg, start: ResumeInfo) -> int:
     """Number of ranks that the run is laid out for: as many as when it began.
 
     Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid
@@ -182,10 +181,3 @@ def resolve_batch_workers(cfg: Any, start: ResumeInfo) -> int:
     if isinstance(size, int) and size * here == sampler.get("batch_size"):
         return here
     return int(sampler.get("slots") or state.get("meta", {}).get("world_size") or here)
-
-
-def apply_env(cfg: Any) -> None:
-    """What `env_cfg` says about this process; how workers start is told to the loaders alone."""
-    env = cfg.get("env_cfg") or {}
-    if env.get("cudnn_benchmark", False) and not (cfg.get("randomness") or {}).get("deterministic", False):
-        torch.backends.cudnn.benchmark = True

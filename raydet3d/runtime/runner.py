@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,12 @@ from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
 from raydet3d.download import fetch
 from raydet3d.errors import InputAssertionError, InputError, InputRuntimeError
-from raydet3d.hooks.context import DataBatch, EvalLoop, TrainLoop
+from raydet3d.hooks.context import DataBatch, EvalLoop, StateDict, TrainLoop
 from raydet3d.log import close_logger, release_buffered
 from raydet3d.registry import RUNNERS
 from raydet3d.runtime import build
 from raydet3d.runtime.ddp import is_sharded, unwrapped
 from raydet3d.runtime.loaders import release
-from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.run_parts import RunParts
 from raydet3d.runtime.run_setup import (
@@ -39,7 +37,6 @@ from raydet3d.runtime.train_result import TrainResult, headline, to_lines
 from raydet3d.runtime.train_state import TrainState
 
 DDP_PREFIX = ((r"^module\.", ""),)
-_NUMBERS = itertools.count()  # tells the loggers of runs of one process apart, whose names and times are equal
 
 
 @RUNNERS.register_module()
@@ -167,7 +164,7 @@ class Runner(RunParts):
             "seconds": seconds,
         }
 
-    def headline(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def headline(self, metrics: Mapping[str, object]) -> dict[str, float]:
         """Select the metrics that count: those that hooks name, or all where they are few."""
         return headline(metrics, [part for hook in self._hooks for part in hook.headline])
 
@@ -306,7 +303,7 @@ class Runner(RunParts):
         self._has_first_weights = self._has_scored_weights = True
         self._resume_info = None
 
-    def _resume(self, state: dict[str, Any], title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
+    def _resume(self, state: StateDict, title: str, *, optimizer: bool = True, schedulers: bool = True) -> None:
         log_config_changes(state, self.cfg, self.logger)
         self.is_resuming = True
         try:
@@ -336,7 +333,7 @@ class Runner(RunParts):
 
     def _load_weights(
         self,
-        checkpoint: Mapping[str, Any],
+        checkpoint: StateDict,
         title: str,
         *,
         strict: bool,
@@ -363,7 +360,7 @@ class Runner(RunParts):
         file_client_args: object = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
-        meta: Mapping[str, Any] | None = None,
+        meta: StateDict | None = None,
         by_epoch: bool = True,
         backend_args: object = None,
         *,
@@ -431,4 +428,6 @@ class Runner(RunParts):
 
     def diagnose_nonfinite(self, data_batch: DataBatch) -> str:
         """Replay a batch and name what was not finite first: the batch, a module's output, or a gradient."""
+        from raydet3d.runtime.nonfinite_debug import diagnose_nonfinite  # rarely needed
+
         return diagnose_nonfinite(self.model, self.optim_wrapper, data_batch, self.device)

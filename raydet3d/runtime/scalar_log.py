@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raydet3d.files import read_json_lines, write_atomic
 from raydet3d.log import LineFile, get_logger
@@ -63,7 +62,7 @@ class ScalarLog:
                 self.path.rename(aside)
                 return
 
-    def write(self, tag: Mapping[str, Any], *, mode: str, iteration: int, step: int) -> None:
+    def write(self, tag: Mapping[str, object], *, mode: str, iteration: int, step: int) -> None:
         """Append a line; before `begin`, do nothing.
 
         Args:
@@ -84,7 +83,7 @@ class ScalarLog:
         self._lines.close()
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> float | int | str | None:
     """Convert a value to standard JSON: NaN and infinity to null, values of other types to their text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

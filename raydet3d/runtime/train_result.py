@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 FEW = 12  # metrics that are all shown; where there are more, hooks say which
 
@@ -33,7 +33,7 @@ class TrainResult(TypedDict):
     seconds: float
 
 
-def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, float]:
+def headline(metrics: Mapping[str, object], wanted: Sequence[str]) -> dict[str, float]:
     """Select the metrics that count, by the last part of their name.
 
     Args:
@@ -49,11 +49,11 @@ def headline(metrics: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, flo
     return dict(zip(short if unique else found, found.values(), strict=True))
 
 
-def to_lines(result: Mapping[str, Any]) -> str:
+def to_lines(result: TrainResult) -> str:
     """Format a result as lines of text."""
     lines = [f"done in {result['seconds']:.0f} s"]
     lines += [f"  {name}: {value:.4f}" for name, value in result["headline"].items()]
     places = ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir")
-    lines += [f"  {key.replace('_', ' ')}: {result[key]}" for key in places if result[key]]
+    lines += [f"  {key.replace('_', ' ')}: {value}" for key, value in result.items() if key in places and value]
     lines += [f"  not kept: {name}: {why}" for name, why in result.get("not_kept", {}).items()]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,33 @@ from torch import Tensor, nn
 from raydet3d import __version__, dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hooks
-from raydet3d.hooks.context import Schedulers, TrainLoop
+from raydet3d.hooks.context import Schedulers, StateDict, TrainLoop
 from raydet3d.optim import OptimWrapper, OptimWrapperDict, ParamScheduler, resume_schedulers
 from raydet3d.runtime import rng
 from raydet3d.runtime.ddp import is_sharded, unwrapped
 from raydet3d.runtime.history import History, is_plain
 from raydet3d.runtime.loaders import global_batch_size, num_batch_workers
 from raydet3d.runtime.progress import Progress
+from raydet3d.runtime.rng import RngState
 
 T = TypeVar("T")
+
+
+class Meta(TypedDict, total=False):
+    """Facts in a checkpoint about the run and its process; MMEngine's have epoch, iteration, seed and a few others."""
+
+    epoch: int
+    iter: int
+    seed: int
+    time: str
+    dataset_meta: StateDict
+    world_size: int
+    threads: int
+    raydet3d_version: str
+    torch_version: str
+    experiment_name: str
+    run: str
+    cfg: str
 
 
 @dataclass(kw_only=True)
@@ -55,10 +73,10 @@ class TrainState:
     loop: TrainLoop
     seed: int
     device: torch.device
-    rng: Mapping[str, Any] | None
+    rng: RngState | None
     logger: logging.Logger
 
-    def state_dict(self, *, optimizer: bool = True, schedulers: bool = True) -> dict[str, Any]:
+    def state_dict(self, *, optimizer: bool = True, schedulers: bool = True) -> StateDict:
         """Return everything a run needs to go on as if it had not stopped. Every rank calls it.
 
         Args:
@@ -66,7 +84,7 @@ class TrainState:
             schedulers: Whether the schedulers' state is in it.
         """
         progress, loader = self.progress.state_dict(), self.loop.dataloader
-        state: dict[str, Any] = {
+        state: StateDict = {
             "meta": {
                 "epoch": progress["epoch"],
                 "iter": progress["iter"],
@@ -101,7 +119,7 @@ class TrainState:
             state["param_schedulers"] = _map_schedulers(self.schedulers, lambda scheduler: scheduler.state_dict())
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any], *, optimizer: bool = True, schedulers: bool = True) -> None:
+    def load_state_dict(self, state: StateDict, *, optimizer: bool = True, schedulers: bool = True) -> None:
         """Restore everything but the weights, which are loaded separately.
 
         A checkpoint of MMEngine's, which lacks our entries, gives counts, optimizer and schedulers.
@@ -111,7 +129,7 @@ class TrainState:
             optimizer: Whether to restore the optimizer.
             schedulers: Whether to restore the schedulers.
         """
-        meta: Mapping[str, Any] = state.get("meta", {})
+        meta: Meta = state.get("meta", {})
         if optimizer:
             self.optim_wrapper.load_state_dict(state["optimizer"])
             self._load_pending_gradients(state.get("pending_gradients") or [])
@@ -148,7 +166,7 @@ class TrainState:
             mean = {n: reduce(add, (rank[n] for rank in ranks if n in rank)) / len(ranks) for n in names}
             self.optim_wrapper.load_pending_gradients(mean)
 
-    def _mmengine_progress(self, meta: Mapping[str, Any]) -> dict[str, int]:
+    def _mmengine_progress(self, meta: Meta) -> dict[str, int]:
         """Return the counts of a checkpoint of MMEngine's, which has epoch and iteration only."""
         iteration, length = int(meta.get("iter", 0)), len(self.loop.dataloader)
         by_epoch = getattr(self.loop, "by_epoch", True)
@@ -178,7 +196,7 @@ class TrainState:
             left = max(max_epochs - progress.epoch, 0) * len(loop.dataloader) - progress.batch
             loop.max_iters = progress.iter + max(left, 0)
 
-    def _load_schedulers(self, states: Sequence[Any] | Mapping[str, Any]) -> None:
+    def _load_schedulers(self, states: list[StateDict] | dict[str, list[StateDict]]) -> None:
         """Restore the schedulers' counts; the settings of the config hold, and changed ones are reported."""
         parts = self.schedulers
         if isinstance(parts, Mapping) != isinstance(states, Mapping):
@@ -197,7 +215,7 @@ class TrainState:
             for line in changes:
                 self.logger.info("changed since the checkpoint: %s", line)
 
-    def _load_rng(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+    def _load_rng(self, ranks: Sequence[RngState]) -> None:
         world_size = dist.get_world_size()
         if len(ranks) == world_size:
             rng.restore(ranks[dist.get_rank()], self.device)
@@ -211,12 +229,12 @@ class TrainState:
 
     # -- what differs -------------------------------------------------------------------------------------------
 
-    def _report_processes(self, meta: Mapping[str, Any]) -> None:
+    def _report_processes(self, meta: Meta) -> None:
         before, now = meta.get("world_size"), dist.get_world_size()
         if before not in (None, now):
             self.logger.info("changed since the checkpoint: processes: %d -> %d", before, now)
 
-    def _report_exactness(self, meta: Mapping[str, Any]) -> None:
+    def _report_exactness(self, meta: Meta) -> None:
         """Report a seed or a number of torch threads that changes the rest of the run."""
         if meta.get("seed", self.seed) != self.seed:
             self.logger.warning(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from raydet3d.config.config_dict import DELETE
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import RunConfig, read_run_config
 from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
+from raydet3d.hooks.base import Hook
+from raydet3d.hooks.context import PartCfg
 from raydet3d.registry import LOOPS, Registry
 from raydet3d.runtime.consistency import check_consistency
 
@@ -27,10 +29,12 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "checkpoint": {"type": "CheckpointHook", "interval": 1},
 }
+DefaultHooks: TypeAlias = Mapping[str, Hook | PartCfg | None] | None
+CustomHooks: TypeAlias = Sequence[Hook | PartCfg] | None
 _GIVEN = ("runner", "dataloader", "evaluator")
 
 
-def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
+def check_sections(cfg: PartCfg) -> RunConfig:
     """Check what can be checked without building anything, and return the typed view of the config.
 
     Raises:
@@ -55,7 +59,7 @@ def check_sections(cfg: Mapping[str, Any]) -> RunConfig:
     return run
 
 
-def refuse_deleted_optimizer(cfg: Any) -> None:
+def refuse_deleted_optimizer(cfg: PartCfg) -> None:
     """Refuse an `optim_wrapper` whose `_delete_` removed the inherited optimizer without giving another one.
 
     Raises:
@@ -70,7 +74,7 @@ def refuse_deleted_optimizer(cfg: Any) -> None:
         )
 
 
-def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
+def loop_cfg(cfg: object, mode: str) -> dict[str, Any]:
     """Return a loop's config with its type.
 
     Args:
@@ -89,12 +93,12 @@ def loop_cfg(cfg: Any, mode: str) -> dict[str, Any]:
     return out
 
 
-def hook_cfgs(default_hooks: Mapping[str, Any] | None, custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
+def hook_cfgs(default_hooks: DefaultHooks, custom_hooks: CustomHooks) -> list[tuple[str, Hook | PartCfg]]:
     """Return all hooks in registration order, each with its config key."""
     return [*default_hook_cfgs(default_hooks), *custom_hook_cfgs(custom_hooks)]
 
 
-def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+def default_hook_cfgs(default_hooks: DefaultHooks) -> list[tuple[str, Hook | PartCfg]]:
     """Return the default hooks, each with its config key.
 
     A dict in the config replaces the default as a whole; None removes it; other names are added.
@@ -103,7 +107,7 @@ def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str
         default_hooks: Of the config.
     """
     given = dict(default_hooks or {})
-    out: list[tuple[str, Any]] = []
+    out: list[tuple[str, Hook | PartCfg]] = []
     for name, ours in DEFAULT_HOOKS.items():
         mine = given.pop(name, ours)
         if mine is not None:
@@ -115,19 +119,19 @@ def default_hook_cfgs(default_hooks: Mapping[str, Any] | None) -> list[tuple[str
     return out
 
 
-def custom_hook_cfgs(custom_hooks: Sequence[Any] | None) -> list[tuple[str, Any]]:
+def custom_hook_cfgs(custom_hooks: CustomHooks) -> list[tuple[str, Hook | PartCfg]]:
     """Return the custom hooks, each with its config key."""
     return [(f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ())]
 
 
-def _check_arguments(table: Registry, cfg: Mapping[str, Any]) -> None:
+def _check_arguments(table: Registry, cfg: PartCfg) -> None:
     """Refuse wrong, unknown and missing arguments of a loop without building it."""
     kind = cfg["type"]
     loop = table.get(kind) if isinstance(kind, str) else kind
     signature = inspect.signature(loop)
     given = {name: None for name in _GIVEN if name in signature.parameters}
 
-    def substitute(**_: Any) -> None:
+    def substitute(**_: object) -> None:
         """Do nothing, with the loop's signature."""
 
     substitute.__signature__ = signature  # type: ignore[attr-defined]

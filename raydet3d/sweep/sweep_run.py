@@ -80,8 +80,9 @@ def sweep(
     check_writable(folder, "the sweep's folder")
     _check_same(folder, spec, configs[0])
 
-    from raydet3d.runtime.build import check_data, check_sections  # torch is imported from here on
     from raydet3d.runtime.consistency import warn_of_contradictions
+    from raydet3d.runtime.loaders import check_data
+    from raydet3d.runtime.validate import check_sections  # torch is imported from here on
 
     for cfg in configs:
         check_sections(cfg)

@@ -70,7 +70,7 @@ def test_stages_of_a_mode_fall_through() -> None:
     assert seen == ["train", "val", ("test", 3, [1])]
 
 
-def test_who_listens_is_worked_out_once_and_tells_the_table() -> None:
+def test_hooks_of_a_stage_are_collected_once_and_listed_in_the_table() -> None:
     hooks = Hooks()
     hooks.register(Spy("a", []))
     plain = Hook()
@@ -123,7 +123,7 @@ def test_every_n_epochs(epoch: int, n: int, start: int, expected: bool) -> None:
     assert Hook().every_n_train_iters(runner, n, start) is expected
 
 
-def test_other_questions() -> None:
+def test_batch_intervals_and_last_iterations() -> None:
     hook = Hook()
     assert hook.every_n_inner_iters(9, 5)
     assert not hook.every_n_inner_iters(8, 5)
@@ -144,7 +144,7 @@ class Counting(Hook):
         self.count = state["count"]
 
 
-def test_two_hooks_of_a_kind_keep_their_states_apart() -> None:
+def test_hooks_of_one_class_have_separate_states() -> None:
     # F13: the place where hooks keep their state
     hooks = Hooks()
     for hook, priority in ((Counting(1), 60), (Hook(), 55), (Counting(2), 50)):

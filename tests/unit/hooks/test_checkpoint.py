@@ -42,7 +42,7 @@ EPOCHS = {"by_epoch": True, "max_epochs": 5, "val_interval": 2}
         ({"interval": 25, "by_epoch": False}, ["iter_25.pth", "iter_50.pth", "iter_60.pth"]),
     ],
 )
-def test_which_checkpoints_are_left(tmp_path: Path, hook: dict[str, Any], expected: list[str]) -> None:
+def test_which_checkpoints_are_kept(tmp_path: Path, hook: dict[str, Any], expected: list[str]) -> None:
     _, result = run(tmp_path, hook, train_cfg=EPOCHS)
     assert files(tmp_path) == expected
     if expected:
@@ -69,7 +69,7 @@ def test_counting_iterations_under_an_epoch_loop_keeps_one_an_epoch(tmp_path: Pa
     assert files(tmp_path) == ["iter_36.pth"]
 
 
-def test_what_is_in_it(tmp_path: Path) -> None:
+def test_contents_of_a_checkpoint(tmp_path: Path) -> None:
     run(tmp_path, {"interval": 1, "save_param_scheduler": False})
     state = torch.load(tmp_path / "epoch_2.pth", weights_only=True)
     assert (state["meta"]["epoch"], state["meta"]["iter"], state["meta"]["seed"]) == (2, 24, 3)

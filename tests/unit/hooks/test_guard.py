@@ -14,6 +14,7 @@ from torch import Tensor
 from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks import GuardHook, Hook
+from raydet3d.registry import HOOKS
 from raydet3d.runtime import Runner, assemble
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyModel, ToySample, toy_cfg
@@ -100,7 +101,7 @@ def test_a_batch_that_is_not_finite_itself_is_named(tmp_path: Path) -> None:
     assert "the batch itself is not finite: inputs[1]" in text
 
 
-def test_trying_again_changes_nothing(tmp_path: Path) -> None:
+def test_replaying_a_batch_changes_nothing(tmp_path: Path) -> None:
     """A run with a bad step ends as one whose report is switched off: same weights, statistics and random draws."""
     norm = {"type": Tainted, "norm": True}
     told, text = run(tmp_path / "told", {}, Taint([8]), model=norm)
@@ -116,7 +117,7 @@ def test_stop_ends_with_one_sentence(tmp_path: Path) -> None:
         run(tmp_path, {"policy": "stop"}, Taint([8]))
 
 
-def test_nan_from_the_first_step_ends_and_does_not_train_for_ever(tmp_path: Path) -> None:
+def test_a_run_without_a_good_step_ends_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ended at iteration 10: the last 10 steps in a row were bad; first at it"):
         run(tmp_path / "a", {"max_bad_steps": 7}, Taint(range(1, 99)))
     # Fewer steps than it takes to make a row are no success either.
@@ -125,7 +126,7 @@ def test_nan_from_the_first_step_ends_and_does_not_train_for_ever(tmp_path: Path
         run(tmp_path / "b", {}, Taint(range(1, 99)), train_cfg=short)
 
 
-def test_a_row_that_ends_is_borne(tmp_path: Path) -> None:
+def test_bad_steps_that_are_followed_by_good_ones_do_not_end_the_run(tmp_path: Path) -> None:
     runner, text = run(tmp_path, {"max_bad_steps": 7}, Taint(range(14, 21)))
     assert runner.iter == 36
     # Looked at after 17 (4 in a row) and 22 (7, but two good ones since).
@@ -135,7 +136,7 @@ def test_a_row_that_ends_is_borne(tmp_path: Path) -> None:
 ROLL = {"policy": "rollback", "max_bad_steps": 5, "max_rollbacks": 1}
 
 
-def test_rollback_goes_on_from_the_newest_checkpoint_before_the_row(tmp_path: Path) -> None:
+def test_rollback_restores_the_newest_checkpoint_before_the_bad_steps(tmp_path: Path) -> None:
     class Peek(Hook):
         """Weights and moments at the end of epoch 1, and after the rollback at iteration 22."""
 
@@ -160,14 +161,14 @@ def test_rollback_goes_on_from_the_newest_checkpoint_before_the_row(tmp_path: Pa
     assert runner.iter == 36
 
 
-def test_rollback_ends_where_there_is_nothing_to_go_back_to_or_when_it_does_not_help(tmp_path: Path) -> None:
+def test_rollback_without_a_checkpoint_or_without_success_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"in a row were bad, and there is no checkpoint from before to go back to"):
         run(tmp_path / "a", ROLL, Taint(range(6, 99)))
     with pytest.raises(InputError, match=r"in a row were bad after 1 rollbacks"):
         run(tmp_path / "b", ROLL, Taint(range(15, 99)))
 
 
-def test_what_was_used_survives_a_resume(tmp_path: Path) -> None:
+def test_checkpoints_used_for_rollbacks_survive_a_resume(tmp_path: Path) -> None:
     run(tmp_path, {**ROLL, "max_rollbacks": 2}, Taint(range(18, 23)))
     entries = torch.load(tmp_path / "epoch_2.pth", weights_only=True)["hooks"]
     assert [e["state"] for e in entries if e["name"] == "GuardHook"] == [{"used": ["epoch_1.pth"], "any_good": True}]
@@ -177,14 +178,14 @@ def guilty(folder: str) -> str:
     return run(Path(folder), {}, Taint([4], "layer", rank=1))[1]
 
 
-def test_the_rank_whose_loss_it_was_is_named(tmp_path: Path) -> None:
+def test_the_report_names_the_rank_of_the_bad_loss(tmp_path: Path) -> None:
     text, _ = run_ranks(guilty, 2, str(tmp_path))
     (line,) = [line for line in text.splitlines() if "left out" in line]
     assert "first at iteration 4 (rank 1, samples [" in line
     assert "is that of first (Linear)" in line
 
 
-def test_a_user_s_own_training_step_may_not_be_tried_again(tmp_path: Path) -> None:
+def test_a_custom_train_step_that_cannot_be_replayed_is_reported(tmp_path: Path) -> None:
     class Own(Tainted):
         def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
             assert optim_wrapper.optimizer is not None
@@ -206,14 +207,14 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"policy": "ignore"}, "policy must be skip, stop or rollback, got 'ignore'"),
+        ({"policy": "ignore"}, "policy must be one of skip, stop, rollback, got 'ignore'"),
         ({"max_bad_steps": 0}, "max_bad_steps must be an integer of at least 1, got 0"),
         ({"interval": 2.5}, "interval must be an integer of at least 1, got 2.5"),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        GuardHook(**args)
+        HOOKS.build({"type": "GuardHook", **args})
 
 
 class Exchanging(Tainted):
@@ -243,7 +244,7 @@ def train_with_a_bad_sample(folder: str) -> str:
     return "done"
 
 
-def test_ranks_that_talk_in_their_forward_pass_do_not_wait_for_one_whose_batch_is_bad(tmp_path: Path) -> None:
+def test_replaying_on_all_ranks_does_not_block_collective_forward_passes(tmp_path: Path) -> None:
     assert run_ranks(train_with_a_bad_sample, 2, str(tmp_path), timeout_s=60) == ["done", "done"]
 
 
@@ -259,5 +260,5 @@ class ByItself(ToyModel):
         return log_vars
 
 
-def test_a_run_whose_steps_nobody_judges_is_no_failure(tmp_path: Path) -> None:
+def test_a_custom_train_step_without_verdicts_is_no_failure(tmp_path: Path) -> None:
     assemble(toy_cfg(tmp_path, model={"type": ByItself}, log_level="ERROR")).train()

@@ -71,7 +71,7 @@ def test_base_lr_comes_first(tmp_path: Path) -> None:
     assert "  base_lr: 1.0000e-02 lr: 1.0000e-02  eta: " in text
 
 
-def test_scalars_go_to_the_backends_and_to_the_record(tmp_path: Path) -> None:
+def test_scalars_go_to_the_backends_and_to_the_scalar_log(tmp_path: Path) -> None:
     runner, _ = run(tmp_path, visualizer=LOCAL)
     kept = (runner.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
     twin = (runner.log_dir / "vis_data" / f"{runner.timestamp}.json").read_text().splitlines()
@@ -87,7 +87,7 @@ def test_scalars_go_to_the_backends_and_to_the_record(tmp_path: Path) -> None:
     assert [line["iter"] for line in record] == [5, 10, 12, 17, 22, 24, 29, 34, 36]
 
 
-def test_the_record_goes_on_over_a_resume(tmp_path: Path) -> None:
+def test_the_scalar_log_continues_after_a_resume(tmp_path: Path) -> None:
     # F18
     save = {"type": "CheckpointHook", "interval": 7, "by_epoch": False, "save_last": False}
     assemble(toy_cfg(tmp_path, default_hooks__checkpoint=save)).train()
@@ -117,7 +117,7 @@ def test_steps_that_were_left_out_are_named_with_their_samples(tmp_path: Path) -
     assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
 
-def test_the_end_shows_what_counts(tmp_path: Path) -> None:
+def test_the_summary_shows_the_headline_metrics(tmp_path: Path) -> None:
     logger = {"type": "LoggerHook", "interval": 5, "headline": ["toy/AP"]}
     runner, text = run(tmp_path, default_hooks__logger=logger)
     end = text[text.index("done in") :]

@@ -247,7 +247,7 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_f14_transforms_go_off_however_deep_the_data_set_lies(depth: str) -> None:
+def test_f14_transforms_are_disabled_in_nested_data_sets(depth: str) -> None:
     dataset = SeededDataset(DEPTHS[depth](), seed=0)
     runner: Any = SimpleNamespace(
         train_dataloader=SimpleNamespace(dataset=dataset), logger=SimpleNamespace(warning=pytest.fail)
@@ -262,7 +262,7 @@ def test_f14_transforms_go_off_however_deep_the_data_set_lies(depth: str) -> Non
     assert said == [("DisableAugHook", "Flop")]
 
 
-def test_what_is_not_here_says_what_to_use() -> None:
+def test_unsupported_hooks_name_their_replacement() -> None:
     with pytest.raises(InputError, match=r"NPUProfilerHook .*; use ProfilerHook"):
         HOOKS.build({"type": "NPUProfilerHook", "begin": 0, "result_path": "x"})
     with pytest.raises(InputError, match=r"NaiveVisualizationHook .*; use Det3DVisualizationHook"):

@@ -20,7 +20,7 @@ def make(folder: Path, **changes: Any) -> Runner:
     return assemble(toy_cfg(folder, default_hooks__checkpoint=NO_SAVES, log_level="ERROR", **changes))
 
 
-def test_timer_splits_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_time_and_iteration_time_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("raydet3d.hooks.iter_timer.time.perf_counter", lambda: clock[0])
     hook, history = IterTimerHook(), History()
@@ -74,7 +74,7 @@ def test_what_is_logged_is_what_the_step_used_and_schedules_tick_after_it(tmp_pa
     assert watch.stages == (["train"] * 12 + ["val"] * 5) * 3
 
 
-def test_a_plateau_hears_the_metrics(tmp_path: Path) -> None:
+def test_plateau_schedulers_receive_the_metrics(tmp_path: Path) -> None:
     plateau = {"type": "ReduceOnPlateauLR", "monitor": "toy/count", "rule": "greater", "patience": 0, "end": 99}
     runner = make(tmp_path, param_scheduler=[plateau])
     runner.train()
@@ -82,7 +82,7 @@ def test_a_plateau_hears_the_metrics(tmp_path: Path) -> None:
     assert runner.optim_wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-def test_the_sampler_hears_of_the_epoch_once() -> None:
+def test_the_epoch_of_the_sampler_is_set_once_per_epoch() -> None:
     told: list[tuple[str, int]] = []
 
     def sampler(name: str) -> Any:
@@ -98,7 +98,7 @@ def test_the_sampler_hears_of_the_epoch_once() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_object_sample_goes_off_at_its_epoch_also_after_a_resume(tmp_path: Path, workers: int) -> None:
+def test_object_sample_is_disabled_at_its_epoch_also_after_a_resume(tmp_path: Path, workers: int) -> None:
     sizes: list[float] = []
 
     class Size(Hook):
@@ -123,7 +123,7 @@ def test_object_sample_goes_off_at_its_epoch_also_after_a_resume(tmp_path: Path,
     assert sizes[8:] == whole[3:]
 
 
-def test_nothing_to_turn_off_is_said(tmp_path: Path) -> None:
+def test_a_transform_that_the_pipeline_lacks_is_logged(tmp_path: Path) -> None:
     runner = make(tmp_path, custom_hooks=[{"type": "DisableObjectSampleHook"}])
     runner.logger.setLevel("WARNING")
     runner.train_dataloader.dataset.dataset.disable_transform = lambda *_: 0

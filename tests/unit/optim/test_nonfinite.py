@@ -61,7 +61,7 @@ class TestOptimWrapper:
     @pytest.mark.parametrize("kind", OPTIMIZERS)
     @pytest.mark.parametrize("device_way", [False, True])
     @pytest.mark.parametrize("at", [0, 3])
-    def test_a_bad_step_never_was(self, kind, device_way, at):
+    def test_a_bad_step_changes_neither_weights_nor_moments(self, kind, device_way, at):
         model, wrapper = make(kind, device_way=device_way)
         data = poisoned(math.nan, at=at)
         train(model, wrapper, data)
@@ -78,7 +78,7 @@ class TestOptimWrapper:
 
     @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
     @pytest.mark.parametrize("clip", [None, {"max_norm": 0.5}, {"type": "value", "clip_value": 0.1}])
-    def test_whatever_is_not_finite_is_found(self, value, clip):
+    def test_a_non_finite_loss_skips_the_step(self, value, clip):
         model, wrapper = make("SGD", clip_grad=clip)
         before = weights(model)
         train(model, wrapper, poisoned(value, at=0, count=1))
@@ -94,7 +94,7 @@ class TestOptimWrapper:
         assert same(weights(model), before)
         assert wrapper.bad_steps == 1
 
-    def test_one_bad_part_spoils_an_accumulated_step(self):
+    def test_a_bad_loss_within_an_accumulation_skips_its_step(self):
         model, wrapper = make("SGD", accumulative_counts=2)
         before = weights(model)
         train(model, wrapper, poisoned(math.nan, at=0, count=2))
@@ -129,7 +129,7 @@ class TestOptimWrapper:
                 return func(*args, **(kwargs or {}))
 
         model, wrapper = make(kind, device_way=True, clip_grad=clip)
-        wrapper._guard._buffers.keep(model)
+        wrapper._guard.keep_buffers(model)
         train(model, wrapper, batches(1))  # the first step waits: moments do not exist before
         steps = []
         step = wrapper.optimizer.step
@@ -173,7 +173,7 @@ class TestBuffers:
         assert wrapper.bad_steps == 1
 
     @pytest.mark.parametrize("at", [0, 3])
-    def test_the_run_is_the_one_without_the_bad_batch(self, device_way, at):
+    def test_a_run_with_a_bad_batch_equals_the_run_without_it(self, device_way, at):
         model, expected = norm_model(), norm_model()
         data = spoiled(at)
         train(model, self.wrap(model, device_way), data)
@@ -197,7 +197,7 @@ class TestBuffers:
         assert all(torch.equal(ours[name], value) for name, value in expected.state_dict().items())
         assert [str(v) for v in model.odd.tolist()] == ["nan", "-0.0", "inf"]
 
-    def test_no_guard_no_copies(self, device_way):
+    def test_without_the_guard_buffers_are_not_restored(self, device_way):
         model = norm_model()
         train(model, self.wrap(model, device_way, guard=False), spoiled(0, 1))
         assert model[1].running_mean.isnan().all()
@@ -232,7 +232,7 @@ class TestMaskedStep:
                 twin.step()
             assert same([p.detach() for p in params], [q.detach() for q in twins])
 
-    def test_a_negative_zero_stays_one(self):
+    def test_restoring_keeps_negative_zero(self):
         parameter = nn.Parameter(torch.tensor([-0.0]))
         optimizer, guard = torch.optim.SGD([parameter], lr=1.0), device_guard()
         for _ in range(2):
@@ -276,11 +276,11 @@ def test_step_counts_on_the_host_are_corrected():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=0.1)
     guard = FiniteGuard(torch.device("cpu"))
-    guard.device, guard._counts_on_host = torch.device("cuda"), True
+    guard.device = torch.device("cuda")
     parameter.grad = torch.ones(1)
     for _ in range(5):
         optimizer.step()
-    guard.num_bad += 2
+    guard._num_excess = torch.tensor(2.0)
     for _ in range(2):
         guard.settle(optimizer)
         assert optimizer.state[parameter]["step"].item() == 3
@@ -320,7 +320,7 @@ def test_a_missing_private_kernel_changes_nothing(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpu_says_of_its_own_accord_which_steps_were_bad():
+def test_verdicts_of_a_gpu_arrive_without_waiting():
     model = small_model().cuda()
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
     for x, y in poisoned(math.nan, at=1, count=3):
@@ -329,7 +329,7 @@ def test_a_gpu_says_of_its_own_accord_which_steps_were_bad():
     assert wrapper.verdicts() == [(1, False, ""), (2, True, ""), (3, False, "")]
 
 
-def test_bad_steps_that_were_waited_for_are_not_taken_off_the_counts_again():
+def test_bad_first_steps_are_not_subtracted_from_step_counts():
     """As after a resume: the first step of each parameter waits for the flag; more bad ones than good would show."""
     model, wrapper = make("AdamW", device_way=True)
     data = batches(6)

@@ -15,13 +15,13 @@ from raydet3d.config import Config
 from raydet3d.data.samplers import DefaultSampler
 from raydet3d.errors import InputError
 from raydet3d.hooks import CheckpointHook, Hook, LoggerHook
+from raydet3d.optim import build_param_scheduler
 from raydet3d.runtime import Evaluator, assemble
 from raydet3d.runtime.build import (
     build_evaluator,
     build_hooks,
     build_model,
     build_optim,
-    build_schedulers,
     build_visualizer,
     wrap_model,
 )
@@ -162,7 +162,7 @@ def test_parts_alone(tmp_path: Path) -> None:
     cfg = quiet(tmp_path)
     model = wrap_model(build_model(cfg), cfg, torch.device("cpu"))
     wrapper = build_optim(cfg, model)
-    schedulers = build_schedulers(cfg["param_scheduler"], wrapper, 12, max_epochs=3, max_iters=36)
+    schedulers = build_param_scheduler(cfg["param_scheduler"], wrapper, epoch_length=12, max_epochs=3, max_iters=36)
     assert [type(s).__name__ for s in schedulers] == ["LinearLR", "CosineAnnealingLR"]
     assert type(build_visualizer(None, save_dir=tmp_path)).__name__ == "Visualizer"
 

@@ -190,7 +190,7 @@ def test_what_is_added_up_without_an_exchange_is_averaged_by_the_next() -> None:
     assert run_ranks(no_exchange_until_the_last, 2) == [1.0, 1.0]
 
 
-def test_a_plain_model_is_its_own_inside() -> None:
+def test_unwrapping_a_plain_model_returns_it() -> None:
     model = nn.Linear(2, 2)
     assert not is_model_wrapper(model)
     assert unwrapped(model) is model

@@ -124,7 +124,7 @@ def test_a_sharded_checkpoint_goes_on_on_two_one_and_three_ranks(tmp_path: Path)
         assert (again["weights"][name] == value).all(), name
 
 
-def test_what_three_ranks_read_is_what_two_wrote(tmp_path: Path) -> None:
+def test_three_ranks_load_what_two_ranks_saved(tmp_path: Path) -> None:
     saves = {"custom_hooks": [{"type": SaveAt, "iters": [6]}], "default_hooks__checkpoint": NO_SAVES}
     changes = {**saves, "model_wrapper_cfg": FSDP, "train_cfg": {"by_epoch": True, "max_epochs": 1}}
     run_ranks(train, 2, str(tmp_path / "two"), changes)
@@ -244,7 +244,7 @@ def test_a_checkpoint_that_rank_0_cannot_begin_is_lost_and_no_other(tmp_path: Pa
     assert [find_fault(store.storage, entry) for entry in store.manifests()] == [None, None]
 
 
-def test_of_an_enum_its_members_and_nothing_else() -> None:
+def test_only_members_of_an_enum_are_loaded() -> None:
     """Python up to 3.11.3 writes them by ``getattr``, which could name anything."""
     layout = next(iter(_MEM_FORMAT_ENCODING))
     assert enum_member(_MEM_FORMAT_ENCODING, layout.name) is layout

@@ -43,7 +43,7 @@ def test_windows() -> None:
         loss.statistics("median")
 
 
-def test_nothing_is_read_before_somebody_asks_and_then_at_once() -> None:
+def test_pending_values_are_copied_together_at_the_first_read() -> None:
     history = History()
     values = [torch.tensor(float(i), requires_grad=True) * 2 for i in range(50)]
     norms = [value.double() for value in values]

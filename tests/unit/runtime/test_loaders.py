@@ -23,7 +23,7 @@ def order(loader: DataLoader[Any]) -> list[list[int]]:
     return [[sample.sample_idx for sample in batch["data_samples"]] for batch in loader]
 
 
-def test_batches_are_lists_and_every_rest_counts() -> None:
+def test_batches_are_lists_and_the_last_may_be_smaller() -> None:
     loader = build_dataloader(cfg(), seed=1)
     batches = list(loader)
     assert [len(batch["inputs"]) for batch in batches] == [3, 3, 3, 1]

@@ -22,7 +22,7 @@ def setup() -> tuple[ToyModel, OptimWrapper]:
     return model, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-def test_equal_parts_are_the_whole() -> None:
+def test_equal_micro_batches_give_the_gradients_of_the_whole_batch() -> None:
     whole, wrapper = setup()
     expected = whole.train_step(batch_of(6), wrapper)
     model, wrapper = setup()

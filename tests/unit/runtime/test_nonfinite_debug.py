@@ -60,7 +60,7 @@ def test_weights_inputs_and_modules_in_this_order() -> None:
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, AttributeError])
-def test_a_step_that_cannot_be_repeated_is_said(kind: type[Exception]) -> None:
+def test_a_step_that_cannot_be_replayed_is_reported(kind: type[Exception]) -> None:
     class Own(Net):
         def train_step(self, data: Any, optim_wrapper: Any) -> None:
             self.body(data["inputs"])

@@ -23,7 +23,7 @@ def test_within_after_train_epoch_a_resumed_run_begins_the_next() -> None:
     assert (progress.epoch, progress.data_pass, progress.batch) == (2, 2, 0)
 
 
-def test_state_comes_back() -> None:
+def test_load_state_dict_restores_the_counts() -> None:
     progress = Progress()
     progress.load_state_dict({"epoch": 2, "iter": 25, "round": 2, "batch": 5, "validated": 20})
     progress.finish_pass()

@@ -27,7 +27,7 @@ def test_state_survives_a_file_that_holds_plain_data_only() -> None:
     assert [draws() for _ in range(3)] == expected
 
 
-def test_a_fence_keeps_draws_out() -> None:
+def test_preserve_rng_state_restores_the_generators() -> None:
     rng.set_seed(1)
     expected = draws()
     rng.set_seed(1)
@@ -36,7 +36,7 @@ def test_a_fence_keeps_draws_out() -> None:
     assert draws() == expected
 
 
-def test_a_fence_holds_when_what_is_inside_fails() -> None:
+def test_preserve_rng_state_restores_the_generators_after_an_error() -> None:
     rng.set_seed(1)
     expected = draws()
     rng.set_seed(1)

@@ -23,7 +23,7 @@ def weights_in(path: Path) -> dict[str, Any]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def test_the_newest_whole_one_that_is_older(tmp_path: Path) -> None:
+def test_roll_back_loads_the_newest_intact_checkpoint_before_an_iteration(tmp_path: Path) -> None:
     runner = trained(tmp_path)
     before = runner.optim_wrapper.get_lr()
     assert runner.roll_back(before=36) == "epoch_2.pth"
@@ -38,7 +38,7 @@ def test_the_newest_whole_one_that_is_older(tmp_path: Path) -> None:
     assert runner.roll_back(before=36, passed_over=["epoch_2.pth"]) == "epoch_1.pth"
 
 
-def test_a_damaged_one_is_passed_over_and_none_changes_nothing(tmp_path: Path) -> None:
+def test_roll_back_skips_damaged_checkpoints_and_changes_nothing_without_any(tmp_path: Path) -> None:
     runner = trained(tmp_path)
     (tmp_path / "epoch_2.pth").write_bytes(b"damaged")
     assert runner.roll_back(before=36) == "epoch_1.pth"
@@ -47,7 +47,7 @@ def test_a_damaged_one_is_passed_over_and_none_changes_nothing(tmp_path: Path) -
     assert all(torch.equal(value, before[name]) for name, value in runner.model.state_dict().items())
 
 
-def test_one_in_another_folder_is_found_before_anything_is_saved_there(tmp_path: Path) -> None:
+def test_roll_back_finds_checkpoints_in_out_dir_before_the_first_save(tmp_path: Path) -> None:
     hook = {"type": "CheckpointHook", "interval": 1, "out_dir": str(tmp_path / "out")}
     trained(tmp_path / "work", default_hooks__checkpoint=hook)
     cfg = toy_cfg(tmp_path / "work", default_hooks__checkpoint=hook, log_level="ERROR")

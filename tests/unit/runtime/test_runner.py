@@ -46,7 +46,7 @@ FACE = {
 }
 
 
-def test_what_hooks_rely_on(tmp_path: Path) -> None:
+def test_attributes_that_hooks_use(tmp_path: Path) -> None:
     runner = Runner.from_cfg(toy_cfg(tmp_path, log_level="ERROR"), timestamp="t")
     for name in FACE:
         assert hasattr(runner, name), name
@@ -231,7 +231,7 @@ def test_an_average_is_there_for_what_a_script_loads(tmp_path: Path) -> None:
     assert again.val() == first.val()
 
 
-def test_nothing_to_do(tmp_path: Path) -> None:
+def test_a_mode_without_its_sections_is_refused(tmp_path: Path) -> None:
     without = {f"{mode}_{part}": None for mode in ("val", "test") for part in ("dataloader", "cfg", "evaluator")}
     runner = assemble(toy_cfg(tmp_path, log_level="ERROR", **without))
     with pytest.raises(InputError, match="the config has no test_dataloader, test_cfg and test_evaluator"):
@@ -274,7 +274,7 @@ def train_until_given_up(folder: str) -> str:
     return "went on alone"
 
 
-def test_a_rank_whose_group_is_gone_does_not_go_on_as_the_only_one(tmp_path: Path) -> None:
+def test_a_rank_without_its_process_group_stops(tmp_path: Path) -> None:
     for said in run_ranks(train_until_given_up, 2, str(tmp_path), timeout_s=60):
         assert "the process group of 2 ranks is gone" in said
     saved = sorted(tmp_path.glob("iter_*.pth"), key=lambda path: int(path.stem[5:]))

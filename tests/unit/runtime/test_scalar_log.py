@@ -18,7 +18,7 @@ def begun(path: Path, iteration: int, **kwargs: bool) -> ScalarLog:
     return record
 
 
-def test_cut_back_and_marked(tmp_path: Path) -> None:
+def test_resuming_removes_later_lines_and_marks_repeated_ones(tmp_path: Path) -> None:
     path = tmp_path / "scalars.json"
     record = begun(path, 0)
     for i in (5, 10, 15):
@@ -35,7 +35,7 @@ def test_cut_back_and_marked(tmp_path: Path) -> None:
     assert [line["iter"] for line in lines(path)] == [5, 10]
 
 
-def test_a_validation_that_is_done_stays_and_a_fresh_run_begins_anew(tmp_path: Path) -> None:
+def test_resuming_keeps_finished_validations_and_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "scalars.json"
     begun(path, 0).write({"AP": 7.0}, mode="val", iteration=10, step=1)
     begun(path, 10)
@@ -48,7 +48,7 @@ def test_a_validation_that_is_done_stays_and_a_fresh_run_begins_anew(tmp_path: P
     assert len(lines(tmp_path / "scalars_2.json")) == 1
 
 
-def test_every_reader_can_read_it(tmp_path: Path) -> None:
+def test_lines_are_standard_json(tmp_path: Path) -> None:
     record = begun(tmp_path / "scalars.json", 0)
     record.write({"loss": float("nan"), "name": "x", "odd": [1]}, mode="train", iteration=1, step=1)
     (line,) = lines(record.path)

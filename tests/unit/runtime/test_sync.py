@@ -1,8 +1,10 @@
 """Between two log points the runtime never waits for the device: no scalar is read, nothing is copied to the host.
 
-Without a GPU at hand, the model's outputs and its loss are tensors of a class that counts: whoever reads a number of
-one (``item``, ``float``, ``tolist``, ``numpy``, a truth value) or brings one to the host (``cpu``, ``to('cpu')``), or
-of anything that was made of one, is noted with the lines that led there.
+Without a GPU, reads are counted in two ways. The model's outputs and its loss are tensors of a class that notes each
+read (`item`, `float`, `tolist`, `numpy`, a truth value) and each copy to the host (`cpu`, `to('cpu')`) of themselves
+and of everything that is computed from them. A dispatch mode notes every read of a scalar by any operation. The guard
+against non-finite steps works as on an accelerator, so its reads count too; in a second run it works as on the CPU,
+where it may read its flag, since there is no device to wait for.
 """
 
 from __future__ import annotations
@@ -24,20 +26,24 @@ NO_VAL = {f"val_{part}": None for part in ("dataloader", "cfg", "evaluator")}
 LOG_EVERY = 20
 
 
+def is_in_guard() -> bool:
+    """Whether the caller was called by the guard against non-finite steps."""
+    return any(line.filename.endswith("optim/nonfinite.py") for line in traceback.extract_stack())
+
+
 class Counted(torch.Tensor):
     """A tensor whose reads are counted, and those of everything that comes of it."""
 
     seen: list[str]
+    guard_may_read = False
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         to_host = name == "to" and any(str(arg) == "cpu" for arg in [*args[1:], *(kwargs or {}).values()])
-        if name in READS or to_host:
+        if (name in READS or to_host) and not (Counted.guard_may_read and is_in_guard()):
             lines = [line for line in traceback.extract_stack() if "/raydet3d/" in line.filename]
-            # The guard's eyes on a CPU: there is no device that it could wait for.
-            if not any(line.filename.endswith("optim/nonfinite.py") for line in lines):
-                Counted.seen.append(f"{name} at {lines[-1].filename}:{lines[-1].lineno}" if lines else name)
+            Counted.seen.append(f"{name} at {lines[-1].filename}:{lines[-1].lineno}" if lines else name)
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
@@ -76,7 +82,8 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if "_local_scalar_dense" in str(func) or "is_nonzero" in str(func):
+        is_read = "_local_scalar_dense" in str(func) or "is_nonzero" in str(func)
+        if is_read and not (Counted.guard_may_read and is_in_guard()):
             self.found.append(str(func))
         # (Mixed precision names the device too when it changes the type.)
         if "_to_copy" in str(func) and kwargs.get("device") is not None and kwargs.get("dtype") is None:
@@ -84,35 +91,48 @@ class Reads(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class AsOnAccelerator(Hook):
+    """Lets the guard work as on an accelerator."""
+
+    def before_train(self, runner: Any) -> None:
+        runner.optim_wrapper._guard._on_host = False
+
+
+@pytest.mark.parametrize("device", ["accelerator", "cpu"])
 @pytest.mark.parametrize("clip", [None, {"max_norm": 10}])
 @pytest.mark.parametrize("wrapper", ["OptimWrapper", "AmpOptimWrapper"])
-def test_nothing_is_read_between_log_points(tmp_path: Path, clip: Any, wrapper: str) -> None:
-    Counted.seen = []
+@pytest.mark.parametrize("fused", [False, True])
+def test_nothing_is_read_between_log_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, clip: Any, wrapper: str, fused: bool
+) -> None:
+    monkeypatch.setattr(Counted, "seen", [], raising=False)
+    monkeypatch.setattr(Counted, "guard_may_read", device == "cpu")
     window = Window()
-    # In a process without a device the guard reads its flag on the host, where there is nothing to wait for.
     optim = {
-        "guard": False,
         "type": wrapper,
-        "optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9},
+        "optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9, "fused": fused},
         "clip_grad": clip,
     }
     cfg = toy_cfg(
         tmp_path,
         **NO_VAL,
-        model={"type": CountedModel},
+        model={"type": CountedModel, "norm": True},
         optim_wrapper=optim,
         default_hooks={"logger": {"type": "LoggerHook", "interval": LOG_EVERY}},
         train_dataloader__dataset={"type": ToyData, "noise": 0.0, "size": 4 * LOG_EVERY},
         train_cfg={"max_epochs": 1},
         log_level="ERROR",
     )
-    assemble(cfg, extra_hooks=[window]).train()
+    hooks = [window, AsOnAccelerator()] if device == "accelerator" else [window]
+    runner = assemble(cfg, extra_hooks=hooks)
+    assert runner.optim_wrapper.is_guarded
+    runner.train()
     assert window.steps == LOG_EVERY
     assert window.found == []
     assert window.reads.found == []
 
 
-def test_the_count_would_find_a_read(tmp_path: Path) -> None:
+def test_reads_are_counted(tmp_path: Path) -> None:
     class Reader(Hook):
         def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
             float(outputs["loss"])

@@ -70,7 +70,7 @@ def test_another_batch_size_keeps_the_place_in_the_data(tmp_path: Path, saved: P
     assert "the global batch was 2 samples and is 5 now: going on at sample 10 of the pass" in text
 
 
-def test_what_else_differs_is_said(tmp_path: Path, saved: Path) -> None:
+def test_differences_from_the_checkpoint_are_logged(tmp_path: Path, saved: Path) -> None:
     class Stateful(Hook):
         def state_dict(self) -> dict[str, Any]:
             return {"count": 1}
@@ -88,7 +88,7 @@ def test_what_else_differs_is_said(tmp_path: Path, saved: Path) -> None:
     assert "changed since the checkpoint: lr: 0.01 -> 0.02" in text
 
 
-def test_another_seed_is_said(tmp_path: Path, saved: Path) -> None:
+def test_another_seed_is_logged(tmp_path: Path, saved: Path) -> None:
     _, log = resumed(tmp_path / "a", saved / "iter_17.pth", randomness={"seed": 4})
     assert "the checkpoint was made with seed 3, this run has 4: what is left of the pass comes in another order" in log
     _, log = resumed(tmp_path / "b", saved / "iter_17.pth")
