@@ -51,6 +51,8 @@ class Registry:
         scope: The project's name; that of the calling package, by default.
         locations: Modules whose import fills the table; imported on the first miss.
         home: The same, for the tables of this package: the only place where a foundation names a higher layer.
+        optional: Modules of single entries that no other module imports, by the entries' names; each is imported when
+            its name is asked for, or all entries are.
         methods: A class named by its import path without being registered must have one of these methods.
 
     Raises:
@@ -66,9 +68,11 @@ class Registry:
         locations: Iterable[str] = (),
         *,
         home: str | None = None,
+        optional: Mapping[str, str] | None = None,
         methods: Iterable[str] = (),
     ) -> None:
         self.name = name
+        self.optional = dict(optional or {})
         self.methods = tuple(methods)
         self.home = home
         if not isinstance(parent, Registry | None):
@@ -182,10 +186,10 @@ class Registry:
 
     def _hint(self, name: str) -> str:
         """Return the error sentence for a name that is not registered."""
-        others = [table.name for table in tables().values() if table is not self and name in table._table]
+        others = [table.name for table in tables().values() if table is not self and name in table._names()]
         if others:
             return f"the {' and the '.join(others)} table has it"
-        known = {name for table in self._family() for name in table._table}
+        known = {name for table in self._family() for name in table._names()}
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         if near:
             return f"did you mean {' or '.join(map(repr, near))}?"
@@ -204,7 +208,7 @@ class Registry:
                 message names the nearest).
             UnknownName: No such entry.
         """
-        self.import_from_location()  # the package that fills the table may set how to build from it
+        self._import_home()  # the package that fills the table may set how to build from it
         given = {} if default_args is None else {"default_args": default_args}
         return self.build_func(cfg, registry=self, **given, **kwargs)
 
@@ -220,7 +224,16 @@ class Registry:
             self._table = before
 
     def import_from_location(self) -> None:
-        """Fill the table now, instead of on its first miss."""
+        """Fill the table now, instead of on its first miss; optional entries too."""
+        self._import_home()
+        for module in self.optional.values():
+            importlib.import_module(module)
+
+    def _names(self) -> set[str]:
+        """Return the names of the entries, those of optional modules that are not imported yet among them."""
+        return {*self._table, *self.optional}
+
+    def _import_home(self) -> None:
         while self._to_import:
             home = self._to_import.pop(0)  # first, since what is imported asks this table again
             try:
@@ -294,7 +307,9 @@ def _first_entry(family: Iterable[Registry], name: str) -> Buildable | None:
     """Return the entry of the first table that has a name; each is filled on a miss."""
     for table in family:
         if name not in table._table:
-            table.import_from_location()
+            table._import_home()
+        if name not in table._table and name in table.optional:
+            importlib.import_module(table.optional[name])
         if name in table._table:
             return table._table[name]
     return None
@@ -385,22 +400,48 @@ LOOPS = Registry("loop", home="raydet3d.runtime", methods=["run"])
 STRATEGIES = Registry("strategy", home="raydet3d.runtime")
 LOG_PROCESSORS = Registry("log processor", home="raydet3d.runtime", methods=["get_log_after_iter"])
 MODEL_WRAPPERS = Registry(
-    "model wrapper", home="raydet3d.runtime", locations=["raydet3d.runtime.fsdp"], methods=["forward"]
+    "model wrapper",
+    home="raydet3d.runtime",
+    optional={"MMFullyShardedDataParallel": "raydet3d.runtime.fsdp"},
+    methods=["forward"],
 )
 EVALUATOR = Registry("evaluator", home="raydet3d.runtime", methods=["evaluate"])
 INFERENCERS = Registry("inferencer", home="raydet3d.runtime")
 HOOKS = Registry("hook", home="raydet3d.hooks", methods=["after_train_iter"])
-DATASETS = Registry("dataset", home="raydet3d.data", methods=["__getitem__"])
+DATASETS = Registry(
+    "dataset",
+    home="raydet3d.data",
+    optional={
+        "TownDataset": "raydet3d.data.synthetic.town_dataset",
+        "NuScenesTownDataset": "raydet3d.data.synthetic.nuscenes_town_dataset",
+    },
+    methods=["__getitem__"],
+)
 DATA_SAMPLERS = Registry("sampler", home="raydet3d.data", methods=["__iter__"])
 TRANSFORMS = Registry("transform", home="raydet3d.data", methods=["transform", "__call__"])
 FUNCTIONS = Registry("function", home="raydet3d.data")
 MODELS = Registry("model", home="raydet3d.models", methods=["forward"])
 WEIGHT_INITIALIZERS = Registry("weight initializer", home="raydet3d.models", methods=["__call__"])
 TASK_UTILS = Registry("task part", home="raydet3d.models")
-OPTIMIZERS = Registry("optimizer", home="raydet3d.optim", methods=["step"])
+OPTIMIZERS = Registry(
+    "optimizer",
+    home="raydet3d.optim",
+    optional={"MuonAdamW": "raydet3d.optim.muon", "ZeroRedundancyOptimizer": "raydet3d.optim.zero"},
+    methods=["step"],
+)
 OPTIM_WRAPPERS = Registry("optim wrapper", home="raydet3d.optim", methods=["update_params"])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry("optim wrapper constructor", home="raydet3d.optim", methods=["__call__"])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optim wrapper constructor",
+    home="raydet3d.optim",
+    optional={"LearningRateDecayOptimizerConstructor": "raydet3d.optim.layer_decay"},
+    methods=["__call__"],
+)
 PARAM_SCHEDULERS = Registry("param scheduler", home="raydet3d.optim", methods=["step"])
 METRICS = Registry("metric", home="raydet3d.metrics", methods=["process"])
 VISUALIZERS = Registry("visualizer", home="raydet3d.visual", methods=["add_datasample"])
-VISBACKENDS = Registry("visualizer backend", home="raydet3d.visual", methods=["add_scalar", "add_scalars"])
+VISBACKENDS = Registry(
+    "visualizer backend",
+    home="raydet3d.visual",
+    optional={"WandbVisBackend": "raydet3d.visual.wandb_backend"},
+    methods=["add_scalar", "add_scalars"],
+)

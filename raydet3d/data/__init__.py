@@ -1,4 +1,4 @@
-"""Data: from files to batches. Importing the package fills the tables of data sets, samplers and transforms."""
+"""Data: from files to batches. Importing the package registers its data sets, samplers and transforms."""
 
 from raydet3d.data.dataset import Det3DDataset, check_dataset
 from raydet3d.data.dataset_wrappers import CBGSDataset, ConcatDataset, RepeatDataset
@@ -7,7 +7,6 @@ from raydet3d.data.datasets.nuscenes import NuScenesDataset
 from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
 from raydet3d.data.samplers import DefaultSampler, InfiniteSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, current_epoch
-from raydet3d.data.synthetic import NuScenesTownDataset, TownDataset
 from raydet3d.data.transforms.augmentation import (
     GlobalRotScaleTrans,
     ObjectNameFilter,
@@ -38,7 +37,6 @@ __all__ = [
     "LoadPointsFromMultiSweeps",
     "MultiScaleFlipAug3D",
     "NuScenesDataset",
-    "NuScenesTownDataset",
     "ObjectNameFilter",
     "ObjectNoise",
     "ObjectRangeFilter",
@@ -49,7 +47,6 @@ __all__ = [
     "RandomFlip3D",
     "RepeatDataset",
     "SeededDataset",
-    "TownDataset",
     "Transform",
     "check_dataset",
     "current_epoch",

@@ -1,12 +1,10 @@
-"""Optimization: the optim wrappers, param groups, and schedules of what is in them."""
+"""Optim wrappers, param groups and schedulers. Optional modules (muon, zero, layer_decay) are not imported here."""
 
 from raydet3d.optim.amp import AmpOptimWrapper
 from raydet3d.optim.build_schedulers import build_param_scheduler
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor, build_optim_wrapper
 from raydet3d.optim.curves import CURVES, Curve, preview
-from raydet3d.optim.layer_decay import LearningRateDecayOptimizerConstructor
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
-from raydet3d.optim.muon import MuonAdamW
 from raydet3d.optim.optim_check import check_optimization
 from raydet3d.optim.optimizers import TORCH_OPTIMIZERS
 from raydet3d.optim.plateau import (
@@ -17,7 +15,6 @@ from raydet3d.optim.plateau import (
 from raydet3d.optim.resume_schedulers import resume_schedulers
 from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, Schedule, register_curve
 from raydet3d.optim.wrapper import OptimWrapper
-from raydet3d.optim.zero import ZeroRedundancyOptimizer
 
 __all__ = [
     "CURVES",
@@ -26,8 +23,6 @@ __all__ = [
     "Curve",
     "CurveScheduler",
     "DefaultOptimWrapperConstructor",
-    "LearningRateDecayOptimizerConstructor",
-    "MuonAdamW",
     "OptimWrapper",
     "OptimWrapperDict",
     "ParamScheduler",
@@ -35,7 +30,6 @@ __all__ = [
     "ReduceOnPlateauMomentum",
     "ReduceOnPlateauParamScheduler",
     "Schedule",
-    "ZeroRedundancyOptimizer",
     "build_optim_wrapper",
     "build_param_scheduler",
     "check_optimization",

@@ -1,11 +1,6 @@
-"""Pictures and curves of a run: visualizers draw, backends keep."""
+"""Visualizers, which draw, and back ends, which store images and scalars."""
 
-from raydet3d.visual.backends import (
-    BaseVisBackend,
-    LocalVisBackend,
-    TensorboardVisBackend,
-    WandbVisBackend,
-)
+from raydet3d.visual.backends import BaseVisBackend, LocalVisBackend, TensorboardVisBackend
 from raydet3d.visual.local_visualizer import Det3DLocalVisualizer
 from raydet3d.visual.visualizer import Visualizer
 
@@ -15,5 +10,4 @@ __all__ = [
     "LocalVisBackend",
     "TensorboardVisBackend",
     "Visualizer",
-    "WandbVisBackend",
 ]

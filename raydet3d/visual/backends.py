@@ -1,18 +1,17 @@
-"""Back ends that store scalars, images and the config of a run: files, TensorBoard, Weights & Biases.
+"""Back ends that store scalars, images and the config of a run: files and TensorBoard.
 
 A back end opens its files on first use, so that an unused one leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import pprint
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +148,7 @@ class LocalVisBackend(BaseVisBackend):
         """Write an image; characters that do not belong in a file name become underscores."""
         safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
         # Low compression: training waits while an image is written.
-        picture = Image.fromarray(_checked(image))
+        picture = Image.fromarray(check_picture(image))
         with tolerate_full_disk(self.img_save_dir):
             picture.save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
 
@@ -157,7 +156,7 @@ class LocalVisBackend(BaseVisBackend):
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
         """Append a line with the scalars and the step, also to `file_path` (below `save_dir`) if given."""
-        line = json.dumps({**_numbers(scalar_dict), "step": int(scalar_dict.get("step", step))})
+        line = json.dumps({**numbers_and_texts(scalar_dict), "step": int(scalar_dict.get("step", step))})
         files = [self.scalar_save_file]
         if file_path is not None and file_path != self.scalar_save_file:
             files.append(file_path)
@@ -269,13 +268,13 @@ class TensorboardVisBackend(BaseVisBackend):
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
         """Add an image."""
         if self._is_open():
-            self.experiment.add_image(name, _checked(image), step, dataformats="HWC")
+            self.experiment.add_image(name, check_picture(image), step, dataformats="HWC")
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
         """Add each scalar under its tag; skip texts."""
-        numbers = _numbers(scalar_dict)
+        numbers = numbers_and_texts(scalar_dict)
         step = int(numbers.pop("step", step))
         if not self._is_open():
             return
@@ -290,111 +289,7 @@ class TensorboardVisBackend(BaseVisBackend):
             self._writer = self._file = None
 
 
-@VISBACKENDS.register_module()
-class WandbVisBackend(BaseVisBackend):
-    """Log to Weights & Biases; needs the extra `raydet3d[wandb]`.
-
-    Args:
-        save_dir: Folder of wandb's local files.
-        init_kwargs: Arguments of `wandb.init` (project, name, ...).
-        define_metric_cfg: Summary by metric name, such as `{'loss': 'min'}`, or a list of arguments of
-            `define_metric`.
-        commit: Argument of `log`.
-        log_code_name: Name under which the code of the working folder is logged.
-        watch_kwargs: Arguments of `watch`, for `add_graph`.
-    """
-
-    def __init__(
-        self,
-        save_dir: str | Path | None = None,
-        init_kwargs: Mapping[str, Any] | None = None,
-        define_metric_cfg: Mapping[str, str] | list[Mapping[str, Any]] | None = None,
-        commit: bool = True,
-        log_code_name: str | None = None,
-        watch_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(save_dir)
-        self.init_kwargs = dict(init_kwargs or {})
-        self.define_metric_cfg = define_metric_cfg
-        self.commit = commit
-        self.log_code_name = log_code_name
-        self.watch_kwargs = dict(watch_kwargs or {})
-        self._run: Any = None
-        self._wandb: Any = None
-
-    @property
-    def experiment(self) -> Any:
-        """Return the wandb run."""
-        if self._run is None:
-            try:
-                self._wandb = importlib.import_module("wandb")
-            except ImportError:
-                raise InputError("WandbVisBackend needs wandb: pip install 'raydet3d[wandb]'") from None
-            if self.save_dir is not None:
-                self.save_dir.mkdir(parents=True, exist_ok=True)
-                self.init_kwargs.setdefault("dir", str(self.save_dir))
-            self._run = self._wandb.init(**self.init_kwargs)
-            # wandb drops values of an earlier step than the last one, so the step is an ordinary field.
-            self._run.define_metric("*", step_metric="step")
-            given = self.define_metric_cfg or {}
-            entries = (
-                [{"name": name, "summary": summary} for name, summary in given.items()]
-                if isinstance(given, Mapping)
-                else given
-            )
-            for entry in entries:
-                self._run.define_metric(**entry)
-            if self.log_code_name is not None:
-                self._run.log_code(name=self.log_code_name)
-        return self._run
-
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
-        """Set the config of the run."""
-        plain = config.redacted() if isinstance(config, Config) else redact(dict(config))
-        self.experiment.config.update(plain, allow_val_change=True)
-
-    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
-        """Watch the model."""
-        self.experiment.watch(model, **self.watch_kwargs)
-
-    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
-        """Add an image."""
-        run = self.experiment
-        run.log({name: self._wandb.Image(_checked(image)), "step": step}, commit=self.commit)
-
-    def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
-    ) -> None:
-        """Log the scalars."""
-        self.experiment.log({"step": step} | _numbers(scalar_dict), commit=self.commit)
-
-    def close(self) -> None:
-        """Finish the run."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
-
-
-UNSUPPORTED = ("MLflowVisBackend", "ClearMLVisBackend", "NeptuneVisBackend", "DVCLiveVisBackend", "AimVisBackend")
-"""Back ends of MMEngine that do not exist here."""
-
-
-def _refusal(name: str) -> Callable[..., NoReturn]:
-    def refuse(**_: Any) -> NoReturn:
-        raise InputError(
-            f"{name} does not exist here; use LocalVisBackend, TensorboardVisBackend or WandbVisBackend, or register "
-            "a class with add_scalars in VISBACKENDS"
-        )
-
-    refuse.__name__ = name
-    return refuse
-
-
-for _name in UNSUPPORTED:
-    VISBACKENDS.register_module(_name, module=_refusal(_name))
-
-
-def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:
+def numbers_and_texts(scalars: Mapping[str, Any]) -> dict[str, Any]:
     """Return numbers and texts; convert arrays and tensors of one element; drop other values with a warning."""
     out: dict[str, Any] = {}
     for name, value in scalars.items():
@@ -407,7 +302,7 @@ def _numbers(scalars: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _checked(image: Picture) -> Picture:
+def check_picture(image: Picture) -> Picture:
     """Check shape and type of an image."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet3d.registry import tables
 from tests.kit.code_metrics import measure_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,8 @@ def name_of(path: Path) -> str:
 
 
 NAMES = {name_of(path): path for path in MODULES}
+HOMES = {table.home for table in tables().values() if table.home}
+OPTIONAL = {module for table in tables().values() for module in table.optional.values()}
 
 
 def layer_of(module: str) -> tuple[int, str]:
@@ -143,6 +146,23 @@ def test_no_rings() -> None:
 
     for name in graph:
         walk(name, ())
+
+
+def test_optional_modules_are_imported_by_their_registered_name_only() -> None:
+    """A package's own `__init__` may not import one either; a folder of optional modules may."""
+    assert set(NAMES) >= OPTIONAL
+    for name, path in NAMES.items():
+        found = OPTIONAL & {other for other, _ in in_house(path)}
+        found = {other for other in found if other.rpartition(".")[0] != name or name in HOMES}
+        assert not found, f"{name} imports {', '.join(found)}, which the registry imports when a config names it"
+
+
+def test_importing_the_parts_imports_no_optional_module() -> None:
+    code = f"import sys, {', '.join(sorted(HOMES))}; print(sorted({OPTIONAL!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

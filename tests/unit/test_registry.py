@@ -156,6 +156,28 @@ def test_home_is_imported_on_the_first_miss_only(tmp_path: Path, monkeypatch: py
         sys.modules.pop(name)
 
 
+def test_an_optional_entry_is_imported_when_its_name_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rd_extra.py").write_text("import rd_table\nrd_table.T.register_module(name='Extra', module=dict)\n")
+    (tmp_path / "rd_table.py").write_text(
+        "from raydet3d.registry import Registry\nT = Registry('t', optional={'Extra': 'rd_extra'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import rd_table  # type: ignore[import-not-found]
+
+    with pytest.raises(UnknownName, match="did you mean 'Extra'"):
+        rd_table.T.get("Extras")
+    assert "rd_extra" not in sys.modules
+    assert rd_table.T.get("Extra") is dict
+    for name in ("rd_table", "rd_extra"):
+        sys.modules.pop(name)
+
+
+def test_listing_a_table_imports_its_optional_entries() -> None:
+    assert {"MuonAdamW", "ZeroRedundancyOptimizer", "AdamW"} <= set(registry.OPTIMIZERS)
+
+
 def test_failing_home_raises_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_home.py").write_text("raise RuntimeError('on purpose')\n")
     monkeypatch.syspath_prepend(tmp_path)
