@@ -16,14 +16,70 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from numpy._core.multiarray import scalar as _numpy_scalar
 from numpy.typing import NDArray
 
+from raydet3d.config import PartCfg
 from raydet3d.errors import InputError
 from raydet3d.registry import Registry
 
-Infos = dict[str, Any]
-"""Content of an info file in the v2 layout: `metainfo` and `data_list`."""
+
+class CameraInfo(TypedDict, total=False):
+    """A camera of a frame; matrices as nested lists or arrays."""
+
+    img_path: str
+    height: int
+    width: int
+    cam2img: npt.ArrayLike
+    lidar2cam: npt.ArrayLike
+    lidar2img: npt.ArrayLike
+
+
+class LidarInfo(TypedDict, total=False):
+    """The point cloud of a frame."""
+
+    lidar_path: str
+    num_pts_feats: int
+
+
+class Instance(TypedDict, total=False):
+    """An object of a frame; data sets add keys of their own."""
+
+    bbox: list[float]
+    bbox_label: int
+    bbox_3d: list[float]
+    bbox_label_3d: int
+    depth: float
+    center_2d: list[float]
+    num_lidar_pts: int
+    difficulty: int
+    truncated: float
+    occluded: int
+    alpha: float
+    score: float
+    index: int
+    group_id: int
+
+
+class FrameInfo(TypedDict, total=False):
+    """A frame of an info file; data sets add keys of their own."""
+
+    sample_idx: int | str
+    images: Mapping[str, CameraInfo]
+    lidar_points: LidarInfo
+    lidar_sweeps: list[Any]
+    instances: list[Instance] | None
+    plane: npt.ArrayLike | None
+
+
+class Infos(TypedDict):
+    """Content of an info file in the v2 layout."""
+
+    metainfo: dict[str, Any]
+    data_list: list[Any]
+    """Frames: each a `FrameInfo` with keys of its data set."""
+
 
 InfoRecord = Mapping[str, Any]
 """A frame of an info file, or a part of one."""
@@ -144,7 +200,7 @@ def to_v2(infos: object, path: str | Path = "info file") -> Infos:
     if isinstance(infos, Mapping) and "data_list" in infos:
         if not isinstance(infos["data_list"], list):
             raise InputError(f"{path}: 'data_list' must be a list, got {type(infos['data_list']).__name__}")
-        return {"metainfo": {}, **infos}
+        return {"metainfo": {}, **infos}  # type: ignore[typeddict-item]
     for name in INFO_FORMATS:
         known = info_format(name)
         if known.is_older_layout(infos):
@@ -157,7 +213,7 @@ def to_v2(infos: object, path: str | Path = "info file") -> Infos:
     raise InputError(f"{path}: an info file holds a dict with 'data_list', got {type(infos).__name__}")
 
 
-def check_backend(backend_args: Mapping[str, object] | None) -> None:
+def check_backend(backend_args: PartCfg | None) -> None:
     """Refuse storage back ends other than the local one (`backend_args=None`)."""
     name = (backend_args or {}).get("backend", "local")
     if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):

@@ -2,7 +2,7 @@
 
 from raydet3d.config.cfg_options import DictAction, parse_options, parse_value
 from raydet3d.config.config import Config
-from raydet3d.config.config_dict import ConfigDict
+from raydet3d.config.config_dict import ConfigDict, ConfigValue, PartCfg
 from raydet3d.config.locate import MissingConfig, configs_root, default_work_dir, find_config, is_uri, work_dir_of
 from raydet3d.config.provenance import Origin
 from raydet3d.config.pure_python import read_base
@@ -10,9 +10,11 @@ from raydet3d.config.pure_python import read_base
 __all__ = [
     "Config",
     "ConfigDict",
+    "ConfigValue",
     "DictAction",
     "MissingConfig",
     "Origin",
+    "PartCfg",
     "configs_root",
     "default_work_dir",
     "find_config",

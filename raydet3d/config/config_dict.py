@@ -15,6 +15,8 @@ ConfigValue: TypeAlias = (
     "bool | int | float | str | Callable[..., object] | Sequence[ConfigValue] | Mapping[str, ConfigValue] | None"
 )
 """A value in a config, at any depth: plain data, and the classes and functions that Python configs may hold."""
+PartCfg: TypeAlias = Mapping[str, ConfigValue]
+"""The config of a registered part: its `type` and the arguments of its constructor. A `ConfigDict` is one."""
 Place: TypeAlias = tuple[str | int, ...]
 """The keys and indices that lead to a value."""
 

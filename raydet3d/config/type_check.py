@@ -212,7 +212,7 @@ def _checkable(annotation: TypeForm) -> Any:
         return Sequence[_checkable(args[0])]  # type: ignore[misc]
     if kind in (dict, Mapping):
         return Mapping[_checkable(args[0]), _checkable(args[1])]  # type: ignore[misc]
-    if _section_in(annotation):
+    if _section_in(annotation) or typing.is_typeddict(annotation):
         return Mapping
     return Mapping if annotation is dict else annotation if annotation in (list, tuple, Mapping, Sequence) else Any
 
@@ -263,7 +263,10 @@ def describe(annotation: TypeForm) -> str:
         count = f" {len(inner)}" if kind is tuple and Ellipsis not in args else ""
         return f"a list of{count} {_plural(inner[0])}" if inner and inner[0] is not Any else "a list"
     if (kind or annotation) in (dict, Mapping):
-        return f"a dict of {_plural(args[1])}" if args and args[1] is not Any else "a dict"
+        is_open = not args or args[1] is Any or isinstance(args[1], str | typing.ForwardRef)  # a recursive type
+        return "a dict" if is_open else f"a dict of {_plural(args[1])}"
+    if typing.is_typeddict(annotation):
+        return f"a dict with {', '.join(annotation.__annotations__)}"
     return "a dict" if _section_in(annotation) else getattr(annotation, "__name__", "a value")
 
 

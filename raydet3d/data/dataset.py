@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from raydet3d.config import ConfigDict, ConfigValue, PartCfg
 from raydet3d.data.paths import inside, join, require
-from raydet3d.data.pipeline import Compose, Sample
+from raydet3d.data.pipeline import Compose, Sample, TransformLike
 from raydet3d.errors import InputError
-from raydet3d.info_file import InfoRecord, check_backend, read_infos, to_v2
+from raydet3d.info_file import FrameInfo, InfoRecord, check_backend, read_infos, to_v2
 from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS, check_constructor
 from raydet3d.structures import Boxes3D, get_box_type
@@ -39,7 +40,7 @@ class SerializedList:
         items: Picklable items; each access returns a new copy.
     """
 
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items: Iterable[Sample]) -> None:
         blobs = [pickle.dumps(item, protocol=5) for item in items]
         self._ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
         self._buffer = b"".join(blobs)
@@ -47,13 +48,14 @@ class SerializedList:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Sample:
         size = len(self._ends)
         if not -size <= index < size:
             raise IndexError(f"sample {index} of a data set of {size}")
         index %= size
         begin = self._ends[index - 1] if index else 0
-        return pickle.loads(memoryview(self._buffer)[begin : self._ends[index]])
+        sample: Sample = pickle.loads(memoryview(self._buffer)[begin : self._ends[index]])
+        return sample
 
 
 @DATASETS.register_module()
@@ -97,9 +99,9 @@ class Det3DDataset(Dataset[Any]):
         self,
         ann_file: str = "",
         data_root: str = "",
-        metainfo: InfoRecord | None = None,
+        metainfo: Mapping[str, ConfigValue] | None = None,
         data_prefix: Mapping[str, str] | None = None,
-        pipeline: Sequence[Mapping[str, Any] | Callable[[Any], Any]] = (),
+        pipeline: Sequence[PartCfg | TransformLike] = (),
         modality: Mapping[str, bool] | None = None,
         default_cam_key: str | None = None,
         box_type_3d: str = "LiDAR",
@@ -110,11 +112,11 @@ class Det3DDataset(Dataset[Any]):
         lazy_init: bool = False,
         serialize_data: bool = True,
         max_refetch: int = 1000,
-        backend_args: Mapping[str, Any] | None = None,
+        backend_args: PartCfg | None = None,
         load_type: str = "frame_based",
         pcd_limit_range: Sequence[float] | None = None,
         show_ins_var: bool = False,
-        filter_cfg: Mapping[str, Any] | None = None,
+        filter_cfg: PartCfg | None = None,
     ) -> None:
         check_backend(backend_args)
         if filter_cfg and type(self).filter_data is Det3DDataset.filter_data:
@@ -150,7 +152,7 @@ class Det3DDataset(Dataset[Any]):
             self.full_init()
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check before a run that the files and folders of a config exist.
 
         Args:
@@ -196,7 +198,7 @@ class Det3DDataset(Dataset[Any]):
         assert self._data is not None
         return self._data
 
-    def _subset(self, items: list[Any]) -> list[Any]:
+    def _subset(self, items: list[Sample]) -> list[Sample]:
         if self.indices is None:
             return items
         if isinstance(self.indices, int):
@@ -250,7 +252,7 @@ class Det3DDataset(Dataset[Any]):
                 raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
         return {categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0}
 
-    def parse_data_info(self, info: InfoRecord) -> Sample | list[Sample]:
+    def parse_data_info(self, info: FrameInfo) -> Sample | list[Sample]:
         """Turn a frame of the info file into the pipeline's first sample."""
         sample: Sample = dict(info)
         for key in ("instances", "cam_instances"):
@@ -266,7 +268,7 @@ class Det3DDataset(Dataset[Any]):
         if isinstance(camera, Mapping):
             for key in ("lidar2cam", "cam2img", "lidar2img"):
                 if key in camera:
-                    sample[key] = np.array(camera[key], dtype=np.float64)
+                    sample[key] = np.array(camera[key], dtype=np.float64)  # type: ignore[literal-required]
             if camera.get("img_path") and "img" in self.data_prefix:
                 sample["img_path"] = inside(self._folder("img"), str(camera["img_path"]), source=self.ann_file)
             if "height" in camera and "width" in camera:
@@ -285,10 +287,10 @@ class Det3DDataset(Dataset[Any]):
         points["lidar_path"] = inside(folder, name, source=self.ann_file)
         return {**sweep, "lidar_points": points}
 
-    def parse_ann_info(self, info: InfoRecord) -> dict[str, Any]:
+    def parse_ann_info(self, info: FrameInfo) -> dict[str, NDArray[Any]]:
         """Turn a frame's instances into arrays, without those of classes that are not trained."""
         instances = info.get("instances") or []
-        annotation: dict[str, Any] = {
+        annotation: dict[str, NDArray[Any]] = {
             "gt_bboxes_3d": np.zeros((0, 7), np.float32),
             "gt_labels_3d": np.zeros(0, np.int64),
             "gt_bboxes": np.zeros((0, 4), np.float32),
@@ -296,7 +298,7 @@ class Det3DDataset(Dataset[Any]):
         }
         for key in instances[0] if instances else ():
             name, dtype = _ANNOTATION.get(key, (key, None))
-            column = np.array([instance[key] for instance in instances], dtype=dtype)
+            column = np.array([instance[key] for instance in instances], dtype=dtype)  # type: ignore[literal-required]
             if key in ("bbox_label_3d", "bbox_label"):
                 column = np.array([self._label_of.get(int(label), -1) for label in column], dtype=np.int64)
             annotation[name] = column
@@ -365,7 +367,7 @@ class Det3DDataset(Dataset[Any]):
         )
 
 
-def _is_empty(made: Any) -> bool:
+def _is_empty(made: Sample | list[Sample]) -> bool:
     """Return whether a packed sample has ground truth without any object."""
     packed = made.get("data_samples") if isinstance(made, Mapping) else None
     instances = packed.get("gt_instances_3d") if packed is not None else None
@@ -373,7 +375,7 @@ def _is_empty(made: Any) -> bool:
     return labels is not None and len(labels) == 0
 
 
-def check_dataset(cfg: Mapping[str, Any]) -> None:
+def check_dataset(cfg: PartCfg) -> None:
     """Let the data set of a config check, or generate, its data; a type without `check_data` has nothing to check.
 
     Args:

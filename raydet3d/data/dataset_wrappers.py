@@ -10,14 +10,32 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from raydet3d.config import ConfigDict, PartCfg
 from raydet3d.data.dataset import check_dataset
+from raydet3d.data.pipeline import Sample
+from raydet3d.data.seeded import MapDataset
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS
 
 
-def _build(dataset: Any) -> Any:
-    return DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+class WrappedDataset(MapDataset, Protocol):
+    """What the wrappers ask of a data set."""
+
+    @property
+    def metainfo(self) -> Mapping[str, Any]:
+        """Return the meta information."""
+
+    def get_data_info(self, index: int) -> Sample:
+        """Return the sample before the pipeline."""
+
+    def disable_transform(self, type_name: str, from_epoch: int) -> int:
+        """Skip transforms from an epoch on."""
+
+
+def _build(dataset: WrappedDataset | PartCfg) -> WrappedDataset:
+    built: WrappedDataset = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+    return built
 
 
 @DATASETS.register_module()
@@ -30,7 +48,7 @@ class RepeatDataset(Dataset[Any]):
         lazy_init: Read info files on first use only.
     """
 
-    def __init__(self, dataset: Any, times: int, lazy_init: bool = False) -> None:
+    def __init__(self, dataset: WrappedDataset | PartCfg, times: int, lazy_init: bool = False) -> None:
         if times < 1:
             raise InputError(f"RepeatDataset: times must be at least 1, got {times!r}")
         self.dataset = _build(dataset)
@@ -39,7 +57,7 @@ class RepeatDataset(Dataset[Any]):
             self.full_init()
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check the data of the repeated data set."""
         if isinstance(cfg.get("dataset"), Mapping):
             check_dataset(cfg["dataset"])
@@ -83,7 +101,10 @@ class ConcatDataset(Dataset[Any]):
     """
 
     def __init__(
-        self, datasets: Sequence[Any], lazy_init: bool = False, ignore_keys: str | Sequence[str] | None = None
+        self,
+        datasets: Sequence[WrappedDataset | PartCfg],
+        lazy_init: bool = False,
+        ignore_keys: str | Sequence[str] | None = None,
     ) -> None:
         if not datasets:
             raise InputError("ConcatDataset: datasets is empty")
@@ -99,7 +120,7 @@ class ConcatDataset(Dataset[Any]):
                 raise InputError(f"ConcatDataset: datasets[0] has classes {expected}, datasets[{number}] has {found}")
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check the data of all data sets."""
         for dataset in cfg.get("datasets", ()):
             if isinstance(dataset, Mapping):
@@ -136,7 +157,7 @@ class ConcatDataset(Dataset[Any]):
         dataset, inner = self._find(index)
         return dataset[inner]
 
-    def _find(self, index: int) -> tuple[Any, int]:
+    def _find(self, index: int) -> tuple[WrappedDataset, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of a data set of {len(self)}")
         index %= len(self)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from raydet3d.config import PartCfg
 from raydet3d.data.seeded import current_epoch
 from raydet3d.registry import TRANSFORMS
 
 Sample = dict[str, Any]
+"""A sample on its way through a pipeline: transforms read, set and add keys."""
+TransformLike: TypeAlias = Callable[[Sample], "Sample | list[Sample] | None"]
+"""A transform or a function: returns the sample, views of it, or None to drop it."""
 
 
 class Transform:
@@ -34,7 +38,7 @@ class Compose:
         transforms: Configs (dicts with a `type`), or callables that take a sample and return one.
     """
 
-    def __init__(self, transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]] | None) -> None:
+    def __init__(self, transforms: Sequence[PartCfg | TransformLike] | None) -> None:
         self.transforms: list[Callable[[Any], Any]] = []
         self._named: list[tuple[Callable[[Any], Any], str]] = []
         self._off: dict[str, int] = {}
@@ -82,19 +86,20 @@ class Compose:
             if hasattr(step, "warm_up"):
                 step.warm_up(sample)
 
-    def __call__(self, results: Any) -> Any:
+    def __call__(self, results: Sample) -> Any:
         """Apply the transforms; return None as soon as one drops the sample."""
+        changed: Any = results
         for name, step in zip(self.names, self.transforms, strict=True):
             if name in self._off and current_epoch() >= self._off[name]:
                 continue
             try:
-                results = step(results)
+                changed = step(changed)
             except Exception as error:
                 error.add_note(f"(in transform {name})")
                 raise
-            if results is None:
+            if changed is None:
                 return None
-        return results
+        return changed
 
 
 @TRANSFORMS.register_module()
@@ -113,7 +118,7 @@ class MultiScaleFlipAug3D(Transform):
 
     def __init__(
         self,
-        transforms: Sequence[Mapping[str, Any] | Callable[[Any], Any]],
+        transforms: Sequence[PartCfg | TransformLike],
         img_scale: tuple[int, int] | list[tuple[int, int]] | None = None,
         pts_scale_ratio: float | Sequence[float] = 1.0,
         flip: bool = False,

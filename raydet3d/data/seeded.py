@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,12 +59,19 @@ def seed_generators(state: int) -> None:
 @contextmanager
 def seeded_generators(seed: int) -> Iterator[None]:
     """Seed the global generators from a run's seed inside of the block, and restore their state after it."""
-    before = _capture()
-    seed_generators(sample_seed(seed, 0, 0))
-    try:
+    with _generators_restored():
+        seed_generators(sample_seed(seed, 0, 0))
         yield
-    finally:
-        _restore(before)
+
+
+class MapDataset(Protocol):
+    """A map-style data set."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return a sample."""
 
 
 class SeededDataset(Dataset[Any]):
@@ -78,7 +85,7 @@ class SeededDataset(Dataset[Any]):
         seed: The run's seed.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: MapDataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = int(seed)
 
@@ -100,7 +107,7 @@ class SeededDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_") or name in ("dataset", "seed"):
             super().__setattr__(name, value)
         else:
@@ -116,18 +123,16 @@ class SeededDataset(Dataset[Any]):
             return self.dataset[item]
         epoch, index = item
         # A loader worker has its own generators; in the training process their state is restored afterwards.
-        before = None if get_worker_info() is not None else _capture()
-        token = _EPOCH.set(epoch)
-        try:
-            seed_generators(sample_seed(self.seed, epoch, index))
-            return self.dataset[index]
-        except Exception as error:
-            error.add_note(f"(while loading sample {index} of epoch {epoch})")
-            raise
-        finally:
-            _EPOCH.reset(token)
-            if before is not None:
-                _restore(before)
+        with nullcontext() if get_worker_info() is not None else _generators_restored():
+            token = _EPOCH.set(epoch)
+            try:
+                seed_generators(sample_seed(self.seed, epoch, index))
+                return self.dataset[index]
+            except Exception as error:
+                error.add_note(f"(while loading sample {index} of epoch {epoch})")
+                raise
+            finally:
+                _EPOCH.reset(token)
 
 
 class EpochBatchSampler(Sampler[list[EpochIndex]]):
@@ -141,9 +146,9 @@ class EpochBatchSampler(Sampler[list[EpochIndex]]):
         sampler: The sampler that it draws from, or None. `set_epoch` of both is called where they have it.
     """
 
-    def __init__(self, batch_sampler: Iterable[list[int]], sampler: Any) -> None:
+    def __init__(self, batch_sampler: Iterable[list[int]], sampler: Iterable[int] | None) -> None:
         self.batch_sampler = batch_sampler
-        self.sampler = sampler
+        self.sampler: Any = sampler
         self.batch_size: int = getattr(batch_sampler, "batch_size", 1)
         self.drop_last: bool = getattr(batch_sampler, "drop_last", False)
         self._epoch = 0
@@ -190,11 +195,13 @@ def _new_instance(_plugins: compat.PluginState | None, kind: type[SeededDataset]
     return kind.__new__(kind)
 
 
-def _capture() -> tuple[Any, Any, Any]:
-    return np.random.get_state(legacy=False), random.getstate(), torch.default_generator.get_state()
-
-
-def _restore(states: tuple[Any, Any, Any]) -> None:
-    np.random.set_state(states[0])
-    random.setstate(states[1])
-    torch.default_generator.set_state(states[2])
+@contextmanager
+def _generators_restored() -> Iterator[None]:
+    """Restore the states of the global generators at the end."""
+    states = np.random.get_state(legacy=False), random.getstate(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+        torch.default_generator.set_state(states[2])

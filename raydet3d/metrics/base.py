@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from raydet3d.config import ConfigDict
 from raydet3d.dist import broadcast_object, collect_results, is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.structures.sample_types import PlainSample
 
 
 class BaseMetric(ABC):
@@ -43,7 +45,7 @@ class BaseMetric(ABC):
         self.logger: logging.Logger = get_logger()
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check before training that the files that the metric reads exist; here there are none.
 
         Args:
@@ -62,7 +64,7 @@ class BaseMetric(ABC):
         return None
 
     @abstractmethod
-    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[PlainSample]) -> None:
         """Append one entry per sample to `self.results`.
 
         Args:

@@ -6,26 +6,27 @@ import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from raydet3d.config import ConfigDict, PartCfg
 from raydet3d.errors import InputError
-from raydet3d.info_file import check_backend, info_format, read_infos, to_v2
+from raydet3d.info_file import CameraInfo, FrameInfo, check_backend, info_format, read_infos, to_v2
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
 from raydet3d.metrics.kitti_files import (
-    Annotation,
     found_annotation,
     found_annotation_2d,
     truth_annotation,
     write_results,
 )
-from raydet3d.metrics.kitti_objects import Objects
+from raydet3d.metrics.kitti_objects import Annotation, Objects
 from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
 from raydet3d.registry import METRICS
+from raydet3d.structures.sample_types import PlainSample
 
 HINT = "'python -m raydet3d.data.prepare kitti ROOT' makes it"
 
@@ -58,7 +59,7 @@ class KittiMetric(BaseMetric):
     METRICS: ClassVar[tuple[str, ...]] = ("bbox", "img_bbox")
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check before training that the info file exists.
 
         Raises:
@@ -82,7 +83,7 @@ class KittiMetric(BaseMetric):
         format_only: bool = False,
         submission_prefix: str | None = None,
         collect_device: str = "cpu",
-        backend_args: Mapping[str, Any] | None = None,
+        backend_args: PartCfg | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_backend(backend_args)
@@ -100,7 +101,7 @@ class KittiMetric(BaseMetric):
         self.format_only = format_only
         self.submission_prefix = submission_prefix
         self.pklfile_prefix = pklfile_prefix
-        self._infos: dict[int | str, Mapping[str, Any]] | None = None
+        self._infos: dict[int | str, FrameInfo] | None = None
         self._names: dict[int, str] = {}
 
     def names(self) -> list[str] | None:
@@ -115,7 +116,7 @@ class KittiMetric(BaseMetric):
             found += [f"{self.prefix}/{name}/{key}" for key in report.metrics()]
         return found
 
-    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[PlainSample]) -> None:
         """Append a batch's predictions and ground truth as KITTI annotations.
 
         Args:
@@ -138,12 +139,13 @@ class KittiMetric(BaseMetric):
                 )
                 entry["pred_instances_3d"] = annotation
                 entry["left_out"] = {"all": len(found["bboxes_3d"]), **left_out}
-            found = sample.get("pred_instances")
-            if found is not None and "bboxes" in found:
-                names = self._class_names(found["labels"])
-                entry["pred_instances"] = found_annotation_2d(_array(found["bboxes"]), _array(found["scores"]), names)
-            if info.get("instances") is not None:
-                entry["truth"] = truth_annotation(info["instances"], self._names)
+            flat = sample.get("pred_instances")
+            if flat is not None and "bboxes" in flat:
+                names = self._class_names(flat["labels"])
+                entry["pred_instances"] = found_annotation_2d(_array(flat["bboxes"]), _array(flat["scores"]), names)
+            instances = info.get("instances")
+            if instances is not None:
+                entry["truth"] = truth_annotation(instances, self._names)
             self.results.append(entry)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
@@ -202,16 +204,16 @@ class KittiMetric(BaseMetric):
             ]
             file.write_bytes(pickle.dumps(rows))
 
-    def _info(self, sample_idx: int | str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _info(self, sample_idx: int | str, sample: PlainSample) -> FrameInfo:
         """Return `images` and `instances` of a frame, from the sample or the info file."""
         own = sample.get("eval_ann_info")
         if isinstance(own, Mapping) and "images" in own and "instances" in own:
             if not self._names:
-                self._set_names(self.dataset_meta or {})
-            return own
+                self._set_names((self.dataset_meta or {}).get("categories"))
+            return cast(FrameInfo, own)
         if self._infos is None:
             infos = to_v2(read_infos(self.ann_file, hint=HINT), self.ann_file)
-            self._set_names(infos["metainfo"])
+            self._set_names(infos["metainfo"].get("categories"))
             self._infos = {_frame_id(info["sample_idx"]): info for info in infos["data_list"]}
         if sample_idx not in self._infos:
             raise InputError(
@@ -220,21 +222,20 @@ class KittiMetric(BaseMetric):
             )
         return self._infos[sample_idx]
 
-    def _set_names(self, metainfo: Mapping[str, Any]) -> None:
+    def _set_names(self, categories: Mapping[str, int] | Sequence[str] | None) -> None:
         """Set the names of the labels; KITTI's order by default."""
-        categories = metainfo.get("categories")
         if not isinstance(categories, Mapping):
             categories = {name: number for number, name in enumerate(info_format("kitti").categories)}
         self._names = {int(number): str(name) for name, number in categories.items() if number >= 0}
 
-    def _camera(self, sample_idx: int | str, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _camera(self, sample_idx: int | str, info: FrameInfo) -> CameraInfo:
         images = info["images"]
         if self.default_cam_key not in images:
             raise InputError(
                 f"{self.ann_file}: frame {sample_idx!r} has no camera {self.default_cam_key!r}; "
                 f"default_cam_key must be one of {', '.join(images)}"
             )
-        camera: Mapping[str, Any] = images[self.default_cam_key]
+        camera = images[self.default_cam_key]
         missing = [key for key in ("cam2img", "lidar2cam", "height", "width") if key not in camera]
         if missing:
             raise InputError(

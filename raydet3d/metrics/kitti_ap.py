@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from raydet3d.metrics.kitti_objects import Bools, Floats, Ints, Objects, Overlaps, measure
+from raydet3d.metrics.kitti_objects import Bools, Column, Floats, Ints, Objects, Overlaps, measure
 
 LEVELS = ("easy", "moderate", "hard")
 MIN_HEIGHT = (40.0, 25.0, 25.0)
@@ -123,8 +122,8 @@ def least_overlaps(name: str) -> dict[str, tuple[float, float, float]]:
 
 
 def evaluate(
-    truth: Sequence[Mapping[str, Any]],
-    found: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Column]],
+    found: Sequence[Mapping[str, Column]],
     classes: Sequence[str],
     *,
     kinds: Sequence[str] = KINDS,

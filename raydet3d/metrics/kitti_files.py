@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from raydet3d.info_file import CameraInfo, Instance
+from raydet3d.metrics.kitti_objects import Annotation, Floats
 from raydet3d.structures.boxes import Box3DMode, Boxes3D
 
-Annotation = dict[str, npt.NDArray[Any]]
 NO_ALPHA = -10.0
 
 
-def truth_annotation(instances: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Annotation:
+def truth_annotation(instances: Sequence[Instance], names: Mapping[int, str]) -> Annotation:
     """Return the ground truth of a frame.
 
     Missing values default to truncated 0, occluded 0, alpha unknown, and an empty 2D box.
@@ -29,7 +29,7 @@ def truth_annotation(instances: Sequence[Mapping[str, Any]], names: Mapping[int,
         names: Names by label; other labels are DontCare regions.
     """
 
-    def column(key: str, default: float | list[float], *width: int) -> npt.NDArray[np.float64]:
+    def column(key: str, default: float | list[float], *width: int) -> Floats:
         return np.array([i.get(key, default) for i in instances], float).reshape(-1, *width)
 
     boxes = column("bbox_3d", [-1000.0] * 3 + [-1.0] * 3 + [NO_ALPHA], 7)
@@ -48,10 +48,10 @@ def truth_annotation(instances: Sequence[Mapping[str, Any]], names: Mapping[int,
 
 def found_annotation(
     boxes: Boxes3D,
-    scores: npt.NDArray[Any],
+    scores: npt.ArrayLike,
     names: Sequence[str],
     *,
-    camera: Mapping[str, Any],
+    camera: CameraInfo,
     limit_range: Sequence[float],
 ) -> tuple[Annotation, dict[str, int]]:
     """Return the 3D predictions of a frame with their projected image boxes.
@@ -92,7 +92,7 @@ def found_annotation(
     rows = in_camera.tensor[:, :7].double().numpy()[keep]
     bbox = np.concatenate([np.maximum(first, 0), np.minimum(last, size)], 1)[keep]
     place = place[keep]
-    annotation = {
+    annotation: Annotation = {
         "name": np.array(names, dtype=np.str_)[keep],
         "truncated": np.zeros(len(rows)),
         "occluded": np.zeros(len(rows)),
@@ -106,9 +106,9 @@ def found_annotation(
     return annotation, {"range": int((~in_range).sum()), "image": int((in_range & ~in_image).sum())}
 
 
-def found_annotation_2d(boxes: npt.NDArray[Any], scores: npt.NDArray[Any], names: Sequence[str]) -> Annotation:
+def found_annotation_2d(boxes: npt.ArrayLike, scores: npt.ArrayLike, names: Sequence[str]) -> Annotation:
     """Return the image predictions of a frame: (K, 4) boxes, (K,) scores, K names; without 3D boxes."""
-    num = len(boxes)
+    num = len(names)
     return {
         "name": np.array(names, dtype=np.str_),
         "truncated": np.zeros(num),

@@ -19,6 +19,9 @@ from raydet3d.ops.iou import pair_iou
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Column = Floats | npt.NDArray[np.str_]
+Annotation = dict[str, Column]
+"""A frame's objects as columns: `name`, `truncated`, `occluded`, `alpha`, `bbox`, `dimensions`, `location`, ..."""
 
 # Pairs processed at once: bounds the memory of a large evaluation to some tens of MB.
 BLOCK = 1_000_000
@@ -56,7 +59,7 @@ class Objects:
         return len(self.frame)
 
     @classmethod
-    def from_frames(cls, frames: Sequence[Mapping[str, Any]]) -> Self:
+    def from_frames(cls, frames: Sequence[Mapping[str, Column]]) -> Self:
         """Join the columns of all frames.
 
         Args:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
+from raydet3d.config import PartCfg
 from raydet3d.models.weight_init import initialize
 from raydet3d.registry import MODELS, Registry, build_from_cfg
+from raydet3d.structures import Boxes3D, DataElement
 
-ConfigType = Mapping[str, Any]
+ConfigType: TypeAlias = PartCfg
 """A config dict, as MMDetection3D calls its type."""
 
-InitCfg = ConfigType | Sequence[ConfigType] | None
+InitCfg: TypeAlias = ConfigType | Sequence[ConfigType] | None
+"""An `init_cfg`: one dict or several."""
+
+BatchData: TypeAlias = (
+    "Mapping[str, BatchData] | Sequence[BatchData] | Tensor | DataElement | Boxes3D | str | float | None"
+)
+"""A batch as the collate function returns it: tensors and data samples in nested containers."""
 
 
 class BaseModule(nn.Module):
@@ -78,7 +86,9 @@ class ModuleDict(BaseModule, nn.ModuleDict):
         self.init_cfg, self._is_init = copy.deepcopy(init_cfg), False
 
 
-def build_model_from_cfg(cfg: Any, registry: Registry, default_args: Mapping[str, Any] | None = None) -> Any:
+def build_model_from_cfg(
+    cfg: ConfigType | Sequence[ConfigType], registry: Registry, default_args: ConfigType | None = None
+) -> Any:
     """Build a model from its config; a list of configs gives an `nn.Sequential`.
 
     Args:

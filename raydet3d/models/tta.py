@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from raydet3d.errors import InputError
+from raydet3d.models.module import BatchData, ConfigType
 from raydet3d.registry import MODELS
+from raydet3d.structures import DataElement
+
+Views: TypeAlias = Mapping[str, Sequence[BatchData]] | Sequence[Mapping[str, BatchData] | Sequence[BatchData]]
+"""A collated batch of samples with several views each."""
 
 
 class BaseTTAModel(nn.Module):
@@ -20,7 +25,7 @@ class BaseTTAModel(nn.Module):
         data_preprocessor: Added to that config.
     """
 
-    def __init__(self, module: nn.Module | Mapping[str, Any], data_preprocessor: Any = None) -> None:
+    def __init__(self, module: nn.Module | ConfigType, data_preprocessor: nn.Module | ConfigType | None = None) -> None:
         super().__init__()
         if isinstance(module, Mapping):
             extra = {} if data_preprocessor is None else {"data_preprocessor": data_preprocessor}
@@ -30,7 +35,7 @@ class BaseTTAModel(nn.Module):
             raise InputError(f"{type(self).__name__}: module must be a model with a test_step, got {what}")
         self.module: Any = module
 
-    def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
+    def merge_preds(self, data_samples_list: Sequence[Sequence[DataElement]]) -> list[DataElement]:
         """Merge the predictions of each sample.
 
         Args:
@@ -42,7 +47,7 @@ class BaseTTAModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define merge_preds(data_samples_list)")
 
     @torch.no_grad()
-    def test_step(self, data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Any]:
+    def test_step(self, data: Views) -> list[DataElement]:
         """Predict on every view and merge.
 
         Args:
@@ -52,12 +57,12 @@ class BaseTTAModel(nn.Module):
         per_view = [self.module.test_step(view) for view in split_views(data)]
         return self.merge_preds(list(zip(*per_view, strict=True)))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> None:
         """Raise `NotImplementedError`: the model is for `test_step` only."""
         raise NotImplementedError(f"{type(self).__name__} has no forward; call test_step")
 
 
-def split_views(data: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+def split_views(data: Views) -> list[Any]:
     """Split a batch of samples with several views into one batch per view.
 
     Args:

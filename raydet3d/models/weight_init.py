@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydet3d.config import PartCfg
 from raydet3d.download import fetch
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
@@ -58,7 +59,7 @@ def kaiming_init(
     distribution: str = "normal",
 ) -> None:
     """Initialize a module as in He et al., "Delving deep into rectifiers", 2015."""
-    draw: Any = _choose(distribution, uniform=nn.init.kaiming_uniform_, normal=nn.init.kaiming_normal_)
+    draw = _choose(distribution, uniform=nn.init.kaiming_uniform_, normal=nn.init.kaiming_normal_)
     _fill(module, lambda weight: draw(weight, a=a, mode=mode, nonlinearity=nonlinearity), bias)
 
 
@@ -100,7 +101,7 @@ class _LayerInit:
         layer: str | Sequence[str] | None = None,
         bias: float = 0,
         bias_prob: float | None = None,
-        **settings: Any,
+        **settings: float | str,
     ) -> None:
         self.initializer = initializer
         self.layers = {layer} if isinstance(layer, str) else set(layer or ())
@@ -155,7 +156,7 @@ class PretrainedInit:
                 get_logger().warning("%s: %s: %s", path, title, ", ".join(names))
 
 
-def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+def initialize(module: nn.Module, init_cfg: PartCfg | Sequence[PartCfg]) -> None:
     """Initialize a module as `init_cfg` says.
 
     Args:
@@ -166,7 +167,7 @@ def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping
         InputError: A dict names no type, or a submodule that does not exist.
     """
     for cfg in [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg:
-        args = dict(cfg)
+        args: dict[str, Any] = dict(cfg)
         parts = args.pop("override", None)
         WEIGHT_INITIALIZERS.build(args)(module)
         for part in [parts] if isinstance(parts, Mapping) else parts or []:
@@ -181,7 +182,7 @@ def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping
             WEIGHT_INITIALIZERS.build(own)(getattr(module, name), whole=True)
 
 
-def _fill(module: nn.Module, draw: Callable[[Tensor], Any], bias: float) -> None:
+def _fill(module: nn.Module, draw: Callable[[Tensor], Tensor], bias: float) -> None:
     weight, offset = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(weight, Tensor):
         draw(weight)
@@ -189,7 +190,7 @@ def _fill(module: nn.Module, draw: Callable[[Tensor], Any], bias: float) -> None
         nn.init.constant_(offset, bias)
 
 
-def _choose(distribution: str, **kinds: Callable[..., Any]) -> Callable[..., Any]:
+def _choose(distribution: str, **kinds: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if distribution not in kinds:
         raise InputError(f"distribution must be {' or '.join(map(repr, kinds))}, got {distribution!r}")
     return kinds[distribution]

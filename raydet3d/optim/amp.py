@@ -1,22 +1,33 @@
-"""Mixed precision: the forward pass in a short float type, and a loss scaler where that type needs one."""
+"""Automatic mixed precision: the forward pass in float16 or bfloat16, with a loss scaler for float16."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Unpack, override
 
 from raydet3d.dist import get_device
 from raydet3d.errors import InputError, InputTypeError
-from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.optim.wrapper import BackwardArgs, ClipGrad, OptimWrapper, StepArgs, WrapperState
 from raydet3d.registry import OPTIM_WRAPPERS
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+class GradScalerArgs(TypedDict, total=False):
+    """Arguments of `torch.amp.GradScaler`."""
+
+    init_scale: float
+    growth_factor: float
+    backoff_factor: float
+    growth_interval: int
+    enabled: bool
 
 
 def _read_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
@@ -53,9 +64,9 @@ def autocast(
 class AmpOptimWrapper(OptimWrapper):
     """`OptimWrapper` with an automatic mixed precision forward pass, on any device.
 
-    float16 needs its losses scaled, and its scaler looks at the gradients of each step on the host: that waits for
-    the device. bfloat16 needs neither. Steps that the scaler leaves out because it scaled too far are not counted
-    as bad; those of a loss that is not finite are.
+    float16 needs a loss scaler, which reads a flag of each step on the host and so synchronises with the device.
+    bfloat16 needs none. Steps that the scaler skips because its scale was too large do not count as bad; steps whose
+    loss is not finite do.
 
     Args:
         loss_scale: `dynamic`, a fixed scale, or arguments of `torch.amp.GradScaler`.
@@ -67,13 +78,13 @@ class AmpOptimWrapper(OptimWrapper):
 
     def __init__(
         self,
-        loss_scale: str | float | Mapping[str, Any] = "dynamic",
+        loss_scale: str | float | GradScalerArgs = "dynamic",
         dtype: str | torch.dtype | None = None,
         use_fsdp: bool = False,
         *,
         optimizer: Optimizer,
         accumulative_counts: int = 1,
-        clip_grad: Mapping[str, Any] | None = None,
+        clip_grad: ClipGrad | None = None,
         guard: bool = True,
     ) -> None:
         super().__init__(optimizer, accumulative_counts, clip_grad, guard=guard)
@@ -82,7 +93,7 @@ class AmpOptimWrapper(OptimWrapper):
         self._static_scale: float | None = None
         scaler_args: dict[str, Any] = {}
         if isinstance(loss_scale, Mapping):
-            scaler_args = dict(loss_scale)
+            scaler_args = {**loss_scale}
         elif isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
             self._static_scale = float(loss_scale)
             if not 0 < self._static_scale < math.inf:
@@ -99,19 +110,19 @@ class AmpOptimWrapper(OptimWrapper):
                 self.loss_scaler = kind(device=self.device_type, **scaler_args)
             except TypeError as error:
                 raise InputError(f"optim_wrapper.loss_scale: {error}") from None
-        # Became NaN where a loss of the steps since the last update was not finite.
+        # NaN if a loss since the last update was not finite, else 0.
         self._loss_mark: Tensor | None = None
 
+    @override
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The forward pass in the short type."""
         enabled = self.cast_dtype in (torch.float16, torch.bfloat16)
         kind = self.cast_dtype if enabled else None
         with super().optim_context(model), torch.autocast(self.device_type, dtype=kind, enabled=enabled):
             yield
 
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Add the gradients of a loss, scaled where there is a scaler."""
+    @override
+    def backward(self, loss: Tensor, **kwargs: Unpack[BackwardArgs]) -> None:
         if self.loss_scaler is None:
             super().backward(loss, **kwargs)
             return
@@ -119,8 +130,8 @@ class AmpOptimWrapper(OptimWrapper):
         self._loss_mark = mark if self._loss_mark is None else self._loss_mark + mark
         super().backward(self.loss_scaler.scale(loss), **kwargs)
 
-    def step(self, **kwargs: Any) -> None:
-        """Clip and step; with a scaler, on gradients scaled back, and only if it finds them finite."""
+    @override
+    def step(self, **kwargs: Unpack[StepArgs]) -> None:
         if self.loss_scaler is None:
             super().step(**kwargs)
             return
@@ -134,15 +145,15 @@ class AmpOptimWrapper(OptimWrapper):
         self.loss_scaler.step(self.optimizer, **kwargs)
         self.loss_scaler.update(self._static_scale)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, and the scaler's as `loss_scaler` where there is one."""
+    @override
+    def state_dict(self) -> WrapperState:
         state = super().state_dict()
         if self.loss_scaler is not None:
             state["loss_scaler"] = self.loss_scaler.state_dict()
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; a scaler's that is not needed here is passed over."""
+    @override
+    def load_state_dict(self, state_dict: WrapperState) -> None:
         super().load_state_dict(state_dict)
         saved = state_dict.get("loss_scaler")
         if self.loss_scaler is not None and saved:

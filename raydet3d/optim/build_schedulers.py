@@ -5,17 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
+from raydet3d.config import PartCfg
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
-from raydet3d.optim.schedule import CurveScheduler, ParamScheduler
+from raydet3d.optim.schedule import AnyOptimizer, CurveScheduler, ParamScheduler, Scheduler
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS, BadArgument, Registry, build_from_cfg
 
+SchedulersCfg: TypeAlias = PartCfg | Sequence[PartCfg | Scheduler | None] | None
+"""One scheduler's config, or a list of configs and ready objects."""
+
 
 def build_param_scheduler(
-    cfg: Mapping[str, Any] | Sequence[Any] | None,
+    cfg: SchedulersCfg | Mapping[str, SchedulersCfg],
     optim_wrapper: OptimWrapper,
     *,
     epoch_length: int,
@@ -39,29 +43,30 @@ def build_param_scheduler(
         InputError: A config that makes no scheduler; the message names its place in the list.
     """
     build = partial(build_list, epoch_length=epoch_length, max_epochs=max_epochs, max_iters=max_iters)
-    by_name = isinstance(cfg, Mapping) and "type" not in cfg
+    by_name: Mapping[str, Any] | None = cfg if isinstance(cfg, Mapping) and "type" not in cfg else None
+    shared: Any = cfg
     if not isinstance(optim_wrapper, OptimWrapperDict):
-        if by_name:
+        if by_name is not None:
             raise InputError(
-                f"param_scheduler is a dict of {', '.join(map(repr, cfg or ()))} and has no 'type'; schedulers by name "
+                f"param_scheduler is a dict of {', '.join(map(repr, by_name))} and has no 'type'; schedulers by name "
                 "are for several optimizers (OptimWrapperDict), for one write a list of dict(type=...)"
             )
-        return build(cfg, optim_wrapper, key="param_scheduler")
-    if by_name and set(cfg or ()) != set(optim_wrapper):
+        return build(shared, optim_wrapper, key="param_scheduler")
+    if by_name is not None and set(by_name) != set(optim_wrapper):
         raise InputError(
-            f"param_scheduler is for {', '.join(cfg or ()) or 'nothing'} and the optimizers are "
+            f"param_scheduler is for {', '.join(by_name) or 'nothing'} and the optimizers are "
             f"{', '.join(optim_wrapper)}: name each of them ([] is no schedule)"
         )
     return {
-        name: build(cfg[name], wrapper, key=f"param_scheduler.{name}")  # type: ignore[index, call-overload]
-        if by_name
-        else build(cfg, wrapper, key="param_scheduler")
+        name: build(shared, wrapper, key="param_scheduler")
+        if by_name is None
+        else build(by_name[name], wrapper, key=f"param_scheduler.{name}")
         for name, wrapper in optim_wrapper.items()
     }
 
 
 def build_list(
-    cfg: Mapping[str, Any] | Sequence[Any] | None,
+    cfg: SchedulersCfg,
     optim_wrapper: OptimWrapper,
     *,
     key: str,
@@ -106,7 +111,7 @@ def build_list(
 
 
 def build_scheduler(
-    cfg: Mapping[str, Any], registry: Registry, default_args: Mapping[str, Any] | None = None
+    cfg: PartCfg, registry: Registry, default_args: Mapping[str, AnyOptimizer | int] | None = None
 ) -> ParamScheduler:
     """Build one scheduler; this is what `PARAM_SCHEDULERS.build` calls.
 
@@ -120,7 +125,7 @@ def build_scheduler(
     """
     if not isinstance(cfg, Mapping):
         raise BadArgument(f"a param scheduler is built from a dict with a 'type', got {cfg!r}")
-    args = {**(default_args or {}), **cfg}
+    args: dict[str, Any] = {**(default_args or {}), **cfg}
     convert, length = args.pop("convert_to_iter_based", False), args.pop("epoch_length", None)
     if convert:
         kind = args.get("type")

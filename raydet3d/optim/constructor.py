@@ -6,12 +6,13 @@ Terms: `lr` and `wd` are the optimizer's configured learning rate and weight dec
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from raydet3d.config import ConfigValue, PartCfg
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError, nearest
 from raydet3d.log import MMLogger
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
@@ -62,7 +63,7 @@ class DefaultOptimWrapperConstructor:
         paramwise_cfg: Rules for per-parameter settings.
     """
 
-    def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, optim_wrapper_cfg: PartCfg, paramwise_cfg: Mapping[str, ConfigValue] | None = None) -> None:
         if not isinstance(optim_wrapper_cfg, Mapping):
             raise InputTypeError(f"optim_wrapper must be a dict, got {optim_wrapper_cfg!r}")
         if "optimizer" not in optim_wrapper_cfg:
@@ -72,10 +73,10 @@ class DefaultOptimWrapperConstructor:
             )
         if paramwise_cfg is not None and not isinstance(paramwise_cfg, Mapping):
             raise InputTypeError(f"paramwise_cfg must be a dict, got {paramwise_cfg!r}")
-        self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
+        self.optim_wrapper_cfg: dict[str, Any] = dict(optim_wrapper_cfg)
         self.optim_wrapper_cfg.setdefault("type", "OptimWrapper")
         self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer")
-        self.paramwise_cfg = dict(paramwise_cfg or {})
+        self.paramwise_cfg: dict[str, Any] = dict(paramwise_cfg or {})
         given = self.optimizer_cfg if isinstance(self.optimizer_cfg, Mapping) else {}
         self.base_lr: Any = given.get("lr")
         self.base_wd: Any = given.get("weight_decay")
@@ -112,7 +113,7 @@ class DefaultOptimWrapperConstructor:
                 f"paramwise_cfg.{wanting[0]} multiplies the learning rate, and optim_wrapper.optimizer gives no lr"
             )
 
-    def _check_custom_settings(self, custom: Mapping[str, Mapping[str, object]]) -> None:
+    def _check_custom_settings(self, custom: Mapping[str, Mapping[str, ConfigValue]]) -> None:
         """Check that each setting of the custom keys is known to the rules or the optimizer."""
         kind = self.optimizer_cfg.get("type") if isinstance(self.optimizer_cfg, Mapping) else None
         known = param_group_settings(kind)
@@ -167,7 +168,7 @@ class DefaultOptimWrapperConstructor:
         wrapper: OptimWrapper = OPTIM_WRAPPERS.build({**self.optim_wrapper_cfg, "optimizer": optimizer})
         return wrapper
 
-    def _build_optimizer(self, params: Any) -> Optimizer:
+    def _build_optimizer(self, params: Iterable[Tensor] | list[Group]) -> Optimizer:
         try:
             return build_optimizer(self.optimizer_cfg, params)
         except InputError as error:
@@ -175,11 +176,7 @@ class DefaultOptimWrapperConstructor:
             raise
 
     def add_params(
-        self,
-        params: list[Group],
-        module: nn.Module,
-        prefix: str = "",
-        is_dcn_module: bool | None = None,
+        self, params: list[Group], module: nn.Module, prefix: str = "", is_dcn_module: bool | None = None
     ) -> None:
         """Add a group for each trainable parameter of a module, followed by those of its children.
 
@@ -256,7 +253,7 @@ class DefaultOptimWrapperConstructor:
         return settings
 
 
-def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any] | OptimWrapper) -> OptimWrapper:
+def build_optim_wrapper(model: nn.Module, cfg: PartCfg | OptimWrapper | Mapping[str, OptimWrapper]) -> OptimWrapper:
     """Build an optim wrapper from its config.
 
     Args:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputAssertionError, InputError
 
 FOREVER = 10**9
@@ -61,14 +62,14 @@ class Curve:
         if epoch_length < 1:
             raise InputAssertionError(f"convert_to_iter_based needs epoch_length of at least 1, got {epoch_length}")
 
-        def scaled(value: Any) -> Any:
+        def scaled(value: float | Sequence[float] | None) -> float | Sequence[float] | None:
             if value is None or value == FOREVER:
                 return value
             if isinstance(value, Sequence):
                 return [v * epoch_length for v in value]
             return value * epoch_length
 
-        new = {name: scaled(getattr(self, name)) for name in self.durations}
+        new: dict[str, Any] = {name: scaled(getattr(self, name)) for name in self.durations}
         return replace(self, by_epoch=False, **{**new, "begin": int(new["begin"]), "end": int(new["end"])})
 
     @property
@@ -420,7 +421,7 @@ CURVES: dict[str, type[Curve]] = {
 }
 
 
-def settings(curve: Curve) -> dict[str, Any]:
+def settings(curve: Curve) -> dict[str, ConfigValue]:
     """A curve's fields as plain data, for a state dict."""
     values = {f.name: getattr(curve, f.name) for f in fields(curve)}
     return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in values.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -162,7 +161,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             )
         params.extend(groups.values())
 
-    def _depth_rule(self, model: Any) -> Callable[[str, int], int]:
+    def _depth_rule(self, model: nn.Module) -> Callable[[str, int], int]:
         kind = self.paramwise_cfg.get("decay_type", "layer_wise")
         wanted = "layer_wise" if isinstance(kind, str) and "layer_wise" in kind else kind
         backbone = type(getattr(model, "backbone", None)).__name__

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError
 from raydet3d.optim.nonfinite import Verdict
-from raydet3d.optim.wrapper import OptimWrapper
+from raydet3d.optim.param_groups import Group
+from raydet3d.optim.wrapper import BackwardArgs, OptimWrapper, StepArgs, WrapperState, ZeroGradArgs
 
 
 class AmbiguousOptimizer(InputError, NotImplementedError):
@@ -81,10 +82,7 @@ class OptimWrapperDict(OptimWrapper):
     # ---- methods of a single wrapper
 
     def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: Mapping[str, Any] | None = None,
-        zero_kwargs: Mapping[str, Any] | None = None,
+        self, loss: Tensor, step_kwargs: StepArgs | None = None, zero_kwargs: ZeroGradArgs | None = None
     ) -> None:
         """Raise `AmbiguousOptimizer`: the loss does not identify a wrapper."""
         self._refuse("update_params")
@@ -93,11 +91,11 @@ class OptimWrapperDict(OptimWrapper):
         """Raise `AmbiguousOptimizer`."""
         self._refuse("scale_loss")
 
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, **kwargs: Unpack[BackwardArgs]) -> None:
         """Raise `AmbiguousOptimizer`: loss scalers may differ."""
         self._refuse("backward")
 
-    def step(self, **kwargs: Any) -> None:
+    def step(self, **kwargs: Unpack[StepArgs]) -> None:
         """Raise `AmbiguousOptimizer`."""
         self._refuse("step")
 
@@ -114,7 +112,7 @@ class OptimWrapperDict(OptimWrapper):
 
     # ---- methods of all wrappers
 
-    def zero_grad(self, **kwargs: Any) -> None:
+    def zero_grad(self, **kwargs: Unpack[ZeroGradArgs]) -> None:
         """Clear the gradients of all wrappers."""
         for wrapper in self.values():
             wrapper.zero_grad(**kwargs)
@@ -176,7 +174,7 @@ class OptimWrapperDict(OptimWrapper):
         )
 
     @property
-    def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]
+    def param_groups(self) -> dict[str, list[Group]]:  # type: ignore[override]
         """The param groups of each wrapper, by name."""
         return {name: wrapper.param_groups for name, wrapper in self.items()}
 
@@ -196,7 +194,7 @@ class OptimWrapperDict(OptimWrapper):
         """Return the momentum of each wrapper as `<name>.momentum`."""
         return {f"{name}.{key}": values for name, w in self.items() for key, values in w.get_momentum().items()}
 
-    def describe_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def describe_groups(self) -> list[tuple[list[str], Group]]:
         """Return the parameter names and settings, including `optimizer`, of each physical group."""
         return [
             (names, {"optimizer": name, **settings})
@@ -211,12 +209,12 @@ class OptimWrapperDict(OptimWrapper):
 
     # ---- states
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, WrapperState]:  # type: ignore[override]
         """Return each wrapper's state by name."""
         return {name: wrapper.state_dict() for name, wrapper in self.items()}
 
     @override
-    def checkpoint_state(self) -> dict[str, Any]:
+    def checkpoint_state(self) -> dict[str, WrapperState]:  # type: ignore[override]
         states = {}
         for name, wrapper in self.items():
             states[name] = wrapper.checkpoint_state()
@@ -224,7 +222,7 @@ class OptimWrapperDict(OptimWrapper):
                 states[name]["inner_count"] = wrapper.inner_count
         return states
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, WrapperState]) -> None:  # type: ignore[override]
         """Load states of raydet3d or MMEngine.
 
         Args:

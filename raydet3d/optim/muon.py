@@ -10,13 +10,13 @@ arXiv:2502.16982, 2.2 (updates scaled by 0.2 sqrt(max(rows, columns)), so that A
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from raydet3d.errors import InputError
+from raydet3d.optim.param_groups import Group
 from raydet3d.registry import OPTIMIZERS
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: Iterable[Tensor] | list[Group],
         lr: float = 1e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.01,
@@ -65,11 +65,11 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update once.
 
         Args:
-            closure: Works the loss out anew, where that is wanted.
+            closure: Computes the loss again.
         """
         loss = None
         if closure is not None:
@@ -85,7 +85,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 weight.add_(update, alpha=-group["lr"])
         return loss
 
-    def _muon(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    def _muon(self, weight: Tensor, gradient: Tensor, group: Group) -> Tensor:
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
@@ -95,7 +95,7 @@ class MuonAdamW(torch.optim.Optimizer):
         scale = 0.2 * math.sqrt(max(matrix.shape))
         return (orthogonal(matrix, steps=group["ns_steps"]) * scale).reshape(weight.shape)
 
-    def _adamw(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adamw(self, weight: Tensor, gradient: Tensor, group: Group) -> Tensor:
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), device=weight.device)

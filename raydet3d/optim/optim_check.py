@@ -1,4 +1,4 @@
-"""What can be said about `optim_wrapper` and `param_scheduler` before there is a model, data, or a cluster."""
+"""Check `optim_wrapper` and `param_scheduler` before a model, data or a cluster exist."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from raydet3d.config import Config, ConfigValue, PartCfg
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.optim.build_schedulers import build_list, build_param_scheduler
+from raydet3d.optim.build_schedulers import SchedulersCfg, build_list, build_param_scheduler
 from raydet3d.optim.constructor import build_optim_wrapper
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
-# Classes that may be made on trial; somebody's own may do anything when it is made.
+# Classes that may be built here; a user's own may do anything when it is built.
 HARMLESS = ("torch.", "raydet3d.")
 # Lists of one value per param group, which only the model knows.
 PER_GROUP = ("eta_max", "min_value")
 
 
-def check_optimization(cfg: Mapping[str, Any]) -> None:
-    """Make optimizer, wrapper and schedules on trial for a model of one weight, and forget them.
+def check_optimization(cfg: Config) -> None:
+    """Build optimizer, wrapper and schedulers for a model of one weight, to find errors in their configs.
 
     Args:
         cfg: The whole config.
@@ -49,8 +50,8 @@ def check_optimization(cfg: Mapping[str, Any]) -> None:
                 _try_schedule(some, None, f"param_scheduler.{name}", limits)
 
 
-def _try_wrapper(given: Any) -> OptimWrapper | None:
-    """The wrapper of a model of one weight; None where the config's own classes would have to be made."""
+def _try_wrapper(given: PartCfg | OptimWrapper) -> OptimWrapper | None:
+    """Return the wrapper of a model of one weight; None if classes of the user's would have to be built."""
     if not isinstance(given, Mapping) or given.get("constructor") is not None:
         return None
     if given and all(isinstance(value, OptimWrapper) for value in given.values()):
@@ -68,9 +69,9 @@ def _try_wrapper(given: Any) -> OptimWrapper | None:
         return build_optim_wrapper(nn.Linear(1, 1, bias=False), given)
 
 
-def _try_schedule(given: Any, wrapper: OptimWrapper | None, key: str, limits: dict[str, int | None]) -> None:
+def _try_schedule(given: SchedulersCfg, wrapper: OptimWrapper | None, key: str, limits: dict[str, int | None]) -> None:
     stand_in = wrapper or OptimWrapper(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9))
-    items = [given] if isinstance(given, Mapping) else list(given or [])
+    items: list[Any] = [given] if isinstance(given, Mapping) else list(given or [])
     for i, item in enumerate(items):
         if not isinstance(item, Mapping) or not _is_harmless(PARAM_SCHEDULERS, item.get("type"), f"{key}[{i}]"):
             items[i] = None
@@ -83,8 +84,8 @@ def _try_schedule(given: Any, wrapper: OptimWrapper | None, key: str, limits: di
     build_list(items, stand_in, key=key, epoch_length=1000, **limits)
 
 
-def _is_harmless(table: Registry, kind: Any, key: str) -> bool:
-    """Whether a type is torch's or ours; an unknown name is refused."""
+def _is_harmless(table: Registry, kind: ConfigValue, key: str) -> bool:
+    """Return whether a type is torch's or ours; refuse an unknown name."""
     with _named(key):
         if kind is None:
             raise InputError("needs a 'type'")
@@ -104,7 +105,7 @@ def _named(key: str) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Nothing of a trial goes into the log."""
+    """Silence the log."""
     logger = get_logger()
     level = logger.level
     logger.setLevel(logging.CRITICAL)

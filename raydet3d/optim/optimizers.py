@@ -1,15 +1,18 @@
-"""Fills the table of optimizers with every one that the installed torch has, and builds from it."""
+"""Register all optimizers of the installed torch, and build them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
+from raydet3d.config import PartCfg
 from raydet3d.errors import InputError
+from raydet3d.optim.param_groups import Group
 from raydet3d.registry import OPTIMIZERS
 
 # MMEngine's name for torch's own Adafactor, which leaves the plain name to another library's.
@@ -17,19 +20,14 @@ ALIASES = {"Adafactor": "TorchAdafactor"}
 
 
 def _register_torch_optimizers() -> list[str]:
-    """Enter torch's optimizers; a name that a user took before stays theirs."""
+    """Register torch's optimizers; a name that a user has registered before stays theirs."""
     names = []
     for name, thing in vars(torch.optim).items():
-        if not inspect.isclass(thing) or not issubclass(thing, torch.optim.Optimizer):
-            continue
-        if thing is torch.optim.Optimizer:
-            continue
-        for key in (name, *([ALIASES[name]] if name in ALIASES else [])):
-            try:
-                OPTIMIZERS.register_module(name=key, module=thing)
-            except KeyError:
-                continue
-            names.append(key)
+        if isinstance(thing, type) and issubclass(thing, Optimizer) and thing is not Optimizer:
+            for key in dict.fromkeys((name, ALIASES.get(name, name))):
+                with suppress(KeyError):
+                    OPTIMIZERS.register_module(name=key, module=thing)
+                    names.append(key)
     return names
 
 
@@ -55,8 +53,8 @@ def param_group_settings(kind: object) -> list[str] | None:
     return [*(p.name for p in parameters), "momentum"]
 
 
-def build_optimizer(cfg: Mapping[str, Any], params: Any) -> Optimizer:
-    """Make an optimizer; parameters go in under whatever its constructor calls them.
+def build_optimizer(cfg: PartCfg, params: Iterable[Tensor] | list[Group]) -> Optimizer:
+    """Build an optimizer; its first argument takes the parameters, whatever its name.
 
     Args:
         cfg: `dict(type=, lr=, ...)`.

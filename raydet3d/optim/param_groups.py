@@ -9,7 +9,7 @@ Terms: a *logical* group is one of MMEngine's groups; a *physical* group is one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,7 +17,19 @@ from torch.optim import Optimizer
 from raydet3d.errors import InputError
 
 Group = dict[str, Any]
-Value = float | Tensor  # a scheduled setting: a number, or a tensor for optimizers that are captured in a graph
+"""A param group as torch holds it: `params` and their settings."""
+Value = float | Tensor
+"""A scheduled setting: a number, or a tensor for optimizers that are captured in a graph."""
+Setting: TypeAlias = "Value | bool | str | Sequence[Setting] | Mapping[str, Setting] | None"
+
+
+class OptimizerState(TypedDict):
+    """State of a torch optimizer: entries by the parameter's number, and groups of those numbers."""
+
+    state: dict[int, dict[str, Value]]
+    param_groups: list[Group]
+
+
 # State entries that have the parameter's shape in every optimizer.
 FULL_SIZE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
 
@@ -30,12 +42,12 @@ def plain_name(name: str) -> str:
     return name
 
 
-def settings_of(group: Mapping[str, Any]) -> Group:
+def settings_of(group: Group) -> Group:
     """Return the settings of a group, without its parameters."""
     return {k: v for k, v in group.items() if k not in ("params", "param_names")}
 
 
-def is_same(a: Any, b: Any) -> bool:
+def is_same(a: Setting, b: Setting) -> bool:
     """Whether two settings are equal; tensors are compared by identity."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a is b
@@ -46,11 +58,11 @@ def is_same(a: Any, b: Any) -> bool:
     return bool(type(a) is type(b) and a == b) or (_is_number(a) and _is_number(b) and a == b)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Setting) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def merge(groups: Iterable[Group], defaults: Mapping[str, Any] | None = None) -> list[Group]:
+def merge(groups: Iterable[Group], defaults: Mapping[str, Setting] | None = None) -> list[Group]:
     """Merge groups with equal settings, in order of first occurrence.
 
     Args:
@@ -142,10 +154,10 @@ class Groups:
 
     # ---- lists with one value per logical group
 
-    def split(self, values: Sequence[Any]) -> list[Any]:
+    def split(self, values: Sequence[float]) -> list[float]:
         """Convert one value per logical group to one per physical group, splitting groups whose values differ."""
         physical, physical_index = self.optimizer.param_groups, self.physical_index()
-        parts: list[dict[Any, list[int]]] = [{} for _ in physical]
+        parts: list[dict[float, list[int]]] = [{} for _ in physical]
         for i, (owner, value) in enumerate(zip(physical_index, values, strict=True)):
             parts[owner].setdefault(value, []).append(i)
         if any(len(part) > 1 for part in parts):
@@ -160,9 +172,9 @@ class Groups:
 
     # ---- states
 
-    def pack(self) -> dict[str, Any]:
+    def pack(self) -> OptimizerState:
         """Return the optimizer's state dict in the logical layout, with parameter names if they are known."""
-        packed = self.optimizer.state_dict()
+        packed: OptimizerState = self.optimizer.state_dict()  # type: ignore[assignment]  # a plain dict there
         if self._logical is None and not self._names:
             return packed
         in_memory = [id(p) for group in self.optimizer.param_groups for p in group["params"]]
@@ -181,7 +193,7 @@ class Groups:
         """Return the configured settings of each logical group, used on loading to detect config changes."""
         return [dict(self._given(params)) for params in self.logical()]
 
-    def unpack(self, saved: Mapping[str, Any], configured: Sequence[Group] | None) -> list[str]:
+    def unpack(self, saved: OptimizerState, configured: Sequence[Group] | None) -> list[str]:
         """Load a state in either layout.
 
         Moments are matched by parameter name, or by order if the state has no names. A setting that is equal in this
@@ -229,7 +241,7 @@ class Groups:
             physical[:] = merge(wanted)
             self._physical_index, self._flat = ((), []), ((), [])
 
-    def _match(self, groups: Sequence[Group], state: Mapping[Any, Any]) -> dict[int, tuple[Any, int]]:
+    def _match(self, groups: Sequence[Group], state: Mapping[int, Mapping[str, Value]]) -> dict[int, tuple[int, int]]:
         """Map the id of each parameter to its key in the saved `state` and the index of its saved group.
 
         Raises:
@@ -267,7 +279,7 @@ class Groups:
         mine_ids = {id(p) for p in ours}
         return {i: entry for i, entry in found.items() if i in mine_ids}
 
-    def _check_shape(self, param: Tensor, state: Mapping[str, Any]) -> None:
+    def _check_shape(self, param: Tensor, state: Mapping[str, Value]) -> None:
         for key in FULL_SIZE & set(state):
             value = state[key]
             if isinstance(value, Tensor) and value.shape != param.shape:
@@ -279,10 +291,10 @@ class Groups:
 
 
 def reconcile(
-    now: Mapping[str, Any],
-    mine: Mapping[str, Any],
-    saved: Mapping[str, Any],
-    theirs: Mapping[str, Any] | None,
+    now: Group,
+    mine: Group,
+    saved: Group,
+    theirs: Group | None,
     changes: dict[str, int],
 ) -> Group:
     """Return a group's settings after loading: the saved values, except those that the config has changed.

@@ -1,20 +1,19 @@
-"""The scheduler that listens to a metric: it has a memory, and so is no curve."""
+"""`ReduceOnPlateau...`: schedulers that depend on a metric, and therefore have a state and are no curves."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError
 from raydet3d.optim.curves import FOREVER
 from raydet3d.optim.param_groups import Value
-from raydet3d.optim.schedule import ParamScheduler
+from raydet3d.optim.schedule import AnyOptimizer, ParamScheduler, SchedulerState
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS
 
@@ -63,7 +62,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
 
     def __init__(
         self,
-        optimizer: OptimWrapper | Optimizer,
+        optimizer: AnyOptimizer,
         param_name: str,
         monitor: str = "loss",
         rule: str = "less",
@@ -106,7 +105,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         """Nothing happens before the first validation, but the tick is counted."""
         self._global_step += 1
 
-    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+    def step(self, metrics: Mapping[str, float | Tensor] | None = None) -> None:
         """Count an epoch, or judge a validation.
 
         Args:
@@ -176,34 +175,34 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         return values
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SchedulerState:
         own = {name: getattr(self, name) for name in (*SETTINGS, *STATE)}
-        return {**super().state_dict(), **own, "reductions": self.reductions}
+        return {**super().state_dict(), **own, "reductions": self.reductions}  # type: ignore[typeddict-item]
 
     @override
     def set_count(self, count: int) -> None:
         self._global_step = count
 
     @override
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: SchedulerState) -> None:
         for name in SETTINGS:
             setattr(self, name, state_dict.get(name, getattr(self, name)))
         self.resume(state_dict)
 
     @override
-    def resume(self, state_dict: Mapping[str, Any]) -> None:
+    def resume(self, state_dict: SchedulerState) -> None:
         for name in STATE:
-            setattr(self, name, state_dict[name])
+            setattr(self, name, state_dict[name])  # type: ignore[literal-required]
         self.reductions = int(state_dict.get("reductions", 0))
 
 
-def _constructor(param: str) -> Any:
+def _constructor(param: str) -> Callable[..., None]:
     """Return a constructor for a fixed field, whose signature lacks `param_name`."""
 
     def __init__(
-        self: ReduceOnPlateauParamScheduler, optimizer: OptimWrapper | Optimizer, *args: Any, **kwargs: Any
+        self: ReduceOnPlateauParamScheduler, optimizer: AnyOptimizer, *args: ConfigValue, **kwargs: ConfigValue
     ) -> None:
-        ReduceOnPlateauParamScheduler.__init__(self, optimizer, param, *args, **kwargs)
+        ReduceOnPlateauParamScheduler.__init__(self, optimizer, param, *args, **kwargs)  # type: ignore[arg-type]
 
     whole = inspect.signature(ReduceOnPlateauParamScheduler.__init__)
     kept = [p for name, p in whole.parameters.items() if name != "param_name"]

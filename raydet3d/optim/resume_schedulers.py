@@ -1,14 +1,13 @@
-"""Resuming schedules: counts come back, and where the config has changed, values go where the new schedule has them."""
+"""Resume schedulers: restore their counts, and recompute scheduled values if the config has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from raydet3d.errors import InputError
 from raydet3d.optim.param_groups import Group
 from raydet3d.optim.plateau import ReduceOnPlateauParamScheduler
-from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, Schedule
+from raydet3d.optim.schedule import CurveScheduler, ParamScheduler, Schedule, Scheduler, SchedulerState
 from raydet3d.optim.wrapper import OptimWrapper
 
 REPLAYABLE = (CurveScheduler, ReduceOnPlateauParamScheduler)
@@ -16,8 +15,8 @@ REPLAYABLE = (CurveScheduler, ReduceOnPlateauParamScheduler)
 
 def resume_schedulers(
     optim_wrapper: OptimWrapper,
-    schedulers: Sequence[Any],
-    states: Sequence[Mapping[str, Any]],
+    schedulers: Sequence[Scheduler],
+    states: Sequence[SchedulerState],
     *,
     iters: int,
     epochs: int,
@@ -26,10 +25,10 @@ def resume_schedulers(
 ) -> list[str]:
     """Load the schedulers' states, and make the param groups hold what the config says now.
 
-    Call it after schedulers are built and the wrapper's state is loaded, in this order. Where the config is as it
-    was, no value is touched, so that a resumed run is bit for bit the run that was not stopped. Else the fields
-    concerned (a configured value or a curve has changed, a scheduler has come or gone) are taken through all ticks
-    again, as if the run had had this config from its start.
+    Call it after schedulers are built and the wrapper's state is loaded, in this order. If the config is unchanged,
+    no value is written, so that a resumed run equals the uninterrupted one bit for bit. Otherwise the fields concerned
+    (a configured value or a curve has changed, a scheduler was added or removed) are computed again tick by tick, as if
+    the run had used this config from its start.
 
     Args:
         optim_wrapper: The wrapper, its state loaded.
@@ -49,7 +48,7 @@ def resume_schedulers(
         fields.add("momentum")
     rest = list(states)
     for scheduler in schedulers:
-        if max_iters is not None and getattr(scheduler, "lasts_all_iters", False):
+        if max_iters is not None and isinstance(scheduler, CurveScheduler) and scheduler.lasts_all_iters:
             scheduler.end_at(max_iters)
         state = _take_state(scheduler, rest)
         if state is None:
@@ -72,8 +71,8 @@ def resume_schedulers(
     return lines
 
 
-def _take_state(scheduler: Any, states: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Take out of a list the first state that is this scheduler's; MMEngine's do not say whose they are."""
+def _take_state(scheduler: Scheduler, states: list[SchedulerState]) -> SchedulerState | None:
+    """Remove the first state of this scheduler's type from a list; MMEngine's states name no type."""
     for i, state in enumerate(states):
         if state.get("type", type(scheduler).__name__) == type(scheduler).__name__:
             return states.pop(i)
@@ -81,9 +80,9 @@ def _take_state(scheduler: Any, states: list[Mapping[str, Any]]) -> Mapping[str,
 
 
 def _follow(
-    optim_wrapper: OptimWrapper, schedulers: Sequence[Any], fields: set[str], lines: list[str], epoch_length: int
+    optim_wrapper: OptimWrapper, schedulers: Sequence[Scheduler], fields: set[str], lines: list[str], epoch_length: int
 ) -> None:
-    """Take some fields through all ticks again, from the config's values."""
+    """Compute some fields again through all ticks, from the config's values."""
     for field in sorted(fields):
         acting = [s for s in schedulers if getattr(s, "param_name", None) == field]
         strange = next((s for s in acting if not isinstance(s, REPLAYABLE)), None)

@@ -7,16 +7,18 @@ that something else changed is scheduled from there, and what a config says abou
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict
 
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError, InputKeyError
 from raydet3d.log import MMLogger
 from raydet3d.optim import curves
@@ -28,6 +30,22 @@ from raydet3d.registry import PARAM_SCHEDULERS, BadArgument
 AnyOptimizer = OptimWrapper | Optimizer
 
 
+class SchedulerState(TypedDict, total=False):
+    """State of a scheduler: its tick counts under MMEngine's names, and what identifies it.
+
+    MMEngine's states have the curve's settings beside the counts instead of in `curve`.
+    """
+
+    last_step: int
+    _global_step: int
+    type: str
+    param_name: str
+    by_epoch: bool
+    epoch_length: int
+    curve: dict[str, ConfigValue]
+    reductions: int
+
+
 class Scheduler(Protocol):
     """What a run asks of a scheduler, a user's own included."""
 
@@ -35,6 +53,12 @@ class Scheduler(Protocol):
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one iteration or epoch; or take a validation's metrics."""
+
+    def state_dict(self) -> SchedulerState:
+        """Return what a resumed run needs."""
+
+    def load_state_dict(self, state_dict: SchedulerState) -> None:
+        """Restore a state."""
 
 
 class Schedule:
@@ -237,14 +261,20 @@ class ParamScheduler:
         """Return the current value of each param group."""
         return [self.target.read(group) for group in self.optimizer.param_groups]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SchedulerState:
         """Return the tick count under MMEngine's two names, and what identifies the scheduler."""
-        kind = {"type": type(self).__name__, "param_name": self.param_name, "by_epoch": self.by_epoch}
+        state: SchedulerState = {
+            "last_step": self.last_step,
+            "_global_step": self._global_step,
+            "type": type(self).__name__,
+            "param_name": self.param_name,
+            "by_epoch": self.by_epoch,
+        }
         if self.epoch_length is not None:
-            kind["epoch_length"] = self.epoch_length
-        return {"last_step": self.last_step, "_global_step": self._global_step, **kind}
+            state["epoch_length"] = self.epoch_length
+        return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: SchedulerState) -> None:
         """Restore a scheduler as it was saved, its settings included; nothing is applied.
 
         Args:
@@ -253,7 +283,7 @@ class ParamScheduler:
         self.resume(state_dict)
         self.last_step = int(state_dict["last_step"])
 
-    def resume(self, state_dict: Mapping[str, Any]) -> None:
+    def resume(self, state_dict: SchedulerState) -> None:
         """Continue from a saved count; nothing is applied, since values are restored with the optimizer.
 
         What this run's config says (begin, end, the curve) stays. A count of iterations that stand for epochs is
@@ -305,21 +335,21 @@ class CurveScheduler(ParamScheduler):
         elif "__init__" in vars(cls):  # a user's subclass: its own constructor says what it takes
             cls.__signature__ = None  # type: ignore[attr-defined]
 
-    def __init__(self, optimizer: AnyOptimizer, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, optimizer: AnyOptimizer, *args: ConfigValue, **kwargs: ConfigValue) -> None:
         given = self._bind(optimizer, *args, **kwargs)
+        del given["optimizer"]
         param_name = str(self.param or given.pop("param_name"))
         last_step, verbose = int(given.pop("last_step", -1)), bool(given.pop("verbose", False))
         self.curve = curve = self.curve_type(**given)
         super().__init__(optimizer, param_name, curve.begin, curve.end, last_step, curve.by_epoch, verbose)
 
     @classmethod
-    def _bind(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return a call's arguments by name, without the optimizer."""
+    def _bind(cls, *args: AnyOptimizer | ConfigValue, **kwargs: AnyOptimizer | ConfigValue) -> dict[str, Any]:
+        """Return a call's arguments by name."""
         try:
-            given = cls.arguments.bind(*args, **kwargs).arguments
+            return cls.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise BadArgument(f"{cls.__name__}: {error}") from None
-        return {name: value for name, value in given.items() if name != "optimizer"}
 
     def __getattr__(self, name: str) -> Any:
         """Return a field of the curve, as MMEngine's schedulers have them: `scheduler.gamma`."""
@@ -364,13 +394,16 @@ class CurveScheduler(ParamScheduler):
         return values
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SchedulerState:
         # The curve's settings serve only to notice that a config has changed.
         return {**super().state_dict(), "curve": settings(self.curve)}
 
     @override
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        saved = state_dict.get("curve", state_dict)  # MMEngine's states have the settings beside the counts
+    def load_state_dict(self, state_dict: SchedulerState) -> None:
+        saved: dict[str, Any] = {
+            **state_dict,
+            **state_dict.get("curve", {}),
+        }  # MMEngine's states have the settings beside the counts
         found = {key: saved[key] for key in settings(self.curve) if key in saved}
         if isinstance(found.get("milestones"), Mapping):  # MMEngine counts them
             found["milestones"] = sorted(Counter(found["milestones"]).elements())
@@ -379,7 +412,7 @@ class CurveScheduler(ParamScheduler):
         super().load_state_dict(state_dict)
 
     @override
-    def resume(self, state_dict: Mapping[str, Any]) -> None:
+    def resume(self, state_dict: SchedulerState) -> None:
         super().resume(state_dict)
         now, saved = settings(self.curve), state_dict.get("curve", {})
         self.config_changes += [
@@ -394,7 +427,9 @@ class CurveScheduler(ParamScheduler):
         self.end = tick
 
     @classmethod
-    def build_iter_from_epoch(cls, *args: Any, epoch_length: int, **kwargs: Any) -> CurveScheduler:
+    def build_iter_from_epoch(
+        cls, *args: AnyOptimizer | ConfigValue, epoch_length: int, **kwargs: AnyOptimizer | ConfigValue
+    ) -> CurveScheduler:
         """Build from arguments in epochs a scheduler that ticks every iteration.
 
         Args:
@@ -403,9 +438,9 @@ class CurveScheduler(ParamScheduler):
             **kwargs: The constructor's.
         """
         given = cls._bind(*args, **kwargs)
+        optimizer: AnyOptimizer = given.pop("optimizer")
         others = {k: given.pop(k) for k in ("last_step", "verbose", "param_name") if k in given}
         curve = cls.curve_type(**given).in_iterations(epoch_length)
-        optimizer: AnyOptimizer = kwargs["optimizer"] if "optimizer" in kwargs else args[0]
         made = cls(optimizer, **others, **{f.name: getattr(curve, f.name) for f in fields(curve)})
         made.epoch_length = epoch_length
         return made
@@ -432,155 +467,38 @@ def _signature(curve: type[Curve], param: str | None) -> inspect.Signature:
     )
 
 
-# What the last part of a name schedules; None: the field that `param_name` names.
-SUFFIXES: dict[str, str | None] = {"LR": "lr", "Momentum": "momentum", "ParamScheduler": None}
-
-
-def register_curve(name: str, curve: type[Curve]) -> list[type[CurveScheduler]]:
+def register_curve(
+    name: str, curve: type[Curve]
+) -> tuple[type[CurveScheduler], type[CurveScheduler], type[CurveScheduler]]:
     """Register a curve for learning rates, for momentum and for any field.
 
     Args:
         name: First part of the names: `Cosine` gives CosineLR, CosineMomentum, CosineParamScheduler.
         curve: The curve.
+
+    Returns:
+        The three classes.
     """
-    made = []
-    for suffix, param in SUFFIXES.items():
+    module = sys._getframe(1).f_globals["__name__"]
+
+    def register(suffix: str, param: str | None) -> type[CurveScheduler]:
         kind = types.new_class(name + suffix, (CurveScheduler,), {"curve": curve, "param": param})
-        kind.__doc__, kind.__module__ = curve.__doc__, curve.__module__
-        made.append(PARAM_SCHEDULERS.register_module(module=kind))
-    return made
+        kind.__doc__, kind.__module__ = curve.__doc__, module
+        return PARAM_SCHEDULERS.register_module(module=kind)
+
+    return register("LR", "lr"), register("Momentum", "momentum"), register("ParamScheduler", None)
 
 
-@PARAM_SCHEDULERS.register_module()
-class ConstantLR(CurveScheduler, curve=curves.Constant, param="lr"):
-    """Schedule the learning rate: a constant factor until `end`."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ConstantMomentum(CurveScheduler, curve=curves.Constant, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: a constant factor until `end`."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ConstantParamScheduler(CurveScheduler, curve=curves.Constant, param=None):
-    """Schedule the field `param_name`: a constant factor until `end`."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineAnnealingLR(CurveScheduler, curve=curves.CosineAnnealing, param="lr"):
-    """Schedule the learning rate: a half cosine wave."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineAnnealingMomentum(CurveScheduler, curve=curves.CosineAnnealing, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: a half cosine wave."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineAnnealingParamScheduler(CurveScheduler, curve=curves.CosineAnnealing, param=None):
-    """Schedule the field `param_name`: a half cosine wave."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineRestartLR(CurveScheduler, curve=curves.CosineRestart, param="lr"):
-    """Schedule the learning rate: cosine half waves with restarts."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineRestartMomentum(CurveScheduler, curve=curves.CosineRestart, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: cosine half waves with restarts."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class CosineRestartParamScheduler(CurveScheduler, curve=curves.CosineRestart, param=None):
-    """Schedule the field `param_name`: cosine half waves with restarts."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ExponentialLR(CurveScheduler, curve=curves.Exponential, param="lr"):
-    """Schedule the learning rate: times `gamma` at every tick."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ExponentialMomentum(CurveScheduler, curve=curves.Exponential, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: times `gamma` at every tick."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ExponentialParamScheduler(CurveScheduler, curve=curves.Exponential, param=None):
-    """Schedule the field `param_name`: times `gamma` at every tick."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class LinearLR(CurveScheduler, curve=curves.Linear, param="lr"):
-    """Schedule the learning rate: between two factors, in equal steps."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class LinearMomentum(CurveScheduler, curve=curves.Linear, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: between two factors, in equal steps."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class LinearParamScheduler(CurveScheduler, curve=curves.Linear, param=None):
-    """Schedule the field `param_name`: between two factors, in equal steps."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class MultiStepLR(CurveScheduler, curve=curves.MultiStep, param="lr"):
-    """Schedule the learning rate: times `gamma` at each milestone."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class MultiStepMomentum(CurveScheduler, curve=curves.MultiStep, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: times `gamma` at each milestone."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class MultiStepParamScheduler(CurveScheduler, curve=curves.MultiStep, param=None):
-    """Schedule the field `param_name`: times `gamma` at each milestone."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class OneCycleLR(CurveScheduler, curve=curves.OneCycle, param="lr"):
-    """Schedule the learning rate: up to a peak, then down below the start."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class OneCycleMomentum(CurveScheduler, curve=curves.OneCycle, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: up to a peak, then down below the start."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class OneCycleParamScheduler(CurveScheduler, curve=curves.OneCycle, param=None):
-    """Schedule the field `param_name`: up to a peak, then down below the start."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class PolyLR(CurveScheduler, curve=curves.Poly, param="lr"):
-    """Schedule the learning rate: down to `eta_min` along a polynomial."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class PolyMomentum(CurveScheduler, curve=curves.Poly, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: down to `eta_min` along a polynomial."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class PolyParamScheduler(CurveScheduler, curve=curves.Poly, param=None):
-    """Schedule the field `param_name`: down to `eta_min` along a polynomial."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class StepLR(CurveScheduler, curve=curves.Step, param="lr"):
-    """Schedule the learning rate: times `gamma` at every `step_size`-th tick."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class StepMomentum(CurveScheduler, curve=curves.Step, param="momentum"):
-    """Schedule momentum, or the first of Adam's betas: times `gamma` at every `step_size`-th tick."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class StepParamScheduler(CurveScheduler, curve=curves.Step, param=None):
-    """Schedule the field `param_name`: times `gamma` at every `step_size`-th tick."""
+ConstantLR, ConstantMomentum, ConstantParamScheduler = register_curve("Constant", curves.Constant)
+CosineAnnealingLR, CosineAnnealingMomentum, CosineAnnealingParamScheduler = register_curve(
+    "CosineAnnealing", curves.CosineAnnealing
+)
+CosineRestartLR, CosineRestartMomentum, CosineRestartParamScheduler = register_curve(
+    "CosineRestart", curves.CosineRestart
+)
+ExponentialLR, ExponentialMomentum, ExponentialParamScheduler = register_curve("Exponential", curves.Exponential)
+LinearLR, LinearMomentum, LinearParamScheduler = register_curve("Linear", curves.Linear)
+MultiStepLR, MultiStepMomentum, MultiStepParamScheduler = register_curve("MultiStep", curves.MultiStep)
+OneCycleLR, OneCycleMomentum, OneCycleParamScheduler = register_curve("OneCycle", curves.OneCycle)
+PolyLR, PolyMomentum, PolyParamScheduler = register_curve("Poly", curves.Poly)
+StepLR, StepMomentum, StepParamScheduler = register_curve("Step", curves.Step)

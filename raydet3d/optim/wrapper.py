@@ -6,18 +6,19 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
 from raydet3d.dist import get_world_size
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.log import MMLogger
 from raydet3d.optim.nonfinite import FiniteGuard, Verdict, whole
-from raydet3d.optim.param_groups import Group, Groups, reconcile, settings_of
+from raydet3d.optim.param_groups import Group, Groups, OptimizerState, Value, reconcile, settings_of
 from raydet3d.registry import OPTIM_WRAPPERS
 
 CLIPPERS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -29,7 +30,49 @@ TELLING_NORMS = (1.0, 2.0, float("inf"))
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+class ClipGrad(TypedDict, total=False):
+    """Settings of `clip_grad`: the arguments of `clip_grad_norm_`, or of `clip_grad_value_` with `type='value'`."""
+
+    type: str
+    max_norm: float
+    norm_type: float | str
+    error_if_nonfinite: bool
+    foreach: bool | None
+    clip_value: float
+
+
+class BackwardArgs(TypedDict, total=False):
+    """Arguments of `Tensor.backward`."""
+
+    gradient: Tensor | None
+    retain_graph: bool | None
+    create_graph: bool
+    inputs: Sequence[Tensor] | None
+
+
+class StepArgs(TypedDict, total=False):
+    """Arguments of an optimizer's `step`."""
+
+    closure: Callable[[], float] | None
+
+
+class ZeroGradArgs(TypedDict, total=False):
+    """Arguments of an optimizer's `zero_grad`."""
+
+    set_to_none: bool
+
+
+class WrapperState(OptimizerState, total=False):
+    """State of an optim wrapper: the optimizer's in MMEngine's layout, and what `checkpoint_state` adds."""
+
+    base_param_settings: Group
+    configured: list[Group]
+    pending_gradients: dict[str, Tensor]
+    loss_scaler: dict[str, float]
+    inner_count: int
+
+
+def _read_clip(cfg: ClipGrad | None) -> tuple[str, dict[str, Any]]:
     """Return type and arguments of `clip_grad`; the type is empty if there is no clipping.
 
     Raises:
@@ -41,7 +84,7 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
         raise InputAssertionError(
             f"If `clip_grad` is not None, it should be a dict such as dict(max_norm=10), got {cfg!r}"
         )
-    args = dict(cfg)
+    args: dict[str, Any] = {**cfg}
     kind = args.pop("type", "norm")
     if kind not in CLIPPERS:
         raise InputError(f"clip_grad.type must be 'norm' or 'value', got {kind!r}")
@@ -56,13 +99,12 @@ def _read_clip(cfg: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 0:
         raise InputError(f"clip_grad.{needed} must be a number of at least 0, got {limit!r}")
     if kind == "norm":
-        _norm_of(args)
+        _read_norm_type(args.get("norm_type", 2))
     return kind, args
 
 
-def _norm_of(args: Mapping[str, Any]) -> float:
+def _read_norm_type(given: float | str) -> float:
     """Return the `norm_type` of `clip_grad` as a float."""
-    given = args.get("norm_type", 2)
     try:
         return float(given)
     except (TypeError, ValueError):
@@ -98,7 +140,7 @@ class OptimWrapper:
         self,
         optimizer: Optimizer,
         accumulative_counts: int = 1,
-        clip_grad: Mapping[str, Any] | None = None,
+        clip_grad: ClipGrad | None = None,
         *,
         guard: bool = True,
     ) -> None:
@@ -109,7 +151,8 @@ class OptimWrapper:
         self.optimizer = optimizer
         self.clip_type, clip_args = _read_clip(clip_grad)
         self.clip_grad_kwargs: dict[str, Any] | None = clip_args or None
-        self._norm_tells = self.clip_type == "norm" and _norm_of(clip_args) in TELLING_NORMS
+        norm_type = _read_norm_type(clip_args.get("norm_type", 2))
+        self._norm_tells = self.clip_type == "norm" and norm_type in TELLING_NORMS
         # Called with the gradients' total norm before clipping, as a tensor on the device.
         self.grad_norm_sink: Callable[[Tensor], None] | None = None
         # Settings that the config changes relative to the last loaded state, one line each.
@@ -119,10 +162,8 @@ class OptimWrapper:
         self._max_counts = -1
         self._remainder_counts = 0
         self._has_pending = False
-        self._micro_batch: tuple[float, bool] = (
-            1.0,
-            True,
-        )  # weight of the next loss, and whether it completes its iteration
+        # Weight of the next loss, and whether it completes its iteration.
+        self._micro_batch: tuple[float, bool] = (1.0, True)
         self._guarded = guard
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         self._guard = FiniteGuard(device)
@@ -135,8 +176,8 @@ class OptimWrapper:
     def update_params(
         self,
         loss: Tensor,
-        step_kwargs: Mapping[str, Any] | None = None,
-        zero_kwargs: Mapping[str, Any] | None = None,
+        step_kwargs: StepArgs | None = None,
+        zero_kwargs: ZeroGradArgs | None = None,
     ) -> None:
         """Run backward; if an update is due, clip, step and clear the gradients.
 
@@ -173,7 +214,7 @@ class OptimWrapper:
         tail = self._max_counts > 0 and self._inner_count >= self._max_counts - self._remainder_counts
         return loss / (self._remainder_counts if tail else self._accumulative_counts)
 
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, **kwargs: Unpack[BackwardArgs]) -> None:
         """Accumulate the gradients of a loss, and count the iteration.
 
         A non-finite loss yields non-finite gradients, even if its non-finite term depends on no parameter. Therefore
@@ -189,7 +230,7 @@ class OptimWrapper:
         self._inner_count += self._micro_batch[1]
         self._has_pending = True
 
-    def zero_grad(self, **kwargs: Any) -> None:
+    def zero_grad(self, **kwargs: Unpack[ZeroGradArgs]) -> None:
         """Clear the gradients."""
         self._has_pending = False
         if kwargs or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
@@ -198,12 +239,12 @@ class OptimWrapper:
         for param in self._groups.params():  # same as `optimizer.zero_grad`, about ten times faster
             param.grad = None
 
-    def step(self, **kwargs: Any) -> None:
+    def step(self, **kwargs: Unpack[StepArgs]) -> None:
         """Clip the gradients, and step the optimizer unless a gradient is not finite."""
         active = [p for p in self._groups.params() if p.grad is not None]
         if not self._guarded or not active:
             self._clip(active)
-            self.optimizer.step(**kwargs)
+            self.optimizer.step(**kwargs)  # type: ignore[arg-type]
             return
         if self._norm_tells:
             norm = self._clip(active)
@@ -354,7 +395,7 @@ class OptimWrapper:
         # Pseudo group without model parameters, in which schedulers update the base settings.
         self.base_param_settings = {"params": torch.tensor([0.0]), **self.optimizer.defaults} if many else None
 
-    def expand_per_group(self, name: str, values: Sequence[Any]) -> list[Any]:
+    def expand_per_group(self, name: str, values: Sequence[float]) -> list[float]:
         """Convert a list with one value per logical group to one value per entry of `param_groups`.
 
         Physical groups are split if their values differ.
@@ -404,15 +445,15 @@ class OptimWrapper:
 
     # ---- states
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> WrapperState:
         """Return the optimizer's state in MMEngine's layout."""
         self._guard.settle(self.optimizer)
-        state = self._groups.pack()
+        state = cast(WrapperState, self._groups.pack())
         if self.base_param_settings is not None:
             state["base_param_settings"] = dict(self.base_param_settings)
         return state
 
-    def checkpoint_state(self) -> dict[str, Any]:
+    def checkpoint_state(self) -> WrapperState:
         """Return the state for a run's checkpoint, which `load_state_dict` also accepts.
 
         In addition to `state_dict`, it contains `configured`, the configured settings of each group, and
@@ -426,7 +467,7 @@ class OptimWrapper:
             state["pending_gradients"] = pending
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: WrapperState) -> None:
         """Load a state of raydet3d or MMEngine with any group layout; by parameter name if the state has names.
 
         Call it after the schedulers are built, since it overwrites the values that their first step has set. A setting
@@ -439,8 +480,8 @@ class OptimWrapper:
         configured = state_dict.get("configured")
         self.config_changes = self._groups.unpack(state_dict, configured)
         if self.base_param_settings is not None:
-            base, saved = self.base_param_settings, state_dict.get("base_param_settings")
-            saved = settings_of(saved or state_dict["param_groups"][0])
+            base = self.base_param_settings
+            saved = settings_of(state_dict.get("base_param_settings") or state_dict["param_groups"][0])
             theirs = configured[-1] if configured else None
             self.base_param_settings = {**base, **reconcile(base, self.optimizer.defaults, saved, theirs, {})}
         self.load_pending_gradients(state_dict.get("pending_gradients") or {})
@@ -480,5 +521,5 @@ class OptimWrapper:
         )
 
 
-def _number(value: Any) -> float:
+def _number(value: Value) -> float:
     return value.item() if isinstance(value, Tensor) else value

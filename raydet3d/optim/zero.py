@@ -1,8 +1,8 @@
-"""`ZeroRedundancyOptimizer`: each rank keeps the optimizer state of its own share of the parameters only."""
+"""`ZeroRedundancyOptimizer`: each rank keeps the optimizer state of its share of the parameters only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,18 +10,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from raydet3d import dist
+from raydet3d.config import ConfigValue
 from raydet3d.optim.optimizers import build_optimizer
-from raydet3d.optim.param_groups import Group, settings_of
+from raydet3d.optim.param_groups import Group, OptimizerState, Value, settings_of
 from raydet3d.registry import OPTIMIZERS
 
 
 @OPTIMIZERS.register_module()
 class ZeroRedundancyOptimizer(Optimizer):
-    """Shares out an optimizer's memory over the ranks: each steps its parameters, and hands them to the others.
+    """Distribute an optimizer's state over the ranks: each steps its parameters and broadcasts them.
 
-    Whole parameters are dealt out, the largest first, each to the rank that has the least so far. State dicts are the
-    plain optimizer's, so a run may go on with any number of ranks, and with or without this class. Making one is a
-    matter of all ranks: each calls `state_dict` (a run's `save_checkpoint` does), and rank 0 gets the whole.
+    Whole parameters are assigned, largest first, to the rank with the fewest elements so far. State dicts are the plain
+    optimizer's, so a run can resume with any number of ranks, and with or without this class. `state_dict` is
+    collective: every rank calls it (a run's `save_checkpoint` does), and rank 0 gets the whole state.
 
     Source: Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, 2020, stage 1.
 
@@ -31,11 +32,14 @@ class ZeroRedundancyOptimizer(Optimizer):
         kwargs: Its arguments.
     """
 
-    def __init__(self, params: Any, optimizer_type: str | type[Optimizer], **kwargs: Any) -> None:
+    def __init__(
+        self, params: Iterable[Tensor] | list[Group], optimizer_type: str | type[Optimizer], **kwargs: ConfigValue
+    ) -> None:
         self._owners: dict[int, int] = {}
         self._loads = [0] * dist.get_world_size()
         # It makes the defaults of all groups; after that it only ever sees this rank's parameters.
-        self.local = build_optimizer({"type": optimizer_type, **kwargs}, list(params))
+        groups: list[Any] = list(params)
+        self.local = build_optimizer({"type": optimizer_type, **kwargs}, groups)
         super().__init__([{**group} for group in self.local.param_groups], self.local.defaults)
         self._deal()
         for param in [p for p in self.local.state if not self._is_mine(p)]:
@@ -68,11 +72,13 @@ class ZeroRedundancyOptimizer(Optimizer):
         """Whether a flag on the device (`found_inf`) can hold the step back."""
         return bool(getattr(self.local, "_step_supports_amp_scaling", False))
 
-    def step(self, closure: Callable[[], float] | None = None, **kwargs: Any) -> Any:
-        """Step this rank's parameters, and give and get what the ranks have made of theirs.
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, **kwargs: float
+    ) -> float | None:
+        """Step this rank's parameters, then exchange parameters between the ranks.
 
         Args:
-            closure: Evaluates the model anew, for optimizers that ask for it.
+            closure: Computes the loss again.
             kwargs: For the optimizer's `step`.
         """
         shares: list[Group] = [
@@ -83,7 +89,8 @@ class ZeroRedundancyOptimizer(Optimizer):
         flags = {name: getattr(self, name) for name in ("found_inf", "grad_scale") if hasattr(self, name)}
         vars(self.local).update(flags)
         try:
-            loss = self.local.step(closure, **kwargs) if closure is not None else self.local.step(**kwargs)
+            given = kwargs if closure is None else {"closure": closure, **kwargs}
+            loss: float | None = self.local.step(**given)
         finally:
             for name in flags:
                 delattr(self.local, name)
@@ -111,16 +118,16 @@ class ZeroRedundancyOptimizer(Optimizer):
 
     # ---- states
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> OptimizerState:  # type: ignore[override]
         """The plain optimizer's state; whole on rank 0, this rank's share elsewhere. All ranks call it."""
-        packed = super().state_dict()
+        packed: OptimizerState = super().state_dict()  # type: ignore[assignment]  # a plain dict there
         shares = dist.gather_object({slot: _to_host(state) for slot, state in packed["state"].items()})
         if shares is not None:
             whole = {slot: state for share in shares for slot, state in share.items()}
             packed["state"] = {slot: whole[slot] for slot in sorted(whole)}
         return packed
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: OptimizerState) -> None:  # type: ignore[override]
         """Load a plain optimizer's state; each rank keeps its share."""
         params = [p for group in self.param_groups for p in group["params"]]
         slots = [slot for group in state_dict["param_groups"] for slot in group["params"]]
@@ -130,5 +137,5 @@ class ZeroRedundancyOptimizer(Optimizer):
         self.local.state = self.state
 
 
-def _to_host(state: dict[str, Any]) -> dict[str, Any]:
+def _to_host(state: dict[str, Value]) -> dict[str, Value]:
     return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor, nn
 
-from raydet3d.config import Config
+from raydet3d.config import Config, ConfigValue
 from raydet3d.config.dump import redact
 from raydet3d.config.type_check import PositiveInt
 from raydet3d.errors import InputError
@@ -28,7 +28,7 @@ from raydet3d.registry import VISBACKENDS
 _NOT_IN_TAGS = re.compile(r"[^-/\w.]")  # characters that TensorBoard replaces in tags, spaces included
 
 Picture = npt.NDArray[Any]
-Scalar = float | str | npt.NDArray[Any] | Tensor
+Scalar = float | str | Picture | Tensor
 """A number, a text, or an array or tensor of one element."""
 RETRY_S = 30.0  # wait before a new event file after one that could not be written
 
@@ -48,7 +48,7 @@ class BaseVisBackend:
         """Return the underlying writer or run, for what this interface does not offer."""
         return self
 
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+    def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Add the run's config, secrets redacted.
 
         Args:
@@ -56,7 +56,7 @@ class BaseVisBackend:
             **kwargs: Ignored.
         """
 
-    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: object) -> None:
         """Add the model's graph.
 
         Args:
@@ -65,7 +65,7 @@ class BaseVisBackend:
             **kwargs: Ignored.
         """
 
-    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: object) -> None:
         """Add an image.
 
         Args:
@@ -75,7 +75,7 @@ class BaseVisBackend:
             **kwargs: Ignored.
         """
 
-    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: Any) -> None:
+    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: object) -> None:
         """Add one scalar.
 
         Args:
@@ -87,7 +87,7 @@ class BaseVisBackend:
         self.add_scalars({name: value}, step)
 
     def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+        self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
     ) -> None:
         """Add the scalars of one step.
 
@@ -139,12 +139,12 @@ class LocalVisBackend(BaseVisBackend):
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+    def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Write the config as Python code."""
         with tolerate_full_disk(self.config_save_file):
             self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
 
-    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: object) -> None:
         """Write an image; characters that do not belong in a file name become underscores."""
         safe = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
         # Low compression: training waits while an image is written.
@@ -153,7 +153,7 @@ class LocalVisBackend(BaseVisBackend):
             picture.save(self._file(f"{self.img_save_dir}/{safe}_{step}.png"), compress_level=3)
 
     def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+        self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
     ) -> None:
         """Append a line with the scalars and the step, also to `file_path` (below `save_dir`) if given."""
         line = json.dumps({**numbers_and_texts(scalar_dict), "step": int(scalar_dict.get("step", step))})
@@ -210,7 +210,7 @@ class _FullDiskWriter:
         """Close the file."""
         self._try(self._file.close)
 
-    def _try(self, function: Callable[..., Any], *args: Any) -> None:
+    def _try(self, function: Callable[..., None], *args: bytes) -> None:
         if self.failed and function != self._file.close:
             return
         with tolerate_full_disk("TensorBoard's event file"):
@@ -259,19 +259,19 @@ class TensorboardVisBackend(BaseVisBackend):
             _ = self.experiment
         return self._writer is not None
 
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+    def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Add the config as text."""
         text = "\n".join(f"    {line}" for line in _config_text(config).splitlines())
         if self._is_open():
             self.experiment.add_text("config", text)
 
-    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: object) -> None:
         """Add an image."""
         if self._is_open():
             self.experiment.add_image(name, check_picture(image), step, dataformats="HWC")
 
     def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+        self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
     ) -> None:
         """Add each scalar under its tag; skip texts."""
         numbers = numbers_and_texts(scalar_dict)
@@ -289,9 +289,9 @@ class TensorboardVisBackend(BaseVisBackend):
             self._writer = self._file = None
 
 
-def numbers_and_texts(scalars: Mapping[str, Any]) -> dict[str, Any]:
+def numbers_and_texts(scalars: Mapping[str, Scalar]) -> dict[str, float | str]:
     """Return numbers and texts; convert arrays and tensors of one element; drop other values with a warning."""
-    out: dict[str, Any] = {}
+    out: dict[str, float | str] = {}
     for name, value in scalars.items():
         if isinstance(value, bool | int | float | str):
             out[name] = value
@@ -310,7 +310,7 @@ def check_picture(image: Picture) -> Picture:
     return image
 
 
-def _config_text(config: Config | Mapping[str, Any]) -> str:
+def _config_text(config: Config | Mapping[str, ConfigValue]) -> str:
     """Return a config as Python code, secrets redacted."""
     if isinstance(config, Config):
         return config.pretty_text

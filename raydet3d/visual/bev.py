@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from raydet3d.ops.points import bev_corners
+from raydet3d.visual.canvas import SMOOTH, Array, Color, color_scale, draw_smoothly
 
-Array = npt.NDArray[Any]
-Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND: Color = (16, 18, 24)
@@ -41,7 +38,6 @@ PALETTE: tuple[Color, ...] = (
 )
 # Point colours from low to high: muted, so that boxes stand out.
 HEIGHTS = np.array([(52, 70, 122), (70, 108, 166), (112, 150, 184), (180, 200, 210), (246, 244, 232)], float)
-SMOOTH = 2
 MARGIN = 28
 FARTHEST_M = 500.0
 """Boxes beyond this distance do not enlarge the view: diverging models predict boxes of any size."""
@@ -63,6 +59,10 @@ class BoxSet:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def color(self, index: int, palette: Sequence[Color]) -> Color:
+        """Return the colour of a box: green for ground truth, else that of its class."""
+        return GROUND_TRUTH_COLOR if self.scores is None else palette[int(self.labels[index]) % len(palette)]
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,7 @@ def _height_range(points: Array) -> tuple[float, float]:
 
 def height_colors(z: Array, heights: tuple[float, float]) -> Array:
     """Return (N, 3) uint8 colours of (N,) heights."""
-    share = np.clip((z - heights[0]) / (heights[1] - heights[0]), 0, 1) * (len(HEIGHTS) - 1)
-    low = np.minimum(share.astype(int), len(HEIGHTS) - 2)
-    part = (share - low)[:, None]
-    colors: Array = (HEIGHTS[low] * (1 - part) + HEIGHTS[low + 1] * part).astype(np.uint8)
-    return colors
+    return color_scale((z - heights[0]) / (heights[1] - heights[0]), HEIGHTS).astype(np.uint8)
 
 
 def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None:
@@ -251,22 +247,19 @@ def _add_boxes(
     line_width: int,
 ) -> Image.Image:
     """Draw outlines with a heading tick; ground truth is filled with low opacity."""
-    layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
     width = max(1, round(line_width * SMOOTH * 0.75))
-    for marks, thick in (
-        (ground_truth, width + 2 * SMOOTH),
-        (predictions, width),
-    ):  # a wider ground truth stays visible below a prediction
-        for i, (outline, tick) in enumerate(zip(*_outlines(marks.boxes, view), strict=True)):
-            color = GROUND_TRUTH_COLOR if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
-            fill = (*color, 46) if marks.scores is None else None
-            corners = [tuple(corner) for corner in outline * SMOOTH]
-            draw.polygon(corners, fill=fill)
-            draw.line([*corners, corners[0], corners[1]], fill=(*color, 255), width=thick, joint="curve")
-            draw.line([tuple(end) for end in tick * SMOOTH], fill=(*color, 255), width=thick)
-    layer = layer.reduce(SMOOTH)
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+
+    def draw(layer: ImageDraw.ImageDraw) -> None:
+        # A wider ground truth stays visible below a prediction.
+        for marks, thick in ((ground_truth, width + 2 * SMOOTH), (predictions, width)):
+            for i, (outline, tick) in enumerate(zip(*_outlines(marks.boxes, view), strict=True)):
+                color = marks.color(i, palette)
+                corners = [tuple(corner) for corner in outline * SMOOTH]
+                layer.polygon(corners, fill=(*color, 46) if marks.scores is None else None)
+                layer.line([*corners, corners[0], corners[1]], fill=(*color, 255), width=thick, joint="curve")
+                layer.line([tuple(end) for end in tick * SMOOTH], fill=(*color, 255), width=thick)
+
+    return draw_smoothly(picture, draw)
 
 
 def _outlines(boxes: Array, view: View) -> tuple[Array, Array]:
@@ -308,7 +301,7 @@ def _score_labels(draw: ImageDraw.ImageDraw, predictions: BoxSet, view: View, pa
         spot = spots[int(np.argmin(costs))]
         taken.append(spot)
         draw.rounded_rectangle(spot, 4, fill=(10, 11, 15))
-        color = palette[int(predictions.labels[i]) % len(palette)]
+        color = predictions.color(i, palette)
         draw.text((spot[0] + 3, (spot[1] + spot[3]) / 2), text, fill=color, font=font, anchor="lm")
 
 

@@ -8,13 +8,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from raydet3d.ops.points import box_corners
-from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE, SMOOTH, Array, BoxSet, Color
+from raydet3d.visual.bev import PALETTE, BoxSet
+from raydet3d.visual.canvas import SMOOTH, Array, Color, color_scale, draw_smoothly
 
 # Corners are ordered x slowest, then y0 z0, y0 z1, y1 z1, y1 z0: 0-3 behind, 4-7 in front.
 EDGES = np.array(
     [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7), (4, 6), (5, 7)]
 )
 """The twelve edges and a cross on the front."""
+DEPTHS = np.array([(255, 96, 48), (250, 225, 80), (70, 200, 230), (60, 90, 220)], float)
+"""Point colours from near to far."""
 NEAR = 0.3
 """Distance of the near plane from the camera in metres."""
 
@@ -47,17 +50,18 @@ def draw_boxes_on_image(
     scale = 1.0 if width is None else width / picture.width
     size = (round(picture.width * scale), round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
-    layer = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
-    for marks in (ground_truth, predictions):
-        for i, edges in enumerate(project_edges(marks.boxes, lidar2img)):
-            color = GROUND_TRUTH_COLOR if marks.scores is None else palette[int(marks.labels[i]) % len(palette)]
-            for number, edge in enumerate(edges * scale * SMOOTH):
-                if np.isfinite(edge).all():
-                    is_cross = number >= 12
-                    thick = max(1, round(line_width * SMOOTH * (0.4 if is_cross else 1)))
-                    draw.line([tuple(end) for end in edge], fill=(*color, 150 if is_cross else 255), width=thick)
-    return np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB"))
+
+    def draw(layer: ImageDraw.ImageDraw) -> None:
+        for marks in (ground_truth, predictions):
+            for i, edges in enumerate(project_edges(marks.boxes, lidar2img)):
+                for number, edge in enumerate(edges * scale * SMOOTH):
+                    if np.isfinite(edge).all():
+                        is_cross = number >= 12
+                        thick = max(1, round(line_width * SMOOTH * (0.4 if is_cross else 1)))
+                        ink = (*marks.color(i, palette), 150 if is_cross else 255)
+                        layer.line([tuple(end) for end in edge], fill=ink, width=thick)
+
+    return np.asarray(draw_smoothly(picture, draw))
 
 
 def project_edges(boxes: Array, lidar2img: Array) -> Array:
@@ -108,12 +112,7 @@ def draw_points_on_image(image: Array, points: Array, lidar2img: Array, *, size:
     depth = homogeneous[seen, 2]
     pixels = homogeneous[seen, :2] / depth[:, None]
     order = np.argsort(-depth, kind="stable")  # draw near points last
-    share = np.clip(depth[order] / max_depth, 0, 1)[:, None]
-    colors = np.array([(255, 96, 48), (250, 225, 80), (70, 200, 230), (60, 90, 220)], float)
-    at = share[:, 0] * (len(colors) - 1)
-    low = np.minimum(at.astype(int), len(colors) - 2)
-    part = (at - low)[:, None]
-    inks = (colors[low] * (1 - part) + colors[low + 1] * part).astype(np.uint8)
+    inks = color_scale(depth[order] / max_depth, DEPTHS).astype(np.uint8)
     out = np.array(image)
     reach = max(1, round(size))
     place = np.round(pixels[order]).astype(int)

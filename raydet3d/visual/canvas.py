@@ -19,11 +19,10 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from raydet3d.errors import InputError
+from raydet3d.structures.sample_types import ArrayLike
 
 Array = npt.NDArray[Any]
 Color = tuple[int, int, int]
-ArrayLike = npt.ArrayLike | torch.Tensor
-"""Numbers as a tensor, an array or nested sequences."""
 ColorLike = str | Sequence[float]
 """A name, or (red, green, blue) from 0 to 255."""
 ColorsLike = ColorLike | Sequence[ColorLike]
@@ -41,6 +40,31 @@ ANCHORS = {
     "vertical": {"top": "a", "center": "m", "bottom": "d", "baseline": "s"},
 }
 SMOOTH = 2
+"""Factor by which shapes are drawn larger before they are reduced, for antialiased edges."""
+
+
+def draw_smoothly(picture: Image.Image, draw: Callable[[ImageDraw.ImageDraw], None]) -> Image.Image:
+    """Draw on a transparent layer of `SMOOTH` times the size, and blend it over an image."""
+    layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
+    draw(ImageDraw.Draw(layer))
+    return Image.alpha_composite(picture.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB")
+
+
+def color_scale(share: Array, stops: Array) -> Array:
+    """Interpolate colours.
+
+    Args:
+        share: (...) positions on the scale, 0 to 1.
+        stops: (n, 3) colours at equal distances, from 0 to 1.
+
+    Returns:
+        (..., 3) float colours.
+    """
+    place = np.clip(share, 0, 1) * (len(stops) - 1)
+    low = np.minimum(place.astype(int), len(stops) - 2)
+    part = (place - low)[..., None]
+    colors: Array = stops[low] * (1 - part) + stops[low + 1] * part
+    return colors
 
 
 def to_array(values: ArrayLike | Sequence[ArrayLike]) -> Array:
@@ -66,24 +90,28 @@ def to_color(value: ColorLike) -> Color:
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
-def _per_shape(value: Any, count: int, *, is_color: bool = False) -> list[Any]:
-    """Return one value per shape: those of a list, or the same for all."""
-    is_list = isinstance(value, (list, tuple, np.ndarray, torch.Tensor)) and len(value) > 0
-    if is_color:  # (255, 0, 0) is one colour, [(255, 0, 0), 'g'] are two
-        is_list = is_list and not (len(value) == 3 and not isinstance(value[0], (str, list, tuple, np.ndarray)))
-    if not is_list:
-        return [value] * count
-    if len(value) != count:
-        raise InputError(f"{len(value)} values for {count} shapes: give one for all, or one for each")
-    return list(value)
-
-
 class TextBox(TypedDict, total=False):
     """Background of a text: fill colour, opacity, and padding in pixels."""
 
     facecolor: ColorLike
     alpha: float
     pad: float
+
+
+PerShape = ColorsLike | Styles | Numbers | TextBox | Sequence[TextBox]
+
+
+def _per_shape(value: PerShape, count: int, *, is_color: bool = False) -> list[Any]:
+    """Return one value per shape: those of a list, or the same for all."""
+    given: Any = value
+    is_list = isinstance(given, (list, tuple, np.ndarray, torch.Tensor)) and len(given) > 0
+    if is_color:  # (255, 0, 0) is one colour, [(255, 0, 0), 'g'] are two
+        is_list = is_list and not (len(given) == 3 and not isinstance(given[0], (str, list, tuple, np.ndarray)))
+    if not is_list:
+        return [given] * count
+    if len(given) != count:
+        raise InputError(f"{len(given)} values for {count} shapes: give one for all, or one for each")
+    return list(given)
 
 
 class Canvas:
@@ -334,11 +362,7 @@ class Canvas:
         return zip(inks, dashes, _per_shape(widths, count), strict=True)
 
     def _draw(self, draw: Callable[[ImageDraw.ImageDraw], None]) -> Self:
-        """Draw on a layer of twice the size and blend it, reduced, over the image: antialiased edges."""
-        picture = Image.fromarray(self.get_image())
-        layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (0, 0, 0, 0))
-        draw(ImageDraw.Draw(layer))
-        self._image = np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB"))
+        self._image = np.asarray(draw_smoothly(Image.fromarray(self.get_image()), draw))
         return self
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from raydet3d.errors import InputError
-
-Array = npt.NDArray[Any]
+from raydet3d.visual.canvas import Array, color_scale
 
 # From the lowest to the highest value.
 STOPS = np.array([(20, 24, 82), (38, 96, 196), (60, 190, 190), (240, 220, 90), (236, 110, 40), (140, 14, 18)], float)
@@ -90,11 +87,7 @@ def grid(tiles: list[Array], columns: int, *, gap: int = 4) -> Array:
 def _heat(values: torch.Tensor) -> Array:
     array = values.numpy()
     low, high = float(array.min()), float(array.max())
-    share = (array - low) / (high - low if high > low else 1.0) * (len(STOPS) - 1)
-    below = np.minimum(share.astype(int), len(STOPS) - 2)
-    part = (share - below)[..., None]
-    colors: Array = np.rint(STOPS[below] * (1 - part) + STOPS[below + 1] * part).astype(np.uint8)
-    return colors
+    return np.rint(color_scale((array - low) / (high - low if high > low else 1.0), STOPS)).astype(np.uint8)
 
 
 def _blend(heat: Array, image: Array | None, alpha: float) -> Array:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
+from raydet3d.config import PartCfg
 from raydet3d.config.type_check import PositiveFloat, PositiveInt, Probability
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS
 from raydet3d.structures import Boxes3D
-from raydet3d.visual.bev import PALETTE, BoxSet, Color, draw_bev, find_view
+from raydet3d.structures.sample_types import ArrayLike, CameraMatrices, PlainSample
+from raydet3d.visual.bev import PALETTE, BoxSet, draw_bev, find_view
 from raydet3d.visual.camera import draw_boxes_on_image, draw_points_on_image, project_edges
-from raydet3d.visual.canvas import Array, ArrayLike, ColorLike, ColorsLike, Numbers, Styles, to_array, to_color
+from raydet3d.visual.canvas import Array, Color, ColorLike, ColorsLike, Numbers, Styles, to_array, to_color
 from raydet3d.visual.featmap import grid
 from raydet3d.visual.sample_view import (
     box_set,
@@ -28,7 +30,7 @@ from raydet3d.visual.sample_view import (
     semantic_colors,
     to_plain,
 )
-from raydet3d.visual.visualizer import BackendsLike, SampleLike, Visualizer
+from raydet3d.visual.visualizer import BackendsLike, Inputs, SampleLike, Visualizer
 
 GAP = 4
 WIDEST = 2400
@@ -73,10 +75,10 @@ class Det3DLocalVisualizer(Visualizer):
         text_color: ColorLike = (200, 200, 200),
         mask_color: Sequence[Color] | Color | None = None,
         line_width: PositiveFloat = 3,
-        frame_cfg: Mapping[str, Any] | None = None,
+        frame_cfg: PartCfg | None = None,
         alpha: Probability = 0.8,
         multi_imgs_col: PositiveInt = 3,
-        fig_show_cfg: Mapping[str, Any] | None = None,
+        fig_show_cfg: PartCfg | None = None,
         point_cloud_range: Sequence[float] | None = None,
         bev_size: PositiveInt = 1200,
     ) -> None:
@@ -103,7 +105,7 @@ class Det3DLocalVisualizer(Visualizer):
     def add_datasample(
         self,
         name: str,
-        data_input: Mapping[str, Any],
+        data_input: Inputs,
         data_sample: SampleLike = None,
         draw_gt: bool = True,
         draw_pred: bool = True,
@@ -200,9 +202,7 @@ class Det3DLocalVisualizer(Visualizer):
             legend=legend,
         )
 
-    def _segments(
-        self, points: Array, sample: Mapping[str, Any], title: str, *, draw_gt: bool, draw_pred: bool
-    ) -> Array:
+    def _segments(self, points: Array, sample: PlainSample, title: str, *, draw_gt: bool, draw_pred: bool) -> Array:
         """Draw the points in the colours of their classes."""
         palette = self.mask_palette or _palette((self.dataset_meta or {}).get("palette")) or PALETTE
         wanted = {"ground truth": draw_gt, "predictions": draw_pred}
@@ -253,7 +253,7 @@ class Det3DLocalVisualizer(Visualizer):
         points: ArrayLike,
         pcd_mode: int = 0,
         vis_mode: str = "replace",
-        frame_cfg: Mapping[str, Any] | None = None,
+        frame_cfg: PartCfg | None = None,
         points_color: ColorLike = (0.8, 0.8, 0.8),
         points_size: int = 2,
         mode: str = "xyz",
@@ -386,7 +386,7 @@ class Det3DLocalVisualizer(Visualizer):
     def draw_proj_bboxes_3d(
         self,
         bboxes_3d: Boxes3D,
-        input_meta: Mapping[str, Any],
+        input_meta: CameraMatrices,
         edge_colors: ColorsLike = "royalblue",
         line_styles: Styles = "-",
         line_widths: Numbers = 2,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from PIL import Image
 
 from raydet3d.structures import Box3DMode, Boxes3D, Det3DDataSample
+from raydet3d.structures.sample_types import ArrayLike, CameraMatrices, PlainSample
 from raydet3d.visual.bev import BoxSet
-from raydet3d.visual.canvas import Array, ArrayLike, Color, to_array
+from raydet3d.visual.canvas import Array, Color, to_array
 
 CAMERA_AXES = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Rotation from the LiDAR's axes to a camera's, for samples without calibration."""
@@ -23,14 +24,14 @@ AXES = {
 """Rotation from the axes of a cloud (`pcd_mode`: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
 
 
-def to_plain(data_sample: Det3DDataSample | Mapping[str, Any] | None) -> Mapping[str, Any]:
+def to_plain(data_sample: Det3DDataSample | PlainSample | None) -> PlainSample:
     """Return a data sample as nested dicts."""
     if data_sample is None:
         return {}
-    return data_sample if isinstance(data_sample, Mapping) else data_sample.to_dict()
+    return cast(PlainSample, data_sample if isinstance(data_sample, Mapping) else data_sample.to_dict())
 
 
-def ground_truth_boxes(sample: Mapping[str, Any]) -> BoxSet:
+def ground_truth_boxes(sample: PlainSample) -> BoxSet:
     """Return the ground truth of a training or validation frame."""
     own = sample.get("gt_instances_3d") or {}
     if "bboxes_3d" in own:
@@ -41,7 +42,7 @@ def ground_truth_boxes(sample: Mapping[str, Any]) -> BoxSet:
     return BoxSet()
 
 
-def predicted_boxes(sample: Mapping[str, Any], least: float) -> BoxSet:
+def predicted_boxes(sample: PlainSample, least: float) -> BoxSet:
     """Return predictions with a score of at least `least`."""
     own = sample.get("pred_instances_3d") or {}
     if "bboxes_3d" not in own:
@@ -53,7 +54,7 @@ def predicted_boxes(sample: Mapping[str, Any], least: float) -> BoxSet:
 def box_set(
     boxes: Boxes3D | ArrayLike,
     labels: ArrayLike,
-    sample: Mapping[str, Any],
+    sample: CameraMatrices,
     *,
     scores: Array | None = None,
     least: float = 0.0,
@@ -83,7 +84,7 @@ def box_set(
     return BoxSet(rows[keep], numbers[keep], None if scores is None else scores[keep])
 
 
-def lidar_points(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
+def lidar_points(data_input: Mapping[str, ArrayLike | Sequence[ArrayLike]], mode: int = 0) -> Array | None:
     """Return the cloud in the LiDAR's axes, (N, 3+), or None."""
     given = data_input.get("points")
     if given is None:
@@ -92,7 +93,7 @@ def lidar_points(data_input: Mapping[str, Any], mode: int = 0) -> Array | None:
     return points if mode == 0 else np.concatenate([points[:, :3] @ AXES[mode].T, points[:, 3:]], 1)
 
 
-def semantic_colors(sample: Mapping[str, Any], palette: Sequence[Color]) -> list[tuple[str, Array]]:
+def semantic_colors(sample: PlainSample, palette: Sequence[Color]) -> list[tuple[str, Array]]:
     """Return (title, (N, 3) colours) of points by class for ground truth and predictions that the sample has."""
     held = sample.get("gt_pts_seg") or sample.get("eval_ann_info") or {}
     found = sample.get("pred_pts_seg") or {}
@@ -107,7 +108,7 @@ def semantic_colors(sample: Mapping[str, Any], palette: Sequence[Color]) -> list
     return out
 
 
-def lidar2img_matrices(sample: Mapping[str, Any]) -> list[Array]:
+def lidar2img_matrices(sample: CameraMatrices) -> list[Array]:
     """Return one (3, 4) or (4, 4) projection from LiDAR to image per camera; empty without calibration."""
     if sample.get("lidar2img") is not None:
         return _matrices(sample["lidar2img"])
@@ -118,7 +119,9 @@ def lidar2img_matrices(sample: Mapping[str, Any]) -> list[Array]:
     return [_square(a) @ _square(b) for a, b in zip(inner, outer, strict=False)]
 
 
-def camera_images(data_input: Mapping[str, Any], sample: Mapping[str, Any], warn: Callable[[str], None]) -> list[Array]:
+def camera_images(
+    data_input: Mapping[str, ArrayLike | Sequence[ArrayLike]], sample: PlainSample, warn: Callable[[str], None]
+) -> list[Array]:
     """Return the camera images of a frame: those of the batch, else those in the files that the sample names.
 
     Args:

@@ -12,18 +12,21 @@ from typing import Any
 from torch import nn
 
 from raydet3d.active_run import ActiveRunProxy
-from raydet3d.config import Config
+from raydet3d.config import Config, ConfigValue, PartCfg
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import VISBACKENDS, VISUALIZERS
 from raydet3d.structures import Det3DDataSample
+from raydet3d.structures.sample_types import ArrayLike, PlainSample
 from raydet3d.visual.backends import BaseVisBackend, Scalar
 from raydet3d.visual.canvas import Array, Canvas
 from raydet3d.visual.featmap import draw_featmap
 
-BackendsLike = BaseVisBackend | Mapping[str, Any] | Sequence[BaseVisBackend | Mapping[str, Any]] | None
-SampleLike = Det3DDataSample | Mapping[str, Any] | None
+BackendsLike = BaseVisBackend | PartCfg | Sequence[BaseVisBackend | PartCfg] | None
+SampleLike = Det3DDataSample | PlainSample | None
+Inputs = Mapping[str, ArrayLike | Sequence[ArrayLike]]
+"""Model inputs of one frame: `points`, and perhaps `img`."""
 
 
 @VISUALIZERS.register_module()
@@ -45,8 +48,8 @@ class Visualizer(Canvas):
         image: Array | None = None,
         vis_backends: BackendsLike = None,
         save_dir: str | Path | None = None,
-        fig_save_cfg: Mapping[str, Any] | None = None,
-        fig_show_cfg: Mapping[str, Any] | None = None,
+        fig_save_cfg: PartCfg | None = None,
+        fig_show_cfg: PartCfg | None = None,
     ) -> None:
         super().__init__(image)
         self.name = name
@@ -84,7 +87,7 @@ class Visualizer(Canvas):
         return self.name
 
     @classmethod
-    def get_instance(cls, name: str = "visualizer", **kwargs: Any) -> Any:
+    def get_instance(cls, name: str = "visualizer", **kwargs: object) -> Any:
         """Return the visualizer of the active run, or one without back ends.
 
         Args:
@@ -108,23 +111,23 @@ class Visualizer(Canvas):
         """Return the back ends to write to: none on ranks other than 0."""
         return list(self._backends.values()) if is_main_process() else []
 
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+    def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Add the run's config, secrets redacted."""
         for backend in self._writing_backends():
             backend.add_config(config, **kwargs)
 
-    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: object) -> None:
         """Add the model's graph."""
         for backend in self._writing_backends():
             backend.add_graph(model, data_batch, **kwargs)
 
-    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: Any) -> None:
+    def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: object) -> None:
         """Add one scalar."""
         for backend in self._writing_backends():
             backend.add_scalar(name, value, step, **kwargs)
 
     def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+        self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
     ) -> None:
         """Add the scalars of one step.
 
@@ -143,7 +146,7 @@ class Visualizer(Canvas):
             backend.add_image(name, image, step)
 
     def add_datasample(
-        self, name: str, data_input: Mapping[str, Any], data_sample: SampleLike = None, *args: Any, **kwargs: Any
+        self, name: str, data_input: Inputs, data_sample: SampleLike = None, *args: Any, **kwargs: Any
     ) -> None:
         """Draw a sample; subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} does not draw samples; use Det3DLocalVisualizer")

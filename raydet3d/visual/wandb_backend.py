@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from raydet3d.config import Config
+from raydet3d.config import Config, ConfigValue
 from raydet3d.config.dump import redact
 from raydet3d.errors import InputError
 from raydet3d.registry import VISBACKENDS
-from raydet3d.visual.backends import BaseVisBackend, Picture, check_picture, numbers_and_texts
+from raydet3d.visual.backends import BaseVisBackend, Picture, Scalar, check_picture, numbers_and_texts
 
 
 @VISBACKENDS.register_module()
@@ -33,11 +33,11 @@ class WandbVisBackend(BaseVisBackend):
     def __init__(
         self,
         save_dir: str | Path | None = None,
-        init_kwargs: Mapping[str, Any] | None = None,
-        define_metric_cfg: Mapping[str, str] | list[Mapping[str, Any]] | None = None,
+        init_kwargs: Mapping[str, ConfigValue] | None = None,
+        define_metric_cfg: Mapping[str, str] | list[Mapping[str, str]] | None = None,
         commit: bool = True,
         log_code_name: str | None = None,
-        watch_kwargs: Mapping[str, Any] | None = None,
+        watch_kwargs: Mapping[str, ConfigValue] | None = None,
     ) -> None:
         super().__init__(save_dir)
         self.init_kwargs = dict(init_kwargs or {})
@@ -74,22 +74,22 @@ class WandbVisBackend(BaseVisBackend):
                 self._run.log_code(name=self.log_code_name)
         return self._run
 
-    def add_config(self, config: Config | Mapping[str, Any], **kwargs: Any) -> None:
+    def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Set the config of the run."""
         plain = config.redacted() if isinstance(config, Config) else redact(dict(config))
         self.experiment.config.update(plain, allow_val_change=True)
 
-    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: Any) -> None:
+    def add_graph(self, model: nn.Module, data_batch: object, **kwargs: object) -> None:
         """Watch the model."""
         self.experiment.watch(model, **self.watch_kwargs)
 
-    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: Any) -> None:
+    def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: object) -> None:
         """Add an image."""
         run = self.experiment
         run.log({name: self._wandb.Image(check_picture(image)), "step": step}, commit=self.commit)
 
     def add_scalars(
-        self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
+        self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
     ) -> None:
         """Log the scalars."""
         self.experiment.log({"step": step} | numbers_and_texts(scalar_dict), commit=self.commit)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from raydet3d.data.dataset import Det3DDataset
 from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES, camera_to_lidar
 from raydet3d.data.pipeline import Sample
 from raydet3d.errors import InputError
+from raydet3d.info_file import FrameInfo
 from raydet3d.registry import DATASETS
 from raydet3d.structures import Box3DMode
 
@@ -38,7 +39,7 @@ class KittiDataset(Det3DDataset):
     )
 
     @override
-    def parse_data_info(self, info: Mapping[str, Any]) -> Sample | list[Sample]:
+    def parse_data_info(self, info: FrameInfo) -> Sample | list[Sample]:
         sample = super().parse_data_info(info)
         if isinstance(sample, dict) and info.get("plane") is not None:
             # A plane n.x + d = 0 in the camera frame, with x_cam = M x_lidar, is (n, d) M in the LiDAR frame.
@@ -46,7 +47,7 @@ class KittiDataset(Det3DDataset):
         return sample
 
     @override
-    def parse_ann_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def parse_ann_info(self, info: FrameInfo) -> dict[str, NDArray[Any]]:
         annotation = super().parse_ann_info(info)
         boxes = annotation["gt_bboxes_3d"]
         if self.box_mode_3d == Box3DMode.LIDAR:
@@ -57,5 +58,5 @@ class KittiDataset(Det3DDataset):
         annotation["gt_bboxes_3d"] = boxes
         return annotation
 
-    def _lidar2cam(self, info: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _lidar2cam(self, info: FrameInfo) -> NDArray[np.float64]:
         return np.asarray(info["images"][str(self.default_cam_key)]["lidar2cam"], dtype=np.float64)

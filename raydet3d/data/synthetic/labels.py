@@ -66,25 +66,20 @@ def make_labels(
 ) -> list[Label]:
     """Return the labels of a frame; unlabelled regions (DontCare) come last."""
     labels = []
-    inside = _pixels_inside(calib.to_pixels(calib.to_camera(scan.points[:, :3])))
+    pixels = calib.to_pixels(calib.to_camera(scan.points[:, :3]))
+    inside = ((pixels >= 0) & (pixels <= (WIDTH - 1, HEIGHT - 1))).all(1)
     counts = np.bincount(scan.thing[inside & (scan.thing >= 0)], minlength=len(things))
     for index, thing in enumerate(things):
         # A thing whose parts have no pixel in the picture is outside of it or wholly hidden.
         if thing.label is None or hits.first[index] < LEAST_PIXELS:
             continue
-        label = _describe(thing, calib)
-        cared = counts[index] >= LEAST_POINTS_LABELLED and _in_range(thing, settings)
+        x0, y0, x1, y1 = settings.range_m
+        in_range = x0 < thing.center[0] < x1 and y0 < thing.center[1] < y1
         hidden = max(_hidden(hits.first[index], hits.alone[index]), _hidden(scan.first[index], scan.alone[index]))
-        labels.append(
-            Label(thing.label, occluded=_occlusion(hidden, int(counts[index])), cared=cared, **label)  # type: ignore[arg-type]
-        )
+        occluded = _occlusion(hidden, int(counts[index]))
+        cared = counts[index] >= LEAST_POINTS_LABELLED and in_range
+        labels.append(_make_label(thing, thing.label, calib, occluded=occluded, cared=cared))
     return sorted(labels, key=lambda label: not label.cared)
-
-
-def _pixels_inside(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    return (
-        (pixels[:, 0] >= 0) & (pixels[:, 0] <= WIDTH - 1) & (pixels[:, 1] >= 0) & (pixels[:, 1] <= HEIGHT - 1)
-    )  # fmt: skip
 
 
 def _hidden(first: int, alone: int) -> float:
@@ -98,13 +93,7 @@ def _occlusion(hidden: float, points: int) -> int:
     return 3
 
 
-def _in_range(thing: Thing, settings: TownSettings) -> bool:
-    x0, y0, x1, y1 = settings.range_m
-    return x0 < thing.center[0] < x1 and y0 < thing.center[1] < y1
-
-
-def _describe(thing: Thing, calib: Calibration) -> dict[str, object]:
-    """The fields of a label that follow from the box alone."""
+def _make_label(thing: Thing, kind: str, calib: Calibration, *, occluded: int, cared: bool) -> Label:
     length, width, height = (round(v, 2) for v in thing.size)
     x, y, z = calib.to_camera(np.array([thing.center]))[0].round(2).tolist()
     yaw = round((-thing.yaw - np.pi / 2 + np.pi) % (2 * np.pi) - np.pi, 2)
@@ -114,14 +103,17 @@ def _describe(thing: Thing, calib: Calibration) -> dict[str, object]:
     c0, c1 = np.clip([u0, u1], 0, WIDTH - 1)
     r0, r1 = np.clip([v0, v1], 0, HEIGHT - 1)
     outside = 1 - (c1 - c0) * (r1 - r0) / ((u1 - u0) * (v1 - v0))
-    return {
-        "truncated": round(float(outside), 2),
-        "alpha": float((yaw - np.arctan2(x, z) + np.pi) % (2 * np.pi) - np.pi),
-        "box": (float(c0), float(r0), float(c1), float(r1)),
-        "size": (height, width, length),
-        "center": (x, y, z),
-        "yaw": yaw,
-    }
+    return Label(
+        kind,
+        truncated=round(float(outside), 2),
+        occluded=occluded,
+        alpha=float((yaw - np.arctan2(x, z) + np.pi) % (2 * np.pi) - np.pi),
+        box=(float(c0), float(r0), float(c1), float(r1)),
+        size=(height, width, length),
+        center=(x, y, z),
+        yaw=yaw,
+        cared=cared,
+    )
 
 
 def camera_corners(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from raydet3d.data.synthetic.shapes import (
     CAR_STYLES,
@@ -18,8 +17,8 @@ from raydet3d.data.synthetic.shapes import (
 )
 from raydet3d.data.synthetic.street import KERB_HEIGHT_M, PAVEMENT_M, Ground, Side, Street
 from raydet3d.data.synthetic.town_settings import TownSettings
-
-Array = npt.NDArray[np.floating]
+from raydet3d.ops.bev_collision import overlaps
+from raydet3d.ops.points import bev_corners
 
 # Objects to be labelled are placed this far inside the range, so that its border cuts none.
 BORDER_M = 2.3
@@ -80,7 +79,7 @@ class _Layout:
         self.settings = settings
         self.rng = rng
         self.things: list[Thing] = []
-        self._footprints = np.zeros((0, 5))  # x, y, half length, half width, yaw
+        self._footprints = np.zeros((0, 4, 2))  # corners
 
     # -- vehicles and pedestrians ------------------------------------------------------------------------------------
 
@@ -269,35 +268,13 @@ class _Layout:
     def _place(
         self, thing: Thing, x: float, y: float, yaw: float, *, margin: float, raised: float, solid: bool = True
     ) -> bool:
-        footprint = np.array([x, y, thing.size[0] / 2 + margin, thing.size[1] / 2 + margin, yaw])
-        if solid and bool(overlaps(footprint, self._footprints).any()):
-            return False
         if solid:
-            self._footprints = np.concatenate([self._footprints, footprint[None]])
+            length, width = thing.size[0] + 2 * margin, thing.size[1] + 2 * margin
+            footprint = bev_corners(np.array([[x, y, length, width, yaw]]))
+            if overlaps(footprint, self._footprints).any():
+                return False
+            self._footprints = np.concatenate([self._footprints, footprint])
         z = float(self.ground.height(x, y)) + raised
         yaw = float((yaw + np.pi) % (2 * np.pi) - np.pi)
         self.things.append(replace(thing, center=(x, y, z), yaw=yaw))
         return True
-
-
-def overlaps(one: Array, many: Array) -> npt.NDArray[np.bool_]:
-    """Whether rectangles overlap, by their four separating axes.
-
-    Args:
-        one: (5,) x, y, half length, half width, yaw.
-        many: (K, 5) the same.
-
-    Returns:
-        (K,) whether each overlaps the one.
-    """
-    gap = many[:, :2] - one[:2]  # (K, 2)
-    turn = many[:, 4] - one[4]
-    c, s = np.abs(np.cos(turn)), np.abs(np.sin(turn))
-    apart = np.zeros(len(many), bool)
-    half = np.broadcast_to(one[2:4], (len(many), 2))
-    for yaw, own, other in ((one[4:5], half, many[:, 2:4]), (many[:, 4], many[:, 2:4], half)):
-        along = np.abs(gap[:, 0] * np.cos(yaw) + gap[:, 1] * np.sin(yaw))
-        across = np.abs(gap[:, 1] * np.cos(yaw) - gap[:, 0] * np.sin(yaw))
-        apart |= along > own[:, 0] + other[:, 0] * c + other[:, 1] * s
-        apart |= across > own[:, 1] + other[:, 0] * s + other[:, 1] * c
-    return ~apart

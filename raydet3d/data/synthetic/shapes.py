@@ -6,6 +6,7 @@ own frame: origin on the ground under its centre, x along its heading, y left, z
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -256,23 +257,24 @@ def make_clutter(kind: str, rng: np.random.Generator, *, length: float = 0.0) ->
 
 
 Made = tuple[tuple[float, float, float], list[Part]]
+Side = float | tuple[float, float]
 
 
-def _box(size: tuple[float, float, float], look: Look) -> Made:
-    long, wide, tall = size
-    return size, [block((-long / 2, long / 2), (-wide / 2, wide / 2), (0.0, tall), look)]
+def _box(*sides: Side, looks: Sequence[Look]) -> Callable[[np.random.Generator, float], Made]:
+    """Return the maker of a box.
 
+    Args:
+        *sides: Width and height, or length, width and height: metres, or bounds of a uniform draw.
+        looks: Its surface, or those to draw from.
+    """
 
-def _house(rng: np.random.Generator, length: float) -> Made:
-    return _box((length, 6.0, float(rng.uniform(4, 9))), FACADES[rng.integers(len(FACADES))])
+    def make(rng: np.random.Generator, length: float) -> Made:
+        drawn = [float(rng.uniform(*side)) if isinstance(side, tuple) else side for side in sides]
+        long, wide, tall = drawn if len(drawn) == 3 else (length, *drawn)
+        look = looks[int(rng.integers(len(looks)))] if len(looks) > 1 else looks[0]
+        return (long, wide, tall), [block((-long / 2, long / 2), (-wide / 2, wide / 2), (0.0, tall), look)]
 
-
-def _wall(rng: np.random.Generator, length: float) -> Made:
-    return _box((length, 0.3, float(rng.uniform(0.8, 2.0))), FACADES[rng.integers(len(FACADES))])
-
-
-def _kerb(_rng: np.random.Generator, length: float) -> Made:
-    return _box((length, 3.0, 0.12), KERB)
+    return make
 
 
 def _hedge(rng: np.random.Generator, length: float) -> Made:
@@ -301,11 +303,6 @@ def _tree(rng: np.random.Generator, _length: float) -> Made:
     return (2 * thick, 2 * thick, trunk + 2 * r), parts
 
 
-def _pole(rng: np.random.Generator, _length: float) -> Made:
-    height = float(rng.uniform(3.0, 6.5))
-    return _box((0.16, 0.16, height), METAL)
-
-
 def _sign(rng: np.random.Generator, _length: float) -> Made:
     board = PAINTS[rng.integers(4, 6)]._replace(reflect=0.95)
     parts = [
@@ -315,17 +312,15 @@ def _sign(rng: np.random.Generator, _length: float) -> Made:
     return (0.2, 0.64, 2.6), parts
 
 
-def _bin(rng: np.random.Generator, _length: float) -> Made:
-    size = float(rng.uniform(0.5, 0.75)), float(rng.uniform(0.5, 0.75)), float(rng.uniform(0.8, 1.2))
-    return _box(size, Look((46, 74, 54), 0.3))
-
-
-def _crate(rng: np.random.Generator, _length: float) -> Made:
-    size = float(rng.uniform(0.9, 2.4)), float(rng.uniform(0.8, 1.5)), float(rng.uniform(0.7, 1.5))
-    return _box(size, Look((148, 118, 78), 0.35))
-
-
-_CLUTTER = {
-    "house": _house, "wall": _wall, "kerb": _kerb, "hedge": _hedge, "bush": _bush, "tree": _tree, "pole": _pole,
-    "sign": _sign, "bin": _bin, "crate": _crate,
-}  # fmt: skip
+_CLUTTER: dict[str, Callable[[np.random.Generator, float], Made]] = {
+    "house": _box(6.0, (4, 9), looks=FACADES),
+    "wall": _box(0.3, (0.8, 2.0), looks=FACADES),
+    "kerb": _box(3.0, 0.12, looks=[KERB]),
+    "hedge": _hedge,
+    "bush": _bush,
+    "tree": _tree,
+    "pole": _box(0.16, 0.16, (3.0, 6.5), looks=[METAL]),
+    "sign": _sign,
+    "bin": _box((0.5, 0.75), (0.5, 0.75), (0.8, 1.2), looks=[Look((46, 74, 54), 0.3)]),
+    "crate": _box((0.9, 2.4), (0.8, 1.5), (0.7, 1.5), looks=[Look((148, 118, 78), 0.35)]),
+}

@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +52,8 @@ def ensure_town(root: Path, settings: Settings, generator: Generator | None = No
         return
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(root):
+        lock = root.parent / f".{root.name}.lock"
+        with locked(lock, timeout_s=-1, busy=f"{lock} is held by another process"):
             # The previous holder of the lock may have generated it.
             if not is_town(root, settings):
                 _generate(root, settings, generator or partial(_write_kitti_town, settings))
@@ -82,29 +82,14 @@ def is_town(root: Path, settings: Settings) -> bool:
             f"{SETTINGS_FILE}); set data_root to a folder that is empty or not there"
         )
     wanted = settings.to_dict()
-    there, asked = _differing(found, wanted)
-    if there != asked:
+    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    if keys:
+        there, asked = (", ".join(f"{key}={town.get(key)}" for key in keys) for town in (found, wanted))
         raise InputError(
-            f"TownDataset: data_root {str(root)!r} holds the town with {_named(there)}, the config asks for "
-            f"{_named(asked)}; delete the folder to generate it anew, or set data_root to another one"
+            f"TownDataset: data_root {str(root)!r} holds the town with {there}, the config asks for {asked}; "
+            "delete the folder to generate it anew, or set data_root to another one"
         )
     return True
-
-
-def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the entries in which two settings differ."""
-    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    return {key: found.get(key) for key in keys}, {key: wanted.get(key) for key in keys}
-
-
-def _named(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-def _lock(root: Path) -> AbstractContextManager[None]:
-    """Wait until no other process generates this town."""
-    path = root.parent / f".{root.name}.lock"
-    return locked(path, timeout_s=-1, busy=f"{path} is held by another process")
 
 
 def _write_kitti_town(settings: Settings, folder: Path, root: Path) -> int:

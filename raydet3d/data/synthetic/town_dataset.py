@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raydet3d.config import ConfigDict, ConfigValue
 from raydet3d.data.datasets.kitti import KittiDataset
 from raydet3d.data.synthetic.town import ensure_town
 from raydet3d.data.synthetic.town_settings import TownSettings
@@ -33,7 +34,7 @@ class TownDataset(KittiDataset):
         ann_file: str = "kitti_infos_train.pkl",
         data_root: str = DEFAULT_ROOT,
         *,
-        town: Mapping[str, Any] | None = None,
+        town: Mapping[str, ConfigValue] | None = None,
         **kwargs: Any,
     ) -> None:
         data_root = data_root or DEFAULT_ROOT
@@ -41,7 +42,7 @@ class TownDataset(KittiDataset):
         super().__init__(ann_file, data_root, **kwargs)
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Generate the town of a config unless it exists.
 
         Args:
@@ -52,4 +53,4 @@ class TownDataset(KittiDataset):
         """
         root = cfg.get("data_root") or DEFAULT_ROOT
         ensure_town(Path(root), TownSettings.read(cfg.get("town") or {}))
-        super().check_data({**cfg, "data_root": root})
+        super().check_data(ConfigDict(cfg, data_root=root))

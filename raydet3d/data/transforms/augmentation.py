@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -303,7 +302,7 @@ class PointShuffle(Transform):
         return results
 
 
-def _take_points(results: Sample, index: NDArray[Any]) -> None:
+def _take_points(results: Sample, index: NDArray[np.int64]) -> None:
     """Keep these points, in this order."""
     results["points"] = results["points"].take(index, axis=0)
     for mask in ("pts_instance_mask", "pts_semantic_mask"):
@@ -311,7 +310,7 @@ def _take_points(results: Sample, index: NDArray[Any]) -> None:
             results[mask] = results[mask][index]
 
 
-def _take_boxes(results: Sample, keep: NDArray[Any]) -> None:
+def _take_boxes(results: Sample, keep: NDArray[np.bool_]) -> None:
     """Keep the boxes where `keep` is true."""
     results["gt_bboxes_3d"] = results["gt_bboxes_3d"][torch.from_numpy(keep)]
     results["gt_labels_3d"] = results["gt_labels_3d"][keep]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.errors import InputError
 from raydet3d.registry import FUNCTIONS, TRANSFORMS
 from raydet3d.structures import Det3DDataSample, InstanceData
+
+T = TypeVar("T")
 
 META_KEYS = (
     *("img_path", "ori_shape", "img_shape", "lidar2img", "depth2img", "cam2img", "pad_shape", "scale_factor", "flip"),
@@ -80,7 +82,7 @@ class Pack3DDetInputs(Transform):
         return {"inputs": inputs, "data_samples": sample}
 
 
-def _tensor(value: Any) -> Any:
+def _tensor(value: T) -> T | torch.Tensor:
     """Convert an array to a tensor; return boxes and tensors unchanged."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
 
@@ -89,22 +91,20 @@ FUNCTIONS.register_module(module=default_collate)
 
 
 @FUNCTIONS.register_module()
-def pseudo_collate(batch: Sequence[Any]) -> Any:
+def pseudo_collate(batch: Sequence[T]) -> Any:
     """Turn a list of samples into one sample whose leaves are lists; nothing is stacked or copied.
 
     Example:
         >>> pseudo_collate([{"a": 1, "b": [2, 3]}, {"a": 4, "b": [5, 6]}])
         {'a': [1, 4], 'b': [[2, 5], [3, 6]]}
     """
-    first = batch[0]
-    if isinstance(first, str | bytes):
-        return list(batch)
+    samples: list[Any] = list(batch)
+    first = samples[0]
     if isinstance(first, Mapping):
-        return {key: pseudo_collate([sample[key] for sample in batch]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(pseudo_collate(leaf) for leaf in zip(*batch, strict=True)))
-    if isinstance(first, list | tuple):
-        if any(len(sample) != len(first) for sample in batch):
-            raise InputError("samples of one batch hold lists of different lengths, which cannot be collated")
-        return [pseudo_collate(leaf) for leaf in zip(*batch, strict=True)]
-    return list(batch)
+        return {key: pseudo_collate([sample[key] for sample in samples]) for key in first}
+    if not isinstance(first, list | tuple):
+        return samples
+    if any(len(sample) != len(first) for sample in samples):
+        raise InputError("samples of one batch hold lists of different lengths, which cannot be collated")
+    leaves = [pseudo_collate(leaf) for leaf in zip(*samples, strict=True)]
+    return type(first)(*leaves) if hasattr(first, "_fields") else leaves

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from raydet3d.config import PartCfg
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.data.point_cloud_file import read_cloud
 from raydet3d.errors import InputError
@@ -38,7 +38,7 @@ class LoadPointsFromFile(Transform):
         use_color: bool = False,
         norm_intensity: bool = False,
         norm_elongation: bool = False,
-        backend_args: Mapping[str, Any] | None = None,
+        backend_args: PartCfg | None = None,
     ) -> None:
         check_backend(backend_args)
         if coord_type not in ("LIDAR", "DEPTH", "CAMERA"):
@@ -104,7 +104,7 @@ class LoadAnnotations3D(Transform):
         with_bbox: bool = False,
         with_label: bool = False,
         with_bbox_depth: bool = False,
-        backend_args: Mapping[str, Any] | None = None,
+        backend_args: PartCfg | None = None,
     ) -> None:
         check_backend(backend_args)
         wanted = {

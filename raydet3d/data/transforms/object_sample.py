@@ -10,13 +10,15 @@ import os
 import random
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 
 from raydet3d import dist
+from raydet3d.config import PartCfg
 from raydet3d.data.paths import inside, join
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.data.transforms.loading import LoadPointsFromFile
@@ -38,6 +40,28 @@ DEFAULT_CHANNELS = 4
 _CACHE_BYTES = 64 << 20
 
 
+class DatabaseEntry(TypedDict, total=False):
+    """An object in the database's info file; `offset` is the first point in the packed file."""
+
+    name: str
+    path: str
+    box3d_lidar: npt.ArrayLike
+    num_points_in_gt: int
+    difficulty: int
+    image_idx: int | str
+    gt_idx: int
+    score: float
+    group_id: int
+    offset: int
+
+
+class DatabaseFilters(TypedDict, total=False):
+    """Which objects are left out: difficulty levels, and classes with fewer points than a number."""
+
+    filter_by_difficulty: Sequence[int]
+    filter_by_min_points: Mapping[str, int]
+
+
 class Bank:
     """Objects of one class as arrays, which forked loader workers share.
 
@@ -47,7 +71,7 @@ class Bank:
         box_dim: Numbers of a box to use; all of them by default.
     """
 
-    def __init__(self, entries: Sequence[InfoRecord], source: str, box_dim: int | None = None) -> None:
+    def __init__(self, entries: Sequence[DatabaseEntry], source: str, box_dim: int | None = None) -> None:
         try:
             boxes = [np.asarray(entry["box3d_lidar"], np.float32)[:box_dim] for entry in entries]
             self.boxes: Floats = np.array(boxes, dtype=np.float32).reshape(len(entries), max([7, *map(len, boxes[:1])]))
@@ -153,12 +177,12 @@ class DataBaseSampler:
         info_path: str,
         data_root: str | None,
         rate: float,
-        prepare: Mapping[str, Any],
+        prepare: DatabaseFilters,
         sample_groups: Mapping[str, int] | Sequence[Mapping[str, int]],
         classes: Sequence[str] | None = None,
         bbox_code_size: int | None = None,
-        points_loader: Mapping[str, Any] | None = None,
-        backend_args: Mapping[str, Any] | None = None,
+        points_loader: PartCfg | None = None,
+        backend_args: PartCfg | None = None,
     ) -> None:
         check_backend(backend_args)
         groups = [sample_groups] if isinstance(sample_groups, Mapping) else list(sample_groups)
@@ -211,7 +235,7 @@ class DataBaseSampler:
         return banks
 
     def sample_all(
-        self, gt_boxes: Floats, gt_labels: NDArray[np.int64], ground_plane: NDArray[Any] | None = None
+        self, gt_boxes: Floats, gt_labels: NDArray[np.int64], ground_plane: NDArray[np.float64] | None = None
     ) -> tuple[Floats, NDArray[np.int64], Floats] | None:
         """Draw objects for a frame.
 
@@ -294,7 +318,7 @@ class ObjectSample(Transform):
         use_ground_plane: Place objects on the road. Without planes in the info file it warns once and continues.
     """
 
-    def __init__(self, db_sampler: Mapping[str, Any], sample_2d: bool = False, use_ground_plane: bool = False) -> None:
+    def __init__(self, db_sampler: PartCfg, sample_2d: bool = False, use_ground_plane: bool = False) -> None:
         if sample_2d:
             raise InputError("ObjectSample: sample_2d=True is not supported; only points are pasted")
         self.db_sampler: DataBaseSampler = TRANSFORMS.build({"type": "DataBaseSampler", **db_sampler})
@@ -337,7 +361,7 @@ class ObjectSample(Transform):
         results["gt_labels_3d"] = np.concatenate((labels, new_labels))
         return results
 
-    def _plane(self, results: Sample) -> NDArray[Any] | None:
+    def _plane(self, results: Sample) -> NDArray[np.float64] | None:
         if not self.use_ground_plane:
             return None
         plane = results.get("plane")

@@ -8,10 +8,10 @@ Source: SECOND (Yan et al. 2018); PointPillars (Lang et al. 2019), section 2.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
+from raydet3d.config import ConfigValue
 from raydet3d.models.layers.build_layer import build_conv_layer, build_norm_layer, check_same_length
 from raydet3d.models.module import BaseModule, InitCfg
 from raydet3d.registry import MODELS
@@ -38,8 +38,8 @@ class SECOND(BaseModule):
         out_channels: Sequence[int] = (128, 128, 256),
         layer_nums: Sequence[int] = (3, 5, 5),
         layer_strides: Sequence[int] = (2, 2, 2),
-        norm_cfg: Mapping[str, Any] = {"type": "BN", "eps": 1e-3, "momentum": 0.01},
-        conv_cfg: Mapping[str, Any] = {"type": "Conv2d", "bias": False},
+        norm_cfg: Mapping[str, ConfigValue] = {"type": "BN", "eps": 1e-3, "momentum": 0.01},
+        conv_cfg: Mapping[str, ConfigValue] = {"type": "Conv2d", "bias": False},
         init_cfg: InitCfg = None,
         pretrained: str | None = None,
     ) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.models.data_preprocessors.base import BaseDataPreprocessor
+from raydet3d.models.module import BatchData, ConfigType
 from raydet3d.ops import grid_size, voxelize_dynamic, voxelize_hard
 from raydet3d.registry import MODELS, TASK_UTILS
 
@@ -60,7 +61,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
         self,
         voxel: bool = False,
         voxel_type: str = "hard",
-        voxel_layer: Mapping[str, Any] | None = None,
+        voxel_layer: ConfigType | None = None,
         non_blocking: bool = False,
     ) -> None:
         super().__init__(non_blocking)
@@ -85,7 +86,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
                 raise InputError(f"voxel_layer: {error}") from None
 
     @override
-    def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+    def forward(self, data: BatchData, training: bool = False) -> dict[str, Any]:
         """Prepare a batch.
 
         Args:
@@ -97,6 +98,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
             `coors` (V, 4) as batch, z, y, x. For dynamic voxels it has the points in range, `voxels` (N, C), and the
             voxel of each, `coors` (N, 4).
         """
+        assert isinstance(data, Mapping)
         inputs = self.cast_data(data["inputs"])
         samples = data.get("data_samples")
         if samples is not None and self.device.type != "cpu":

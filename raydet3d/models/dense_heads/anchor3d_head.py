@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.dense_heads.anchor_head_cfg import AnchorHeadTestCfg, AnchorHeadTrainCfg
 from raydet3d.models.dense_heads.anchor_targets import AnchorTrainMixin
@@ -45,6 +46,7 @@ from raydet3d.ops import (
 )
 from raydet3d.registry import MODELS, TASK_UTILS
 from raydet3d.structures import Boxes3D, Det3DDataSample, InstanceData, LiDARInstance3DBoxes
+from raydet3d.structures.sample_types import SampleMeta
 
 
 @MODELS.register_module()
@@ -79,7 +81,7 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         in_channels: int,
         feat_channels: int = 256,
         use_direction_classifier: bool = True,
-        anchor_generator: Mapping[str, Any] = {
+        anchor_generator: Mapping[str, ConfigValue] = {
             "type": "Anchor3DRangeGenerator",
             "ranges": [[0, -39.68, -1.78, 69.12, 39.68, -1.78]],
             "sizes": [[3.9, 1.6, 1.56]],
@@ -90,10 +92,10 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         diff_rad_by_sin: bool = True,
         dir_offset: float = -math.pi / 2,
         dir_limit_offset: float = 0,
-        bbox_coder: Mapping[str, Any] = {"type": "DeltaXYZWLHRBBoxCoder"},
-        loss_cls: Mapping[str, Any] = {"type": "FocalLoss"},
-        loss_bbox: Mapping[str, Any] = {"type": "SmoothL1Loss", "beta": 1 / 9, "loss_weight": 2.0},
-        loss_dir: Mapping[str, Any] = {"type": "CrossEntropyLoss", "loss_weight": 0.2},
+        bbox_coder: Mapping[str, ConfigValue] = {"type": "DeltaXYZWLHRBBoxCoder"},
+        loss_cls: Mapping[str, ConfigValue] = {"type": "FocalLoss"},
+        loss_bbox: Mapping[str, ConfigValue] = {"type": "SmoothL1Loss", "beta": 1 / 9, "loss_weight": 2.0},
+        loss_dir: Mapping[str, ConfigValue] = {"type": "CrossEntropyLoss", "loss_weight": 0.2},
         train_cfg: ConfigType | None = None,
         test_cfg: ConfigType | None = None,
         init_cfg: InitCfg = None,
@@ -190,7 +192,7 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
     def get_anchors(
         self,
         featmap_sizes: Sequence[Sequence[int]],
-        input_metas: Sequence[Mapping[str, Any]],
+        input_metas: Sequence[SampleMeta],
         device: torch.device | str = "cuda",
     ) -> list[list[Tensor]]:
         """Return the anchors of each level, for each frame.
@@ -215,7 +217,7 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         bbox_preds: Sequence[Tensor],
         dir_cls_preds: Sequence[Tensor | None],
         batch_gt_instances_3d: Sequence[InstanceData],
-        batch_input_metas: Sequence[dict[str, Any]],
+        batch_input_metas: Sequence[SampleMeta],
         batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
     ) -> Losses:
         """Compute the losses of a batch from the outputs of `forward`.
@@ -447,7 +449,7 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         dir_cls_preds: Sequence[Tensor | None],
-        batch_input_metas: Sequence[dict[str, Any]] = (),
+        batch_input_metas: Sequence[SampleMeta] = (),
         cfg: HeadCfg | None = None,
         rescale: bool = False,
         **kwargs: Any,
@@ -489,7 +491,7 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         bbox_pred_list: Sequence[Tensor],
         dir_cls_pred_list: Sequence[Tensor | None],
         mlvl_priors: Sequence[Tensor],
-        input_meta: Mapping[str, Any],
+        input_meta: SampleMeta,
         cfg: HeadCfg | None = None,
         rescale: bool = False,
         **kwargs: Any,

@@ -20,6 +20,7 @@ from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
 from raydet3d.models.task_modules.samplers import PseudoSampler
 from raydet3d.ops import limit_period
 from raydet3d.structures import InstanceData
+from raydet3d.structures.sample_types import SampleMeta
 
 SingleTargets = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Labels, label weights, box targets, box weights, direction targets, direction weights, positives, negatives."""
@@ -41,7 +42,7 @@ class AnchorTrainMixin:
         self,
         anchor_list: Sequence[Sequence[Tensor]],
         batch_gt_instances_3d: Sequence[InstanceData],
-        batch_input_metas: Sequence[dict[str, Any]],
+        batch_input_metas: Sequence[SampleMeta],
         batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
         label_channels: int = 1,
         num_classes: int = 1,
@@ -92,7 +93,7 @@ class AnchorTrainMixin:
         anchors: Tensor,
         gt_instance_3d: InstanceData,
         gt_instance_ignore: InstanceData | None,
-        input_meta: dict[str, Any],
+        input_meta: SampleMeta,
         label_channels: int = 1,
         num_classes: int = 1,
         sampling: bool = True,
@@ -149,7 +150,7 @@ class AnchorTrainMixin:
         anchors: Tensor,
         gt_instance_3d: InstanceData,
         gt_instance_ignore: InstanceData | None,
-        input_meta: dict[str, Any],
+        input_meta: SampleMeta,
         num_classes: int = 1,
         sampling: bool = True,
     ) -> SingleTargets:
@@ -200,7 +201,7 @@ class AnchorTrainMixin:
         label_weights[negative] = 1
         return labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights, positive, negative
 
-    def _train_setting(self, key: str, default: Any = None) -> Any:
+    def _train_setting(self, key: str, default: float | None = None) -> Any:
         """Return a setting of `train_cfg`, or the default."""
         train_cfg: HeadCfg | None = getattr(self, "train_cfg", None)
         return default if train_cfg is None else train_cfg.get(key, default)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor
 
-from raydet3d.models.module import BaseModule
+from raydet3d.config import ConfigValue
+from raydet3d.models.module import BaseModule, ConfigType
 from raydet3d.registry import TASK_UTILS
 from raydet3d.structures import Det3DDataSample, InstanceData
+from raydet3d.structures.sample_types import SampleMeta
 
 Losses = dict[str, Any]
 
@@ -22,7 +24,7 @@ class HeadCfg:
     """
 
     @classmethod
-    def from_cfg(cls, cfg: Mapping[str, Any], *, strict: bool) -> Self:
+    def from_cfg(cls, cfg: ConfigType, *, strict: bool) -> Self:
         """Build the settings.
 
         Args:
@@ -41,7 +43,7 @@ class HeadCfg:
             return extra[name]
         raise AttributeError(f"{type(self).__name__} has no setting {name!r}")
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: ConfigValue = None) -> Any:
         """Return a setting, or the default if there is none of this name."""
         return getattr(self, key, default)
 
@@ -109,11 +111,11 @@ class Base3DDenseHead(BaseModule):
     @staticmethod
     def _ground_truth(
         samples: Sequence[Det3DDataSample],
-    ) -> tuple[list[InstanceData], list[dict[str, Any]], list[InstanceData | None]]:
+    ) -> tuple[list[InstanceData], list[SampleMeta], list[InstanceData | None]]:
         """Return ground truth, meta information and ignored instances of a batch."""
         return (
             [sample.gt_instances_3d for sample in samples],
-            [sample.metainfo for sample in samples],
+            [cast(SampleMeta, sample.metainfo) for sample in samples],
             [sample.get("ignored_instances") for sample in samples],
         )
 

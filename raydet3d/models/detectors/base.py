@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
-from raydet3d.models.module import BaseModule, ConfigType, InitCfg
+from raydet3d.models.module import BaseModule, BatchData, ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample, InstanceData
 
 Losses = Mapping[str, Tensor | Sequence[Tensor]]
+
+
+class Voxels(TypedDict):
+    """Voxels of a batch: `voxels` (V, P, C), `num_points` (V,), `coors` (V, 4) as batch, z, y, x."""
+
+    voxels: Tensor
+    num_points: Tensor
+    coors: Tensor
+
+
+class DetInputs(TypedDict, total=False):
+    """Output of `Det3DDataPreprocessor`: the points of each frame, (N, C), and their voxels."""
+
+    points: Sequence[Tensor]
+    voxels: Voxels
 
 
 class StepOptimizer(Protocol):
@@ -27,9 +41,10 @@ class StepOptimizer(Protocol):
 
 
 class BaseModel(BaseModule):
-    """A model that loops can train, validate and test; subclasses define `forward(..., mode=)`.
+    """A model that loops can train, validate and test; subclasses define `forward(inputs, data_samples, mode)`.
 
-    `mode="loss"` returns a dict of losses, `"predict"` the samples with predictions, `"tensor"` raw outputs.
+    `mode="loss"` returns a dict of losses, `"predict"` the samples with predictions, `"tensor"` raw outputs. Every mode
+    goes through `forward`, so that model wrappers (DDP) see each call.
 
     Args:
         data_preprocessor: A module, or its config; the class's default type unless it names one.
@@ -45,11 +60,7 @@ class BaseModel(BaseModule):
         assert isinstance(data_preprocessor, nn.Module)
         self.data_preprocessor: nn.Module = data_preprocessor
 
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
-        """Run the model; every mode goes through here, so that model wrappers (DDP) see each call."""
-        raise NotImplementedError
-
-    def train_step(self, data: Any, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
+    def train_step(self, data: BatchData, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
         """Train on one batch.
 
         Args:
@@ -66,12 +77,12 @@ class BaseModel(BaseModule):
         return log_vars
 
     @torch.no_grad()
-    def val_step(self, data: Any) -> list[Any]:
+    def val_step(self, data: BatchData) -> list[Any]:
         """Predict on one collated batch."""
         predictions: list[Any] = self._run_forward(self.data_preprocessor(data, False), mode="predict")
         return predictions
 
-    def test_step(self, data: Any) -> list[Any]:
+    def test_step(self, data: BatchData) -> list[Any]:
         """Predict on one collated batch."""
         return self.val_step(data)
 
@@ -92,7 +103,7 @@ class BaseModel(BaseModule):
         total = torch.stack([value for name, value in parts.items() if "loss" in name]).sum()
         return total, {"loss": total.detach(), **{name: value.detach() for name, value in parts.items()}}
 
-    def _run_forward(self, data: Any, mode: str) -> Any:
+    def _run_forward(self, data: BatchData, mode: str) -> Any:
         """Call the model with the entries of a dict as keywords, or those of a list as positional arguments."""
         if isinstance(data, Mapping):
             return self(**data, mode=mode)
@@ -109,10 +120,9 @@ class Base3DDetector(BaseModel):
 
     default_preprocessor = "Det3DDataPreprocessor"
 
-    @override
     def forward(
         self,
-        inputs: Mapping[str, Any],
+        inputs: DetInputs,
         data_samples: Sequence[Det3DDataSample] | None = None,
         mode: str = "tensor",
         **kwargs: Any,
@@ -133,25 +143,25 @@ class Base3DDetector(BaseModel):
             return self._forward(inputs, data_samples, **kwargs)
         raise ValueError(f"mode is 'loss', 'predict' or 'tensor', got {mode!r}")
 
-    def extract_feat(self, batch_inputs_dict: Mapping[str, Any]) -> Any:
+    def extract_feat(self, batch_inputs_dict: DetInputs) -> Any:
         """Compute the feature maps of a batch."""
         raise NotImplementedError
 
     def loss(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> Losses:
         """Compute the losses of a batch."""
         raise NotImplementedError
 
     def predict(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> list[Det3DDataSample]:
         """Return the samples of a batch with `pred_instances_3d`."""
         raise NotImplementedError
 
     def _forward(
         self,
-        batch_inputs_dict: Mapping[str, Any],
+        batch_inputs_dict: DetInputs,
         data_samples: Sequence[Det3DDataSample] | None = None,
         **kwargs: Any,
     ) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from raydet3d.errors import InputError
-from raydet3d.models.detectors.base import Base3DDetector, Losses
+from raydet3d.models.detectors.base import Base3DDetector, DetInputs, Losses
 from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample
@@ -60,7 +60,7 @@ class VoxelNet(Base3DDetector):
         return self.neck is not None
 
     @override
-    def extract_feat(self, batch_inputs_dict: Mapping[str, Any]) -> Sequence[Tensor]:
+    def extract_feat(self, batch_inputs_dict: DetInputs) -> Sequence[Tensor]:
         voxels = batch_inputs_dict["voxels"]
         features = self.voxel_encoder(voxels["voxels"], voxels["num_points"], voxels["coors"])
         # The number of point clouds, not the largest batch index of a voxel: the last cloud may be empty.
@@ -70,14 +70,14 @@ class VoxelNet(Base3DDetector):
 
     @override
     def loss(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> Losses:
         losses: Losses = self.bbox_head.loss(self.extract_feat(batch_inputs_dict), batch_data_samples, **kwargs)
         return losses
 
     @override
     def predict(
-        self, batch_inputs_dict: Mapping[str, Any], batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: Any
     ) -> list[Det3DDataSample]:
         predictions = self.bbox_head.predict(self.extract_feat(batch_inputs_dict), batch_data_samples, **kwargs)
         return self.add_pred_to_datasample(batch_data_samples, predictions)
@@ -85,7 +85,7 @@ class VoxelNet(Base3DDetector):
     @override
     def _forward(
         self,
-        batch_inputs_dict: Mapping[str, Any],
+        batch_inputs_dict: DetInputs,
         data_samples: Sequence[Det3DDataSample] | None = None,
         **kwargs: Any,
     ) -> Any:

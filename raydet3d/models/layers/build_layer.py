@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.layers.batch_norm2d import BatchNorm2d
 from raydet3d.models.layers.deconv import Deconv
@@ -91,7 +92,7 @@ def build_conv_layer(cfg: ConfigType | None, *args: object, **kwargs: object) ->
     return layer_type(*args, **{**settings, **kwargs})
 
 
-def build_upsample_layer(cfg: ConfigType, *args: Any, **kwargs: Any) -> nn.Module:
+def build_upsample_layer(cfg: ConfigType, *args: ConfigValue, **kwargs: ConfigValue) -> nn.Module:
     """Build an upsampling layer from `dict(type='deconv', bias=False)`; 'nearest' and 'bilinear' interpolate."""
     if cfg.get("type") in ("nearest", "bilinear"):
         settings = {key: value for key, value in {**cfg, **kwargs}.items() if key != "type"}
@@ -116,7 +117,7 @@ def build_activation_layer(cfg: ConfigType, *, inplace: bool | None = None) -> n
     return layer_type(**settings)
 
 
-def check_same_length(owner: str, **lists: Sequence[Any]) -> None:
+def check_same_length(owner: str, **lists: Sequence[ConfigValue]) -> None:
     """Raise `InputError` unless the lists of a module's arguments have the same length."""
     if len({len(values) for values in lists.values()}) != 1:
         lengths = ", ".join(f"{key} has {len(values)}" for key, values in lists.items())

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.layers.build_layer import build_conv_layer, build_norm_layer
 from raydet3d.models.layers.sparse_conv3d import SparseConvTensor, SparseSequential, apply_to_features
@@ -32,8 +33,8 @@ class SparseBasicBlock(BaseModule):
         inplanes: int,
         planes: int,
         stride: int = 1,
-        conv_cfg: Mapping[str, Any] = {"type": "SubMConv3d"},
-        norm_cfg: Mapping[str, Any] = {"type": "BN1d"},
+        conv_cfg: Mapping[str, ConfigValue] = {"type": "SubMConv3d"},
+        norm_cfg: Mapping[str, ConfigValue] = {"type": "BN1d"},
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg)

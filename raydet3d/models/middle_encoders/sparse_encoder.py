@@ -7,10 +7,10 @@ Source: SECOND (Yan et al. 2018), section 3.1; CenterPoint (Yin et al. 2021) for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.layers.sparse_block import SparseBasicBlock, make_sparse_convmodule
 from raydet3d.models.layers.sparse_conv3d import SparseConvTensor, SparseSequential
@@ -42,7 +42,7 @@ class SparseEncoder(nn.Module):
         in_channels: int,
         sparse_shape: Sequence[int],
         order: Sequence[str] = ("conv", "norm", "act"),
-        norm_cfg: Mapping[str, Any] = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01},
+        norm_cfg: Mapping[str, ConfigValue] = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01},
         base_channels: int = 16,
         output_channels: int = 128,
         encoder_channels: Sequence[Sequence[int]] = ((16,), (32, 32, 32), (64, 64, 64), (64, 64, 64)),

@@ -7,11 +7,11 @@ Source: SECOND (Yan et al. 2018); PointPillars (Lang et al. 2019), section 2.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raydet3d.config import ConfigValue
 from raydet3d.models.layers.build_layer import (
     build_conv_layer,
     build_norm_layer,
@@ -42,9 +42,9 @@ class SECONDFPN(BaseModule):
         in_channels: Sequence[int] = (128, 128, 256),
         out_channels: Sequence[int] = (256, 256, 256),
         upsample_strides: Sequence[float] = (1, 2, 4),
-        norm_cfg: Mapping[str, Any] = {"type": "BN", "eps": 1e-3, "momentum": 0.01},
-        upsample_cfg: Mapping[str, Any] = {"type": "deconv", "bias": False},
-        conv_cfg: Mapping[str, Any] = {"type": "Conv2d", "bias": False},
+        norm_cfg: Mapping[str, ConfigValue] = {"type": "BN", "eps": 1e-3, "momentum": 0.01},
+        upsample_cfg: Mapping[str, ConfigValue] = {"type": "deconv", "bias": False},
+        conv_cfg: Mapping[str, ConfigValue] = {"type": "Conv2d", "bias": False},
         use_conv_for_no_stride: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:

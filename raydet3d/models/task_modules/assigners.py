@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D, IoUCalculator
 from raydet3d.ops import AnchorGrid, nearest_bev
@@ -99,7 +100,7 @@ class Max3DIoUAssigner(BaseAssigner):
         gt_max_assign_all: bool = True,
         ignore_iof_thr: float = -1,
         match_low_quality: bool = True,
-        iou_calculator: Mapping[str, Any] = {"type": "BboxOverlapsNearest3D"},
+        iou_calculator: Mapping[str, ConfigValue] = {"type": "BboxOverlapsNearest3D"},
     ) -> None:
         name = type(self).__name__
         if not gt_max_assign_all:

@@ -19,7 +19,7 @@ from raydet3d.models.module import ConfigType
 from raydet3d.ops import grid_size, pillar_max
 from raydet3d.registry import MODELS
 
-_NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
+_NORM: ConfigType = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
 
 
 class PFNLayer(nn.Module):

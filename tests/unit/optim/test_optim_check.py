@@ -31,7 +31,7 @@ BAD = [
     ({"clip_grad": {"type": "value"}}, None, "optim_wrapper: clip_grad of type 'value' needs 'clip_value'"),
     ({"clip_grad": {"max_norm": "10"}}, None, "clip_grad.max_norm must be a number of at least 0, got '10'"),
     ({"clip_grad": {"max_norm": 1, "norm_type": "two"}}, None, "clip_grad.norm_type must be a number or 'inf'"),
-    ({"clip_grad": 35}, None, "clip_grad must be a dict, got 35"),
+    ({"clip_grad": 35}, None, "clip_grad must be a dict with type, max_norm"),
     ({"accumulative_counts": 0}, None, "accumulative_counts must be an integer of at least 1, got 0"),
     ({"clip_gard": None}, None, "has no argument 'clip_gard'; did you mean 'clip_grad'?"),
     ({"type": "AmpOptimWraper"}, None, "unknown optim wrapper type 'AmpOptimWraper'; did you mean 'AmpOptimWrapper'"),
