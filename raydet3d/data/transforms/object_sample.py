@@ -23,7 +23,7 @@ from raydet3d.data.paths import inside, join
 from raydet3d.data.pipeline import Sample, Transform
 from raydet3d.data.transforms.loading import LoadPointsFromFile
 from raydet3d.errors import InputError
-from raydet3d.info_file import InfoRecord, check_backend, read_infos
+from raydet3d.info_file import check_backend, read_infos
 from raydet3d.log import get_logger
 from raydet3d.ops.bev_collision import overlaps
 from raydet3d.ops.points import bev_corners, points_in_boxes

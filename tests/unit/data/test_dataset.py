@@ -38,7 +38,7 @@ def rewrite(root: Path, tmp_path: Path, change) -> Path:
     return tmp_path
 
 
-def test_a_sample_begins_with_what_the_info_says(tiny: Path) -> None:
+def test_first_sample_holds_the_fields_of_its_info(tiny: Path) -> None:
     dataset = build(tiny, data_prefix={"pts": "training/velodyne_reduced", "img": "training/image_2"})
     sample = dataset[1]
     assert len(dataset) == 4
@@ -97,7 +97,7 @@ def test_boxes_without_a_finite_size_and_place_are_left_out_and_named(
     assert "frame 1 has 1 boxes" in caplog.text
 
 
-def test_accesses_do_not_share_anything(tiny: Path) -> None:
+def test_each_access_returns_a_copy(tiny: Path) -> None:
     dataset = build(tiny)
     first = dataset.get_data_info(0)
     first["ann_info"]["gt_bboxes_3d"].tensor.fill_(9)
@@ -185,7 +185,7 @@ def test_paths_of_an_info_file_stay_in_their_folder(tiny: Path, tmp_path: Path, 
         build(root)
 
 
-def test_an_absolute_path_inside_is_fine(tiny: Path, tmp_path: Path) -> None:
+def test_an_absolute_path_inside_the_root_is_accepted(tiny: Path, tmp_path: Path) -> None:
     inside = str(tmp_path / "training/velodyne_reduced/000000.bin")
     root = rewrite(tiny, tmp_path, lambda c: c["data_list"][0]["lidar_points"].update(lidar_path=inside))
     assert build(root)[0]["lidar_path"] == inside

@@ -85,7 +85,7 @@ def test_a_transform_is_off_from_its_epoch_on() -> None:
 # ---------------------------------------------------------------- loading and packing
 
 
-def test_points_are_loaded_as_asked(tmp_path: Path) -> None:
+def test_requested_point_columns_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "0.bin"
     cloud = np.arange(20, dtype=np.float32).reshape(4, 5)
     cloud.tofile(path)
@@ -110,7 +110,7 @@ def test_points_are_loaded_as_asked(tmp_path: Path) -> None:
             LoadPointsFromFile(**arguments)
 
 
-def test_annotations_are_taken_over_as_asked() -> None:
+def test_requested_annotations_are_copied() -> None:
     info = {"gt_bboxes_3d": "boxes", "gt_labels_3d": "labels", "gt_bboxes": "2d"}
     made = LoadAnnotations3D()({"ann_info": info})
     assert (made["gt_bboxes_3d"], made["gt_labels_3d"]) == ("boxes", "labels")
@@ -150,7 +150,7 @@ def test_packing_sorts_inputs_instances_and_meta() -> None:
         Pack3DDetInputs(["points", "img"])
 
 
-def test_collating_stacks_nothing() -> None:
+def test_pseudo_collate_stacks_nothing() -> None:
     batch = [{"inputs": {"points": torch.zeros(n, 4)}, "data_samples": Det3DDataSample()} for n in (2, 0)]
     made = pseudo_collate(batch)
     assert [len(points) for points in made["inputs"]["points"]] == [2, 0]
@@ -274,7 +274,7 @@ def test_pasting_is_switched_off_in_workers(tiny: Path) -> None:
     assert counts[1] <= 3
 
 
-def test_a_hook_may_take_transforms_out() -> None:
+def test_transforms_removed_by_a_hook_are_skipped() -> None:
     """As the hooks of published projects do: ``dataset.pipeline.transforms = [those that stay]``."""
     pipeline = Compose([lambda x: x + 1, lambda x: x * 10, lambda x: x - 3])
     pipeline.transforms = pipeline.transforms[::2]

@@ -17,7 +17,7 @@ def permutation(size: int, seed: int) -> list[int]:
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def test_one_rank_walks_the_permutation_of_seed_plus_epoch() -> None:
+def test_one_rank_yields_the_permutation_of_seed_plus_epoch() -> None:
     sampler = DefaultSampler(range(10), seed=3, rank=0, world_size=1)
     assert list(sampler) == permutation(10, 3)
     sampler.set_epoch(4)
@@ -49,7 +49,7 @@ def test_a_sampler_begins_anywhere(start: int) -> None:
     assert list(sampler) == whole, "a start holds once"
 
 
-def test_a_missing_seed_is_drawn_once() -> None:
+def test_a_random_seed_is_shared_by_all_ranks() -> None:
     sampler = DefaultSampler(range(100), rank=0, world_size=1)
     assert list(sampler) == list(sampler)
     assert list(DefaultSampler(range(100), rank=0, world_size=1)) != list(sampler)

@@ -67,7 +67,7 @@ def test_sample_seeds_do_not_collide() -> None:
     assert sample_seed(-1, 0, 0) != sample_seed(1, 0, 0)
 
 
-def test_the_training_process_keeps_its_own_generators() -> None:
+def test_generators_of_the_training_process_are_restored() -> None:
     np.random.seed(1), random.seed(1), torch.manual_seed(1)
     wanted = np.random.rand(3).tolist(), random.random(), torch.rand(3).tolist()
     np.random.seed(1), random.seed(1), torch.manual_seed(1)

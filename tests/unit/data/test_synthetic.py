@@ -73,7 +73,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------------------------------------- rays
 
 
-def test_wall_and_road_lie_where_they_were_put():
+def test_distances_to_wall_and_road():
     scene = scene_of(wall(10.1))  # its face is at x = 10
     seen = scan(scene, Solids.of(scene.things), CLEAN, np.random.default_rng(0))
     on_wall = seen.points[seen.thing == 0]
@@ -98,7 +98,7 @@ def test_sixty_four_beams_at_the_real_elevations():
     assert azimuth[-1] - azimuth[0] == pytest.approx(89.8, abs=0.5)
 
 
-def test_ball_is_met_on_its_surface():
+def test_rays_hit_a_ball_on_its_surface():
     solids = Solids.of(
         [Thing("ball", None, (10.0, 1.0, 0.0), (2, 2, 4), 0.7, (ball((0.0, 0.0, 0.0), 1.0, 2.0, GREY),))]
     )
@@ -112,7 +112,7 @@ def test_ball_is_met_on_its_surface():
     assert np.all((points - [10, 1, 0]) @ np.array([10.0, 1.0, 0.0]) < 0.5)  # its near side
 
 
-def test_windows_lose_no_ray():
+def test_windows_contain_all_hits():
     """A window only saves work: casting every solid over the whole grid meets the same surfaces."""
     scene = make_scene(SMALL, np.random.default_rng(5))
     solids = Solids.of(scene.things)
@@ -134,7 +134,7 @@ def test_windows_lose_no_ray():
         assert (solid != NOTHING).mean() > 0.05
 
 
-def test_noise_and_losses_are_as_asked():
+def test_noise_and_drop_rate_match_the_settings():
     scene = scene_of(wall(10.1))
     solids = Solids.of(scene.things)
     clean = scan(scene, solids, CLEAN, np.random.default_rng(0))
@@ -182,7 +182,7 @@ def test_occlusion_is_the_hidden_share(share: float, occluded: int):
     assert (label.cared, label.occluded) == (True, occluded)
 
 
-def test_what_is_wholly_hidden_has_no_label():
+def test_hidden_objects_have_no_label():
     assert labels_of(car_at(15.0, 0.0), wall(9.0, width=6.0, height=3.0)) == []
 
 
@@ -195,7 +195,7 @@ def test_truncation_at_the_border_of_the_picture():
     assert labels_of(car_at(4.5, 9.0)) == []  # wholly outside of the picture
 
 
-def test_what_lies_outside_of_the_range_is_not_cared_for():
+def test_objects_outside_the_range_are_dont_care():
     (label,) = labels_of(car_at(55.0, 0.0))
     assert not label.cared
     assert label.line().split()[0] == "DontCare"
@@ -278,7 +278,7 @@ def test_points_of_cars_lie_in_their_boxes():
     assert inside / own > 0.98
 
 
-def test_enough_to_learn_from(town: Path):
+def test_frames_have_enough_labelled_objects(town: Path):
     counts = {}
     for path in sorted((town / "training" / "label_2").iterdir()):
         labels = read_labels(path)

@@ -70,7 +70,7 @@ def test_second_use_leaves_the_files_alone(root: Path):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_samples_come_out_as_those_of_kitti(root: Path):
+def test_samples_have_kittis_fields(root: Path):
     dataset = DATASETS.build(config(root))
     assert dataset.metainfo["classes"] == CLASSES
     for index in range(3):
@@ -108,13 +108,13 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_parent_that_cannot_be_written_is_one_sentence(tmp_path: Path):
+def test_an_unwritable_parent_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write the town to"):
         TownDataset.check_data(config(tmp_path / "file" / "town"))
 
 
-def test_what_a_killed_generation_left_is_cleared_away(tmp_path: Path):
+def test_a_killed_generation_leaves_no_files(tmp_path: Path):
     left = tmp_path / ".town.partial" / "training"
     left.mkdir(parents=True)
     (left / "half.bin").write_bytes(b"1")

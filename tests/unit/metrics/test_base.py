@@ -37,7 +37,7 @@ def test_default_prefix():
     assert set(metric.evaluate(1)) == {"house/order", "house/rank"}
 
 
-def test_nothing_processed_is_said(caplog):
+def test_evaluating_nothing_warns(caplog):
     assert Order().evaluate(0) == {"order": [], "rank": 0}
     assert "nothing to evaluate" in caplog.text
 

@@ -112,7 +112,7 @@ def test_ground_truth_as_predictions_scores_100(tmp_path, caplog):
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_result_files_hold_what_the_labels_say(tmp_path):
+def test_result_files_equal_the_labels(tmp_path):
     frames = town(4)
     metric = KittiMetric(
         write_infos(tmp_path / "infos.pkl", frames),
@@ -216,7 +216,7 @@ def test_image_detections(tmp_path):
     assert scores["cam/pred_instances/KITTI/Car_2D_AP40_easy_strict"] == 100
 
 
-def test_says_when_objects_are_few(tmp_path, caplog):
+def test_few_objects_are_reported(tmp_path, caplog):
     frames = town(3)
     run(KittiMetric(write_infos(tmp_path / "i.pkl", frames)), [sample(i, *frame) for i, frame in enumerate(frames)])
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -243,7 +243,7 @@ def test_says_when_objects_are_few(tmp_path, caplog):
         ),
     ],
 )  # fmt: skip
-def test_says_why_everything_is_ignored(tmp_path, caplog, change, classes, words):
+def test_reasons_for_ignored_objects_are_reported(tmp_path, caplog, change, classes, words):
     def changed(name, box):
         out = instance(name, box)
         change(out)
@@ -259,14 +259,14 @@ def test_says_why_everything_is_ignored(tmp_path, caplog, change, classes, words
     assert words in warnings[0]
 
 
-def test_says_when_all_predictions_are_left_out(tmp_path, caplog):
+def test_predictions_all_left_out_are_reported(tmp_path, caplog):
     frames = town()
     metric = KittiMetric(write_infos(tmp_path / "infos.pkl", frames), pcd_limit_range=[0, -40, -3, 5, 40, 1])
     run(metric, [sample(i, *frame) for i, frame in enumerate(frames)])
     assert "all 150 predictions are left out: 150 have their bottom centre outside pcd_limit_range" in caplog.text
 
 
-def test_refuses_what_it_cannot_use(tmp_path):
+def test_invalid_arguments_are_refused(tmp_path):
     frames = town(1)
     file = write_infos(tmp_path / "infos.pkl", frames)
     with pytest.raises(InputError, match="metric='map'; it knows 'bbox' and 'img_bbox'"):
@@ -289,7 +289,7 @@ def test_refuses_what_it_cannot_use(tmp_path):
 
 
 @needs_shared
-def test_real_labels_come_back_in_the_result_files(tmp_path):
+def test_result_files_reproduce_real_labels(tmp_path):
     """Label to LiDAR box to result file, on real calibration; with n objects found AP40 is (n - 1) / 40."""
     from raydet3d.data.datasets.kitti_io import camera_to_lidar, read_calib, read_labels
 

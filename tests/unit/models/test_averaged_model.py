@@ -59,7 +59,7 @@ def test_annealed() -> None:
     assert averaged.momentum_at(10**6) == 0.1
 
 
-def test_state_comes_back_with_its_count() -> None:
+def test_state_is_restored_with_its_count() -> None:
     first = feed(StochasticWeightAverage(One()), [1, 2])
     assert set(first.state_dict()) == {"steps", "module.weight", "module.seen"}
     second = StochasticWeightAverage(One())
@@ -67,7 +67,7 @@ def test_state_comes_back_with_its_count() -> None:
     assert feed(second, [6]).module.weight.item() == pytest.approx(3)
 
 
-def test_a_kind_of_ones_own_in_mmengines_way() -> None:
+def test_a_user_defined_average_overrides_avg_func() -> None:
     class Most(BaseAveragedModel):
         def avg_func(self, averaged_param: torch.Tensor, source_param: torch.Tensor, steps: int) -> None:
             torch.maximum(averaged_param, source_param, out=averaged_param)
@@ -77,7 +77,7 @@ def test_a_kind_of_ones_own_in_mmengines_way() -> None:
         feed(BaseAveragedModel(One()), [1, 2])
 
 
-def test_it_is_a_copy_that_nothing_trains_and_swaps() -> None:
+def test_the_average_is_a_frozen_copy_that_can_be_swapped() -> None:
     model = One(3.0)
     averaged = ExponentialMovingAverage(model)
     assert not any(parameter.requires_grad for parameter in averaged.module.parameters())

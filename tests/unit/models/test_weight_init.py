@@ -78,7 +78,7 @@ class Part(BaseModule):
         self.layer = nn.Linear(2, 2)
 
 
-def test_parts_begin_as_they_say_and_a_checkpoint_comes_last(tmp_path: Path) -> None:
+def test_init_cfg_of_parts_applies_before_a_pretrained_checkpoint(tmp_path: Path) -> None:
     weights = {"module.0.layer.bias": torch.full((2,), 7.0), "other.x": torch.zeros(1)}
     torch.save(
         {"state_dict": {f"backbone.{name.removeprefix('module.')}": v for name, v in weights.items()}},
@@ -99,7 +99,7 @@ def test_parts_begin_as_they_say_and_a_checkpoint_comes_last(tmp_path: Path) -> 
     assert len(model) == 2
 
 
-def test_a_checkpoint_that_does_not_help(tmp_path: Path) -> None:
+def test_an_unusable_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.pth does not exist"):
         initialize(Part(), {"type": "Pretrained", "checkpoint": str(tmp_path / "none.pth")})
     torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "w.pth")

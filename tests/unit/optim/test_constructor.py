@@ -49,7 +49,7 @@ class TestRules:
             "0.conv_offset.bias": (0.01, 0.01),
         }
 
-    def test_the_longest_key_decides_alone(self):
+    def test_only_the_longest_custom_key_applies(self):
         rules = {"custom_keys": {"backbone": {"lr_mult": 0.1}, "backbone.0": {"lr_mult": 0.5}}, "bias_lr_mult": 7.0}
         got = settings_by_name(toy_model(), rules)
         assert [got[f"backbone.{i}.bias"]["lr"] for i in (0, 1)] == pytest.approx([0.05, 0.01])
@@ -61,7 +61,7 @@ class TestRules:
         assert got["bbox_head.cls.bias"]["weight_decay"] == 0.02
         assert "lr_mult" not in got["scale"]
 
-    def test_a_key_that_matches_nothing_is_told(self, caplog):
+    def test_a_custom_key_that_matches_nothing_is_logged(self, caplog):
         rules = {"custom_keys": {"bakbone": {"lr_mult": 0.1}, ".scale": {}, "frozen": {}, "backbone": {}}}
         with caplog.at_level("WARNING", logger="raydet3d"):
             settings_by_name(toy_model(), rules)
@@ -70,7 +70,7 @@ class TestRules:
             "paramwise_cfg.custom_keys: 'frozen' is part of no trainable parameter's name",
         ]
 
-    def test_frozen_ones_only_without_rules(self):
+    def test_frozen_parameters_are_grouped_only_without_rules(self):
         assert "frozen.weight" in settings_by_name(toy_model(), None)
         assert "frozen.weight" not in settings_by_name(toy_model(), {"bias_lr_mult": 1.0})
 
@@ -135,7 +135,7 @@ class TestBuild:
             wrapper = build_optim_wrapper(small_model(), {"optimizer": {"type": "Own", "lr": 0.5}})
         assert wrapper.get_lr() == {"lr": [0.5]}
 
-    def test_a_constructor_of_ones_own(self):
+    def test_a_user_defined_constructor_is_used(self):
         class Own:
             def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
                 self.lr = optim_wrapper_cfg["optimizer"]["lr"] * paramwise_cfg["times"]
@@ -188,7 +188,7 @@ class TestBuild:
         with pytest.raises(InputError, match=what):
             build_optim_wrapper(small_model(), cfg)
 
-    def test_nothing_to_train(self):
+    def test_a_model_without_trainable_parameters_is_refused(self):
         model = small_model().requires_grad_(False)
         with pytest.raises(InputError, match="no trainable parameter"):
             build_optim_wrapper(model, {"optimizer": SGD, "paramwise_cfg": {"bias_lr_mult": 2.0}})

@@ -114,7 +114,7 @@ class TestPoly:
         expected = from_torch(lambda o: torch_schedulers.PolynomialLR(o, total_iters=10, power=0.9))
         assert preview(Poly(power=0.9, end=11), 0.4, TICKS) == expected
 
-    def test_reaches_its_floor_on_the_last_tick(self):
+    def test_reaches_eta_min_on_the_last_tick(self):
         values = preview(Poly(power=2, eta_min=0.1, begin=2, end=13), 1.0, 20)
         assert values[:3] == [1.0] * 3
         assert values[2:13] == pytest.approx([0.9 * (1 - t / 10) ** 2 + 0.1 for t in range(11)], abs=1e-12)
@@ -126,16 +126,16 @@ class TestCosineAnnealing:
         expected = from_torch(lambda o: torch_schedulers.CosineAnnealingLR(o, T_max=6, eta_min=0.01))
         assert preview(CosineAnnealing(T_max=6, eta_min=0.01), 0.4, TICKS) == expected
 
-    def test_length_and_floor_by_default(self):
+    def test_defaults_of_t_max_and_eta_min(self):
         values = preview(CosineAnnealing(begin=2, end=10), 1.0, 12)
         assert values[2:10] == pytest.approx([(1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)], abs=1e-12)
 
-    def test_the_floor_may_lie_above(self):
+    def test_eta_min_may_exceed_the_value(self):
         """The cyclic schedule: up to ten times, by the same formula."""
         values = preview(CosineAnnealing(T_max=8, eta_min=10.0, end=8), 1.0, 8)
         assert values == pytest.approx([10 - 9 * (1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)], abs=1e-12)
 
-    def test_floor_as_a_share(self):
+    def test_eta_min_ratio_is_a_share_of_the_initial_value(self):
         by_ratio = preview(CosineAnnealing(T_max=5, eta_min_ratio=0.1), 0.4, TICKS)
         assert by_ratio == pytest.approx(preview(CosineAnnealing(T_max=5, eta_min=0.04), 0.4, TICKS), abs=1e-15)
 

@@ -131,7 +131,7 @@ def test_refuses(paramwise, what):
         build(ConvNeXt(), **paramwise)
 
 
-def test_a_backbone_that_nobody_has_numbered():
+def test_an_unknown_backbone_is_refused():
     with pytest.raises(InputError, match="for the backbone Sequential; there are layer_wise of ConvNeXt"):
         build(nn.Sequential(nn.Linear(2, 2)), num_layers=6, decay_rate=0.5)
 

@@ -43,7 +43,7 @@ def two(**kwargs: Any) -> tuple[nn.Module, nn.Module, OptimWrapperDict]:
 
 
 class TestParts:
-    def test_each_is_itself_alone(self) -> None:
+    def test_each_wrapper_works_as_alone(self) -> None:
         first, second, both = two(clip_grad={"max_norm": 0.5})
         alone_first, alone_second, alone = two(clip_grad={"max_norm": 0.5})
         for batch in batches(4):
@@ -71,7 +71,7 @@ class TestParts:
         assert "name: one\nOptimWrapper" in repr(both)
 
     @pytest.mark.parametrize("what", ["update_params", "backward", "scale_loss", "optim_context"])
-    def test_what_only_one_can_do(self, what: str) -> None:
+    def test_methods_of_one_wrapper_are_refused(self, what: str) -> None:
         both = two()[2]
         with pytest.raises(InputError, match=rf"optim_wrapper\['one'\]\.{what}") as caught:
             getattr(both, what)(torch.zeros(()))
@@ -193,7 +193,7 @@ class TestSchedules:
         with pytest.raises(InputError, match=what):
             self.build(cfg, two()[2])
 
-    def test_names_are_for_several(self) -> None:
+    def test_schedulers_by_name_need_several_optimizers(self) -> None:
         wrapper = two()[2]["one"]
         with pytest.raises(InputError, match="param_scheduler is a dict of 'one' and has no 'type'"):
             build_param_scheduler({"one": [SCHEDULE]}, wrapper, epoch_length=5, max_epochs=4, max_iters=20)

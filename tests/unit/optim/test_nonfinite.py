@@ -50,7 +50,7 @@ class TestOptimWrapper:
     @pytest.mark.parametrize("kind", OPTIMIZERS)
     @pytest.mark.parametrize("device_way", [False, True])
     @pytest.mark.parametrize("clip", [None, {"max_norm": 0.5}, {"type": "value", "clip_value": 0.1}])
-    def test_good_steps_keep_every_bit(self, kind, device_way, clip):
+    def test_finite_steps_are_bitwise_unchanged(self, kind, device_way, clip):
         guarded, wrapper = make(kind, device_way=device_way, clip_grad=clip)
         plain, reference = make(kind, guard=False, clip_grad=clip)
         train(guarded, wrapper, batches(6))
@@ -103,7 +103,7 @@ class TestOptimWrapper:
         assert not same(weights(model), before)
         assert wrapper.bad_steps == 1
 
-    def test_gradients_that_are_large_are_not_bad(self):
+    def test_large_finite_gradients_are_not_skipped(self):
         """Squares of 1e30 are infinite; the gradients are not."""
         parameter = nn.Parameter(torch.zeros(3))
         wrapper = OptimWrapper(torch.optim.SGD([parameter], lr=1.0))
@@ -180,14 +180,14 @@ class TestBuffers:
         train(expected, self.wrap(expected, device_way, guard=False), data[:at] + data[at + 1 :])
         assert same(everything(model), everything(expected))
 
-    def test_an_accumulated_step_goes_back_to_the_start_of_its_group(self, device_way):
+    def test_buffers_are_restored_to_the_start_of_an_accumulation(self, device_way):
         model, expected = norm_model(), norm_model()
         data = spoiled(4, 9)  # the middle one of three groups of three
         train(model, self.wrap(model, device_way, accumulative_counts=3), data)
         train(expected, self.wrap(expected, device_way, accumulative_counts=3, guard=False), data[:3] + data[6:])
         assert same(everything(model), everything(expected))
 
-    def test_good_steps_keep_every_bit(self, device_way):
+    def test_finite_steps_are_bitwise_unchanged(self, device_way):
         model, expected = norm_model(), norm_model()
         model.register_buffer("odd", torch.tensor([math.nan, -0.0, math.inf]))
         model.register_buffer("one", torch.zeros(1).expand(3))  # of one memory: cannot be written

@@ -69,7 +69,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("wrapper", "schedule", "said"), BAD, ids=[said[:60] for _, _, said in BAD])
-def test_one_line(wrapper, schedule, said):
+def test_an_error_is_one_sentence_with_its_key(wrapper, schedule, said):
     with pytest.raises(InputError) as caught:
         check_optimization(cfg(wrapper, schedule))
     assert said in str(caught.value)
@@ -77,7 +77,7 @@ def test_one_line(wrapper, schedule, said):
     assert str(caught.value).startswith(("optim_wrapper", "param_scheduler"))
 
 
-def test_good_configs_pass_in_silence(caplog):
+def test_valid_configs_pass_without_log_lines(caplog):
     listed = {"type": "OneCycleLR", "eta_max": [0.1, 0.2, 0.3], "total_steps": 5}
     with caplog.at_level("INFO"):
         check_optimization({})
@@ -91,7 +91,7 @@ def test_good_configs_pass_in_silence(caplog):
     assert not caplog.records
 
 
-def test_somebodys_own_classes_are_not_made():
+def test_classes_of_users_are_not_built():
     class Own(torch.optim.SGD):
         def __init__(self, params, secret):
             raise RuntimeError("made")
@@ -117,7 +117,7 @@ def test_somebodys_own_classes_are_not_made():
         ("optim_wrapper.clip_grad.norm=2", "clip_grad of type 'norm' has no 'norm'"),
     ],
 )
-def test_the_door_ends_with_2_before_data_are_made(tmp_path, option, said):
+def test_train_exits_2_before_data_are_generated(tmp_path, option, said):
     config = ROOT / "configs" / "demo" / "pointpillars_town.py"
     command = [sys.executable, "-m", "raydet3d.train", str(config), "--workers", "0", "--work-dir", str(tmp_path)]
     done = subprocess.run(

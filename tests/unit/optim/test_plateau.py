@@ -39,7 +39,7 @@ def test_is_torchs(rule, threshold_rule, patience, cooldown):
     assert ours.param_groups[0]["lr"] < 1
 
 
-def test_epochs_only_count():
+def test_epochs_count_without_judging():
     optimizer = optimizer_of()
     scheduler = ReduceOnPlateauLR(optimizer, patience=0, factor=0.5, begin=2)
     assert scheduler.need_val_args
@@ -62,7 +62,7 @@ def test_momentum():
 
 
 @pytest.mark.parametrize("floors", [[0.5] + [0.0] * 5, [0.5] + [0.0] * 6])
-def test_a_floor_for_each_group(floors):
+def test_min_value_may_be_one_per_group(floors):
     wrapper = build_optim_wrapper(
         small_model(), {"optimizer": {"type": "SGD", "lr": 1.0}, "paramwise_cfg": {"bias_lr_mult": 2.0}}
     )
@@ -106,6 +106,6 @@ def test_refuses(settings):
         ReduceOnPlateauLR(optimizer_of(), **settings)
 
 
-def test_a_list_of_floors_on_a_plain_optimizer():
+def test_min_value_list_of_a_wrong_length_is_refused():
     with pytest.raises(InputError, match="min_value lists 2 values for 1"):
         ReduceOnPlateauLR(optimizer_of(), min_value=[0.0, 1.0])

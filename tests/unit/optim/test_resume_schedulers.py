@@ -65,7 +65,7 @@ def shown(wrapper):
     ],
 )
 @pytest.mark.parametrize("stop", [3, 10, 17])
-def test_what_the_config_says_now_holds(new, what, stop):
+def test_changed_config_values_take_effect_on_resume(new, what, stop):
     old = start()
     tick(old[1], 0, stop)
     resumed, expected = start(**new), start(**new)
@@ -83,7 +83,7 @@ def test_what_the_config_says_now_holds(new, what, stop):
 
 
 @pytest.mark.parametrize("stop", [0, 3, 10, 17])
-def test_nothing_changed_nothing_touched(stop):
+def test_an_unchanged_config_writes_no_value(stop):
     old, new = start(), start()
     tick(old[1], 0, stop)
     old[0].optimizer.param_groups[0]["lr"] *= 1.7  # changed from outside: it carries on
@@ -109,7 +109,7 @@ def test_reductions_by_a_metric_are_kept():
     assert new[0].get_lr()["base_lr"] == [0.25]
 
 
-def test_mmengines_file_tells_by_initial_values():
+def test_changes_to_an_mmengine_checkpoint_are_inferred_from_initial_values():
     """Their files do not say what was configured, but what each schedule started from."""
     old, same_lr, new = start(), start(), start(optimizer={**OPTIMIZER, "lr": 0.5})
     tick(old[1], 0, 8)

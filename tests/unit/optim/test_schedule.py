@@ -135,7 +135,7 @@ class TestChaining:
 
 
 class TestLists:
-    def test_a_peak_for_each_group_takes_groups_apart(self):
+    def test_different_peaks_split_groups(self):
         wrapper = wrapper_of(paramwise=PARAMWISE)
         before = len(wrapper.optimizer.param_groups)
         peaks = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]  # six parameters and the base group
@@ -143,7 +143,7 @@ class TestLists:
         assert wrapper.get_lr() == {"base_lr": [7.0], "lr": peaks[:6]}
         assert len(wrapper.optimizer.param_groups) == 6 > before
 
-    def test_groups_stay_whole_where_peaks_agree(self):
+    def test_equal_peaks_keep_groups_merged(self):
         wrapper = wrapper_of(paramwise={"norm_decay_mult": 0.0})
         build({"type": "OneCycleLR", "eta_max": [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0], "total_steps": 10}, wrapper)
         assert len(wrapper.optimizer.param_groups) == 2
@@ -155,7 +155,7 @@ class TestLists:
 
 
 class TestBuild:
-    def test_nothing(self):
+    def test_no_config_gives_no_schedulers(self):
         assert build(None, wrapper_of()) == []
         assert build([], wrapper_of()) == []
 
@@ -257,7 +257,7 @@ class TestState:
         ]
 
     @pytest.mark.parametrize("begin", [0, 2])
-    def test_going_on_without_a_state(self, begin):
+    def test_last_step_continues_without_a_state(self, begin):
         cfg = {"type": "CosineAnnealingLR", "T_max": 6, "eta_min": 0.001, "begin": begin, "end": 9}
         whole, part = wrapper_of(), wrapper_of()
         (scheduler,) = build(cfg, whole, max_epochs=20)

@@ -25,7 +25,7 @@ def test_the_example():
     assert doctest.testmod(wrapper).failed == 0
 
 
-def test_is_a_plain_loop():
+def test_equals_a_plain_training_loop():
     model, wrapped = make()
     train(model, wrapped, batches(5))
     other = small_model()
@@ -38,7 +38,7 @@ def test_is_a_plain_loop():
 
 
 class TestAccumulation:
-    def test_two_halves_are_one_batch(self):
+    def test_two_accumulated_halves_equal_one_batch(self):
         model, wrapped = make(accumulative_counts=2)
         data = batches(6)
         train(model, wrapped, data)
@@ -48,7 +48,7 @@ class TestAccumulation:
         for a, b in zip(weights(model), weights(whole), strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
-    def test_tail(self):
+    def test_a_shorter_last_accumulation_makes_a_step(self):
         """Three together, ten in all: steps after 3, 6, 9 and 10, the last undivided."""
         parameter = nn.Parameter(torch.zeros(()))
         wrapped = OptimWrapper(torch.optim.SGD([parameter], lr=1.0), accumulative_counts=3)
@@ -84,7 +84,7 @@ class TestAccumulation:
         train(second, two, data[stop:])
         assert same(weights(second), weights(whole))
 
-    def test_lost_gradients_are_told(self, caplog):
+    def test_lost_gradients_are_logged(self, caplog):
         model, wrapped = make(accumulative_counts=3)
         with caplog.at_level("WARNING", logger="raydet3d"):
             wrapped.initialize_count_status(model, 6, 9)
@@ -92,7 +92,7 @@ class TestAccumulation:
             wrapped.initialize_count_status(model, 4, 9)
         assert "first gradients are lost" in caplog.text
 
-    def test_batchnorm_is_told(self, caplog):
+    def test_batchnorm_with_accumulation_is_logged(self, caplog):
         _, wrapped = make(accumulative_counts=2)
         with caplog.at_level("WARNING", logger="raydet3d"):
             wrapped.initialize_count_status(nn.BatchNorm1d(3), 0, 4)
@@ -260,7 +260,7 @@ class TestState:
     @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
     @pytest.mark.parametrize("saved", [None, {"norm_decay_mult": 0.0}])
     @pytest.mark.parametrize("loaded", [None, {"norm_decay_mult": 0.0}, {"bias_lr_mult": 1.0}])
-    def test_moments_come_back_whatever_the_groups(self, kind, saved, loaded):
+    def test_moments_are_restored_with_any_group_layout(self, kind, saved, loaded):
         optimizer = {"type": kind, "lr": 0.05, "weight_decay": 0.0}
         model = small_model()
         first = build_optim_wrapper(model, {"optimizer": optimizer, "paramwise_cfg": saved})

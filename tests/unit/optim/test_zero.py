@@ -59,7 +59,7 @@ def both(cfg: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("world", "cfg"), [(1, {}), (2, {"clip_grad": {"max_norm": 0.5}, "accumulative_counts": 2}), (3, {})]
 )
-def test_is_the_plain_optimizer_with_less_memory(world: int, cfg: dict[str, Any]) -> None:
+def test_equals_the_plain_optimizer_with_less_memory(world: int, cfg: dict[str, Any]) -> None:
     ranks = run_ranks(both, world, cfg) if world > 1 else [both(cfg)]
     for rank, seen in enumerate(ranks):
         assert seen["weights"]
@@ -109,7 +109,7 @@ def test_d6_checkpoints_are_whole_and_resume_with_another_world_size(tmp_path: P
             assert abs(again[name] - value).max() < 1e-6, (folder, name)
 
 
-def test_a_group_that_comes_later_and_groups_cut_anew() -> None:
+def test_groups_added_or_split_later() -> None:
     model = small_model()
     wrapper = build_optim_wrapper(model, {"optimizer": ZERO, "paramwise_cfg": RULES})
     late = torch.nn.Parameter(torch.ones(2))

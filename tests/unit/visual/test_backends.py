@@ -48,7 +48,7 @@ def test_local_pictures_and_config(tmp_path):
     assert "hush" not in (tmp_path / "config.py").read_text()
 
 
-def test_nothing_is_made_before_it_is_used(tmp_path):
+def test_unused_back_ends_create_no_files(tmp_path):
     for kind in (LocalVisBackend, TensorboardVisBackend, WandbVisBackend):
         kind(tmp_path / kind.__name__).close()
     assert not list(tmp_path.iterdir())
@@ -100,7 +100,7 @@ def test_v4_tensorboard_by_tensorboardx(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_wandb_says_what_to_install(tmp_path):
+def test_missing_wandb_names_the_extra_to_install(tmp_path):
     with pytest.raises(InputError, match=r"pip install 'raydet3d\[wandb\]'"):
         WandbVisBackend(tmp_path).add_scalar("a", 1)
 
@@ -161,7 +161,7 @@ def test_unsupported_back_ends_name_supported_ones(name):
         VISBACKENDS.build({"type": name, "exp_name": "x", "save_dir": "y"})
 
 
-def test_a_backend_of_ones_own_needs_scalars_only():
+def test_a_user_defined_back_end_needs_only_add_scalars():
     class Mine(BaseVisBackend):
         def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
             self.seen = dict(scalar_dict), step

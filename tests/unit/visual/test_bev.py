@@ -78,7 +78,7 @@ def test_boxes_have_outlines_and_a_tick_ahead():
     assert not near(picture, 12, -8, GROUND_TRUTH_COLOR, reach=30)
 
 
-def test_ground_truth_is_filled_faintly_and_lies_below():
+def test_ground_truth_is_filled_and_drawn_below_predictions():
     picture = ground(draw_bev(NOTHING, box_set(box(20, 0)), box_set(box(20, 0), labels=[1], scores=[0.5]), view=VIEW))
     assert near(picture, 24, 1, PALETTE[1])
     inside = picture[215, 215].astype(int)
@@ -119,7 +119,7 @@ def test_boxes_and_points_of_any_size_leave_a_view():
         assert draw_bev(points, box_set(), boxes, view=view).shape[1] <= 1201
 
 
-def test_a_view_of_little_or_nothing():
+def test_views_of_few_or_no_points():
     for points, boxes in ((NOTHING, np.zeros((0, 7))), (np.array([[50.0, 3.0, 0.0]]), np.zeros((0, 7)))):
         view = find_view(points, boxes)
         assert min(view.size) > 50
@@ -127,7 +127,7 @@ def test_a_view_of_little_or_nothing():
         assert draw_bev(points, box_set(), box_set(scores=[]), view=view).dtype == np.uint8
 
 
-def test_a_given_range_wins():
+def test_a_given_range_overrides_the_data():
     for limits in ([0, -40, 70, 40], [0, -40, -3, 70, 40, 1]):
         view = find_view(np.array([[500.0, 0, 0]]), np.zeros((0, 7)), limits=limits, pixels=800)
         assert (view.x, view.y, view.scale) == ((0, 70), (-40, 40), 10)

@@ -73,7 +73,7 @@ def test_lines_circles_polygons_and_points():
     ("across", "down", "side"),
     [("left", "top", (slice(30, None), slice(40, None))), ("right", "bottom", (slice(None, 31), slice(None, 41)))],
 )
-def test_texts_stand_where_they_are_put(across, down, side):
+def test_texts_are_drawn_at_their_positions(across, down, side):
     drawn = canvas().draw_texts("ab", [40, 30], colors="w", horizontal_alignments=across, vertical_alignments=down)
     where = changed(drawn)
     assert where.any()
@@ -107,7 +107,7 @@ def test_colours(given, color):
 
 
 @pytest.mark.parametrize("given", ["rosy", (1, 2), (0, 0, 300)])
-def test_what_is_no_colour(given):
+def test_invalid_colours_are_refused(given):
     with pytest.raises(InputError, match="colour"):
         to_color(given)
 

@@ -121,7 +121,7 @@ def test_clouds_with_other_axes():
         build(pcd_mode=3)
 
 
-def test_the_view_from_above_in_a_file_of_its_own(tmp_path):
+def test_o3d_save_path_holds_the_birds_eye_view(tmp_path):
     both = drawn("multi-modality_det", o3d_save_path=tmp_path / "a" / "above.png")
     above = np.asarray(Image.open(tmp_path / "a" / "above.png"))
     assert (both[: len(above)] == above).all()

@@ -147,7 +147,7 @@ def test_training_samples_dicts_and_nothing_at_all(tmp_path):
     assert not has(visualizer.get_image(), PALETTE[2])
 
 
-def test_camera_boxes_are_carried_to_the_lidar(tmp_path):
+def test_camera_boxes_are_converted_to_the_lidar_frame(tmp_path):
     """A camera box drawn with its lidar2cam gives the LiDAR box's picture."""
     lidar2cam = np.array([[0.0, -1, 0, 0.1], [0, 0, -1, -0.3], [1, 0, 0, -0.5], [0, 0, 0, 1]])
     boxes = LiDARInstance3DBoxes(torch.tensor([[20.0, 5, -1.7, 4, 2, 1.5, 0.3]]))
@@ -190,7 +190,7 @@ def test_the_cameras_image_is_added_where_it_is_known(tmp_path, caplog):
     assert caplog.text.count("cannot be read as an image") == 1
 
 
-def test_it_says_what_it_does_not_do(tmp_path, caplog):
+def test_unsupported_features_warn(tmp_path, caplog):
     visualizer = build(tmp_path)
     for _ in range(2):
         visualizer.add_datasample("a", {"points": POINTS}, sample(), show=True)

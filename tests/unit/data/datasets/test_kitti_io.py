@@ -111,7 +111,7 @@ def test_an_empty_label_file_has_no_objects(tmp_path: Path) -> None:
     assert camera_to_lidar(found.boxes, LIDAR2CAM).shape == (0, 7)
 
 
-def test_a_plane_points_up_and_is_of_unit_normal(tmp_path: Path) -> None:
+def test_a_plane_has_a_unit_normal_that_points_up(tmp_path: Path) -> None:
     path = write(tmp_path / "0.txt", "# Matrix\nWIDTH 4\nHEIGHT 1\n0 2 0 -3.3\n")
     assert read_plane(path) == pytest.approx([0, -1, 0, 1.65])
     with pytest.raises(InputError, match="line 4: a plane is 4 numbers"):
@@ -188,7 +188,7 @@ def test_p2_is_the_only_projection_that_is_needed(tmp_path: Path) -> None:
         read_calib(write(tmp_path / "1.txt", text.replace("P2", "P9")))
 
 
-def test_a_camera_box_lands_where_it_should() -> None:
+def test_a_camera_box_converts_to_the_lidar_frame() -> None:
     # 1 m left of, 10 m before the sensor, standing 1.7 m below it, heading away (ry = -pi/2).
     camera = np.array([[-1.0, 1.7, 10.0, 4.0, 1.5, 1.6, -np.pi / 2]])
     lidar = camera_to_lidar(camera, LIDAR2CAM)

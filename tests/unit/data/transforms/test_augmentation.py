@@ -72,7 +72,7 @@ def test_a_vertical_flip_negates_x_and_turns_yaw_round() -> None:
     assert made["transformation_3d_flow"] == ["VF"]
 
 
-def test_two_flips_are_none_and_points_stay_in_their_boxes() -> None:
+def test_flipping_twice_restores_points_and_boxes() -> None:
     flip = RandomFlip3D(flip_ratio_bev_horizontal=1.0)
     once = flip(in_boxes())
     assert (
@@ -113,7 +113,7 @@ def test_a_quarter_turn_scaled_and_shifted() -> None:
     assert made["transformation_3d_flow"] == ["R", "S", "T"]
 
 
-def test_points_keep_their_place_in_their_boxes() -> None:
+def test_points_stay_in_their_boxes() -> None:
     before = in_boxes()
     place = relative(before["points"], before["gt_bboxes_3d"].tensor.numpy())
     made = GlobalRotScaleTrans(0.78, [0.95, 1.05], [0.5, 0.5, 0.5])(before)
@@ -123,7 +123,7 @@ def test_points_keep_their_place_in_their_boxes() -> None:
     assert np.abs(made["pcd_trans"]).min() > 0
 
 
-def test_draws_come_in_the_known_order() -> None:
+def test_random_draws_have_mmdet3ds_order() -> None:
     made = GlobalRotScaleTrans([-0.7, 0.7], [0.9, 1.1], [1, 1, 1])(sample())
     np.random.seed(0)
     assert made["pcd_rotation_angle"] == np.random.uniform(-0.7, 0.7)
@@ -132,7 +132,7 @@ def test_draws_come_in_the_known_order() -> None:
     assert GlobalRotScaleTrans()({**sample(), "pcd_scale_factor": 1.0})["pcd_scale_factor"] == 1.0
 
 
-def test_an_identity_changes_no_bit() -> None:
+def test_identity_parameters_change_nothing() -> None:
     made = GlobalRotScaleTrans([0, 0], [1.0, 1.0], [0, 0, 0])({"points": sample()["points"]})
     assert (made["points"] == sample()["points"]).all()
     assert "gt_bboxes_3d" not in made
@@ -162,7 +162,7 @@ def test_noise_moves_objects_with_their_points_and_never_into_each_other() -> No
     assert (after[:, 3:6] == boxes[:, 3:6].astype(np.float32)).all()
 
 
-def test_noise_leaves_other_points_and_hemmed_in_objects_alone() -> None:
+def test_noise_keeps_other_points_and_blocked_objects() -> None:
     free = sample([[50, 0, 0, 1]], BOXES)
     assert ObjectNoise()(free)["points"].tolist() == [[50, 0, 0, 1]]
     # Every try of the only pair collides: both stay.
@@ -225,7 +225,7 @@ def test_shuffle_permutes_whole_points() -> None:
     assert (made["pts_semantic_mask"] == order).all()
 
 
-def test_nothing_at_all_goes_through() -> None:
+def test_empty_samples_pass() -> None:
     empty = sample([], [])
     for step in (
         RandomFlip3D(flip_ratio_bev_horizontal=1.0),

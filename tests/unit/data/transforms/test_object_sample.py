@@ -111,7 +111,7 @@ def test_packed_and_single_files_give_the_same(tmp_path: Path) -> None:
     assert_close(made[0]["gt_bboxes_3d"].tensor, made[1]["gt_bboxes_3d"].tensor)
 
 
-def test_the_loader_of_objects_counts(tmp_path: Path) -> None:
+def test_points_loader_is_used_for_objects(tmp_path: Path) -> None:
     root = write_database(tmp_path, {"Car": 3})
     three = {"type": "LoadPointsFromFile", "load_dim": 4, "use_dim": [0, 1, 2]}
     made = make(root, {"Car": 3}, points_loader=three)({**scene(), "points": np.full((1, 3), 50, np.float32)})
@@ -122,7 +122,7 @@ def test_the_loader_of_objects_counts(tmp_path: Path) -> None:
         make(root, {"Car": 1}, points_loader={**three, "use_dims": 3})
 
 
-def test_a_sample_does_not_wear_out_the_database(tmp_path: Path) -> None:
+def test_sampling_does_not_change_the_database(tmp_path: Path) -> None:
     step = make(write_database(tmp_path, {"Car": 6}, packed=False), {"Car": 6})
     first = step(scene())["points"]
     random.seed(0)
@@ -160,7 +160,7 @@ def test_filters_leave_out_levels_and_small_clouds(tmp_path: Path) -> None:
     assert numbers == [i for i in range(12) if i % 4 != 0 and 5 + i >= 10]
 
 
-def test_nothing_overlaps_and_the_scene_makes_room(tmp_path: Path) -> None:
+def test_pasted_objects_do_not_overlap_and_replace_scene_points(tmp_path: Path) -> None:
     from shapely.geometry import Polygon
 
     root = write_database(tmp_path, {"Car": 30, "Cyclist": 30}, spread_m=2.5, rows_m=1.2)
@@ -183,7 +183,7 @@ def test_nothing_overlaps_and_the_scene_makes_room(tmp_path: Path) -> None:
         assert len(old) == (~points_in_boxes(before, boxes[2:]).any(1)).sum()
 
 
-def test_a_dropped_object_makes_way_for_those_after_it() -> None:
+def test_a_dropped_object_no_longer_blocks_later_ones() -> None:
     def at(*xs: float) -> np.ndarray:
         return bev_corners(np.array([[x, 0.0, 2, 2, 0] for x in xs]).reshape(-1, 5))
 
@@ -194,7 +194,7 @@ def test_a_dropped_object_makes_way_for_those_after_it() -> None:
     assert _free(at(10), at(0, 5, 20)) == [0, 1, 2]
 
 
-def test_objects_are_put_down_on_the_road(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_objects_are_placed_on_the_ground_plane(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_database(tmp_path, {"Car": 3})
     # The road at z = 0.1 x - 2: 0.1 x - z - 2 = 0, of unit normal that points up.
     plane = np.array([-0.1, 0, 1, 2.0]) / np.hypot(1, 0.1)
@@ -232,7 +232,7 @@ def test_velocities_of_pasted_objects_are_zero(tmp_path: Path) -> None:
     assert made["gt_bboxes_3d"].tensor[:, 7:].tolist() == [[3, 4], [0, 0], [0, 0]]
 
 
-def test_a_database_crosses_to_another_process(tmp_path: Path) -> None:
+def test_a_database_can_be_pickled(tmp_path: Path) -> None:
     step = make(write_database(tmp_path, {"Car": 4}), {"Car": 4})
     first = step(scene())
     other = pickle.loads(pickle.dumps(step))
