@@ -287,7 +287,7 @@ class Det3DDataset(Dataset[Any]):
         points["lidar_path"] = inside(folder, name, source=self.ann_file)
         return {**sweep, "lidar_points": points}
 
-    def parse_ann_info(self, info: FrameInfo) -> dict[str, NDArray[Any]]:
+    def parse_ann_info(self, info: FrameInfo) -> dict[str, Any]:
         """Turn a frame's instances into arrays, without those of classes that are not trained."""
         instances = info.get("instances") or []
         annotation: dict[str, NDArray[Any]] = {

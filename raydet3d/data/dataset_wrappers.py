@@ -188,14 +188,14 @@ class CBGSDataset(Dataset[Any]):
         lazy_init: Read the info file and draw on first use only.
     """
 
-    def __init__(self, dataset: LabelledDataset | Mapping[str, object], lazy_init: bool = False) -> None:
-        self.dataset = _build(dataset)
+    def __init__(self, dataset: WrappedDataset | PartCfg, lazy_init: bool = False) -> None:
+        self.dataset: Any = _build(dataset)
         self.sample_indices: list[int] = []
         if not lazy_init:
             self.full_init()
 
     @classmethod
-    def check_data(cls, cfg: Mapping[str, object]) -> None:
+    def check_data(cls, cfg: ConfigDict) -> None:
         """Check the data of the resampled data set."""
         dataset = cfg.get("dataset")
         if isinstance(dataset, Mapping):

@@ -8,12 +8,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from raydet3d.config import PartCfg
 from raydet3d.models.weight_init import initialize
 from raydet3d.registry import MODELS, Registry, build_from_cfg
 from raydet3d.structures import Boxes3D, DataElement
 
-ConfigType: TypeAlias = PartCfg
+ConfigType: TypeAlias = Mapping[str, Any]
 """A config dict, as MMDetection3D calls its type."""
 
 InitCfg: TypeAlias = ConfigType | Sequence[ConfigType] | None

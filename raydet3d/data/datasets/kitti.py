@@ -47,7 +47,7 @@ class KittiDataset(Det3DDataset):
         return sample
 
     @override
-    def parse_ann_info(self, info: FrameInfo) -> dict[str, NDArray[Any]]:
+    def parse_ann_info(self, info: FrameInfo) -> dict[str, Any]:
         annotation = super().parse_ann_info(info)
         boxes = annotation["gt_bboxes_3d"]
         if self.box_mode_3d == Box3DMode.LIDAR:

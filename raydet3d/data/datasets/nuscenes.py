@@ -12,7 +12,7 @@ from raydet3d.data.dataset import Det3DDataset
 from raydet3d.data.datasets.nuscenes_categories import NUSCENES_CATEGORIES
 from raydet3d.data.pipeline import Sample
 from raydet3d.errors import InputError
-from raydet3d.info_file import InfoRecord
+from raydet3d.info_file import FrameInfo
 from raydet3d.registry import DATASETS
 from raydet3d.structures import Box3DMode, LiDARInstance3DBoxes
 
@@ -104,7 +104,7 @@ class NuScenesDataset(Det3DDataset):
         return {name: column[keep] for name, column in ann_info.items()}
 
     @override
-    def parse_ann_info(self, info: InfoRecord) -> dict[str, Any]:
+    def parse_ann_info(self, info: FrameInfo) -> dict[str, Any]:
         annotation = self._filter_with_mask(super().parse_ann_info(info))
         boxes = annotation["gt_bboxes_3d"]
         if self.with_velocity:

@@ -28,6 +28,7 @@ class DetInputs(TypedDict, total=False):
 
     points: Sequence[Tensor]
     voxels: Voxels
+    imgs: Tensor
 
 
 class StepOptimizer(Protocol):

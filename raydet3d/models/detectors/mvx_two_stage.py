@@ -5,13 +5,13 @@ Parts have the prefix `pts_`, because the published class has an image branch as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from raydet3d.errors import InputError
-from raydet3d.models.detectors.base import Base3DDetector, Losses
+from raydet3d.models.detectors.base import Base3DDetector, DetInputs, Losses, Voxels
 from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample
@@ -126,7 +126,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     def extract_pts_feat(
         self,
-        voxel_dict: Mapping[str, Tensor],
+        voxel_dict: Voxels,
         points: Sequence[Tensor] | None = None,
         img_feats: Sequence[Tensor] | None = None,
         batch_input_metas: Metas | None = None,
@@ -148,7 +148,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def extract_feat(
-        self, batch_inputs_dict: ConfigType, batch_input_metas: Metas = ()
+        self, batch_inputs_dict: DetInputs, batch_input_metas: Metas = ()
     ) -> tuple[None, Sequence[Tensor]]:
         """Compute the feature maps of images (None) and of points."""
         img_feats = self.extract_img_feat(batch_inputs_dict.get("imgs"), batch_input_metas)  # type: ignore[func-returns-value]
@@ -162,7 +162,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def loss(
-        self, batch_inputs_dict: ConfigType, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
     ) -> Losses:
         metas = [sample.metainfo for sample in batch_data_samples]
         _, maps = self.extract_feat(batch_inputs_dict, metas)
@@ -171,7 +171,7 @@ class MVXTwoStageDetector(Base3DDetector):
 
     @override
     def predict(
-        self, batch_inputs_dict: ConfigType, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
+        self, batch_inputs_dict: DetInputs, batch_data_samples: Sequence[Det3DDataSample], **kwargs: object
     ) -> list[Det3DDataSample]:
         metas = [sample.metainfo for sample in batch_data_samples]
         _, maps = self.extract_feat(batch_inputs_dict, metas)
@@ -181,7 +181,7 @@ class MVXTwoStageDetector(Base3DDetector):
     @override
     def _forward(
         self,
-        batch_inputs_dict: ConfigType,
+        batch_inputs_dict: DetInputs,
         data_samples: Sequence[Det3DDataSample] | None = None,
         **kwargs: object,
     ) -> object:
