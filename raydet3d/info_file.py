@@ -20,7 +20,6 @@ import numpy.typing as npt
 from numpy._core.multiarray import scalar as _numpy_scalar
 from numpy.typing import NDArray
 
-from raydet3d.config import PartCfg
 from raydet3d.errors import InputError
 from raydet3d.registry import Registry
 
@@ -213,7 +212,7 @@ def to_v2(infos: object, path: str | Path = "info file") -> Infos:
     raise InputError(f"{path}: an info file holds a dict with 'data_list', got {type(infos).__name__}")
 
 
-def check_backend(backend_args: PartCfg | None) -> None:
+def check_backend(backend_args: Mapping[str, object] | None) -> None:
     """Refuse storage back ends other than the local one (`backend_args=None`)."""
     name = (backend_args or {}).get("backend", "local")
     if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):
