@@ -53,6 +53,7 @@ class DatabaseEntry(TypedDict, total=False):
     score: float
     group_id: int
     offset: int
+    channels: int
 
 
 class DatabaseFilters(TypedDict, total=False):

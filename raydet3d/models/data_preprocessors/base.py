@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from raydet3d.models.module import BatchData
 from raydet3d.registry import MODELS
 
 
@@ -38,7 +37,7 @@ class BaseDataPreprocessor(nn.Module):
         self._device = fn(torch.empty(0, device=self._device)).device
         return self
 
-    def cast_data(self, data: BatchData) -> Any:
+    def cast_data(self, data: Any) -> Any:
         """Move tensors and everything with a `to` method to the device; containers keep their type."""
         if isinstance(data, Mapping):
             return {key: self.cast_data(value) for key, value in data.items()}
@@ -48,10 +47,9 @@ class BaseDataPreprocessor(nn.Module):
             return type(data)(self.cast_data(value) for value in data)
         if isinstance(data, Tensor):
             return data.to(self._device, non_blocking=self._non_blocking)
-        other: Any = data
-        return other.to(self._device) if hasattr(other, "to") else other
+        return data.to(self._device) if hasattr(data, "to") else data
 
-    def forward(self, data: BatchData, training: bool = False) -> Any:
+    def forward(self, data: Any, training: bool = False) -> Any:
         """Prepare a batch.
 
         Args:
