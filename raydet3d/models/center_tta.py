@@ -19,7 +19,7 @@ from typing_extensions import override
 from raydet3d.errors import InputError
 from raydet3d.models.dense_heads.center_head import CenterHead
 from raydet3d.models.module import ConfigType
-from raydet3d.models.tta import BaseTTAModel, split_views
+from raydet3d.models.tta import BaseTTAModel, Views, split_views
 from raydet3d.ops import nms_rotated, upcast_half
 from raydet3d.registry import MODELS
 from raydet3d.structures import Det3DDataSample, InstanceData
@@ -78,7 +78,7 @@ class CenterPointTTAModel(BaseTTAModel):
 
     @override
     @torch.no_grad()
-    def test_step(self, data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> list[Det3DDataSample]:
+    def test_step(self, data: Views) -> list[Det3DDataSample]:
         head: CenterHead = self.module.pts_bbox_head
         by_scale: dict[float, list[list[list[Maps]]]] = {}
         seen: set[View] = set()

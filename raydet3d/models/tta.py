@@ -35,7 +35,7 @@ class BaseTTAModel(nn.Module):
             raise InputError(f"{type(self).__name__}: module must be a model with a test_step, got {what}")
         self.module: Any = module
 
-    def merge_preds(self, data_samples_list: Sequence[Sequence[DataElement]]) -> list[DataElement]:
+    def merge_preds(self, data_samples_list: Sequence[Sequence[DataElement]]) -> list[Any]:
         """Merge the predictions of each sample.
 
         Args:
@@ -47,7 +47,7 @@ class BaseTTAModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define merge_preds(data_samples_list)")
 
     @torch.no_grad()
-    def test_step(self, data: Views) -> list[DataElement]:
+    def test_step(self, data: Views) -> list[Any]:
         """Predict on every view and merge.
 
         Args:

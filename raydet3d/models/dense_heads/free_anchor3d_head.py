@@ -21,6 +21,7 @@ from raydet3d.models.module import InitCfg
 from raydet3d.ops import aligned_iou, map_to_rows, nearest_bev, upcast_half
 from raydet3d.registry import MODELS
 from raydet3d.structures import InstanceData
+from raydet3d.structures.sample_types import SampleMeta
 
 
 @MODELS.register_module()
@@ -58,7 +59,7 @@ class FreeAnchor3DHead(Anchor3DHead):
         bbox_preds: Sequence[Tensor],
         dir_cls_preds: Sequence[Tensor | None],
         batch_gt_instances_3d: Sequence[InstanceData],
-        batch_input_metas: Sequence[dict[str, Any]],
+        batch_input_metas: Sequence[SampleMeta],
         batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
     ) -> Losses:
         """Compute the losses of a batch from the outputs of `forward`, whose shapes `Anchor3DHead` describes.

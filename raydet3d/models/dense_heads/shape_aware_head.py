@@ -25,6 +25,7 @@ from raydet3d.models.task_modules.anchor_generators import AlignedAnchor3DRangeG
 from raydet3d.ops import upcast_half
 from raydet3d.registry import MODELS
 from raydet3d.structures import InstanceData
+from raydet3d.structures.sample_types import SampleMeta
 
 _CONV = {"type": "Conv2d"}
 _NORM = {"type": "BN2d"}
@@ -217,7 +218,7 @@ class ShapeAwareHead(Anchor3DHead):
         anchors: Tensor,
         gt_instance_3d: InstanceData,
         gt_instance_ignore: InstanceData | None,
-        input_meta: dict[str, Any],
+        input_meta: SampleMeta,
         label_channels: int = 1,
         num_classes: int = 1,
         sampling: bool = True,
@@ -247,7 +248,7 @@ class ShapeAwareHead(Anchor3DHead):
         bbox_preds: Sequence[Tensor],
         dir_cls_preds: Sequence[Tensor | None],
         batch_gt_instances_3d: Sequence[InstanceData],
-        batch_input_metas: Sequence[dict[str, Any]],
+        batch_input_metas: Sequence[SampleMeta],
         batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
     ) -> Losses:
         """Compute the losses of a batch from the outputs of `forward`: see `forward_single` for their shapes."""
@@ -333,7 +334,7 @@ class ShapeAwareHead(Anchor3DHead):
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         dir_cls_preds: Sequence[Tensor | None],
-        batch_input_metas: Sequence[dict[str, Any]] = (),
+        batch_input_metas: Sequence[SampleMeta] = (),
         cfg: HeadCfg | None = None,
         rescale: bool = False,
         **kwargs: Any,
