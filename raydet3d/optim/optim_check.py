@@ -73,11 +73,12 @@ def _try_schedule(given: SchedulersCfg, wrapper: OptimWrapper | None, key: str, 
     stand_in = wrapper or OptimWrapper(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9))
     items: list[Any] = [given] if isinstance(given, Mapping) else list(given or [])
     for i, item in enumerate(items):
-        if not isinstance(item, Mapping) or not _is_harmless(PARAM_SCHEDULERS, item.get("type"), f"{key}[{i}]"):
-            items[i] = None
+        if not isinstance(item, Mapping):
             continue
-        if wrapper is None and not str(item["type"]).endswith("LR"):
-            items[i] = None  # whether its field is there, the optimizer knows
+        is_harmless = _is_harmless(PARAM_SCHEDULERS, item.get("type"), f"{key}[{i}]")
+        # Without the config's optimizer, nobody knows which other fields the param groups have.
+        if not is_harmless or (wrapper is None and not str(item["type"]).endswith("LR")):
+            items[i] = stand_in  # passes through, as ready objects do
             continue
         first = {name: item[name][0] for name in PER_GROUP if isinstance(item.get(name), (list, tuple)) and item[name]}
         items[i] = {**item, **first}
