@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raydet3d.config import ConfigDict
 from raydet3d.data.datasets.nuscenes import NuScenesDataset
 from raydet3d.data.prepare import prepare_nuscenes
 from raydet3d.data.synthetic.forked_pool import run_forked
@@ -58,7 +59,7 @@ class NuScenesTownDataset(NuScenesDataset):
         """
         root = cfg.get("data_root") or DEFAULT_ROOT
         ensure_nuscenes_town(Path(root), NuScenesTownSettings.read(cfg.get("town") or {}))
-        super().check_data({**cfg, "data_root": root})
+        super().check_data(ConfigDict(cfg, data_root=root))
 
 
 def ensure_nuscenes_town(root: Path, settings: NuScenesTownSettings) -> None:
