@@ -212,8 +212,8 @@ def test_any_in_argument_annotations_becomes_rarer() -> None:
     """Lower these bounds with each change that allows it; the aim is 3 % bare and 344 containing `Any`."""
     groups = measure_package(PACKAGE).values()
     annotated, bare = sum(one.annotated for one in groups), sum(one.bare_any for one in groups)
-    assert bare / annotated <= 0.015
-    assert sum(one.containing_any for one in groups) <= 425
+    assert bare / annotated <= 0.006
+    assert sum(one.containing_any for one in groups) <= 160
 
 
 def public(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
