@@ -11,7 +11,6 @@ from raydet3d.config import ConfigDict
 from raydet3d.dist import broadcast_object, collect_results, is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
-from raydet3d.structures.sample_types import PlainSample
 
 
 class BaseMetric(ABC):
@@ -64,7 +63,7 @@ class BaseMetric(ABC):
         return None
 
     @abstractmethod
-    def process(self, data_batch: Any, data_samples: Sequence[PlainSample]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Append one entry per sample to `self.results`.
 
         Args:

@@ -116,7 +116,7 @@ class KittiMetric(BaseMetric):
             found += [f"{self.prefix}/{name}/{key}" for key in report.metrics()]
         return found
 
-    def process(self, data_batch: object, data_samples: Sequence[PlainSample]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Append a batch's predictions and ground truth as KITTI annotations.
 
         Args:
@@ -124,7 +124,8 @@ class KittiMetric(BaseMetric):
             data_samples: Dicts with `sample_idx` (the frame's id), `pred_instances_3d` (`bboxes_3d`,
                 `scores_3d`, `labels_3d`) and, for image detectors, `pred_instances`.
         """
-        for sample in data_samples:
+        for given in data_samples:
+            sample = cast(PlainSample, given)
             sample_idx = _frame_id(sample["sample_idx"])
             info = self._info(sample_idx, sample)
             entry: dict[str, Any] = {"sample_idx": sample_idx}

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 from raydet3d.config import PartCfg
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
-from raydet3d.optim.schedule import AnyOptimizer, CurveScheduler, ParamScheduler, Scheduler
+from raydet3d.optim.schedule import AnyOptimizer, CurveScheduler, ParamScheduler
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS, BadArgument, Registry, build_from_cfg
 
-SchedulersCfg: TypeAlias = PartCfg | Sequence[PartCfg | Scheduler | None] | None
+SchedulersCfg: TypeAlias = PartCfg | Sequence[object] | None
 """One scheduler's config, or a list of configs and ready objects."""
 
 

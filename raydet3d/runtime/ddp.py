@@ -17,6 +17,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.context import DataBatch, DataSample, PartCfg
 from raydet3d.log import get_logger
 from raydet3d.models.detectors.base import BaseModel, Losses, StepOptimizer
+from raydet3d.models.module import BatchData
 from raydet3d.optim import OptimWrapper, OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
 
@@ -180,7 +181,7 @@ class MMSeparateDistributedDataParallel(ModelWrapper, nn.Module):
         """Call the model."""
         return self.module(*args, **kwargs)
 
-    def train_step(self, data: DataBatch, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
+    def train_step(self, data: BatchData, optim_wrapper: StepOptimizer) -> dict[str, Tensor]:
         """Train on a batch with the model's own `train_step`."""
         self._touched.clear()  # of a backward pass that failed
         out: dict[str, Tensor] = self.module.train_step(data, optim_wrapper)

@@ -18,6 +18,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.base import Hooks
 from raydet3d.hooks.context import Schedulers, StateDict, TrainLoop
 from raydet3d.optim import OptimWrapper, OptimWrapperDict, ParamScheduler, resume_schedulers
+from raydet3d.optim.schedule import SchedulerState
 from raydet3d.runtime import rng
 from raydet3d.runtime.ddp import is_sharded, unwrapped
 from raydet3d.runtime.history import History, is_plain
@@ -196,7 +197,7 @@ class TrainState:
             left = max(max_epochs - progress.epoch, 0) * len(loop.dataloader) - progress.batch
             loop.max_iters = progress.iter + max(left, 0)
 
-    def _load_schedulers(self, states: list[StateDict] | dict[str, list[StateDict]]) -> None:
+    def _load_schedulers(self, states: Sequence[SchedulerState] | Mapping[str, Sequence[SchedulerState]]) -> None:
         """Restore the schedulers' counts; the settings of the config hold, and changed ones are reported."""
         parts = self.schedulers
         if isinstance(parts, Mapping) != isinstance(states, Mapping):

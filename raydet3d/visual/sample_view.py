@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ AXES = {
 """Rotation from the axes of a cloud (`pcd_mode`: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
 
 
-def to_plain(data_sample: Det3DDataSample | PlainSample | None) -> PlainSample:
+def to_plain(data_sample: Det3DDataSample | Mapping[str, Any] | None) -> PlainSample:
     """Return a data sample as nested dicts."""
     if data_sample is None:
         return {}

@@ -18,13 +18,14 @@ from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.registry import VISBACKENDS, VISUALIZERS
 from raydet3d.structures import Det3DDataSample
-from raydet3d.structures.sample_types import ArrayLike, PlainSample
+from raydet3d.structures.sample_types import ArrayLike
 from raydet3d.visual.backends import BaseVisBackend, Scalar
 from raydet3d.visual.canvas import Array, Canvas
 from raydet3d.visual.featmap import draw_featmap
 
 BackendsLike = BaseVisBackend | PartCfg | Sequence[BaseVisBackend | PartCfg] | None
-SampleLike = Det3DDataSample | PlainSample | None
+SampleLike = Det3DDataSample | Mapping[str, Any] | None
+"""A data sample, or its fields as a dict (see `PlainSample`)."""
 Inputs = Mapping[str, ArrayLike | Sequence[ArrayLike]]
 """Model inputs of one frame: `points`, and perhaps `img`."""
 
