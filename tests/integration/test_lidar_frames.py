@@ -24,7 +24,8 @@ from tests.kit.shared import KITTI, NUSCENES, needs_nuscenes, needs_shared
 pytestmark = needs_shared
 
 REPO = Path(__file__).resolve().parents[2]
-NUM_OBJECTS = 22  # counted by hand in label_2: x 0 to 40.96 m, |y| < 20.48 m
+FRAMES = ("000008", "000134")
+NUM_OBJECTS = 20  # counted by hand in their label_2: x 0 to 40.96 m, |y| < 20.48 m
 
 
 def run(*arguments: str) -> None:
@@ -35,11 +36,18 @@ def run(*arguments: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", ["second", "centerpoint"])
-def test_most_objects_of_five_frames_are_found(name: str, tmp_path: Path) -> None:
+def test_most_objects_of_two_frames_are_found(name: str, tmp_path: Path) -> None:
     data = tmp_path / "kitti"
-    shutil.copytree(KITTI, data, copy_function=shutil.copyfile)
+    for file in KITTI.rglob("*.*"):
+        if file.stem in FRAMES:
+            (data / file.relative_to(KITTI)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, data / file.relative_to(KITTI))
+    (data / "ImageSets").mkdir()
+    for part in ("train", "val", "trainval"):
+        (data / "ImageSets" / f"{part}.txt").write_text("\n".join(FRAMES))
+    (data / "ImageSets" / "test.txt").touch()
     config = f"configs/demo/{name}_kitti_frames.py"
-    options = ["--cfg-options", f"data_root={data}/"]
+    options = ["--cfg-options", f"data_root={data}/", "train_dataloader.batch_size=2", "max_iters=150"]
     run("raydet3d.data.prepare", "kitti", str(data), "--workers", "0")
     run("raydet3d.train", config, "--workers", "0", "--work-dir", str(tmp_path / "train"), *options)
     (checkpoint,) = (tmp_path / "train").glob("iter_*.pth")
@@ -48,8 +56,8 @@ def test_most_objects_of_five_frames_are_found(name: str, tmp_path: Path) -> Non
     objects, false_alarms = count(tmp_path / "results" / "pred_instances_3d", data)
     print(f"\n{report(objects, false_alarms)}")
     assert len(objects) == NUM_OBJECTS
-    assert sum(o.is_found for o in objects) >= 18
-    assert false_alarms <= 6
+    assert sum(o.is_found for o in objects) >= 16
+    assert false_alarms <= 4
 
 
 @pytest.mark.parametrize(
