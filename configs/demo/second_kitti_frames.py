@@ -1,5 +1,8 @@
 """A reduced SECOND learns a handful of real KITTI frames by heart; as pointpillars_kitti_frames.py.
 
+Of the frames 000008 and 000134 it finds all 20 objects in range at 3D IoU above 0.99 after 150 steps of both
+(`train_dataloader.batch_size=2 max_iters=150`), with no box too many.
+
     python -m raydet3d.data.prepare kitti data/kitti
     python -m raydet3d.train configs/demo/second_kitti_frames.py --workers 0
 """

@@ -36,17 +36,19 @@ class SparseConvPairs:
         outputs: For each kernel position (P,) indices of outputs.
         num_inputs: N.
         num_outputs: M.
+        identity: Kernel position whose pairs are (i, i) for every i (the centre of a submanifold convolution).
     """
 
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     num_inputs: int
     num_outputs: int
+    identity: int | None = None
 
     @cached_property
     def transposed(self) -> SparseConvPairs:
         """The pairs of the inverse convolution, from outputs to inputs."""
-        return SparseConvPairs(self.outputs, self.inputs, self.num_outputs, self.num_inputs)
+        return SparseConvPairs(self.outputs, self.inputs, self.num_outputs, self.num_inputs, self.identity)
 
     @cached_property
     def table(self) -> Tensor:
@@ -101,7 +103,11 @@ def submanifold_pairs(
     every = torch.arange(len(coords), device=coords.device)
     # The opposite position of the kernel has the same pairs, swapped.
     return SparseConvPairs(
-        [*inputs, every, *reversed(outputs)], [*outputs, every, *reversed(inputs)], len(coords), len(coords)
+        [*inputs, every, *reversed(outputs)],
+        [*outputs, every, *reversed(inputs)],
+        len(coords),
+        len(coords),
+        identity=len(inputs),
     )
 
 
@@ -209,8 +215,10 @@ class _SparseConv(torch.autograd.Function):
             else:
                 grad_weight = torch.stack(
                     [
-                        features.index_select(0, source).T @ grad.index_select(0, target)
-                        for source, target in zip(pairs.inputs, pairs.outputs, strict=True)
+                        features.T @ grad
+                        if position == pairs.identity
+                        else features.index_select(0, source).T @ grad.index_select(0, target)
+                        for position, (source, target) in enumerate(zip(pairs.inputs, pairs.outputs, strict=True))
                     ]
                 )
         return grad_features, grad_weight, None, None
@@ -220,9 +228,12 @@ def _convolve(features: Tensor, weight: Tensor, pairs: SparseConvPairs, use_tabl
     """Compute the (M, C_out) outputs of (N, C_in) features and (K, C_in, C_out) weights."""
     if use_table:
         return _gather(features, pairs) @ weight.flatten(0, 1)
-    out = features.new_zeros(pairs.num_outputs, weight.shape[2])
-    for source, target, matrix in zip(pairs.inputs, pairs.outputs, weight, strict=True):
-        if len(source):
+    identity = pairs.identity
+    # The pairs of the identity are neither gathered nor added.
+    shape = (pairs.num_outputs, weight.shape[2])
+    out = features.new_zeros(shape) if identity is None else features @ weight[identity]
+    for position, (source, target, matrix) in enumerate(zip(pairs.inputs, pairs.outputs, weight, strict=True)):
+        if position != identity and len(source):
             out.index_add_(0, target, features.index_select(0, source) @ matrix)
     return out
 
