@@ -167,7 +167,7 @@ class TestBuild:
         ("cfg", "what"),
         [
             ({"clip_grad": {"max_norm": 1}}, "must contain an 'optimizer'.*_delete_"),
-            ([], "must be a dict"),
+            ([], "or a dict, got"),
             ({"optimizer": "SGD"}, "optim_wrapper.optimizer must be a dict"),
             ({"optimizer": {"type": "SDG", "lr": 0.1}}, "SGD"),
             ({"optimizer": {"type": "SGD", "lr": 0.1, "momentun": 0.9}}, "optim_wrapper.optimizer: .*momentum"),
