@@ -75,7 +75,7 @@ model = dict(
             voxel_size=voxel_size[:2],
             code_size=9),
         separate_head=dict(
-            type='SeparateHead', head_conv=32, init_bias=-2.19, final_kernel=1),
+            type='SeparateHead', head_conv=32, init_bias=-4.6, final_kernel=1),
         loss_cls=dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
         loss_bbox=dict(
             type='mmdet.L1Loss', reduction='mean', loss_weight=0.25),

@@ -19,7 +19,7 @@ from raydet3d.models.dense_heads.base import Base3DDenseHead, Losses
 from raydet3d.models.dense_heads.center_head_cfg import CenterHeadTestCfg, CenterHeadTrainCfg
 from raydet3d.models.dense_heads.center_targets import make_center_targets
 from raydet3d.models.layers.conv_module import ConvModule
-from raydet3d.models.module import ConfigType, InitCfg
+from raydet3d.models.module import ConfigType, InitCfg, ModuleList
 from raydet3d.models.task_modules.center_box_coder import CenterPointBBoxCoder
 from raydet3d.ops import clip_sigmoid, nms_circle, nms_rotated, upcast_half
 from raydet3d.registry import MODELS, TASK_UTILS
@@ -113,7 +113,7 @@ class CenterHead(Base3DDenseHead):
         self.shared_conv = ConvModule(
             in_channels, share_conv_channel, kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, bias=bias
         )
-        self.task_heads = nn.ModuleList()
+        self.task_heads = ModuleList()
         for classes in self.num_classes:
             heads = {**copy.deepcopy(dict(common_heads)), "heatmap": (classes, num_heatmap_convs)}
             self.task_heads.append(

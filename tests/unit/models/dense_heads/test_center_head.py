@@ -40,6 +40,12 @@ CYCLIST = [8.0, -3.0, -1.4, 1.8, 0.6, 1.7, -2.0]
 PEDESTRIAN = [2.0, 3.0, -1.4, 0.8, 0.6, 1.7, 1.0]
 
 
+def test_heat_maps_begin_at_the_bias_of_the_config():
+    head = head_of()
+    for task in head.task_heads:
+        assert torch.all(task.heatmap[-1].bias == task.init_bias)
+
+
 def test_targets():
     head = head_of()
     boxes = [CAR, CYCLIST, PEDESTRIAN, [5, 30, 0, 4, 2, 1.5, 0]]
