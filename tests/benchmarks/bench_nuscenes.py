@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from raydet3d.data import NuScenesTownDataset
+from raydet3d.data.synthetic.nuscenes_town_dataset import NuScenesTownDataset
 from raydet3d.metrics.nuscenes_ap import Objects, evaluate
 
 FRAMES, BOXES, TRUTHS = 6000, 100, 40

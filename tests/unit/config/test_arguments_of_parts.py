@@ -39,7 +39,7 @@ from raydet3d.registry import Registry
         (registry.PARAM_SCHEDULERS, {"type": "LinearLR", "begin": "0"}),
         (registry.TRANSFORMS, {"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": "4"}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", None) or str(value),
 )
 def test_a_wrong_argument_is_named(table: Registry, cfg: dict[str, Any]) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)

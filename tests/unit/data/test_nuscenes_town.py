@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet3d.data import NuScenesTownDataset
 from raydet3d.data.datasets.nuscenes_categories import CAMERAS, NUSCENES_CATEGORIES
 from raydet3d.data.datasets.nuscenes_tables import Table
 from raydet3d.data.synthetic.nuscenes_layout import SCENES, VERSION, write_scene
 from raydet3d.data.synthetic.nuscenes_shapes import make_object
 from raydet3d.data.synthetic.nuscenes_street import make_street
+from raydet3d.data.synthetic.nuscenes_town_dataset import NuScenesTownDataset
 from raydet3d.data.synthetic.nuscenes_town_settings import NuScenesTownSettings
 from raydet3d.errors import InputError
 from raydet3d.info_file import read_infos
