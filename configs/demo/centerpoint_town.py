@@ -257,7 +257,17 @@ default_hooks = dict(
         interval=5,
         max_keep_ckpts=2,
         save_best='NuScenes metric/pred_instances_3d_NuScenes/mAP',
-        rule='greater'))
+        rule='greater'),
+    visualization=dict(
+        type='Det3DVisualizationHook',
+        draw=True,
+        interval=8,
+        score_thr=0.3,
+        vis_task='lidar_det'))
+
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(
+    type='Det3DLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 
 # Another seed is another run: --cfg-options randomness.seed=1.
 randomness = dict(seed=0)

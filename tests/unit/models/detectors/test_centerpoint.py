@@ -53,7 +53,7 @@ def test_learns(kind):
     batch = batch_of(frame(0, kind == "velocity"), frame(1, kind == "velocity"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     totals = []
-    for _ in range(60):
+    for _ in range(100):
         losses = model(**model.data_preprocessor(batch, True), mode="loss")
         total, _ = model.parse_losses(losses)
         optimizer.zero_grad()
