@@ -145,7 +145,7 @@ def main() -> int:
             equal.append(compare(name, *sides))
         if not args.no_demo:
             config = "configs/demo/pointpillars_town.py"
-            options = ("train_cfg.max_epochs=1", "train_cfg.val_begin=2", "train_dataloader.batch_size=4")
+            options = ("train_cfg.max_epochs=1", "train_cfg.val_interval=2", "train_dataloader.batch_size=4")
             sides = []
             for number, checkout in enumerate(checkouts):
                 folder = Path(temporary, f"demo_{number}")
