@@ -31,12 +31,12 @@ _PLACES = ("work_dir", "resume", "load_from")  # keys that differ between starts
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeInfo:
-    """How a run begins.
+    """Start of a run: what it resumes from, or the weights that it begins with.
 
     Args:
-        resume_from: Checkpoint to go on from.
-        state: Its content; without its shards, if it has some.
-        load_from: Else, weights to begin with.
+        resume_from: Checkpoint to resume from.
+        state: Its content, without shards.
+        load_from: Weights to begin with where nothing is resumed.
     """
 
     resume_from: Location | None = None
@@ -45,25 +45,25 @@ class ResumeInfo:
 
 
 def pick_device(device: torch.device | str | None) -> torch.device:
-    """The device to run on."""
+    """Return the device to run on."""
     if device is not None:
         return torch.device(device)
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def work_dir_and_name(cfg: Config) -> tuple[Path, str]:
-    """The work dir and the name of a run."""
+    """Return the work dir and the name of a run."""
     stem = Path(cfg.filename).stem if cfg.filename else "run"
     return default_work_dir(cfg, cfg.filename), str(cfg.get("experiment_name") or stem)
 
 
 def checkpoint_root(cfg: Config) -> Location:
-    """Where a run's checkpoints live: its work dir, which may be a URI."""
+    """Return the location of a run's checkpoints: its work dir, which may be a URI."""
     return locate(work_dir_of(cfg, cfg.filename))
 
 
 def make_log_dir(work_dir: Path, timestamp: str | None) -> str:
-    """The name of this start, the same on every rank, and its folder: a new one, unless the name is given."""
+    """Make the log folder of this start and return its name, the same on every rank; a given name is kept."""
     return dist.on_rank0(lambda: _make_place(work_dir, timestamp))
 
 
@@ -83,7 +83,7 @@ def _make_place(work_dir: Path, timestamp: str | None) -> str:
 
 
 def remove_empty_dirs(work_dir: Path, timestamp: str, *, keep_work_dir: bool = False) -> None:
-    """Remove the folder of a start that came to nothing, and the work dir, if they are empty.
+    """Remove the folder of a start that failed, and the work dir, if they are empty.
 
     Args:
         work_dir: Folder of the run.
@@ -130,7 +130,7 @@ def resolve_resume(
 
 
 def _latest(work_dir: Location, *, start: str | None = None, run: str = "") -> Location | None:
-    """The newest checkpoint: rank 0 looks and tells the others."""
+    """Return the newest checkpoint, found by rank 0 for all ranks."""
 
     def look() -> Location | None:
         store = CheckpointStore(work_dir)
@@ -157,7 +157,7 @@ def log_config_changes(state: StateDict, cfg: Config, logger: logging.Logger) ->
 
 
 def resolve_seed(cfg: PartCfg, start: ResumeInfo) -> int:
-    """The run's seed: the config's, else that of the checkpoint, else one that is drawn; and seed with it."""
+    """Seed with the config's seed, else the checkpoint's, else a drawn one, and return it."""
     given = read_section(Randomness, cfg.get("randomness"), "randomness")
     seed = given.seed
     if seed is None and start.state is not None:
@@ -169,10 +169,9 @@ def resolve_seed(cfg: PartCfg, start: ResumeInfo) -> int:
 
 
 def resolve_batch_workers(cfg: PartCfg, start: ResumeInfo) -> int:
-    """Number of ranks that the run is laid out for: as many as when it began.
+    """Return the number of ranks that the run is laid out for: as many as when it began.
 
-    Whoever has given the ranks that are here larger or smaller batches, so that an iteration is what it was, has laid
-    it out anew.
+    It is the present number where `batch_size` was changed so that an iteration keeps its number of samples.
     """
     state, here = start.state or {}, dist.get_world_size()
     sampler = state.get("sampler", {})

@@ -1,4 +1,4 @@
-"""CenterPoint and PointPillars of nuScenes at published size on the real keyframe: losses, gradients, predictions.
+"""Models for nuScenes at published size on the real keyframe: losses, gradients, predictions.
 
 Voxels are limited to 6,000, so that the pillars' encoder fits into a test.
 """
@@ -23,6 +23,14 @@ NAMES = (
     "centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py",
     "centerpoint/centerpoint_voxel01_second_secfpn_head-circlenms_8xb4-cyclic-20e_nus-3d.py",
     "pointpillars/pointpillars_hv_fpn_sbn-all_8xb4-2x_nus-3d.py",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "free_anchor/pointpillars_hv_fpn_head-free-anchor_sbn-all_8xb4-2x_nus-3d.py",
+            "regnet/pointpillars_hv_regnet-400mf_secfpn_sbn-all_8xb4-2x_nus-3d.py",
+            "ssn/ssn_hv_secfpn_sbn-all_16xb2-2x_nus-3d.py",
+        )
+    ),
 )
 
 
@@ -46,6 +54,7 @@ def keyframe(name: str) -> Any:
 def test_published_size_on_the_keyframe(name: str) -> None:
     cfg = model_of(name)
     cfg["data_preprocessor"]["voxel_layer"]["max_voxels"] = (6000, 6000)
+    cfg["pts_backbone"]["init_cfg"] = None  # RegNet's weights are a download
     torch.manual_seed(0)
     model = MODELS.build(cfg)
     model.init_weights()
