@@ -284,24 +284,28 @@ class Anchor3DHead(Base3DDenseHead, AnchorTrainMixin):
         Returns:
             Losses of classes, boxes and directions.
         """
-        labels = labels.reshape(-1)
-        logits = map_to_rows(cls_score).reshape(-1, self.num_classes)
-        loss_cls = self.loss_cls(logits, labels, label_weights.reshape(-1), avg_factor=num_total_samples)
-        positive = ((labels >= 0) & (labels < self.num_classes)).nonzero().squeeze(1)
-        code = self.box_code_size
-        loss_bbox = self._loss_bbox(
-            map_to_rows(bbox_pred).reshape(-1, code)[positive],
-            bbox_targets.reshape(-1, code)[positive],
-            bbox_weights.reshape(-1, code)[positive],
+        return self._loss_on_rows(
+            map_to_rows(cls_score).reshape(-1, self.num_classes),
+            map_to_rows(bbox_pred).reshape(-1, self.box_code_size),
+            map_to_rows(dir_cls_pred).reshape(-1, 2) if dir_cls_pred is not None else None,
+            (labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights),
             num_total_samples,
         )
+
+    def _loss_on_rows(
+        self, logits: Tensor, deltas: Tensor, directions: Tensor | None, targets: Sequence[Tensor], num_total: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute the losses of rows of anchors, with the six targets of `loss_by_feat`."""
+        labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights = (
+            one.reshape(len(logits), -1).squeeze(1) for one in targets
+        )
+        loss_cls = self.loss_cls(logits, labels, label_weights, avg_factor=num_total)
+        positive = ((labels >= 0) & (labels < self.num_classes)).nonzero().squeeze(1)
+        loss_bbox = self._loss_bbox(deltas[positive], bbox_targets[positive], bbox_weights[positive], num_total)
         loss_dir = None
-        if dir_cls_pred is not None:
+        if directions is not None:
             loss_dir = self.loss_dir(
-                map_to_rows(dir_cls_pred).reshape(-1, 2)[positive],
-                dir_targets.reshape(-1)[positive],
-                dir_weights.reshape(-1)[positive],
-                avg_factor=num_total_samples,
+                directions[positive], dir_targets[positive], dir_weights[positive], avg_factor=num_total
             )
         return loss_cls, loss_bbox, loss_dir
 

@@ -308,25 +308,13 @@ class ShapeAwareHead(Anchor3DHead):
         Returns:
             Losses of classes, boxes and directions.
         """
-        logits = cls_score.reshape(-1, self.num_classes)
-        loss_cls = self.loss_cls(logits, labels.reshape(-1), label_weights.reshape(-1), avg_factor=num_total_samples)
-        positive = ((labels >= 0) & (labels < self.num_classes)).reshape(-1).nonzero().squeeze(1)
-        code = self.box_code_size
-        loss_bbox = self._loss_bbox(
-            bbox_pred.reshape(-1, code)[positive],
-            bbox_targets.reshape(-1, code)[positive],
-            bbox_weights.reshape(-1, code)[positive],
+        return self._loss_on_rows(
+            cls_score.reshape(-1, self.num_classes),
+            bbox_pred.reshape(-1, self.box_code_size),
+            dir_cls_preds.reshape(-1, 2) if dir_cls_preds is not None else None,
+            (labels, label_weights, bbox_targets, bbox_weights, dir_targets, dir_weights),
             num_total_samples,
         )
-        if dir_cls_preds is None:
-            return loss_cls, loss_bbox, None
-        loss_dir = self.loss_dir(
-            dir_cls_preds.reshape(-1, 2)[positive],
-            dir_targets.reshape(-1)[positive],
-            dir_weights.reshape(-1)[positive],
-            avg_factor=num_total_samples,
-        )
-        return loss_cls, loss_bbox, loss_dir
 
     @override
     def predict_by_feat(
