@@ -31,6 +31,9 @@ def test_configs_are_inside_and_found(tmp_path: Path) -> None:
         for file in (ROOT / "configs").rglob(suffix):
             assert f"raydet3d/{file.relative_to(ROOT).as_posix()}" in inside
     assert {"raydet3d/py.typed", "raydet3d/CHANGELOG.md"} <= inside
+    for suffix in ("*.css", "*.html", "*.js"):
+        for file in (ROOT / "raydet3d").rglob(suffix):
+            assert file.relative_to(ROOT).as_posix() in inside
     assert not [name for name in inside if name.startswith(("tests", "configs"))]
 
     away = tmp_path / "away"
