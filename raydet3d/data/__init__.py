@@ -2,6 +2,7 @@
 
 from raydet3d.data.dataset import Det3DDataset, check_dataset
 from raydet3d.data.dataset_wrappers import CBGSDataset, ConcatDataset, RepeatDataset
+from raydet3d.data.datasets.custom import CustomDataset
 from raydet3d.data.datasets.kitti import KittiDataset
 from raydet3d.data.datasets.nuscenes import NuScenesDataset
 from raydet3d.data.pipeline import Compose, MultiScaleFlipAug3D, Transform
@@ -16,6 +17,7 @@ from raydet3d.data.transforms.augmentation import (
     PointsRangeFilter,
     RandomFlip3D,
 )
+from raydet3d.data.transforms.custom_loading import LoadCustomPointsFromFile
 from raydet3d.data.transforms.formatting import Pack3DDetInputs, pseudo_collate
 from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromFile
 from raydet3d.data.transforms.multi_sweep import LoadPointsFromMultiSweeps
@@ -25,6 +27,7 @@ __all__ = [
     "CBGSDataset",
     "Compose",
     "ConcatDataset",
+    "CustomDataset",
     "DataBaseSampler",
     "DefaultSampler",
     "Det3DDataset",
@@ -33,6 +36,7 @@ __all__ = [
     "InfiniteSampler",
     "KittiDataset",
     "LoadAnnotations3D",
+    "LoadCustomPointsFromFile",
     "LoadPointsFromFile",
     "LoadPointsFromMultiSweeps",
     "MultiScaleFlipAug3D",

@@ -154,11 +154,11 @@ def evaluate(
                     if kind not in kinds:
                         continue
                     if (kind, bar) not in curves:
-                        curves[kind, bar] = _curve(real, seen, overlaps, truth_state, found_state, kind, bar)
+                        curves[kind, bar] = precision_curve(real, seen, overlaps, truth_state, found_state, kind, bar)
                     curve = curves[kind, bar]
-                    report.scores[name, kind, rule, title] = _score(curve.precision)
+                    report.scores[name, kind, rule, title] = average(curve.precision)
                     if kind == "bbox" and with_aos:
-                        report.scores[name, "aos", rule, title] = _score(curve.similarity)
+                        report.scores[name, "aos", rule, title] = average(curve.similarity)
     return report
 
 
@@ -187,7 +187,7 @@ def _state_of_found(found: Objects, name: str, level: int) -> Ints:
     return np.where(low, 1, np.where(found.name == name.lower(), 0, -1))
 
 
-def _curve(
+def precision_curve(
     truth: Objects,
     found: Objects,
     overlaps: Overlaps,
@@ -196,7 +196,17 @@ def _curve(
     kind: str,
     least: float,
 ) -> Curve:
-    """Return precision and similarity of one class, difficulty, kind and minimum overlap."""
+    """Return precision and similarity of one class, difficulty, kind and minimum overlap.
+
+    Args:
+        truth: G ground truths.
+        found: D detections.
+        overlaps: Of all pairs in one frame.
+        truth_state: (G,) 0 counts, 1 ignored (neither found nor missed), -1 another class.
+        found_state: (D,) 0 counts, 1 ignored, -1 another class.
+        kind: `bbox`, `bev` or `3d`.
+        least: Overlap that a match must exceed.
+    """
     g, d, value = overlaps.above(kind, least)
     keep = (truth_state[g] >= 0) & (found_state[d] >= 0)
     g, d, value = g[keep], d[keep], value[keep]
@@ -298,6 +308,6 @@ def _from_right(values: Floats) -> Floats:
     return np.maximum.accumulate(values[::-1])[::-1]
 
 
-def _score(values: Floats) -> Score:
+def average(values: Floats) -> Score:
     """Return the means over 11 and 40 of the 41 thresholds, in percent."""
     return Score(ap11=float(values[::4].mean() * 100), ap40=float(values[1:].mean() * 100))

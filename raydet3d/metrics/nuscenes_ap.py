@@ -8,6 +8,7 @@ Legend: N predictions · M objects of the ground truth · P pairs of both in one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -127,25 +128,35 @@ class Scores:
         return (_MEAN_AP_WEIGHT * self.mean_ap + scores) / (_MEAN_AP_WEIGHT + len(ERRORS))
 
 
-def evaluate(truth: Objects, found: Objects) -> Scores:
+def evaluate(
+    truth: Objects,
+    found: Objects,
+    *,
+    classes: Sequence[str] = CLASSES,
+    distances: Sequence[float] = DISTANCES_M,
+    error_distance: float = ERROR_DISTANCE_M,
+) -> Scores:
     """Score predictions.
 
     Args:
         truth: Ground truth, filtered by range, points and bicycle racks.
         found: Predictions, filtered by range and bicycle racks.
+        classes: Names of the labels.
+        distances: Matching distances, metres.
+        error_distance: The one of them whose matches the true-positive errors are of.
     """
     ap: dict[str, dict[float, float]] = {}
     errors: dict[str, dict[str, float]] = {}
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(classes):
         own_truth, own_found = truth.take(truth.label == label), found.take(found.label == label)
         # By descending score; of equal ones the later first.
         own_found = own_found.take(np.lexsort((np.arange(len(own_found)), own_found.score))[::-1])
-        pairs = _near_pairs(own_truth, own_found)
+        pairs = _near_pairs(own_truth, own_found, max(distances))
         ap[name] = {}
-        for distance in DISTANCES_M:
+        for distance in distances:
             match = _match(pairs, len(own_found), len(own_truth), distance)
             ap[name][distance] = _average_precision(match, len(own_truth))
-            if distance == ERROR_DISTANCE_M:
+            if distance == error_distance:
                 curves = _error_curves(own_truth, own_found, match, np.pi if name == "barrier" else 2 * np.pi)
                 errors[name] = _mean_errors(own_found.score, match, len(own_truth), curves)
         errors[name] |= dict.fromkeys(_UNDEFINED.get(name, ()), float("nan"))
@@ -164,7 +175,7 @@ class _Pairs:
     distance: Floats
 
 
-def _near_pairs(truth: Objects, found: Objects) -> _Pairs:
+def _near_pairs(truth: Objects, found: Objects, largest: float) -> _Pairs:
     order = np.argsort(truth.frame, kind="stable")
     frames = truth.frame[order]
     begin = np.searchsorted(frames, found.frame, side="left")
@@ -173,7 +184,7 @@ def _near_pairs(truth: Objects, found: Objects) -> _Pairs:
     j = order[np.arange(len(i)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begin, count)]
     difference = found.center[i, :2] - truth.center[j, :2]
     distance = np.sqrt((difference**2).sum(-1))
-    near = np.flatnonzero(distance < max(DISTANCES_M))
+    near = np.flatnonzero(distance < largest)
     near = near[np.lexsort((j[near], distance[near], i[near]))]
     return _Pairs(i[near], j[near], distance[near])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raydet3d.config import PartCfg
 from raydet3d.data.pipeline import Sample, Transform
@@ -57,10 +58,14 @@ class LoadPointsFromFile(Transform):
             if getattr(self, name) and len(self.use_dim) < least:
                 raise InputError(f"LoadPointsFromFile: {name} needs use_dim to keep at least {least} numbers")
 
+    def read(self, path: str) -> NDArray[np.float32]:
+        """Return the (N, load_dim) points of a file; for subclasses."""
+        return read_cloud(path, channels=self.load_dim)
+
     def transform(self, results: Sample) -> Sample:
         """Set `points` from the file at `lidar_path`."""
         path = results["lidar_path"] if "lidar_path" in results else results["lidar_points"]["lidar_path"]
-        points = read_cloud(path, channels=self.load_dim)
+        points = self.read(path)
         if self.use_dim != list(range(self.load_dim)):
             points = np.ascontiguousarray(points[:, self.use_dim])
         if self.norm_intensity:
