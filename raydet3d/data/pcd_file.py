@@ -116,7 +116,9 @@ def _parse_compressed(body: bytes, layout: np.dtype[np.void], num_points: int, p
     begin = 0
     for name in layout.names or ():
         kind = layout[name]
-        arrays.append(np.frombuffer(content, kind.base, num_points * kind.shape[0], begin).reshape(num_points, -1))
+        arrays.append(
+            np.frombuffer(content, kind.base, num_points * kind.shape[0], begin).reshape(num_points, kind.shape[0])
+        )
         begin += num_points * kind.itemsize
     return arrays
 

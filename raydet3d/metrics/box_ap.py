@@ -339,6 +339,7 @@ class CenterDistanceAPMetric(BoxMetric):
 
     Args:
         distances: Distances between centres in the ground plane below which a prediction matches, metres.
+        with_velocity: Report the error of velocities too, where boxes have them.
         **kwargs: Arguments of `BoxMetric`: `classes`, `ranges`, `class_range`, `point_cloud_range`, `min_points`.
 
     Example:
@@ -347,8 +348,11 @@ class CenterDistanceAPMetric(BoxMetric):
 
     default_prefix: ClassVar[str | None] = "CenterDistance"
 
-    def __init__(self, distances: Sequence[float] = nuscenes_ap.DISTANCES_M, **kwargs: Any) -> None:
+    def __init__(
+        self, distances: Sequence[float] = nuscenes_ap.DISTANCES_M, with_velocity: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.with_velocity = with_velocity
         self.distances = [float(distance) for distance in distances]
         if not self.distances or min(self.distances) <= 0:
             raise InputError(f"CenterDistanceAPMetric: distances must be above 0, got {list(distances)}")
@@ -360,8 +364,7 @@ class CenterDistanceAPMetric(BoxMetric):
     ) -> tuple[dict[str, float], str]:
         scores: dict[str, float] = {}
         rows: list[tuple[str, ...]] = []
-        moves = bool(np.isfinite(truth.rows[:, 7:]).any() and np.isfinite(found.rows[:, 7:]).any()) or not len(truth)
-        errors = [key for key in ERRORS if key != "vel_err" or moves]
+        errors = [key for key in ERRORS if key != "vel_err" or self.with_velocity]
         for ring in self.rings:
             result = nuscenes_ap.evaluate(
                 _around_center(truth, truth.within(ring)),

@@ -103,7 +103,10 @@ val_evaluator = [
         type='Box3DAPMetric',
         iou_thresholds=[0.5, 0.25],
         point_cloud_range=point_cloud_range),
-    dict(type='CenterDistanceAPMetric', point_cloud_range=point_cloud_range)
+    dict(
+        type='CenterDistanceAPMetric',
+        with_velocity=with_velocity,
+        point_cloud_range=point_cloud_range)
 ]
 test_evaluator = val_evaluator
 

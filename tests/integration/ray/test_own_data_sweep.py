@@ -26,5 +26,5 @@ def test_a_sweep_on_own_recordings(two_cpus: None, tmp_path: Path) -> None:
     }
     options = {**SMALL, "epoch_num": 1, "data_root": f"{root}/"}
     results = sweep(Path(CONFIGS["centerpoint"]), source, work_dir=tmp_path / "sweep", cfg_options=options)
-    assert [trial.state for trial in results.trials] == ["finished", "finished"]
-    assert all(trial.best is not None for trial in results.trials)
+    assert [trial.state for trial in results.trials] == ["done", "done"]
+    assert all(trial.reports for trial in results.trials)

@@ -143,7 +143,7 @@ def test_distance_ap_equals_nuscenes() -> None:
         return nuscenes_ap.Objects.concatenate(parts)
 
     wanted = nuscenes_ap.evaluate(objects(0), objects(1))
-    ours = score(samples, "CenterDistanceAPMetric", min_points=0)
+    ours = score(samples, "CenterDistanceAPMetric", min_points=0, with_velocity=True)
     for own, name in zip(CLASSES, names, strict=True):
         for distance in nuscenes_ap.DISTANCES_M:
             assert_close(ours[f"{own}_AP_dist_{distance:g}"], wanted.ap[name][distance], atol=1e-4)

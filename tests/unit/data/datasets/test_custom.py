@@ -54,7 +54,7 @@ def test_other_axes_units_and_names_give_the_towns_own_frames(stranger: Path) ->
         boxes = sample["ann_info"]["gt_bboxes_3d"].numpy()
         wanted = np.array([[*thing.center, *thing.size, thing.yaw] for thing in things])
         assert_close(boxes[:, :6], wanted[:, :6], atol=1e-4)
-        assert_close(np.cos(boxes[:, 6] - wanted[:, 6]), np.ones(len(things)))
+        assert_close(np.cos(boxes[:, 6] - wanted[:, 6]), np.ones(len(things)), atol=1e-6)
         assert_close(boxes[:, 7:], 2 * np.stack([np.cos(wanted[:, 6]), np.sin(wanted[:, 6])], 1), atol=1e-4)
         names = {"Car": "car", "Van": "car", "Pedestrian": "pedestrian", "Cyclist": "cyclist"}
         labels = [CLASSES.index(names[str(thing.label)]) for thing in things]
@@ -112,7 +112,7 @@ def test_yaw_of_other_axes(axes: Any, zero: Any, direction: Any, heading: float)
 
     own = Conventions(axes=axes, yaw=Yaw(zero, direction))
     box = own.convert_boxes(np.array([[1.0, 2.0, 3.0, 4.0, 2.0, 1.0, 0.3]]), "bottom")[0]
-    assert_close(np.cos(box[6] - heading), 1.0)
+    assert_close(np.cos(box[6] - heading), 1.0, atol=1e-12)
     assert_close(own.convert_points(np.array([[1.0, 2.0, 3.0]]))[0], box[:3])
     assert_close(np.linalg.norm(box[:3]), np.sqrt(14))
     # A motion in the recorder's frame is the same motion in ours.
