@@ -11,6 +11,7 @@ COMMANDS = """commands:
   python -m raydet3d.evaluate CONFIG CHECKPOINT      score a checkpoint
   python -m raydet3d.tune CONFIG SWEEP.yaml          search over settings of a config
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
+  python -m raydet3d.data.convert LAYOUT SOURCE ROOT recordings in another layout to the folder of own data
   python -m raydet3d.data.prepare kitti ROOT         turn a raw data set into what the loaders read
 
 each of them explains itself with --help"""

@@ -35,8 +35,8 @@ def read_cloud(path: Path | str, *, channels: int = 4) -> NDArray[np.float32]:
     """
     if str(path).lower().endswith((".npy", ".pcd", ".ply")):
         fields = read_fields(path)
-        first = [name for name in map(fields.get, ("x", "y", "z", _find(fields, "intensity"))) if name is not None]
-        chosen = [*first, *(value for value in fields.values() if not any(value is one for one in first))][:channels]
+        first = ["x", "y", "z", *filter(None, [_find(fields, "intensity")])]
+        chosen = [fields[name] for name in (*first, *(name for name in fields if name not in first))][:channels]
         if len(chosen) < channels:
             raise InputError(f"{path}: has the columns {', '.join(fields)}, but {channels} numbers a point are read")
         return np.stack(chosen, axis=1).astype(np.float32, copy=False)

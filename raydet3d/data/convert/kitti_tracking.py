@@ -101,7 +101,7 @@ def _velocity(
         return None
     (first, start), (last, end) = seen[0], seen[-1]
     velocity: Floats = poses[frame][:3, :3].T @ (end - start) / (PERIOD_S * (last - first))
-    return velocity[:2].tolist()
+    return [float(velocity[0]), float(velocity[1])]
 
 
 def _read_calib(path: Path) -> dict[str, Floats]:

@@ -42,7 +42,7 @@ _TIME_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def _spans_space(axes: Sequence[str]) -> bool:
-    return abs(round(np.linalg.det([_DIRECTIONS[name] for name in axes]))) == 1
+    return {abs(_DIRECTIONS[name][i]) * (i + 1) for name in axes for i in range(3)} == {0, 1, 2, 3}
 
 
 def _is_permutation(sides: Sequence[str]) -> bool:

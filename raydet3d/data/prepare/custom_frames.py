@@ -120,11 +120,11 @@ def prepare_cloud(job: CloudJob) -> CloudResult:
         "objects": [],
     }
     if job.is_frame:
-        result["info"] = _make_info(job, cloud)
+        info = result["info"] = _make_info(job, cloud)
         if job.label is not None:
             objects = read_objects(job.label, job.conventions, job.calib)
             inside: NDArray[np.bool_] = points_in_boxes(points.astype(np.float64), objects.boxes)
-            result["info"]["instances"] = _make_instances(objects, inside.sum(0))
+            info["instances"] = _make_instances(objects, inside.sum(0))
             result["names"] = list(objects.names)
             if job.cut_out:
                 result["objects"] = _cut_out(job, points, objects)
@@ -216,12 +216,14 @@ def _cut_out(job: CloudJob, points: NDArray[np.float32], objects: Objects) -> li
     if not len(objects):
         return []
     clouds = [points]
-    for sweep, path in job.sweeps if job.record is not None else ():
-        cloud = _read(job, path)
-        to_sweep = _lidar_to_sweep(job.record, sweep)
+    record = job.record
+    for sweep, file in job.sweeps if record is not None else ():
+        assert record is not None
+        cloud = _read(job, file)
+        to_sweep = _lidar_to_sweep(record, sweep)
         cloud[:, :3] = (cloud[:, :3] - to_sweep[:3, 3]) @ to_sweep[:3, :3]
         if "time" in job.features:
-            cloud[:, job.features.index("time")] = (job.record.timestamp or 0.0) - (sweep.timestamp or 0.0)
+            cloud[:, job.features.index("time")] = (record.timestamp or 0.0) - (sweep.timestamp or 0.0)
         clouds.append(cloud)
     if len(clouds) > 1 and "time" in job.features:
         points[:, job.features.index("time")] = 0
