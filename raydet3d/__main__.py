@@ -12,6 +12,8 @@ COMMANDS = """commands:
   python -m raydet3d.tune CONFIG SWEEP.yaml          search over settings of a config
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
   python -m raydet3d.data.convert LAYOUT SOURCE ROOT recordings in another layout to the folder of own data
+  python -m raydet3d.export CONFIG CHECKPOINT --out DIR  graphs for other runtimes (ONNX, torch.export)
+  python -m raydet3d.benchmark CONFIG                how fast a config loads, trains and predicts
   python -m raydet3d.data.prepare kitti ROOT         turn a raw data set into what the loaders read
 
 each of them explains itself with --help"""

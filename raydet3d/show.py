@@ -1,14 +1,15 @@
-"""The command `python -m raydet3d.show config|schedule|hooks|groups|ray|registry ...`: show what a run will do."""
+"""The command `python -m raydet3d.show config|schedule|hooks|groups|model|ray|registry ...`: what a run will do."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   python -m raydet3d.show schedule CONFIG --epoch-length 619    the same where the data are not on this machine
   python -m raydet3d.show hooks CONFIG                          which hook is called at which stage, in order
   python -m raydet3d.show groups CONFIG                         which parameters train with which settings
+  python -m raydet3d.show model CONFIG                          parameters, multiply-adds and activations of each part
   python -m raydet3d.show ray CONFIG --workers 1-8              what a run will ask of the cluster
   python -m raydet3d.show registry                              the tables of what a config may name by type=...
   python -m raydet3d.show registry OPTIMIZERS                   what one of them holds, and where it comes from
@@ -37,12 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.show",
-        description="Show what a run with a config will do. Nothing is trained, and no data are read or made.",
+        description="Show what a run with a config will do. Nothing is trained or made; only `model` reads a frame.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
-    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|ray|registry")
+    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|model|ray|registry")
     for name, (show, help_text) in VIEWS.items():
         view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
         view.set_defaults(show=show)
@@ -51,6 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
             view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
         if name == "ray":
             add_ray(view)
+        if name == "model":
+            view.add_argument("--json", action="store_true", help="print JSON")
         if name == "schedule":
             view.add_argument(
                 "--epoch-length",
@@ -246,8 +250,10 @@ def epoch_length(cfg: Mapping[str, Any], *, given: int | None, workers: int) -> 
         if given < 1:
             raise InputError(f"--epoch-length must be 1 or more, got {given}")
         return given, "--epoch-length"
+    from raydet3d.runtime.example_frames import info_files
+
     loader = _needed(cfg, "train_dataloader")
-    for file in _info_files(loader["dataset"]):
+    for file in info_files(loader["dataset"]):
         if not file.is_file():
             raise InputError(
                 f"{file} does not exist, so the length of an epoch is unknown; "
@@ -268,16 +274,6 @@ def counts_iterations(cfg: Mapping[str, Any]) -> bool:
     loop = _needed(cfg, "train_cfg")
     given = _param_schedulers(cfg)
     return bool(loop.get("max_iters")) and not any(item.get("by_epoch", True) for item in given)
-
-
-def _info_files(dataset: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the info files of a data set, also inside wrappers."""
-    inner = dataset.get("dataset")
-    several = dataset.get("datasets") or ([inner] if isinstance(inner, Mapping) else [])
-    for item in several:
-        yield from _info_files(item)
-    if not several and dataset.get("ann_file"):
-        yield Path(dataset.get("data_root") or "", dataset["ann_file"])
 
 
 # ---------------------------------------------------------------------------------------------------- hooks and groups
@@ -321,6 +317,40 @@ def _shortened(names: Sequence[str], limit: int = 8) -> list[str]:
     return (
         list(names) if len(names) <= limit else [*names[: limit - 2], f"... {len(names) - limit + 1} more", names[-1]]
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+def show_model(cfg: Config, args: argparse.Namespace) -> None:
+    """Print parameters, multiply-adds and activation sizes of the model's parts for one frame, in float32."""
+    from raydet3d.runtime.example_frames import example_frames
+    from raydet3d.runtime.model_profile import build_detector, profile_model
+
+    model = build_detector(cfg)
+    frames = example_frames(cfg, model, 1)
+    parts = profile_model(model, frames.batch(1))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if args.json:
+        whole = {
+            "model": type(model).__name__,
+            "frame": frames.source,
+            "parameters": total,
+            "multiply_adds": sum(part.multiply_adds for part in parts),
+            "activation_bytes": sum(part.activation_bytes for part in parts),
+            "parts": [asdict(part) for part in parts],
+        }
+        print(json.dumps(whole, indent=1))
+        return
+    print(f"{type(model).__name__}, one frame in float32: {frames.source}\n")
+    rows = [(part.name, part.type, part.parameters, part.multiply_adds, part.activation_bytes) for part in parts]
+    sums = tuple(sum(row[i] for row in rows) for i in (3, 4))  # type: ignore[misc]
+    width = max(len(f"{row[0]} ({row[1]})") for row in rows)
+    print(f"{'part':<{width}} {'parameters':>12} {'multiply-adds':>15} {'activations':>12}  output")
+    for part, (name, kind, numbers, products, size) in zip(parts, rows, strict=True):
+        shapes = ", ".join(map(str, part.output_shapes[:3])) + (", ..." if len(part.output_shapes) > 3 else "")
+        print(f"{f'{name} ({kind})':<{width}} {numbers:>12,} {products / 1e9:>13.3f} G {size / 1e6:>9.1f} MB  {shapes}")
+    print(f"{'all':<{width}} {total:>12,} {sums[0] / 1e9:>13.3f} G {sums[1] / 1e6:>9.1f} MB")
 
 
 # --------------------------------------------------------------------------------------------------------------- ray
@@ -401,6 +431,7 @@ VIEWS: Mapping[str, tuple[Callable[[Config, argparse.Namespace], None], str]] = 
     "schedule": (show_schedule, "learning rate and momentum over the run"),
     "hooks": (show_hooks, "the hooks of each stage, in calling order"),
     "groups": (show_groups, "the param groups of the model"),
+    "model": (show_model, "parameters, multiply-adds and activation sizes of the model's parts for one frame"),
     "ray": (show_ray, "what a run asks of the cluster"),
 }
 

@@ -2,7 +2,7 @@
 
 from raydet3d.hooks import refused_hooks
 from raydet3d.hooks.base import PRIORITIES, STAGES, Hook, Hooks, Priority, get_priority
-from raydet3d.hooks.benchmark import BenchmarkHook
+from raydet3d.hooks.benchmark_hook import BenchmarkHook
 from raydet3d.hooks.checkpoint import CheckpointHook
 from raydet3d.hooks.disable_augmentation import DisableAugHook, DisableObjectSampleHook
 from raydet3d.hooks.early_stopping import EarlyStoppingHook

@@ -59,7 +59,7 @@ class VFELayer(nn.Module):
         """
         x = self.linear(inputs)
         # BatchNorm raises on an empty batch; a step without points must still reach the weights.
-        x = self.norm(x.flatten(0, 1)).view_as(x) if len(x) else x * self.norm.weight + self.norm.bias
+        x = self.norm(x.flatten(0, 1)).view_as(x) if x.shape[0] else x * self.norm.weight + self.norm.bias
         x = F.relu(x)
         if not self.max_out:
             return x
@@ -131,18 +131,35 @@ class HardVFE(nn.Module):
             (V, C).
         """
         with torch.autocast(features.device.type, enabled=False):
-            filled = torch.arange(features.shape[1], device=features.device) < num_points[:, None]  # (V, P)
-            xyz = features[..., :3]
-            parts = [features]
-            if self.with_cluster_center:
-                parts.append(xyz - xyz.sum(dim=1, keepdim=True) / num_points[:, None, None].to(features))
-            if self.with_voxel_center:
-                size = features.new_tensor(self.voxel_size)
-                low = features.new_tensor([s / 2 + a for s, a in zip(self.voxel_size, self.low, strict=True)])
-                parts.append(xyz - (coors[:, 1:].flip(1).to(features) * size + low)[:, None])
-            if self.with_distance:
-                parts.append(xyz.norm(dim=2, keepdim=True))
-            x = torch.cat(parts, dim=-1) * filled[..., None]
+            x = self.input_features(features, num_points, coors)
             for layer in self.vfe_layers:
                 x = layer(x)
             return x
+
+    def input_features(self, features: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        """Return the input of the layers, (V, P, C_in), zero where a slot is empty; arguments as for `forward`."""
+        filled = torch.arange(features.shape[1], device=features.device) < num_points[:, None]  # (V, P)
+        xyz = features[..., :3]
+        parts = [features]
+        if self.with_cluster_center:
+            parts.append(xyz - xyz.sum(dim=1, keepdim=True) / num_points[:, None, None].to(features))
+        if self.with_voxel_center:
+            size = features.new_tensor(self.voxel_size)
+            low = features.new_tensor([s / 2 + a for s, a in zip(self.voxel_size, self.low, strict=True)])
+            parts.append(xyz - (coors[:, 1:].flip(1).to(features) * size + low)[:, None])
+        if self.with_distance:
+            parts.append(xyz.norm(dim=2, keepdim=True))
+        return torch.cat(parts, dim=-1) * filled[..., None]
+
+    def feature_names(self, num_point_features: int) -> list[str]:
+        """Return what each channel of `input_features` holds.
+
+        Args:
+            num_point_features: Numbers of a point.
+        """
+        names = [*"xyz", *(f"point[{i}]" for i in range(3, num_point_features))]
+        if self.with_cluster_center:
+            names += [f"{axis} - {axis}_mean_of_points" for axis in "xyz"]
+        if self.with_voxel_center:
+            names += [f"{axis} - {axis}_voxel_center" for axis in "xyz"]
+        return names + (["norm(x, y, z)"] if self.with_distance else [])

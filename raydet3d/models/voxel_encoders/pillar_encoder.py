@@ -55,7 +55,7 @@ class PFNLayer(nn.Module):
         """
         x = self.linear(slots)
         # BatchNorm raises on an empty batch; a step without points must still reach the weights.
-        x = self.norm(x.flatten(0, 1)).view_as(x) if len(x) else x * self.norm.weight + self.norm.bias
+        x = self.norm(x.flatten(0, 1)).view_as(x) if x.shape[0] else x * self.norm.weight + self.norm.bias
         x = F.relu(x)
         pooled = x.amax(dim=1, keepdim=True) if self.mode == "max" else x.mean(dim=1, keepdim=True)
         return pooled if self.last_layer else torch.cat((x, pooled.expand_as(x)), dim=2)
@@ -197,12 +197,29 @@ class PillarFeatureNet(nn.Module):
 
     def _encode_slots(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
         """Encode pillars from all slots, as published."""
-        filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points[:, None]  # (V, P)
-        mean = voxels[..., :3].sum(dim=1, keepdim=True) / num_points[:, None, None].to(voxels)
-        x = self._decorate(voxels, mean, self._centers(coors, voxels)[:, None]) * filled[..., None]
+        x = self.input_features(voxels, num_points, coors)
         for layer in self.pfn_layers:
             x = layer(x)
         return x.squeeze(1)
+
+    def input_features(self, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
+        """Return the input of the layers, (V, P, C_in), zero where a slot is empty; arguments as for `forward`."""
+        filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points[:, None]  # (V, P)
+        mean = voxels[..., :3].sum(dim=1, keepdim=True) / num_points[:, None, None].to(voxels)
+        return self._decorate(voxels, mean, self._centers(coors, voxels)[:, None]) * filled[..., None]
+
+    def feature_names(self, num_point_features: int) -> list[str]:
+        """Return what each channel of `input_features` holds.
+
+        Args:
+            num_point_features: Numbers of a point.
+        """
+        offsets = [f"{axis} - {axis}_pillar_center" for axis in "xyz"]
+        point = [*"xyz", *(f"point[{i}]" for i in range(3, num_point_features))]
+        own = offsets + point[3:] if self.with_voxel_center and self.legacy else point
+        means = [f"{axis} - {axis}_mean_of_points" for axis in "xyz"] if self.with_cluster_center else []
+        norm = [f"norm({', '.join(own[:3])})"] if self.with_distance else []
+        return own + means + (offsets if self.with_voxel_center else []) + norm
 
     def _encode_points(self, layer: PFNLayer, voxels: Tensor, num_points: Tensor, coors: Tensor) -> Tensor:
         """Encode pillars from their points alone."""

@@ -128,7 +128,7 @@ def test_more_iterations_than_there_are_cannot_be_profiled(tmp_path: Path) -> No
 @pytest.mark.parametrize(("length", "left_out"), [(1, 0), (12, 6), (99, 49), (100, 50), (400, 50)])
 def test_speed_of_short_and_long_epochs(monkeypatch: pytest.MonkeyPatch, length: int, left_out: int) -> None:
     clock = [0.0]
-    monkeypatch.setattr("raydet3d.hooks.benchmark.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("raydet3d.hooks.benchmark_hook.time.perf_counter", lambda: clock[0])
     logged: list[Any] = []
     runner: Any = SimpleNamespace(
         train_dataloader=range(length),

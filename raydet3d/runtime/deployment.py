@@ -1,0 +1,139 @@
+"""Describe an exported detector: what a program needs to prepare the graphs' inputs and to read their outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import raydet3d
+from raydet3d.errors import InputError
+from raydet3d.hooks.context import PartCfg
+from raydet3d.models import Det3DDataPreprocessor
+from raydet3d.models.detector_parts import detector_parts
+from raydet3d.models.export_graphs import LAYERED_ENCODERS
+from raydet3d.ops import grid_size
+from raydet3d.registry import DATASETS
+from raydet3d.runtime.example_frames import innermost_dataset, loading_steps, num_point_features
+from raydet3d.runtime.graph_files import ExportedGraph, GraphTensors
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+_NEEDED = ("data_preprocessor", "voxel_encoder", "middle_encoder", "backbone", "bbox_head")
+# What a head's outputs are decoded with, where the head has it.
+_HEAD_SETTINGS = (
+    *("num_classes", "class_names", "use_direction_classifier", "dir_offset", "dir_limit_offset", "box_code_size"),
+    *("norm_bbox", "with_velocity", "num_anchors"),
+)
+_HEAD_CONFIGS = ("bbox_coder", "anchor_generator", "common_heads", "tasks")
+
+
+def check_detector(model: nn.Module) -> None:
+    """Refuse a model that has other parts than the detectors that can be exported.
+
+    Raises:
+        InputError: It has.
+    """
+    missing = [part for part in _NEEDED if part not in detector_parts(model)]
+    preprocessor = getattr(model, "data_preprocessor", None)
+    if missing or not isinstance(preprocessor, Det3DDataPreprocessor) or preprocessor.voxel_layer is None:
+        lacks = ", ".join(missing) or "a Det3DDataPreprocessor with a voxel_layer"
+        raise InputError(
+            f"{type(model).__name__} has no {lacks}; a detector on voxels with {', '.join(_NEEDED)} can be exported"
+        )
+
+
+def describe_deployment(
+    cfg: PartCfg, model: nn.Module, exported: Sequence[ExportedGraph], tensors: Mapping[str, GraphTensors]
+) -> dict[str, Json]:
+    """Describe an exported detector as plain data for a JSON file.
+
+    Args:
+        cfg: The config.
+        model: The detector.
+        exported: Its graphs.
+        tensors: Input and outputs of each graph for some batch, by the graph's name, for their shapes.
+    """
+    parts = detector_parts(model)
+    preprocessor, encoder, head = (parts[name].module for name in ("data_preprocessor", "voxel_encoder", "bbox_head"))
+    assert isinstance(preprocessor, Det3DDataPreprocessor)
+    assert preprocessor.voxel_layer is not None
+    layer = preprocessor.voxel_layer
+    features = num_point_features(cfg)
+    head_cfg = cfg["model"].get("pts_bbox_head") or cfg["model"]["bbox_head"]
+    return {
+        "raydet3d": raydet3d.__version__,
+        "torch": torch.__version__,
+        "detector": type(model).__name__,
+        "graphs": {one.graph.name: _describe_graph(one, *tensors[one.graph.name]) for one in exported},
+        "classes": _classes(cfg),
+        "points": {"num_features": features, "loading": [plain(_without_paths(step)) for step in loading_steps(cfg)]},
+        "voxels": {
+            "type": preprocessor.voxel_type,
+            "point_cloud_range": list(layer.point_cloud_range),
+            "voxel_size": list(layer.voxel_size),
+            "grid_size": list(grid_size(layer.voxel_size, layer.point_cloud_range)),
+            "max_num_points": layer.max_num_points,
+            "max_voxels": layer.limit(False),
+        },
+        "voxel_encoder": {
+            "type": type(encoder).__name__,
+            "input_features": encoder.feature_names(features) if isinstance(encoder, LAYERED_ENCODERS) else None,
+        },
+        "middle_encoder": {
+            "type": type(parts["middle_encoder"].module).__name__,
+            "output_shape": list(tensors["pts_backbone_neck_head"][0].shape[1:]),
+        },
+        "head": {
+            "type": type(head).__name__,
+            **{name: plain(getattr(head, name)) for name in _HEAD_SETTINGS if hasattr(head, name)},
+            **{name: plain(head_cfg[name]) for name in _HEAD_CONFIGS if name in head_cfg},
+        },
+        "post_processing": {"score": "sigmoid", **_settings(getattr(head, "test_cfg", None))},
+    }
+
+
+def _describe_graph(one: ExportedGraph, given: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Json]:
+    """Describe a graph's file; the first axis is given by its name, since its size is free."""
+    axis = one.graph.dynamic_axis
+    return {
+        "file": one.file_name,
+        "sha256": hashlib.sha256(one.data).hexdigest(),
+        "input": {"name": one.graph.input_name, "shape": [axis, *given.shape[1:]], "dtype": "float32"},
+        "outputs": {name: {"shape": [axis, *outputs[name].shape[1:]], "dtype": "float32"} for name in one.output_names},
+    }
+
+
+def plain(value: object) -> Json:
+    """Return a config value as JSON has it; what JSON has not is given by its text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value)
+
+
+def _settings(test_cfg: object) -> dict[str, Json]:
+    """Return a head's test settings."""
+    given = asdict(test_cfg) if is_dataclass(test_cfg) and not isinstance(test_cfg, type) else test_cfg
+    return {str(key): plain(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
+
+
+def _classes(cfg: PartCfg) -> list[Json]:
+    """Return the names of the classes, by label."""
+    dataset = innermost_dataset(cfg, "test")
+    given = dataset.get("metainfo") or {}
+    names = given.get("classes") or given.get("CLASSES")
+    if not names and isinstance(dataset.get("type"), str):
+        names = getattr(DATASETS.get(dataset["type"]), "METAINFO", {}).get("classes")
+    return [str(name) for name in names or ()]
+
+
+def _without_paths(step: PartCfg) -> PartCfg:
+    return {key: value for key, value in step.items() if key not in ("backend_args", "file_client_args")}
