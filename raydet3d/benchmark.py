@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raydet3d.cli import add_config, read_config, run_command, version
 from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
+
+if TYPE_CHECKING:
+    from raydet3d.runtime.speed import SpeedReport
 
 WHAT = ("loading", "training", "inference")
 NUM_FRAMES = 8  # read for inference, and at least for training
@@ -66,7 +69,7 @@ def benchmark(args: argparse.Namespace) -> int:
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     with cfg.origin.located():
         report = measure(cfg, args)
-    text = json.dumps(report, indent=1)
+    text = json.dumps(asdict(report), indent=1)
     if args.out is not None:
         try:
             args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,15 +80,15 @@ def benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the flags ask for and return it as plain data."""
+def measure(cfg: Config, args: argparse.Namespace) -> SpeedReport:
+    """Measure what the flags ask for."""
     import torch
 
     from raydet3d.checkpoint.load_weights import load_checkpoint
     from raydet3d.runtime.example_frames import example_frames, missing_info_file
     from raydet3d.runtime.model_profile import build_detector
     from raydet3d.runtime.run_setup import pick_device
-    from raydet3d.runtime.speed import advise, measure_inference, measure_loading, measure_training
+    from raydet3d.runtime.speed import SpeedReport, advise, measure_inference, measure_loading, measure_training
 
     threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
     torch.set_num_threads(threads)
@@ -93,71 +96,59 @@ def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     device = pick_device(args.device)
     model = build_detector(cfg)
     model.init_weights()
-    report: dict[str, Any] = {
-        "config": Path(args.config).name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": threads,
-        "version": version(),
-        "frames": {},
-    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    report = SpeedReport(Path(args.config).name, name, threads, version())
     if args.checkpoint is not None:
         load_checkpoint(model, args.checkpoint, strict=True)
     model.to(device)
-    loading = training = training_amp = None
     if "loading" in args.only:
-        reason = missing_info_file(cfg, "train")
-        if reason is None:
-            loading = measure_loading(cfg, seconds=args.seconds, num_workers=args.num_workers)
-            report["loading"] = asdict(loading)
-        else:
-            report["loading"] = {"left_out": reason}
+        report.loading_left_out = missing_info_file(cfg, "train")
+        if report.loading_left_out is None:
+            report.loading = measure_loading(cfg, seconds=args.seconds, num_workers=args.num_workers)
     if "inference" in args.only:
         frames = example_frames(cfg, model, NUM_FRAMES)
         size = int((cfg.get("test_dataloader") or {}).get("batch_size", 1))
-        report["frames"]["inference"] = frames.source
-        report["inference"] = asdict(measure_inference(model, frames, batch_size=size, seconds=args.seconds))
+        report.frames["inference"] = frames.source
+        report.inference = measure_inference(model, frames, batch_size=size, seconds=args.seconds)
     if "training" in args.only:
         size = args.batch_size or int(cfg["train_dataloader"].get("batch_size", 1))
         frames = example_frames(cfg, model, max(NUM_FRAMES, size), mode="train")
-        report["frames"]["training"] = frames.source
-        training = measure_training(cfg, model, frames, batch_size=size, seconds=args.seconds)
-        report["training"] = asdict(training)
+        report.frames["training"] = frames.source
+        report.training = measure_training(cfg, model, frames, batch_size=size, seconds=args.seconds)
         kind = str(cfg["optim_wrapper"].get("type", "OptimWrapper")).rpartition(".")[2]
         if kind == "OptimWrapper" and not args.no_amp:
-            training_amp = measure_training(cfg, model, frames, batch_size=size, seconds=args.seconds, amp=True)
-            report["training_amp"] = asdict(training_amp)
-    report["advice"] = advise(loading, training, training_amp)
+            report.training_amp = measure_training(cfg, model, frames, batch_size=size, seconds=args.seconds, amp=True)
+    report.advice = advise(report.loading, report.training, report.training_amp)
     return report
 
 
-def describe(report: Mapping[str, Any]) -> str:
+def describe(report: SpeedReport) -> str:
     """Return the report as text."""
-    lines = [f"{report['config']} on {report['device']}, {report['threads']} torch threads"]
-    loading = report.get("loading")
-    if loading is not None and "left_out" in loading:
-        lines.append(f"\nloading: left out, {loading['left_out']}")
-    elif loading is not None:
+    lines = [f"{report.config} on {report.device}, {report.threads} torch threads"]
+    if report.loading_left_out is not None:
+        lines.append(f"\nloading: left out, {report.loading_left_out}")
+    if report.loading is not None:
         lines.append(
-            f"\nloading: {loading['samples_per_s']:.1f} samples/s with {loading['num_workers']} workers; "
-            f"{loading['in_process_ms']:.1f} ms a sample in one process"
+            f"\nloading: {report.loading.samples_per_s:.1f} samples/s with {report.loading.num_workers} workers; "
+            f"{report.loading.in_process_ms:.1f} ms a sample in one process"
         )
-        lines += _costs(loading["costs_ms"])
-    for name in ("training", "training_amp", "inference"):
-        if name in report:
-            lines += _describe_steps(name, report[name], report["frames"].get(name.removesuffix("_amp"), ""))
-    if report["advice"]:
-        lines += ["", *(f"* {one}" for one in report["advice"])]
+        lines += _costs(report.loading.costs_ms)
+    for title, frames, speed in (
+        ("training", "training", report.training),
+        ("training with AMP", "training", report.training_amp),
+        ("inference", "inference", report.inference),
+    ):
+        if speed is not None:
+            step = speed.step_ms
+            lines.append(
+                f"\n{title}: {speed.samples_per_s:.2f} samples/s; a step of {speed.batch_size}: {step['p50']:.1f} ms "
+                f"(p50), {step['p99']:.1f} ms (p99); {speed.peak_memory_mb:.0f} MiB; {speed.steps} steps on "
+                f"{report.frames[frames]}"
+            )
+            lines += _costs(speed.costs_ms)
+    if report.advice:
+        lines += ["", *(f"* {one}" for one in report.advice)]
     return "\n".join(lines)
-
-
-def _describe_steps(name: str, speed: Mapping[str, Any], frames: str) -> list[str]:
-    step = speed["step_ms"]
-    return [
-        f"\n{name.replace('_', ' with ')}: {speed['samples_per_s']:.2f} samples/s; a step of {speed['batch_size']}: "
-        f"{step['p50']:.1f} ms (p50), {step['p99']:.1f} ms (p99); {speed['peak_memory_mb']:.0f} MiB; {speed['steps']} "
-        f"steps on {frames}",
-        *_costs(speed["costs_ms"]),
-    ]
 
 
 def _costs(costs: Mapping[str, float], limit: int = 8) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,37 @@ class StepSpeed:
     step_ms: dict[str, float]
     peak_memory_mb: float
     costs_ms: dict[str, float]
+
+
+@dataclass
+class SpeedReport:
+    """What the benchmark command measured.
+
+    Attributes:
+        config: Name of the config file.
+        device: Where the model ran.
+        threads: Torch threads.
+        version: Versions of this package and of those below it.
+        frames: What training and inference ran on.
+        loading: Speed of the training data loader.
+        loading_left_out: Why there is none.
+        training: Speed of training as the config has it.
+        training_amp: Speed of training with mixed precision.
+        inference: Speed of inference.
+        advice: See `advise`.
+    """
+
+    config: str
+    device: str
+    threads: int
+    version: str
+    frames: dict[str, str] = field(default_factory=dict)
+    loading: LoadingSpeed | None = None
+    loading_left_out: str | None = None
+    training: StepSpeed | None = None
+    training_amp: StepSpeed | None = None
+    inference: StepSpeed | None = None
+    advice: list[str] = field(default_factory=list)
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
