@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
+from raydet3d.sweep.ranking import Ranking, setting_means
 from raydet3d.sweep.sweep_console import align, describe, to_rows
-from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, ranked, read_json, setting_means
+from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +144,7 @@ def read_results(folder: Path) -> Results:
         metric=about["metric"],
         mode=about["mode"],
         counter=about["counter"],
-        trials=ranked(trials, about["mode"]),
+        trials=Ranking(trials, about["mode"]).trials(),
         kinds=about.get("kinds", {}),
         values={trial.id: {**own, **trial.setting} for trial in trials},
         seconds=ledger.time_spent(),

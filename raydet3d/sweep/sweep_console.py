@@ -87,7 +87,7 @@ class SweepConsole:
 
     def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
         """Summarize the sweep in one line."""
-        count = Counter(trial.state for trial in trials)
+        count = Counter([trial.state for trial in trials])
         best = trials[0].best(self.mode) if trials and trials[0].state != FAILED else None
         parts = [f"best {best:.4g} ({trials[0].id})" if best is not None else "no value yet"]
         parts += [f"{count[state]} {state}" for state in (RUNNING, *ENDED)]

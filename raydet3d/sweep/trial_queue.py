@@ -10,13 +10,14 @@ from pathlib import Path
 from raydet3d.config import Config
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
+from raydet3d.sweep.ranking import Ranking, setting_means
 from raydet3d.sweep.search import make_search
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, find_values, run_length
 from raydet3d.sweep.trial_retention import RetentionPolicy
 from raydet3d.sweep.trial_spec import TrialSpec
-from raydet3d.sweep.trial_store import OPEN, WAITING, Rank, Trial, TrialStore, ranked, ranking_of, setting_means
+from raydet3d.sweep.trial_store import OPEN, WAITING, Trial, TrialStore
 
 
 class TrialQueue:
@@ -38,9 +39,10 @@ class TrialQueue:
         self.settings = make_search(self.sweep.space, self.sweep.search, self.sweep.mode)
         self.store = store
         self.trials = {trial.id: trial for trial in trials}
+        self.ranking = Ranking(trials, self.sweep.mode)
         self.metric = metric
         self.retention = RetentionPolicy(
-            store.path, self.sweep.keep, metric=metric, mode=self.sweep.mode, ranking=self.ranking
+            store.path, self.sweep.keep, metric=metric, mode=self.sweep.mode, ranking=self.ranking.ranks
         )
         self.base = builder.build({})
         self.longest = max([run_length(self.base)[1], longest, *(trial.length for trial in trials)])
@@ -78,14 +80,6 @@ class TrialQueue:
             trials = min(trials or sweep.budget.trials, sweep.budget.trials)
         return trials
 
-    def ranked(self) -> list[Trial]:
-        """Return all trials, best first."""
-        return ranked(self.trials.values(), self.sweep.mode)
-
-    def ranking(self) -> list[Rank]:
-        """Return the states and best values of all trials, best first."""
-        return ranking_of(self.ranked(), self.sweep.mode)
-
     def epochs(self) -> float:
         """Return the epochs (iterations) that all trials have trained."""
         return sum(trial.at for trial in self.trials.values())
@@ -117,6 +111,7 @@ class TrialQueue:
 
     def _enter(self, trial: Trial) -> None:
         self.trials[trial.id] = trial
+        self.ranking.add(trial)
         self._seen.add(trial.digest)
         self.store.create(trial)
         self._queue.append(trial)
@@ -165,7 +160,7 @@ class TrialQueue:
 
     def conclude(self, number: int) -> None:
         """Tell the search the score of a setting, once all its trials have ended."""
-        some = [trial for trial in self.trials.values() if trial.number == number]
+        some = self.ranking.of_setting(number)
         if any(trial.state in OPEN for trial in some):
             return
         setting = min(some, key=lambda trial: trial.id).first_setting

@@ -168,7 +168,7 @@ class RetentionPolicy:
         """Delete checkpoints of some trials; None for all."""
         if names is None:
             folders = self.store.trials.iterdir() if self.store.trials.is_dir() else ()
-            names = [path.name for path in folders if path.is_dir() and path.name not in self._empty]
+            names = [path.name for path in folders if path.name not in self._empty and path.is_dir()]
         limit = self.keep.num_bytes
         # Deleting a file that has a second name frees nothing, so what a limit leaves is measured again.
         for _ in range(1 if limit is None else 2):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeGuard, cast
@@ -223,39 +223,6 @@ class TrialStore:
         """Return what `write_ranking` has written, without damaged entries."""
         found = read_json(self.path / "standing.json")
         return [entry for entry in found if _is_rank(entry)] if isinstance(found, list) else []
-
-
-def setting_means(trials: Iterable[Trial], mode: str) -> dict[int, float]:
-    """Return the mean of the best values of a setting's trials that have not failed, by number of the setting."""
-    values: dict[int, list[float]] = {}
-    for trial in trials:
-        value = trial.best(mode)
-        if value is not None and trial.state != FAILED:
-            values.setdefault(trial.number, []).append(value)
-    return {number: sum(some) / len(some) for number, some in values.items()}
-
-
-def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:
-    """Sort trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
-
-    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
-    """
-    trials = list(trials)
-    broken = {trial.number for trial in trials if trial.state == FAILED}
-    means = setting_means(trials, mode)
-
-    def key(trial: Trial) -> tuple[int, bool, float, float, str]:
-        if trial.state == FAILED or (value := trial.best(mode)) is None:
-            return (2 if trial.state == FAILED else 1, False, 0.0, 0.0, trial.id)
-        sign = -1.0 if mode == "max" else 1.0
-        return (0, trial.number in broken, sign * means[trial.number], sign * value, trial.id)
-
-    return sorted(trials, key=key)
-
-
-def ranking_of(trials: Iterable[Trial], mode: str) -> list[Rank]:
-    """Return the states and best values of trials that are sorted, best first."""
-    return [Rank(id=trial.id, state=trial.state, best=trial.best(mode)) for trial in trials]
 
 
 def append_report(folder: Path, report: TrialReport) -> None:

@@ -25,7 +25,7 @@ from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_queue import TrialQueue, trial_options
 from raydet3d.sweep.trial_retention import needs_ranking
 from raydet3d.sweep.trial_spec import TrialSpec, read_end
-from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial, ranking_of
+from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAITING, Trial
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
@@ -113,6 +113,7 @@ class SweepDriver(tune.Callback):
         self._counted: dict[str, float] = {}  # up to when a trial's seconds are counted
         self._running: set[str] = set()
         self._next_ranking = 0.0
+        self._left_s: float | None = None
         self._to_release: dict[str, tuple[str, float]] = {}
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -279,6 +280,7 @@ class SweepDriver(tune.Callback):
         trial.reports.append(
             {"at": result["at"], "score": result["score"], "time": time.time(), "generation": trial.generation}
         )
+        self.queue.ranking.update(trial)
         self._count_seconds(trial)
         if self.sweep.stop:
             reports = [
@@ -327,7 +329,7 @@ class SweepDriver(tune.Callback):
         for name in [name for name, (_, deadline) in self._to_release.items() if time.monotonic() > deadline]:
             release(self._to_release.pop(name)[0])
         if self.console.is_due():
-            self.console.show(self.queue.ranked(), total=self.queue.total, left_s=self.left_s())
+            self.console.show(self.queue.ranking.trials(), total=self.queue.total, left_s=self.left_s())
 
     def _mine(self, trial: RayTrial) -> Trial:
         return self.queue.trials[trial_id(trial)]
@@ -354,6 +356,7 @@ class SweepDriver(tune.Callback):
         state, reason = read_end(self.store.folder(trial.id), trial.generation) or ("", "")
         if state == INTERRUPTED and self.stopped is not None:
             trial.state = WAITING
+            self.queue.ranking.update(trial)
             self.store.save(trial)
             self._note()
             return
@@ -366,6 +369,7 @@ class SweepDriver(tune.Callback):
             trial.state = STOPPED
             kind = self.sweep.scheduler.type
             trial.reason = self._reasons.get(trial.id) or (kind if kind != "fifo" else "")
+        self.queue.ranking.update(trial)
         self.store.save(trial)
         self.queue.conclude(trial.number)
         self.queue.retention.prune(trial.id)
@@ -394,17 +398,18 @@ class SweepDriver(tune.Callback):
             self._counted[trial.id] = now
 
     def _note(self, trial: Trial | None = None, *, at_once: bool = False) -> None:
-        """Show the new state of a trial; write the sweep's state.
+        """Show the new state of a trial; write the sweep's state and estimate its end.
 
-        It is written once a second, unless trials need it to make room for their checkpoints.
+        The latter two take all trials, so they are done once a second, unless trials need the ranking to make room for
+        their checkpoints.
         """
-        ranked = self.queue.ranked()
         if at_once or needs_ranking(self.sweep.keep) or time.monotonic() >= self._next_ranking:
-            self.store.write_ranking(ranking_of(ranked, self.sweep.mode))
+            self.store.write_ranking(self.queue.ranking.ranks())
             self.store.note_time(self.elapsed_s)
+            self._left_s = self.left_s()
             self._next_ranking = time.monotonic() + 1.0
         if trial is not None:
-            self.console.event(trial, ranked, total=self.queue.total, left_s=self.left_s())
+            self.console.event(trial, self.queue.ranking.trials(), total=self.queue.total, left_s=self._left_s)
 
 
 class TrialSearcher(Searcher):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
-from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report, ranked, ranking_of
+from raydet3d.sweep.ranking import Ranking
+from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report
 from tests.kit.command import INTERRUPTED, interrupt, run_train, toy_config
 from tests.kit.damage import damage
 
@@ -105,7 +106,7 @@ def write_sweep(folder: Path) -> list[Trial]:
             trial.reports.append(report)
         store.save(trial)
         trials.append(trial)
-    store.write_ranking(ranking_of(ranked(trials, "max"), "max"))
+    store.write_ranking(Ranking(trials, "max").ranks())
     store.note_time(12.5)
     (folder / "sweep.json").write_text('{"name": "toy", "metric": "toy/AP", "mode": "max"}')
     return trials
@@ -129,11 +130,11 @@ def test_a_sweep_reads_what_is_left_of_its_records(tmp_path: Path, count: int, s
                 assert len(trial.reports) == 3 - trial.number - (trial.number == 2), what
         assert isinstance(store.ranking(), list), what
         assert store.time_spent() >= 0, what
-        assert len(ranked(trials, "max")) == 3, what
+        assert len(Ranking(trials, "max").trials()) == 3, what
         for trial in trials:  # what a start writes
             append_report(store.folder(trial.id), {"at": 9, "score": 1.0})
             store.save(trial)
-        store.write_ranking(ranking_of(ranked(trials, "max"), "max"))
+        store.write_ranking(Ranking(trials, "max").ranks())
         store.note_time(13.0)
         again, wrong = TrialStore(folder).load()
         assert (len(again), wrong) == (3, []), what

@@ -8,7 +8,7 @@ import pytest
 
 from raydet3d.errors import InputError
 from raydet3d.files import locked
-from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial, TrialStore, append_report, ranked
+from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial, TrialStore, append_report
 
 
 def trial(name: str, *scores: float, state: str = DONE, number: int | None = None) -> Trial:
@@ -57,25 +57,6 @@ def test_damaged_records_are_named_and_the_rest_is_saved(tmp_path: Path) -> None
     assert len(wrong) == 3
     assert wrong[0] == "the record of trial 001 cannot be read: it goes on from its checkpoints"
     assert wrong[2] == "the record of trial 003 cannot be read: its setting is lost, so it counts as failed"
-
-
-def test_failed_trials_come_last_and_means_count_over_seeds() -> None:
-    trials = [
-        trial("000-0", 9.0, number=0),
-        trial("000-1", 1.0, number=0),
-        trial("001-0", 6.0, number=1),
-        trial("001-1", 7.0, number=1),
-        trial("002-0", 99.0, number=2, state=FAILED),
-        trial("003-0", number=3, state=RUNNING),
-    ]
-    assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1", "003-0", "002-0"]
-    assert ranked(trials, "min")[0].id == "000-1"
-
-
-def test_a_setting_with_a_failed_seed_ranks_behind_whole_ones() -> None:
-    trials = [trial("000-0", 99.0, number=0), trial("000-1", state=FAILED, number=0)]
-    trials += [trial("001-0", 70.0, number=1), trial("001-1", 72.0, number=1)]
-    assert [t.id for t in ranked(trials, "max")] == ["001-1", "001-0", "000-0", "000-1"]
 
 
 def test_a_lock_is_held_against_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Ranking of a sweep's trials, which stays sorted while they report."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from operator import itemgetter
+
+from raydet3d.sweep.trial_store import FAILED, Rank, Trial
+
+_Key = tuple[int, bool, float, float, str]
+_first = itemgetter(0)
+
+
+class Ranking:
+    """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
+
+    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
+
+    Args:
+        trials: The trials.
+        mode: `max` or `min`.
+    """
+
+    def __init__(self, trials: Iterable[Trial], mode: str) -> None:
+        self.mode = mode
+        self._settings: dict[int, list[Trial]] = {}
+        self._best: dict[str, float | None] = {}
+        self._keys: dict[str, _Key] = {}
+        self._order: list[tuple[_Key, Trial]] = []
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Add a trial."""
+        self._settings.setdefault(trial.number, []).append(trial)
+        self.update(trial)
+
+    def update(self, trial: Trial) -> None:
+        """Move a trial that has reported or ended, and the other seeds of its setting, to their new places."""
+        some = self.of_setting(trial.number)
+        self._best[trial.id] = trial.best(self.mode)
+        values = [value for one in some if one.state != FAILED and (value := self._best[one.id]) is not None]
+        mean = sum(values) / len(values) if values else 0.0
+        has_failed = any(one.state == FAILED for one in some)
+        sign = -1.0 if self.mode == "max" else 1.0
+        for one in some:
+            if (before := self._keys.get(one.id)) is not None:
+                del self._order[bisect_left(self._order, before, key=_first)]
+            value = self._best[one.id]
+            if one.state == FAILED or value is None:
+                key = (2 if one.state == FAILED else 1, False, 0.0, 0.0, one.id)
+            else:
+                key = (0, has_failed, sign * mean, sign * value, one.id)
+            self._keys[one.id] = key
+            insort(self._order, (key, one), key=_first)
+
+    def of_setting(self, number: int) -> list[Trial]:
+        """Return the trials of a setting."""
+        return self._settings[number]
+
+    def trials(self) -> list[Trial]:
+        """Return the trials, best first."""
+        return [trial for _, trial in self._order]
+
+    def ranks(self) -> list[Rank]:
+        """Return their states and best values, best first."""
+        return [Rank(id=trial.id, state=trial.state, best=self._best[trial.id]) for trial in self.trials()]
+
+
+def setting_means(trials: Iterable[Trial], mode: str) -> dict[int, float]:
+    """Return the mean of the best values of a setting's trials that have not failed, by number of the setting."""
+    values: dict[int, list[float]] = {}
+    for trial in trials:
+        value = trial.best(mode)
+        if value is not None and trial.state != FAILED:
+            values.setdefault(trial.number, []).append(value)
+    return {number: sum(some) / len(some) for number, some in values.items()}
