@@ -83,23 +83,18 @@ class LoggerHook(Hook):
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
         """Log a line and scalars at each interval; update the progress line in between."""
-        if (runner.iter + 1) % self.interval_exp_name == 0 or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        is_last = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if is_last or (runner.iter + 1) % self.interval_exp_name == 0:
             self._live.clear()
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        if self._is_time(runner, batch_idx):
+        if (batch_idx + 1) % self.interval == 0 or (is_last and (not self.ignore_last or batch_idx < self.interval)):
             runner.progress.last_log = runner.iter + 1
             if runner.rank == 0:
                 self._write_train(runner, batch_idx)
             else:
                 runner.message_hub.flush()
-        elif runner.rank == 0 and self._live.is_due():
+        elif self._live.is_due() and runner.rank == 0:
             self._live.show(_progress_text(runner))
-
-    def _is_time(self, runner: RunContext, batch_idx: int) -> bool:
-        if (batch_idx + 1) % self.interval == 0:
-            return True
-        length = len(runner.train_dataloader)
-        return batch_idx + 1 == length and (not self.ignore_last or length <= self.interval)
 
     def _write_train(self, runner: RunContext, batch_idx: int) -> None:
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")

@@ -92,7 +92,8 @@ class FiniteGuard:
             grads: The gradients.
             iteration: Number of iterations counted.
         """
-        self.flag.zero_()
+        if self._is_bad or not self._on_host:  # else it is 0
+            self.flag.zero_()
         is_sharded = type(grads[0]) is not Tensor and hasattr(grads[0], "to_local")
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for grad in map(_local, grads) if is_sharded else grads:

@@ -119,7 +119,7 @@ class Groups:
         return self._logical + [g["params"] for g in physical if not any(id(p) in known for p in g["params"])]
 
     def _stamp(self) -> tuple[int, ...]:
-        return tuple(len(group["params"]) for group in self.optimizer.param_groups)
+        return tuple([len(group["params"]) for group in self.optimizer.param_groups])
 
     def physical_index(self) -> list[int]:
         """Return the index of the physical group that contains each logical group."""

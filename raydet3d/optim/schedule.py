@@ -120,7 +120,7 @@ class Field:
     def write(self, group: Group, value: Value) -> None:
         """Set the value; a tensor is filled in place, as optimizers that are captured in a graph need."""
         current = group[self.name]
-        if isinstance(current, Tensor):
+        if type(current) is not float and isinstance(current, Tensor):
             current.copy_(value) if isinstance(value, Tensor) else current.fill_(value)
         else:
             group[self.name] = value
@@ -156,7 +156,7 @@ def momentum_target(optimizer: AnyOptimizer) -> Target:
 def _keys(group: Group) -> list[int]:
     """Return ids of a group's parameters: groups may be split and merged. The base settings have one tensor."""
     params = group["params"]
-    return [id(params)] if isinstance(params, Tensor) else [id(p) for p in params]
+    return [id(p) for p in params] if isinstance(params, list) else [id(params)]
 
 
 class ParamScheduler:
@@ -229,9 +229,8 @@ class ParamScheduler:
 
     def _base(self, group: Group) -> Value:
         params = group["params"]
-        found = self._bases.get(id(params) if isinstance(params, Tensor) else id(params[0]) if params else 0)
-        base: Value = group[f"initial_{self.param_name}"] if found is None else found
-        return base
+        base: Value | None = self._bases.get(id(params[0] if isinstance(params, list) and params else params))
+        return group[f"initial_{self.param_name}"] if base is None else base
 
     def _get_value(self) -> Sequence[Value]:
         """Return the new value of each of `self.optimizer.param_groups` at local tick `self.last_step`."""

@@ -374,8 +374,8 @@ class RunParts:
 
     def _training_length(self, name: str) -> int | None:
         """Return an attribute of the training loop; before that is built, the config's value."""
-        if self.is_training:
-            return getattr(self.train_loop, name, None)
+        if (loop := vars(self).get("train_loop")) is not None:
+            return getattr(loop, name, None)
         given = self.cfg.get("train_cfg")
         return given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
 
