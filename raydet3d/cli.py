@@ -116,7 +116,7 @@ def _report(error: BaseException, request: StopRequest) -> int | str | None:
         case SystemExit():
             return error.code
         case Stopped():
-            print(f"raydet3d: {error}; the same command goes on", file=sys.stderr)
+            print(f"raydet3d: {error}; the same command resumes", file=sys.stderr)
             return INTERRUPTED if error.reason == "SIGINT" else RESUMABLE
         case KeyboardInterrupt():
             print("raydet3d: interrupted", file=sys.stderr)
@@ -133,7 +133,7 @@ def _report(error: BaseException, request: StopRequest) -> int | str | None:
             return FAILED
     if request.reason is not None and not request.trains:
         # Another rank left first, or the user's code replaced the exception.
-        print(f"raydet3d: stopped ({request.reason}); the same command goes on", file=sys.stderr)
+        print(f"raydet3d: stopped ({request.reason}); the same command resumes", file=sys.stderr)
         return RESUMABLE
     traceback.print_exception(error)
     return FAILED

@@ -137,7 +137,7 @@ def locked(path: Path, *, timeout_s: float, busy: str, required: bool = True, ke
         path: The lock file; it is created, its folder too.
         timeout_s: Seconds to wait for another holder; below 0, without end.
         busy: Error message when another process keeps it.
-        required: Whether a file system without locks (Lustre without `-o flock`) is an error; else go on without.
+        required: Whether a file system without locks (Lustre without `-o flock`) is an error; else continue without.
         keep_file: Whether the lock file stays afterwards; else it is removed, and its folder too if that is empty.
 
     Raises:

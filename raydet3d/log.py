@@ -86,7 +86,7 @@ def tolerate_full_disk(what: str) -> Iterator[None]:
             raise
         if what not in _failing:
             _failing.add(what)
-            get_logger().warning("%s cannot be written (%s); the training goes on without", what, error.strerror)
+            get_logger().warning("%s cannot be written (%s); training continues without it", what, error.strerror)
     else:
         _failing.discard(what)
 

@@ -41,15 +41,15 @@ EXAMPLES = """examples:
   python -m raydet3d.train configs/pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py --workers 8
   python -m raydet3d.train CONFIG --workers 0                      # in this process, without Ray: for a debugger
   python -m raydet3d.train CONFIG --workers 1-8 --ray gpus_per_worker=1 placement_strategy=SPREAD
-  python -m raydet3d.train CONFIG                                  # again: goes on where it was stopped or killed
+  python -m raydet3d.train CONFIG                                  # again: resumes where it was stopped or killed
   python -m raydet3d.train CONFIG --fresh                          # again, but from the beginning
-  python -m raydet3d.train CONFIG --resume                         # go on, though the config has changed since
+  python -m raydet3d.train CONFIG --resume                         # resume, though the config has changed since
   python -m raydet3d.train CONFIG --cfg-options lr=0.002 train_dataloader.batch_size=4
   torchrun --nproc-per-node 8 -m raydet3d.train CONFIG             # on the ranks that torchrun started, without Ray
   ray job submit --working-dir . -- python -m raydet3d.train CONFIG
 
 exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
-75 stopped (SIGTERM, SIGUSR1, time limit) and saved: the same command goes on; 130 stopped by Ctrl-C and saved"""
+75 stopped (SIGTERM, SIGUSR1, time limit) and saved: the same command resumes; 130 stopped by Ctrl-C and saved"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,10 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a path, from the newest one in the work dir",
+        help="resume from this checkpoint; without a path, from the newest one in the work dir",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="begin anew where the work dir holds a run of this config to go on with"
+        "--fresh", action="store_true", help="begin anew where the work dir holds a run of this config to resume"
     )
     add_ray(parser)
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (AmpOptimWrapper)")
@@ -134,7 +134,7 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
             check_this_machine(options)
         check_output_folders(cfg)
         if args.fresh and args.resume:
-            raise InputError("--fresh begins anew and --resume goes on; one of them")
+            raise InputError("--fresh begins anew and --resume continues; give one of them")
         if args.fresh:
             cfg["resume"] = False
         work_dir = default_work_dir(cfg, cfg.filename)
@@ -168,13 +168,13 @@ def _train(cfg: Config, args: argparse.Namespace, request: StopRequest, options:
     if result.get("stopped"):
         if result.get("is_main", True):
             way = "without --fresh, " if args.fresh else "with a plain --resume, " if isinstance(resume, str) else ""
-            print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: {way}the same command goes on.")
+            print(f"Stopped ({result['stopped']}) after iteration {result['iter']}: {way}the same command resumes.")
             print(f"Saved: {result['checkpoint'] or 'nothing; what was saved before is untouched'}")
         return INTERRUPTED if result["stopped"] == "SIGINT" else RESUMABLE
     if result.get("is_main", True):
         print_result(result, seconds=time.monotonic() - started)
         if not result.get("last_is_kept", True):
-            print("Not finished: the last checkpoint could not be written; the same command goes on from the newest.")
+            print("Not finished: the last checkpoint could not be written; the same command resumes from the newest.")
             return FAILED
     return 0
 
@@ -216,13 +216,13 @@ def choose_run(state: WorkDirState, work_dir: str, *, resume: bool) -> PreviousR
     if run is None and resume:
         return state.active if state.active is not None and state.active.saved else None
     if run is not None:
-        what = "nothing to do" if run.finished and not resume else "going on with it"
+        what = "nothing to do" if run.finished and not resume else "resuming it"
         print_once(f"{_describe(run, work_dir)}: {what}. Begin anew with --fresh.")
         return run
     active = state.active
     if active is not None and not active.is_same and active.saved:
         raise InputError(
-            f"{_describe(active, work_dir)}, {active.describe()}: go on with it by --resume, begin anew with --fresh "
+            f"{_describe(active, work_dir)}, {active.describe()}: resume it with --resume, begin anew with --fresh "
             f"(its checkpoints are kept in {EARLIER}/), or choose another --work-dir"
         )
     if active is not None and active.reached and not active.saved:

@@ -1,4 +1,4 @@
-"""Run a sweep: `python -m raydet3d.tune CONFIG SWEEP.yaml`; the same command goes on after any stop."""
+"""Run a sweep: `python -m raydet3d.tune CONFIG SWEEP.yaml`; the same command resumes after any stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["report", "sweep"]
 EXAMPLES = """examples:
   python -m raydet3d.tune configs/demo/pointpillars_town.py configs/sweeps/lr_asha.yaml
   python -m raydet3d.tune CONFIG SWEEP.yaml --smoke            # the same in small, to see that it works
-  python -m raydet3d.tune CONFIG SWEEP.yaml                    # once more: goes on where it was stopped or killed
+  python -m raydet3d.tune CONFIG SWEEP.yaml                    # once more: resumes where it was stopped or killed
   python -m raydet3d.tune --report work_dirs/NAME              # tables, pictures and report.html anew
 
 from a notebook:
@@ -29,7 +29,7 @@ from a notebook:
 
 exit codes: 0 done; 1 failed, or a trial has failed for good; 2 something in the config, the sweep or the flags has to
 be mended first; 75 stopped (SIGTERM, SIGUSR1, ray.time_limit_s), 130 interrupted: the trials have saved, and the same
-command goes on"""
+command resumes"""
 
 
 def make_parser() -> argparse.ArgumentParser:

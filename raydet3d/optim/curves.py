@@ -267,7 +267,7 @@ def _cosine(t: int, half: float, low: float) -> Affine:
 class CosineAnnealing(Curve):
     """From v0, the value found at `begin`, to a floor: `low + (v0 - low) (1 + cos(pi t / T_max)) / 2`.
 
-    A floor above the value makes it rise. Past `T_max` the wave goes on.
+    A floor above the value makes it rise. Past `T_max` the wave continues.
 
     Args:
         T_max: Ticks of the half wave; by default all from begin to end.

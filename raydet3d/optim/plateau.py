@@ -43,7 +43,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         eps: A change smaller than this is not made.
         begin: First epoch whose validations are judged.
         end: Epoch from which on they are judged no more.
-        last_step: Judged validations to go on from; -1 at the start of a run.
+        last_step: Judged validations to continue from; -1 at the start of a run.
         by_epoch: Must be true.
         verbose: Log each new value.
 

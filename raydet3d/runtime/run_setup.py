@@ -107,9 +107,9 @@ def resolve_resume(
         resume: True, False or a checkpoint.
         work_dir: Where the run's checkpoints live.
         timestamp: Name of this start.
-        retry: Whether this start was tried before: it goes on from what it has saved; where that is nothing yet, it
+        retry: Whether this start was tried before: it continues from what it has saved; where that is nothing yet, it
             begins as it did.
-        run: With `resume=True`, the run of the work dir to go on with; by default the one that saved last.
+        run: With `resume=True`, the run of the work dir to resume; by default the one that saved last.
     """
     load_from: str | None = cfg.get("load_from")
     path = _latest(work_dir, start=timestamp) if retry else None
@@ -119,7 +119,7 @@ def resolve_resume(
     elif wanted:
         path = _latest(work_dir, run=run)
         if path is None and resume is not True and load_from is not None:
-            path = locate(fetch(load_from))  # resume=True and load_from=F in a config: go on from F, as in MMEngine
+            path = locate(fetch(load_from))  # resume=True and load_from=F in a config: continue from F, as in MMEngine
     if path is None:
         with config_context("load_from"):
             place = fetch(load_from)

@@ -312,7 +312,7 @@ class Runner(RunParts):
             self.is_resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
-            raise InputError(f"{title} has no optimizer state, so training cannot go on from it; use it as load_from")
+            raise InputError(f"{title} has no optimizer state, so training cannot continue from it; use it as load_from")
         self.train_state.load_state_dict(state, optimizer=optimizer, schedulers=schedulers)
         self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
 
@@ -343,7 +343,7 @@ class Runner(RunParts):
         self.logger.info("%s", load_weights(unwrapped(self.model), weights, strict=strict, title=title))
 
     def state_dict(self, *, optimizer: bool = True, schedulers: bool = True) -> dict[str, Any]:
-        """Return everything a run needs to go on as if it had not stopped. Every rank calls it.
+        """Return everything a run needs to continue as if it had not stopped. Every rank calls it.
 
         Args:
             optimizer: Whether the optimizer's state (and the gradient scaler's) is in it.
@@ -373,7 +373,7 @@ class Runner(RunParts):
     ) -> Location:
         """Save a checkpoint; every rank calls it at the same step.
 
-        Rank 0 writes it (each rank its part, if the model is sharded) while training goes on.
+        Rank 0 writes it (each rank its part, if the model is sharded) while training continues.
 
         Args:
             out_dir: The folder.
@@ -415,7 +415,7 @@ class Runner(RunParts):
         return store.storage.location(filename)
 
     def roll_back(self, *, before: int, passed_over: Sequence[str] = ()) -> str | None:
-        """Restore weights and moments of an earlier checkpoint, and go on with the batches to come.
+        """Restore weights and moments of an earlier checkpoint, and continue with the batches to come.
 
         Args:
             before: The checkpoint has fewer finished iterations than this.

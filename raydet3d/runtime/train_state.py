@@ -61,7 +61,7 @@ class TrainState:
         seed: The run's seed.
         device: Device whose random generator is saved.
         rng: State of the random generators to save; captured when None. (An evaluation that is running has saved
-            training's, with which training goes on.)
+            training's, with which training continues.)
         logger: Where differences between checkpoint and run are reported.
     """
 
@@ -78,7 +78,7 @@ class TrainState:
     logger: logging.Logger
 
     def state_dict(self, *, optimizer: bool = True, schedulers: bool = True) -> StateDict:
-        """Return everything a run needs to go on as if it had not stopped. Every rank calls it.
+        """Return everything a run needs to continue as if it had not stopped. Every rank calls it.
 
         Args:
             optimizer: Whether the optimizer's state (and the gradient scaler's) is in it.
@@ -182,7 +182,7 @@ class TrainState:
         if batch_size and here and batch_size != here:
             self.progress.batch = self.progress.batch * batch_size // here
             self.logger.warning(
-                "the global batch was %d samples and is %d now: going on at sample %d of the pass; learning rates stay "
+                "the global batch was %d samples and is %d now: continuing at sample %d of the pass; learning rates stay "
                 "as they are scheduled",
                 batch_size,
                 here,

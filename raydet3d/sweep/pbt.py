@@ -143,7 +143,7 @@ def exploit(queue: TrialQueue, name: str, donor_name: str, pointer: Pointer | No
     generation = trial.generation + 1
     pinned = pin(queue, donor, Path(pointer["path"]).name if pointer else "", f"{name}-gen{generation}.pth")
     if pinned is None:
-        get_logger().warning("trial %s: no checkpoint of trial %s is there to go on from", name, donor_name)
+        get_logger().warning("trial %s: no checkpoint of trial %s is there to continue from", name, donor_name)
         return queue.spec_of(trial)
     rng = random.Random(f"{sweep.search.seed}/{name}/{generation}")
     own = {key: value for key, value in queue.filled(donor.setting).items() if key in sweep.mutate}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from raydet3d.hooks.base import Hook
 
 POINTER = "pointer.json"
-INTERRUPTED = "interrupted"  # of a trial that was asked to stop, and goes on with the next start of the sweep
+INTERRUPTED = "interrupted"  # of a trial that was asked to stop, and resumes with the next start of the sweep
 _process: ProcessExecutor | None = None  # the training process that this actor's trials share
 
 
@@ -126,7 +126,7 @@ class TuneReporter:
         self.is_stopped = self.is_cut_short = False
 
     def send(self, report: Report) -> bool:
-        """Hand a report on and return whether the trial goes on."""
+        """Hand a report on and return whether the trial continues."""
         from ray import tune
 
         if self.is_stopped:

@@ -106,7 +106,7 @@ SCHEDULERS = {kind.type: kind for kind in (Scheduler, Asha, Median, HyperBand, P
 class Resources:
     """What one trial gets: `workers` processes with so many CPUs, GPUs and torch threads each.
 
-    A trial whose process, node or controller dies goes on from its newest checkpoint, `max_failures` times; None: as
+    A trial whose process, node or controller dies resumes from its newest checkpoint, `max_failures` times; None: as
     often as the config's `ray.max_failures` says.
     """
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from raydet3d.sweep.trial_queue import TrialQueue
 
 FIXED = ("metric", "mode", "search", "scheduler", "seeds", "cfg_options", "space", "baseline")
-"""What a sweep that goes on must have as it began; the rest (trials, budget, keep, ...) may change."""
+"""What a resumed sweep must have as it began; the rest (trials, budget, keep, ...) may change."""
 
 
 def sweep(
@@ -49,7 +49,7 @@ def sweep(
     retry_failed: bool = False,
     request: StopRequest | None = None,
 ) -> Results:
-    """Run a sweep, or go on with one, and write its results.
+    """Run or resume a sweep, and write its results.
 
     Args:
         config: The config.
@@ -65,7 +65,7 @@ def sweep(
 
     Raises:
         InputError: Something in the config, the sweep or the folder has to be mended first.
-        Stopped: The sweep was asked to stop; the next start goes on with it.
+        Stopped: The sweep was asked to stop; the next start resumes it.
     """
     spec = read_sweep(source, smoke=smoke)
     path = find_config(config)
@@ -115,7 +115,7 @@ def _known_trials(store: TrialStore, *, retry_failed: bool) -> list[Trial]:
         get_logger().warning("%s", sentence)
     record = store.path / "sweep.json"
     if trials and read_json(record) is None:
-        get_logger().warning("%s cannot be read: the sweep goes on from its %d trials", record, len(trials))
+        get_logger().warning("%s cannot be read: the sweep resumes from its %d trials", record, len(trials))
     for trial in trials if retry_failed else ():
         if trial.state == FAILED and trial.setting is not None:
             trial.state, trial.reason, trial.restarts = WAITING, "", 0
@@ -134,8 +134,8 @@ def _run(queue: TrialQueue, console: SweepConsole, request: StopRequest | None) 
     if trials:
         failed = sum(trial.state == FAILED for trial in trials)
         console.print(
-            f"it goes on: {len(trials) - num_open} of its trials have ended ({failed} failed) and are not run again, "
-            f"{num_open} go on from their checkpoints"
+            f"it resumes: {len(trials) - num_open} of its trials have ended ({failed} failed) and are not run again, "
+            f"{num_open} resume from their checkpoints"
         )
     if queue.total is not None and len(trials) >= queue.total and not num_open:
         return None  # nothing is left: no need of a cluster to find that out
@@ -151,7 +151,7 @@ def _run(queue: TrialQueue, console: SweepConsole, request: StopRequest | None) 
             request.trains = True
         driver.run()
     if driver.over is not None:
-        console.print(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to go on")
+        console.print(f"the sweep's budget is used up: {driver.over}; raise it and run the same command to continue")
     return driver.stopped
 
 
@@ -186,7 +186,7 @@ def _record(queue: TrialQueue, *, name: str, counter: str, own: Config) -> Sweep
 
 
 def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
-    """Refuse to go on with another sweep, or with the same over another config.
+    """Refuse to resume another sweep, or with the same over another config.
 
     Raises:
         InputError: They differ.

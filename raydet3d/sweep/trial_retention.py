@@ -80,7 +80,7 @@ def select_of_sweep(
         mine = of_trial[trial]
         is_ended = not is_open.get(trial, True)
         if not is_ended:
-            wanted.append(mine[-1])  # what it would go on from
+            wanted.append(mine[-1])  # what it would resume from
         if not is_ended or keep.trials is None or trial in ended_well[: keep.trials]:
             wanted += [*(mine[-keep.last :] if keep.last else []), *_best(mine, keep.best, mode)]
 

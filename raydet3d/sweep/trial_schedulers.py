@@ -63,7 +63,7 @@ def make_scheduler(queue: TrialQueue, scratch: Path) -> TrialScheduler:
             **common_options(queue),
             grace_period=scheduler.grace_period,
             min_samples_required=scheduler.min_samples,
-            # It would pause trials for want of others to compare with; here they go on.
+            # It would pause trials for want of others to compare with; here they continue.
             min_time_slice=float("inf"),
         )
     if scheduler.type in OPTIONAL:

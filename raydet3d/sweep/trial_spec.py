@@ -44,7 +44,7 @@ class TrialSpec:
         metric: Whole name of the metric.
         mode: `max` or `min`.
         keep: Limits of checkpoints.
-        generation: How often it has gone on from another trial.
+        generation: How often it has continued from another trial.
         pointers: Whether reports carry a pointer to their checkpoint: where trials are paused, or copied.
     """
 
@@ -101,7 +101,7 @@ class TrialHook(Hook):
 
     Args:
         trial: The trial.
-        send: Hands a report on (rank 0 only) and returns whether the run goes on.
+        send: Hands a report on (rank 0 only) and returns whether the run continues.
     """
 
     priority = "LOWEST"

@@ -1,6 +1,6 @@
 """What is known of a sweep, as files of its folder: one small record a trial, written whole or not at all.
 
-A sweep goes on from these files, not from Ray's own state: whatever is killed or damaged, each trial's record, its
+A sweep resumes from these files, not from Ray's own state: whatever is killed or damaged, each trial's record, its
 reports and its checkpoints can be read alone.
 
     SWEEP/sweep.json                what was asked
@@ -102,7 +102,7 @@ class Trial:
         state: `waiting`, `running`, `done`, `stopped` or `failed`.
         reason: Why it stopped or failed.
         length: Epochs or iterations of the whole run.
-        generation: How often it has gone on from another trial's checkpoint.
+        generation: How often it has continued from another trial's checkpoint.
         starts_from: The checkpoint that this generation started from.
         exploits: For each of them: `at`, `donor`, the setting `before`, and the donor's (`donors`).
         created: When it was made, in seconds since 1970.
@@ -180,7 +180,7 @@ class TrialStore:
             if trial is None:
                 set_aside(folder / "trial.json")
                 trial = _read_record(folder / "setting.json")
-                what = "it goes on from its checkpoints" if trial else "its setting is lost, so it counts as failed"
+                what = "it resumes from its checkpoints" if trial else "its setting is lost, so it counts as failed"
                 wrong.append(f"the record of trial {folder.name} cannot be read: {what}")
             if trial is None:
                 number = int("".join(filter(str.isdigit, folder.name.split("-")[0])) or 0)

@@ -29,7 +29,7 @@ from raydet3d.sweep.trial_store import DONE, FAILED, OPEN, RUNNING, STOPPED, WAI
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own files
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the store is what a sweep goes on from
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the store is what a sweep resumes from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -210,7 +210,7 @@ class SweepDriver(tune.Callback):
             if self.stopped is not None and deadline == math.inf:
                 deadline = time.monotonic() + STOP_TIMEOUT_S
                 self.console.print(
-                    f"asked to stop ({self.stopped}): the running trials save, and go on with the next start"
+                    f"asked to stop ({self.stopped}): the running trials save, and resume with the next start"
                 )
                 with suppress(ray.exceptions.RayError):
                     sweep_channel().put(STOP, self.stopped)
@@ -340,7 +340,7 @@ class SweepDriver(tune.Callback):
             trial.restarts = restarts
             self.store.save(trial)
             self.console.print(
-                f"trial {trial.id}  {why}: it goes on from its newest checkpoint, restart {restarts} of "
+                f"trial {trial.id}  {why}: it resumes from its newest checkpoint, restart {restarts} of "
                 f"{self._options.max_failures}"
             )
 
@@ -437,7 +437,7 @@ class TrialSearcher(Searcher):
 
     @override
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing: a sweep goes on from its trial store."""
+        """Write nothing: a sweep resumes from its trial store."""
         Path(checkpoint_path).touch()
 
     @override

@@ -61,7 +61,7 @@ def test_a_damaged_log_of_starts_costs_no_progress(config: Path, whole: Path, da
     work_dir = config.parent / "work"
     DAMAGES[damage](work_dir / STARTS)
     code, out = run_train(config)
-    assert (code, "at iteration 14: going on with it" in out or "at iteration 12: going on with it" in out) == (0, True)
+    assert (code, "at iteration 14: resuming it" in out or "at iteration 12: resuming it" in out) == (0, True)
     assert "iter_12.pth: epoch 0, iteration 12" in out
     same_run(work_dir / "iter_24.pth", whole / "iter_24.pth")
     assert read_starts(work_dir)[-1]["finished"] is True

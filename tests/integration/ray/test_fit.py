@@ -88,7 +88,7 @@ def test_input_error_of_a_worker_is_raised_by_fit(two_cpus: None, tmp_path: Path
 
     plan = plan_of(tmp_path, optim_wrapper__optimizer={"type": "AdamWW", "lr": 0.1})
     with pytest.raises(InputError, match=r"unknown optimizer type 'AdamWW'; did you mean 'AdamW'"):
-        on_ray(plan, workers=2)
+        on_ray(plan, workers=1)
 
 
 def test_error_in_code_is_not_tried_again(two_cpus: None, tmp_path: Path) -> None:

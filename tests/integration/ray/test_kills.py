@@ -80,7 +80,7 @@ def test_killed_driver_resumes_with_the_same_command(whole: Callable[[int], Path
     run.signal(signal.SIGKILL)
     run.wait()
     again = finish(config, "--workers", 2)
-    assert "going on with it" in again.text()
+    assert "resuming it" in again.text()
     assert_same_weights(run.work_dir, whole(2), 36)
     never_back_without_a_line(run.text() + again.text())
 

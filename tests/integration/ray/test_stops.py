@@ -1,44 +1,67 @@
-"""Runs of the command that are told to stop: they save, exit with 75, and the same command resumes at that step."""
+"""Runs of the command that are told to stop: they save, exit with 75, and the same command resumes at that step.
+
+Signals go to the process group of a command that has started a local Ray: its daemons survive, the run saves.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.kit.runs import Run, assert_same_weights, finish, iterations_logged, starts, write_config
+from tests.kit.groups import CommandGroup
+from tests.kit.runs import Run, assert_same_weights, finish, iterations_logged, read_reached, starts, write_config
 
 pytestmark = pytest.mark.ray
 SLOW = {"type": "Slow", "seconds": 0.1}
 
 
+def slow(number: signal.Signals) -> Any:
+    return pytest.param(number, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(write_config(tmp_path_factory.mktemp("whole")), "--workers", 2).work_dir
+    """Two ranks without Ray, which end in the weights of two workers on it."""
+    config = write_config(tmp_path_factory.mktemp("whole"))
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "raydet3d.train"]
+    ranks = CommandGroup([*words, config, "--work-dir", config.parent / "work"], config.parent)
+    assert ranks.wait(120) == 0, ranks.text()
+    return config.parent / "work"
 
 
-def test_sigterm_saves_and_the_same_command_resumes(undisturbed: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, SLOW)
-    run = Run(config, "--workers", 2)
-    run.until(run.reached(6))
-    run.signal(signal.SIGTERM)
-    assert run.wait(30) == 75, run.text()
-    at = json.loads((run.work_dir / "starts.jsonl").read_text().splitlines()[0])
-    stop = next(run.work_dir.glob("stop_iter_*.pth"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, *map(slow, (signal.SIGUSR1, signal.SIGINT))], ids=lambda n: n.name)
+def test_signal_to_the_group_saves_and_the_same_command_resumes(
+    number: signal.Signals, undisturbed: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, SLOW, loaders=1)
+    work_dir = tmp_path / "work"
+    run = CommandGroup(["-m", "raydet3d.train", config, "--work-dir", work_dir, "--workers", 2], tmp_path)
+    try:
+        run.until(lambda: (read_reached(work_dir) or 0) >= 6, timeout_s=180)
+        assert not run.members(), "Ray's daemons are in the command's group"
+        run.signal_group(number)
+        assert run.wait(30) == (130 if number is signal.SIGINT else 75), run.text()
+    finally:
+        run.close()
+    at = json.loads((work_dir / "starts.jsonl").read_text().splitlines()[0])
+    stop = next(work_dir.glob("stop_iter_*.pth"))
     iteration = int(stop.stem.rpartition("_")[2])
-    assert f"Stopped (SIGTERM) after iteration {iteration}: the same command goes on." in run.text()
+    assert f"Stopped ({number.name}) after iteration {iteration}: " in run.text()
     again = finish(config, "--workers", 2)
-    first, second = starts(run.work_dir)
+    first, second = starts(work_dir)
     assert (at["from"], first["redone"]) == (0, 0)
     assert (second["from"], second["redone"]) == (iteration, 0)
     done = [json.loads(line)[0] for line in (tmp_path / "samples" / "rank0.jsonl").read_text().splitlines()]
     assert done == list(range(36))  # not one iteration twice
     logged = iterations_logged(run.text()) + iterations_logged(again.text())
     assert logged == sorted(logged)
-    assert_same_weights(run.work_dir, undisturbed, 36)
-    assert not list(run.work_dir.glob("stop_*"))  # it has served
+    assert_same_weights(work_dir, undisturbed, 36)
+    assert not list(work_dir.glob("stop_*"))  # it has served
     third = finish(config, "--workers", 2, timeout_s=30)
     assert "finished after iteration 36: nothing to do" in third.text()
 

@@ -88,7 +88,7 @@ def test_a_random_sweep_goes_on_after_its_driver_was_killed(tmp_path: Path) -> N
     before = kill_at(tmp_path, 15)
     out, after = go_on(tmp_path)
     check(tmp_path, before, after, trials=5)
-    assert "it goes on" in out
+    assert "it resumes" in out
     settings = make_search(sweep.space, sweep.search, "max")
     for trial in after:
         assert trial.setting == settings.propose(trial.number)
@@ -138,7 +138,7 @@ def test_a_sweep_goes_on_with_damaged_records_and_names_each(tmp_path: Path) -> 
     (tmp_path / "out" / ".ray" / "tuner.pkl").write_bytes(b"\x80")
     out, after = go_on(tmp_path)
     assert out.count("cannot be read") == 2
-    assert f"the record of trial {ended.id} cannot be read: it goes on from its checkpoints" in out
+    assert f"the record of trial {ended.id} cannot be read: it resumes from its checkpoints" in out
     again = next(trial for trial in after if trial.id == ended.id)
     assert [r["time"] for r in again.reports] == [r["time"] for r in ended.reports]
     assert [trial.state for trial in after] == ["done"] * 4

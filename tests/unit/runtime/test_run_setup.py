@@ -91,7 +91,7 @@ def test_the_newest_is_damaged(tmp_path: Path) -> None:
 
 def test_what_no_run_can_go_on_from(tmp_path: Path, done: Path) -> None:
     best = next(done.glob("best*.pth"))
-    with pytest.raises(InputError, match="has no optimizer state, so training cannot go on from it"):
+    with pytest.raises(InputError, match="has no optimizer state, so training cannot continue from it"):
         assemble(toy_cfg(tmp_path, **ONE), resume=str(best)).train()
     with pytest.raises(InputError, match="cannot read checkpoint"):
         assemble(toy_cfg(tmp_path, **ONE), resume=str(tmp_path / "none.pth"))

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_mmengines_goes_on_where_it_stood(
 def test_another_batch_size_keeps_the_place_in_the_data(tmp_path: Path, saved: Path) -> None:
     runner, text = resumed(tmp_path, saved / "iter_17.pth", train_dataloader__batch_size=5)
     assert runner.progress.batch == 2
-    assert "the global batch was 2 samples and is 5 now: going on at sample 10 of the pass" in text
+    assert "the global batch was 2 samples and is 5 now: continuing at sample 10 of the pass" in text
 
 
 def test_differences_from_the_checkpoint_are_logged(tmp_path: Path, saved: Path) -> None:

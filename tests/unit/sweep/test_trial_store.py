@@ -55,7 +55,7 @@ def test_damaged_records_are_named_and_the_rest_is_saved(tmp_path: Path) -> None
     assert trials[1].setting == {"lr": 0.1}
     assert [len(t.reports) for t in trials] == [1, 2, 4, 1]
     assert len(wrong) == 3
-    assert wrong[0] == "the record of trial 001 cannot be read: it goes on from its checkpoints"
+    assert wrong[0] == "the record of trial 001 cannot be read: it resumes from its checkpoints"
     assert wrong[2] == "the record of trial 003 cannot be read: its setting is lost, so it counts as failed"
 
 
