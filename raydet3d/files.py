@@ -157,7 +157,7 @@ def locked(path: Path, *, timeout_s: float, busy: str, required: bool = True, ke
             lock.acquire()
             if _is_same(descriptor, path):
                 break
-            lock.release()  # the holder before has removed the file: this lock would exclude nobody
+            lock.release()  # the previous holder has removed the file: this lock would exclude no process
         except filelock.Timeout:
             raise InputError(busy) from None
         except (OSError, NotImplementedError) as error:

@@ -138,7 +138,7 @@ def train(args: argparse.Namespace, request: StopRequest) -> int:
         if args.fresh:
             cfg["resume"] = False
         work_dir = default_work_dir(cfg, cfg.filename)
-        busy = f"{work_dir}: a run is at work there; wait for its end, or choose another --work-dir"
+        busy = f"{work_dir}: another run is active there; wait for its end, or choose another --work-dir"
         lock = locked(work_dir / ".lock", timeout_s=BUSY_S, busy=busy, required=False, keep_file=False)
         with lock if _is_first_rank() else nullcontext():
             return _train(cfg, args, request, options, started=started)

@@ -88,7 +88,7 @@ def read_stored_checkpoint(storage: Storage, name: str, *, title: str) -> dict[s
 
 
 class _Inert:
-    """Stands for an object of a class that is not read; takes whatever the file does to it, and does nothing."""
+    """Placeholder for an object of a class that is not read; accepts any call and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass

@@ -74,7 +74,7 @@ class Ranks:
         files: Files = {}
         try:
             files = self._write_own(state, place, name, folder)
-        except (Exception, CheckpointException) as error:  # noqa: BLE001 - the others must hear of it
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - the other ranks must be informed
             failure = _describe(error)
         self._raise_together(failure)
         return {file: facts for own in self._gather(files) for file, facts in own.items()}

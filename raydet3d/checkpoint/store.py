@@ -230,7 +230,7 @@ class CheckpointStore(CheckpointCatalog):
                 if self._is_foreign(name, manifests):
                     self._set_aside_foreign(name)
                 self._mark(name)
-            except Exception as error:  # noqa: BLE001 - the others wait to hear of it
+            except Exception as error:  # noqa: BLE001 - the other ranks wait for the outcome
                 failure = error
         serial = ranks.agree(None if failure else _next_serial(manifests))
         if serial is None:

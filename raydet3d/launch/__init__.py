@@ -11,7 +11,7 @@ SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # report() waits for one look of the controller
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else what workers print comes twice
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else output of workers is printed twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the driver asks for draining nodes itself
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

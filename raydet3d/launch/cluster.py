@@ -81,7 +81,7 @@ def join_or_start(
 
     Args:
         dashboard: Whether one that is started has Ray's dashboard.
-        workers_print: Whether what workers print comes to this process's console.
+        workers_print: Whether output of workers is shown on this process's console.
         num_cpus: CPUs of one that is started; None: this machine's.
         resources: Further resources of one that is started.
 

@@ -46,7 +46,7 @@ POLL_S = 0.2
 
 
 class StopSource(Protocol):
-    """Says why a run is to stop, or None."""
+    """Holds the reason to stop a run, or None."""
 
     reason: str | None
 
@@ -180,7 +180,7 @@ class RetryLoop:
             began = time.time()
             try:
                 result = self._try_once()
-            except Exception as error:  # noqa: BLE001 - raised again where another try is of no use
+            except Exception as error:  # noqa: BLE001 - raised again unless it is worth another try
                 failure = self._classify_failure(error, began)
                 if failure is not None:
                     self.why = failure
@@ -304,7 +304,7 @@ class RetryLoop:
             attempt.close()
 
     def _supervise(self, attempt: Attempt, started: float) -> None:
-        """Until the try ends: pass on that it is to stop, and find out whether it is."""
+        """Wait for the end of a try; forward stop requests, and stop it to drain a node or to grow."""
         told = False
         has_stepped = False
         growth_seen = 0  # polls in a row that found room for more workers
@@ -348,7 +348,7 @@ class RetryLoop:
 
         Raises:
             InputError: A worker found what the user has to mend.
-            BaseException: The error itself, where trying again is of no use.
+            BaseException: The error itself, if another try would fail in the same way.
         """
         if (mistake := user_mistake(error)) is not None:
             raise InputError(mistake) from None
@@ -377,7 +377,7 @@ class RetryLoop:
 
 
 class Interval:
-    """Tells when it is time for something that is done at intervals.
+    """Timer of an action that is repeated at an interval.
 
     Args:
         interval_s: Seconds between two times.

@@ -20,7 +20,7 @@ def _sends_token() -> bool:
 
 
 def check_token() -> None:
-    """Check that there is a token where Ray is told to send one.
+    """Check that there is a token if Ray is configured to send one.
 
     Raises:
         InputError: There is none.

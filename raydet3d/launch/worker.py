@@ -47,7 +47,7 @@ def run_worker(
     """
     with ExitStack() as stack:
         if spec.lock_file is not None and is_main:
-            busy = f"{Path(spec.lock_file).parent}: a run is at work there"
+            busy = f"{Path(spec.lock_file).parent}: another run is active there"
             stack.enter_context(locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy))
         return _run(spec, device, hooks, asked)
 

@@ -1,4 +1,4 @@
-"""Schedule curves: each says, for every tick, by which affine step `a * value + b` a value moves on.
+"""Schedule curves: each returns, for every tick, the affine step `a * value + b` of a value.
 
 Steps are taken from the value of the moment, so curves chain and overlap by being applied one after the other.
 

@@ -76,7 +76,7 @@ def _try_schedule(given: SchedulersCfg, wrapper: OptimWrapper | None, key: str, 
         if not isinstance(item, Mapping):
             continue
         is_harmless = _is_harmless(PARAM_SCHEDULERS, item.get("type"), f"{key}[{i}]")
-        # Without the config's optimizer, nobody knows which other fields the param groups have.
+        # Without the config's optimizer, the other fields of the param groups are not known.
         if not is_harmless or (wrapper is None and not str(item["type"]).endswith("LR")):
             items[i] = stand_in  # passes through, as ready objects do
             continue

@@ -69,6 +69,6 @@ def build_optimizer(cfg: PartCfg, params: Iterable[Tensor] | list[Group]) -> Opt
         raise
     except (TypeError, ValueError) as error:
         if not getattr(cls, "__module__", "").startswith("torch."):
-            raise  # somebody's own optimizer: its trace is worth more than one line
+            raise  # a user's own optimizer: its traceback says more than one line
         raise InputError(f"{getattr(cls, '__name__', kind)}: {error}") from error
     return optimizer

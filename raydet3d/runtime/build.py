@@ -64,7 +64,7 @@ class LaunchArgs(TypedDict, total=False):
     batch_workers: int | None
 
 
-LAUNCH: ContextVar[LaunchArgs] = ContextVar("launch", default={})  # noqa: B039 - nobody changes it
+LAUNCH: ContextVar[LaunchArgs] = ContextVar("launch", default={})  # noqa: B039 - it is never modified
 
 
 @contextmanager

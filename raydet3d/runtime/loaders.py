@@ -246,7 +246,7 @@ def _possible_batch_workers(args: PartCfg, batch_workers: int, key: str) -> int:
     if placed and args.get("batch_sampler") is None:
         return batch_workers
     get_logger().warning(
-        "%s: %s cannot be told of another number of ranks, so an iteration is %d batches here and not the %d that the "
+        "%s: %s cannot be set to another number of ranks, so an iteration is %d batches here and not the %d that the "
         "run was laid out for; learning rates stay as they are scheduled",
         key,
         "a batch_sampler of one's own" if placed else f"the sampler {getattr(made, '__name__', kind)}",

@@ -68,7 +68,7 @@ class _Grid:
         return cls(layer.path, limits, voxel) if limits and voxel and min(voxel) > 0 and is_cartesian else None
 
     def check_encoders(self, model: Section, prefix: str) -> Iterator[Contradiction]:
-        """Compare the grid with what voxel encoder and middle encoder are told of it."""
+        """Compare the grid with the settings of voxel encoder and middle encoder."""
         if any(abs(e - n) > 0.01 for e, n in zip(self.exact, self.size, strict=True)):
             counts = [round(e, 2) for e in self.exact]
             yield warning(f"{self.place}: point_cloud_range is no multiple of voxel_size ({counts} voxels)")

@@ -312,7 +312,9 @@ class Runner(RunParts):
             self.is_resuming = False
         self._load_weights(state, title, strict=True)
         if optimizer and "optimizer" not in state:
-            raise InputError(f"{title} has no optimizer state, so training cannot continue from it; use it as load_from")
+            raise InputError(
+                f"{title} has no optimizer state, so training cannot continue from it; use it as load_from"
+            )
         self.train_state.load_state_dict(state, optimizer=optimizer, schedulers=schedulers)
         self.logger.info("resumed from %s: epoch %d, iteration %d", title, self.epoch, self.iter)
 

@@ -182,8 +182,8 @@ class TrainState:
         if batch_size and here and batch_size != here:
             self.progress.batch = self.progress.batch * batch_size // here
             self.logger.warning(
-                "the global batch was %d samples and is %d now: continuing at sample %d of the pass; learning rates stay "
-                "as they are scheduled",
+                "the global batch was %d samples and is %d now: continuing at sample %d of the pass; learning rates "
+                "stay as they are scheduled",
                 batch_size,
                 here,
                 self.progress.batch * here,

@@ -59,7 +59,7 @@ def fill(value: Value, names: Mapping[str, Value], *, where: str) -> Value:
     except InputError as error:
         raise InputError(f"{where}: {value}: {error}") from None
     except (SyntaxError, ArithmeticError, ValueError, TypeError) as error:
-        raise InputError(f"{where}: {value} cannot be worked out: {error}") from None
+        raise InputError(f"{where}: {value} cannot be evaluated: {error}") from None
     if isinstance(result, float) and not math.isfinite(result):
         raise InputError(f"{where}: {value} is {result}")
     return result

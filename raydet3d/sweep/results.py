@@ -184,7 +184,7 @@ def write_best_config(results: Results, cfg: Config) -> Path:
         f"{results.metric} {trial.best(results.mode):.6g}, {describe(trial.setting)}.",
     ]
     if trial.exploits:
-        head.append(f"It continued from other trials {len(trial.exploits)} times; these are the settings it ended with.")
+        head.append(f"It continued from other trials {len(trial.exploits)} times; these are its final settings.")
     text = cfg.pretty_text
     doc = "\n".join(head).replace("\\", "/").replace('"""', "'''")
     results.best_config.write_text(

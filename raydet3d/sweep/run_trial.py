@@ -32,7 +32,7 @@ _process: ProcessExecutor | None = None  # the training process that this actor'
 
 
 class TuneReport(TypedDict, total=False):
-    """What Ray Tune is told of a validation; Ray adds `done` and others."""
+    """Report of a validation to Ray Tune, which adds `done` and other keys."""
 
     trial: str
     at: float
@@ -109,7 +109,7 @@ def make_hooks(trial: TrialSpec, link: WorkerLink) -> list[Hook]:
 
 
 class TuneReporter:
-    """Hands the reports of a trial to Ray Tune.
+    """Send the reports of a trial to Ray Tune.
 
     Args:
         trial: The trial.
@@ -126,7 +126,7 @@ class TuneReporter:
         self.is_stopped = self.is_cut_short = False
 
     def send(self, report: Report) -> bool:
-        """Hand a report on and return whether the trial continues."""
+        """Send a report and return whether the trial continues."""
         from ray import tune
 
         if self.is_stopped:

@@ -87,7 +87,7 @@ class Space:
             values = domain.values()
             if values is None:
                 raise InputError(
-                    f"search: grid goes through every value, and space.{key} has no end of them; "
+                    f"search: grid enumerates all values, and space.{key} is continuous; "
                     "give it choice, grid, int or quniform, or use search: random"
                 )
             axes.append([(key, value) for value in values])
@@ -155,7 +155,7 @@ def _ordered(file: str, domains: dict[str, Domain]) -> dict[str, Domain]:
     while waiting:
         ready = [key for key, domain in waiting.items() if all(other in done for other in domain.when)]
         if not ready:
-            raise InputError(f"{file}: space: the conditions of {', '.join(waiting)} go round in a circle")
+            raise InputError(f"{file}: space: the conditions of {', '.join(waiting)} form a cycle")
         for key in ready:
             done[key] = waiting.pop(key)
     return done

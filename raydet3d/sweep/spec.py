@@ -211,7 +211,7 @@ class Sweep(_Shared):
         file: Where it was read from, for messages and names.
         space: What is tried.
         search: How settings are found.
-        scheduler: How trials are cut short.
+        scheduler: How trials are stopped early.
         mutate: Of population based training: the keys that may change, with their domains.
         seeds: Seeds that each setting is repeated with; None for the config's one.
         stop: When a single trial ends.

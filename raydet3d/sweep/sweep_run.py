@@ -53,7 +53,7 @@ def sweep(
 
     Args:
         config: The config.
-        source: The sweep's YAML, or what would stand in it.
+        source: The sweep's YAML file, or its content.
         work_dir: The sweep's folder; `work_dirs/<config's name>-<sweep's name>` by default.
         cfg_options: Overrides for all trials, over the sweep's own.
         smoke: Run it in the small size that its `smoke` section describes.
@@ -64,7 +64,7 @@ def sweep(
         The trials, best first.
 
     Raises:
-        InputError: Something in the config, the sweep or the folder has to be mended first.
+        InputError: Something in the config, the sweep or the folder must be corrected first.
         Stopped: The sweep was asked to stop; the next start resumes it.
     """
     spec = read_sweep(source, smoke=smoke)
@@ -138,7 +138,7 @@ def _run(queue: TrialQueue, console: SweepConsole, request: StopRequest | None) 
             f"{num_open} resume from their checkpoints"
         )
     if queue.total is not None and len(trials) >= queue.total and not num_open:
-        return None  # nothing is left: no need of a cluster to find that out
+        return None  # nothing is left to do, so no cluster is needed
     machine, wanted = _machine(spec), spec.resources
     concurrency = check_resources(spec, machine, where="this machine") if machine is not None else spec.concurrency or 1
     with sweep_cluster(concurrency * (wanted.workers * wanted.cpus + 0.01), concurrency=concurrency) as resources:

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers for a sweep, which take up the reports of earlier starts of the sweep.
+"""Ray Tune's schedulers for a sweep, which replay the reports of earlier starts of the sweep.
 
 Those that pause trials are optional features in files of their own, loaded where a sweep names them.
 """
@@ -45,7 +45,7 @@ def make_scheduler(queue: TrialQueue, scratch: Path) -> TrialScheduler:
 
     Args:
         queue: Its trials; those of earlier starts have their reports.
-        scratch: Folder for files that are of no use after this start.
+        scratch: Folder for temporary files of this start.
     """
     scheduler, past = queue.sweep.scheduler, queue.trials.values()
     if isinstance(scheduler, spec.Asha):
@@ -72,7 +72,7 @@ def make_scheduler(queue: TrialQueue, scratch: Path) -> TrialScheduler:
 
 
 class _Resumed(FIFOScheduler):
-    """A scheduler that is told what trials have reported in earlier starts, before they report again.
+    """A scheduler that receives the reports of earlier starts before its trials report again.
 
     Args:
         past: Trials of earlier starts. Those that have ended are replayed now, open ones when they are added.
@@ -91,7 +91,7 @@ class _Resumed(FIFOScheduler):
 
     @abstractmethod
     def replay(self, trial: RayTrial, report: TrialReport) -> None:
-        """Take up a report of an earlier start."""
+        """Replay a report of an earlier start."""
 
     @override
     def on_trial_add(self, tune_controller: Controller, trial: RayTrial) -> None:

@@ -94,7 +94,7 @@ def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
 
 
 class TrialHook(Hook):
-    """Reports each validation, saves a checkpoint to resume from, and stops the run when it is told to.
+    """Reports each validation, saves a checkpoint to resume from, and stops the run on request.
 
     The order is: the report into the trial's own file, the checkpoint with its manifest, then the report to the
     driver. Whatever is killed in between, the trial can be resumed from what the driver knows of.

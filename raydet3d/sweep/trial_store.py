@@ -1,15 +1,15 @@
-"""What is known of a sweep, as files of its folder: one small record a trial, written whole or not at all.
+"""Store the state of a sweep in small files of its folder, each written atomically.
 
 A sweep resumes from these files, not from Ray's own state: whatever is killed or damaged, each trial's record, its
 reports and its checkpoints can be read alone.
 
-    SWEEP/sweep.json                what was asked
-    SWEEP/time.json                 how much time it has taken
-    SWEEP/standing.json             the ranking, best trial first (for those that make room for checkpoints)
+    SWEEP/sweep.json                definition of the sweep
+    SWEEP/time.json                 time that it has taken
+    SWEEP/standing.json             ranking, best trial first (read where checkpoints are deleted)
     SWEEP/trials/003/trial.json     setting, seed, digest, state, reason, generations
     SWEEP/trials/003/setting.json   the first half of that, never rewritten
     SWEEP/trials/003/reports.jsonl  one line for each validation
-    SWEEP/trials/003/end.json       how its process says that it ended
+    SWEEP/trials/003/end.json       final state, written by its process
 """
 
 from __future__ import annotations

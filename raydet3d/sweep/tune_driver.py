@@ -1,4 +1,4 @@
-"""Drive a sweep: Ray Tune schedules the trials, the trial store records what becomes of them."""
+"""Drive a sweep: Ray Tune schedules the trials, the trial store records their states."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ from raydet3d.sweep.run_trial import INTERRUPTED, TuneReport, run_trial, sweep_c
 from raydet3d.sweep.trial_schedulers import make_scheduler, trial_id  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
-REPORT_BYTES = 1_000_000  # bytes that the pictures and the page may come to
-RELEASE_AFTER_S = 15.0  # what a trial has reserved is freed by itself before
-STOP_TIMEOUT_S = 24.0  # how long trials that are asked to stop may take to save
+REPORT_BYTES = 1_000_000  # reserved for the pictures and the page
+RELEASE_AFTER_S = 15.0  # after a trial's end; Ray usually frees its reservation earlier
+STOP_TIMEOUT_S = 24.0  # time for trials to save once they are asked to stop
 POLL_S = 0.2
 
 
 @contextmanager
 def sweep_cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Mapping[str, float]]]:
-    """Connect to a cluster for the `with` block: the one there is, one that is joined, or one started here.
+    """Connect to a cluster for the `with` block: the connected one, one to join, or one that is started here.
 
     Args:
         cpus: CPUs of one that is started.
@@ -81,7 +81,7 @@ def sweep_cluster(cpus: float, *, concurrency: int) -> Iterator[Callable[[], Map
 
 
 class SweepDriver(tune.Callback):
-    """One start of a sweep. Ray Tune calls it for whatever happens to a trial.
+    """Run one start of a sweep; Ray Tune calls it on every event of a trial.
 
     Args:
         queue: Its trials.
@@ -181,7 +181,7 @@ class SweepDriver(tune.Callback):
         )
 
     def _resources(self) -> tune.PlacementGroupFactory | dict[str, float]:
-        """Return what Ray Tune reserves for a trial: of one worker its process, of several nothing but a slot.
+        """Return what Ray Tune reserves for a trial: its process for one worker, only a slot for several.
 
         The workers of a trial of several reserve their own share through Ray Train.
         """
@@ -195,7 +195,7 @@ class SweepDriver(tune.Callback):
         return tune.PlacementGroupFactory([{}, {**bundle, **slot}])
 
     def _supervise(self, thread: threading.Thread) -> None:
-        """Until the sweep ends: find out whether it is to stop, and let its trials save then."""
+        """Wait for the end of the sweep; if it is asked to stop, let its trials save first."""
         deadline = math.inf
         while thread.is_alive() and time.monotonic() < deadline:
             try:
@@ -216,7 +216,7 @@ class SweepDriver(tune.Callback):
                     sweep_channel().put(STOP, self.stopped)
 
     def _finish(self) -> None:
-        """Leave the records as the next start is to find them."""
+        """Write the records that the next start reads."""
         for trial in self.queue.trials.values():
             if trial.state in OPEN:
                 trial.state = WAITING
@@ -232,7 +232,7 @@ class SweepDriver(tune.Callback):
     # -- what happens to trials -------------------------------------------------------------------------------------
 
     def next_trial(self) -> Trial | None:
-        """The next trial to start; None for now, or for ever."""
+        """Return the next trial to start; None if there is none now."""
         # Where trials take turns, more of them are started than run at a time.
         full = not self.sweep.scheduler.pauses_trials and len(self._running) >= self.concurrency
         if self.stopped is not None or self.over is not None or full or self.is_out_of_budget():
@@ -243,7 +243,7 @@ class SweepDriver(tune.Callback):
         return trial
 
     def is_done(self) -> bool:
-        """Whether no trial will be added and none is under way: until then, actors are kept for the next one."""
+        """Whether no trial will be added and none is running; until then, actors are kept for the next one."""
         ends = self.queue.is_exhausted or self.over is not None or self.stopped is not None
         return ends and not self._running
 
@@ -297,7 +297,7 @@ class SweepDriver(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Sequence[RayTrial], trial: RayTrial, result: TuneReport, **info: Any
     ) -> None:
-        """Show a report that the scheduler and the stop rules have dealt with."""
+        """Show a report that the scheduler and the stop rules have processed."""
         self._note(self._mine(trial))
 
     @override
@@ -319,7 +319,7 @@ class SweepDriver(tune.Callback):
 
     @override
     def on_step_end(self, iteration: int, trials: Sequence[RayTrial], **info: Any) -> None:
-        """Look after trials that no other callback reports, free what ended ones may hold, and show the state."""
+        """Handle trials that no other callback reports, release what ended ones still hold, and show the state."""
         for trial in trials:
             if trial.status == trial.PAUSED and self._mine(trial).state == RUNNING:
                 self._mine(trial).state = WAITING
@@ -378,7 +378,7 @@ class SweepDriver(tune.Callback):
     # -- what is shown and written ----------------------------------------------------------------------------------
 
     def left_s(self) -> float | None:
-        """A guess at the time that is left, from what an epoch has cost so far; None where there is no telling."""
+        """Estimate the remaining time from the cost of an epoch so far, in seconds; None if that is not known yet."""
         trials, total = list(self.queue.trials.values()), self.queue.total
         trained = self.queue.epochs()
         seconds = sum(trial.seconds for trial in trials)
@@ -433,7 +433,7 @@ class TrialSearcher(Searcher):
 
     @override
     def on_trial_complete(self, trial_id: str, result: TuneReport | None = None, error: bool = False) -> None:
-        """Do nothing: the driver is told as well."""
+        """Do nothing: the driver receives the same event."""
 
     @override
     def save(self, checkpoint_path: str) -> None:

@@ -92,7 +92,7 @@ def test_second_run_in_a_busy_work_dir_is_refused(tmp_path: Path) -> None:
     run = Run(config, "--workers", 0)
     run.until(run.reached(3))
     second = finish(config, "--workers", 0, code=2)
-    assert "a run is at work there; wait for its end, or choose another --work-dir" in second.text()
+    assert "another run is active there; wait for its end, or choose another --work-dir" in second.text()
     run.signal(signal.SIGKILL)
     run.wait()
     again = Run(config, "--workers", 0)  # the lock is gone with whoever had it

@@ -31,7 +31,7 @@ def test_expressions_are_filled_in_at_any_depth() -> None:
         ("${lr.real}", "only numbers"),
         ("${1 / 0}", "division by zero"),
         ("${9 ** 9 ** 9}", "too large"),
-        ("${lr +}", "cannot be worked out"),
+        ("${lr +}", "cannot be evaluated"),
     ],
 )
 def test_anything_but_arithmetic_is_an_error(text: str, message: str) -> None:
