@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo" / "pointpillars_town.py"
+SECOND = ROOT / "configs" / "demo" / "second_town.py"
 KITTI = ROOT / "configs" / "pointpillars" / "pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
 SMALL = ("town_seed=3", "num_train=12", "num_val=2")
 
@@ -69,6 +70,14 @@ def test_run_writes_the_files_that_the_readme_names(town: Path) -> None:
     assert list(work_dir.glob("2*/vis_data/scalars.json"))
     assert list(work_dir.glob("2*/vis_data/vis_image/*.png"))
     assert list(work_dir.glob("2*/vis_data/**/events.out.tfevents*"))
+
+
+def test_seconds_demo_trains_in_a_short_form_and_prints_its_score(town: Path) -> None:
+    # That it learns to find cars takes minutes: tests/integration/ray/test_second_town.py, a slow test.
+    run = command("train", SECOND, "--workers", "0", "--cfg-options", *SMALL, "epoch_num=1", cwd=town)
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(r"Car_3D_AP40_moderate_strict: \d+\.\d\d", run.stdout.splitlines()[-1])
+    assert (town / "work_dirs" / "second_town" / "epoch_1.pth").is_file()
 
 
 def test_torchrun_trains_on_its_ranks_without_ray(town: Path) -> None:

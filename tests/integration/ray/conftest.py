@@ -1,4 +1,4 @@
-"""One Ray for all tests of this folder: it takes longer to start than they run."""
+"""One Ray for the tests of this folder that need none of their own: starting one takes longer than many tests."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,17 @@ import pytest
 
 @pytest.fixture(scope="package")
 def two_cpus() -> Iterator[None]:
-    from raydet3d.launch.retry_loop import ray  # by this way, since Ray reads its environment when it is imported
+    """A Ray that this process has joined."""
+    from raydet3d.launch.cluster import join_or_start, ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    join_or_start(dashboard=False, workers_print=False, num_cpus=2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_address(two_cpus: None) -> dict[str, str]:
+    """The environment with which a command joins that Ray."""
+    from raydet3d.launch.cluster import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}

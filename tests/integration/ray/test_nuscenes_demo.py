@@ -17,8 +17,8 @@ SHORT = ["epoch_num=1", "num_keyframes=2", "azimuth_step_deg=2.0", "images=False
 
 
 @pytest.mark.ray
-def test_the_short_demo_trains_validates_and_prints_its_scores(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_the_short_demo_trains_validates_and_prints_its_scores(ray_address: dict[str, str], tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **ray_address}
     command = [sys.executable, "-m", "raydet3d.train", str(DEMO), "--cfg-options", *SHORT]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

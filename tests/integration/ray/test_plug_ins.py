@@ -1,4 +1,7 @@
-"""A run on Ray with plug-ins that know MMEngine's names only, from a pure-python config, as the command starts it."""
+"""A run with plug-ins that know MMEngine's names only, from a pure-python config, by the command.
+
+It joins a Ray that was started without the plug-ins' folder on its path.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +67,9 @@ env_cfg = dict(mp_cfg=dict(mp_start_method='spawn'))
 """
 
 
-def test_plug_ins_reach_ray_workers_and_their_loaders(tmp_path: Path) -> None:
+def test_plug_ins_reach_ray_workers_and_their_loaders(ray_address: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path, {"mmdet3d/engine/hooks/say.py": HOOK, "my_data.py": DATA, "run.py": CONFIG})
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", **ray_address}
     done = subprocess.run(
         [sys.executable, "-m", "raydet3d.train", "run.py", "--workers", "1"],
         cwd=tmp_path,

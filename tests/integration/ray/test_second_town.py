@@ -15,6 +15,7 @@ DEMO = ROOT / "configs" / "demo" / "second_town.py"
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_short_demo_learns_to_find_cars(tmp_path: Path) -> None:
     """300 of the demo's 800 steps, then 60 frames of streets that were not trained on.
 
