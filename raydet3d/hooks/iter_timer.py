@@ -50,7 +50,7 @@ class IterTimerHook(Hook):
         hub.update_scalar("train/time", took)
         self._total += took
         self._count += 1
-        hub.runtime_info["eta"] = self._total / self._count * ((runner.max_iters or 0) - runner.progress.iter - 1)
+        hub.runtime_info["eta"] = self._total / self._count * ((runner.max_iters or 0) - runner.iter - 1)
 
     def _before_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, mode: Mode = "train"
