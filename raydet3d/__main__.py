@@ -15,6 +15,7 @@ COMMANDS = """commands:
   python -m raydet3d.export CONFIG CHECKPOINT --out DIR  graphs for other runtimes (ONNX, torch.export)
   python -m raydet3d.benchmark CONFIG                how fast a config loads, trains and predicts
   python -m raydet3d.data.prepare kitti ROOT         turn a raw data set into what the loaders read
+  python -m raydet3d.data.check CONFIG|ROOT          read every frame once: what is wrong, and what fits the data
 
 each of them explains itself with --help"""
 

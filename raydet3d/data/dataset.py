@@ -224,7 +224,7 @@ class Det3DDataset(Dataset[Any]):
         found = content.get("metainfo") or {}
         for key, value in found.items():
             self._metainfo.setdefault(key, value)
-        self._label_of = self._match_labels(found.get("categories"))
+        self.set_categories(found.get("categories"))
         frames: list[Sample] = []
         for number, info in enumerate(content["data_list"]):
             try:
@@ -237,8 +237,15 @@ class Det3DDataset(Dataset[Any]):
             frames += parsed if isinstance(parsed, list) else [parsed]
         return frames
 
-    def _match_labels(self, categories: Mapping[str, int] | Sequence[str] | None) -> dict[int, int]:
-        """Map the info file's category numbers to labels; categories that are not mapped are left out."""
+    def set_categories(self, categories: Mapping[str, int] | Sequence[str] | None) -> None:
+        """Map an info file's category numbers to labels, from here on; objects of other categories are left out.
+
+        Args:
+            categories: Number of each name, or the names in the order of their numbers; None: the class's own.
+
+        Raises:
+            InputError: One of `metainfo.classes` is no category.
+        """
         if categories is None:
             categories = self.METAINFO.get("classes", self._metainfo.get("classes", ()))
         if not isinstance(categories, Mapping):
@@ -250,7 +257,9 @@ class Det3DDataset(Dataset[Any]):
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
                 raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
-        return {categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0}
+        self._label_of = {
+            categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0
+        }
 
     def parse_data_info(self, info: FrameInfo) -> Sample | list[Sample]:
         """Turn a frame of the info file into the pipeline's first sample."""

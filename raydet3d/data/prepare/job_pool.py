@@ -28,8 +28,17 @@ class JobRunner(Protocol):
         """
 
 
-def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Yield the results of the jobs, in order, from worker processes of this node (0: from this process)."""
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, *, chunksize: int | None = None
+) -> Iterator[Result]:
+    """Yield the results of the jobs, in order, from worker processes of this node (0: from this process).
+
+    Args:
+        function: A function of a module.
+        jobs: What to call it with.
+        workers: Number of processes.
+        chunksize: Jobs that a worker takes at a time; chosen by their number by default.
+    """
     if workers <= 0 or len(jobs) < 2:
         yield from map(function, jobs)
         return
@@ -40,10 +49,11 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
         forkserver.ensure_running()  # its forks, the workers, inherit what it blocks
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=init_worker_process)
     try:
-        yield from pool.map(function, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
+        chunksize = chunksize or max(1, min(16, len(jobs) // (4 * workers)))
+        yield from pool.map(function, jobs, chunksize=chunksize)
     except BrokenProcessPool:
         raise RuntimeError(
-            "a worker process of the preparation was killed (out of memory?); run it again, it continues where it was"
+            "a worker process was killed (out of memory?); run the same command again, it continues where it was"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

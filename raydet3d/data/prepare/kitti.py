@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
+from typing_extensions import override
+
+from raydet3d.config import ConfigDict
 from raydet3d.data.datasets.kitti_infos import CATEGORIES, make_metainfo
 from raydet3d.data.datasets.kitti_io import read_lines
 from raydet3d.data.prepare.database import write_database
 from raydet3d.data.prepare.job_pool import run_jobs
 from raydet3d.data.prepare.journal import Journal
-from raydet3d.data.prepare.kitti_frames import DATABASE, FrameJob, FrameRecord, describe_problems, prepare_frame
-from raydet3d.data.prepare.preparers import PREPARERS, check_writable, report_unwritable
+from raydet3d.data.prepare.kitti_frames import (
+    DATABASE,
+    FrameJob,
+    FrameRecord,
+    KittiRawFrame,
+    describe_problems,
+    prepare_frame,
+)
+from raydet3d.data.prepare.preparers import LAYOUTS, PREPARERS, DataLayout, Split, check_writable, report_unwritable
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
 from raydet3d.progress_bar import ProgressBar
 
 SPLITS = {"train": "training", "val": "training", "trainval": "training", "test": "testing"}
+_PARTS = sorted(set(SPLITS.values()))
 _JOURNAL_VERSION = "kitti 3"
 _LAYOUT = (
     "KITTI's object data is laid out as ROOT/ImageSets/{train,val}.txt and "
@@ -72,6 +84,43 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
                     bar.step()
             _report(root, [journal.records[key] for key in jobs])
             _write_all(root, splits, journal.records)
+
+
+@LAYOUTS.register_module("kitti")
+class KittiLayout(DataLayout):
+    """KITTI's folder. `trainval` is left out where there are train and val, whose frames it repeats."""
+
+    @override
+    @classmethod
+    def raw_splits(cls, root: Path) -> list[Split]:
+        if not (root / "ImageSets").is_dir() or not any((root / part / "velodyne").is_dir() for part in _PARTS):
+            return []
+        splits = _read_splits(root)
+        found = []
+        for name, names in splits.items():
+            if not _is_repeated(name, splits):
+                frames = [KittiRawFrame(root, SPLITS[name], one) for one in names]
+                found.append(Split(name, _dataset_cfg(root, name, "velodyne"), frames, CATEGORIES))
+        return found
+
+    @override
+    @classmethod
+    def prepared_splits(cls, root: Path) -> list[Split]:
+        found = [name for name in SPLITS if (root / f"kitti_infos_{name}.pkl").is_file()]
+        return [
+            Split(name, _dataset_cfg(root, name, "velodyne_reduced", ann_file=f"kitti_infos_{name}.pkl"))
+            for name in found
+            if not _is_repeated(name, found)
+        ]
+
+
+def _dataset_cfg(root: Path, split: str, clouds: str, **more: str) -> ConfigDict:
+    prefix = {"pts": f"{SPLITS[split]}/{clouds}"}
+    return ConfigDict(type="KittiDataset", data_root=str(root), data_prefix=prefix, **more)
+
+
+def _is_repeated(split: str, splits: Collection[str]) -> bool:
+    return split == "trainval" and {"train", "val"} <= set(splits)
 
 
 def _read_splits(root: Path) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from raydet3d.data.datasets.kitti_io import (
 from raydet3d.data.point_cloud_file import read_cloud
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
+from raydet3d.info_file import FrameInfo
 from raydet3d.ops.points import points_in_boxes
 
 DATABASE = "kitti_gt_database"
@@ -117,6 +118,42 @@ class FrameJob:
             return all(path.stat().st_size == 16 * count for path, count in wanted)
         except OSError:
             return False
+
+
+@dataclass(frozen=True)
+class KittiRawFrame:
+    """A frame in KITTI's raw files.
+
+    Args:
+        root: The data set's folder.
+        part: `training` or `testing`.
+        name: The frame's name, such as 000134.
+    """
+
+    root: Path
+    part: str
+    name: str
+
+    def files(self) -> list[Path]:
+        """Return its cloud, its calibration and, in training, its labels."""
+        kinds = [("velodyne", "bin"), ("calib", "txt"), *([("label_2", "txt")] if self.part == "training" else [])]
+        return [self.root / self.part / kind / f"{self.name}.{suffix}" for kind, suffix in kinds]
+
+    def read(self) -> FrameInfo:
+        """Return its entry for an info file, with every label line; the image and the cloud are not opened."""
+        cloud, calib_file, *label_file = self.files()
+        calib = read_calib(calib_file)
+        info = make_frame(
+            int(self.name), calib, image_size=calib.guess_image_size(), image_name=None, lidar_name=cloud.name
+        )
+        for path in label_file:
+            labels = read_labels(path)
+            instances = make_instances(labels, calib, np.full(len(labels), -1))
+            info["instances"] = [one | {"name": name} for one, name in zip(instances, labels.names, strict=True)]
+        return cast(FrameInfo, info)
+
+    def read_points(self) -> None:
+        """Let the loading transforms read the cloud."""
 
 
 def prepare_frame(job: FrameJob) -> FrameRecord:

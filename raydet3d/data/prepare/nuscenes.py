@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet3d.data.datasets.nuscenes_categories import CAMERAS, SPLITS, split_scenes
+from typing_extensions import override
+
+from raydet3d.config import ConfigDict
+from raydet3d.data.datasets.nuscenes_categories import CAMERAS, NUSCENES_CATEGORIES, SPLITS, split_scenes
 from raydet3d.data.datasets.nuscenes_infos import make_metainfo
 from raydet3d.data.datasets.nuscenes_tables import AnnotationTables, Record, Table
 from raydet3d.data.prepare.database import write_database
@@ -23,13 +26,14 @@ from raydet3d.data.prepare.nuscenes_frames import (
     MAX_SWEEPS,
     Annotation,
     FrameJob,
+    NuScenesRawFrame,
     SceneJob,
     SceneRecord,
     SensorRecord,
     check_annotation,
     prepare_scene,
 )
-from raydet3d.data.prepare.preparers import PREPARERS, check_writable, report_unwritable
+from raydet3d.data.prepare.preparers import LAYOUTS, PREPARERS, DataLayout, Split, check_writable, report_unwritable
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_atomic, write_pickle
 from raydet3d.info_file import read_infos
@@ -87,6 +91,41 @@ def prepare_nuscenes(
         busy = f"{root}: another process is preparing this folder; wait for it or stop it"
         with locked(root / ".prepare.lock", timeout_s=0, busy=busy, required=False):
             _prepare(root, version, workers, runner)
+
+
+@LAYOUTS.register_module("nuscenes")
+class NuScenesLayout(DataLayout):
+    """nuScenes' folder; of several versions in it, the first that has tables.
+
+    Tables that lack a record, a file or a number are refused as a whole, as `prepare_nuscenes` refuses them.
+    """
+
+    @override
+    @classmethod
+    def raw_splits(cls, root: Path) -> list[Split]:
+        version = next((name for name in SPLITS if (root / name / "sample_data.json").is_file()), None)
+        if version is None:
+            return []
+        tables = _SceneTables(root, version)
+        frames: dict[str, list[NuScenesRawFrame]] = {split: [] for split in SPLITS[version]}
+        for scene in tables.plan():
+            found = [NuScenesRawFrame(root / version, frame) for frame in scene.frames]
+            frames[tables.split_of[scene.name]] += found
+        categories = {name: number for number, name in enumerate(NUSCENES_CATEGORIES)}
+        return [Split(_INFO_FILES[name], _dataset_cfg(root), own, categories) for name, own in frames.items() if own]
+
+    @override
+    @classmethod
+    def prepared_splits(cls, root: Path) -> list[Split]:
+        files = {name: f"nuscenes_infos_{name}.pkl" for name in dict.fromkeys(_INFO_FILES.values())}
+        return [
+            Split(name, _dataset_cfg(root, ann_file=file)) for name, file in files.items() if (root / file).is_file()
+        ]
+
+
+def _dataset_cfg(root: Path, **more: str) -> ConfigDict:
+    prefix = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP"}
+    return ConfigDict(type="NuScenesDataset", data_root=str(root), data_prefix=prefix, **more)
 
 
 def _prepare(root: Path, version: str, workers: int, runner: JobRunner) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from raydet3d.data.transforms.loading import LoadPointsFromFile
 from raydet3d.data.transforms.multi_sweep import LoadPointsFromMultiSweeps
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
-from raydet3d.info_file import InfoRecord
+from raydet3d.info_file import FrameInfo, InfoRecord
 from raydet3d.ops.points import points_in_boxes
 from raydet3d.ops.rigid_transforms import (
     conjugate,
@@ -153,6 +153,30 @@ class SceneJob:
     frames: tuple[FrameJob, ...]
     cut_out: bool
     result: Path
+
+
+@dataclass(frozen=True)
+class NuScenesRawFrame:
+    """A keyframe in nuScenes' tables.
+
+    Args:
+        tables: Folder of the tables.
+        frame: The keyframe.
+    """
+
+    tables: Path
+    frame: FrameJob
+
+    def files(self) -> list[Path]:
+        """Return its cloud and the table of its objects."""
+        return [self.tables.parent / self.frame.lidar.file, self.tables / "sample_annotation.json"]
+
+    def read(self) -> FrameInfo:
+        """Return its entry for an info file."""
+        return cast(FrameInfo, make_frame(self.frame))
+
+    def read_points(self) -> None:
+        """Let the loading transforms read the cloud."""
 
 
 class SceneRecord(TypedDict):

@@ -7,14 +7,75 @@ the function has a parameter `version`, the command passes its `--version` on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from raydet3d.config import ConfigDict
 from raydet3d.errors import InputError
+from raydet3d.info_file import FrameInfo
 from raydet3d.registry import Registry
 
 PREPARERS = Registry("data set to prepare", home="raydet3d.data.prepare")
+LAYOUTS = Registry("layout of a data set's folder", home="raydet3d.data.prepare")
+"""Layouts under the names of their preparers, by which `raydet3d.data.check` reads a folder."""
+
+
+class RawFrame(Protocol):
+    """A frame in its raw files, without an info file. It is sent to worker processes, so it must be picklable."""
+
+    def files(self) -> Sequence[Path]:
+        """Return the files that it is read from, which may be missing."""
+
+    def read(self) -> FrameInfo:
+        """Read its entry for an info file; instances hold every labelled object as it is, and its class as `name`.
+
+        Raises:
+            InputError: A file is missing or damaged; the message names it.
+        """
+
+    def read_points(self) -> NDArray[np.float32] | None:
+        """Read its cloud, (N, C), in the LiDAR frame; None where the loading transforms read it as it is.
+
+        Raises:
+            InputError: The file is missing or damaged; the message names it.
+        """
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a data set.
+
+    Args:
+        name: Its name.
+        dataset: Config of its data set, without a pipeline.
+        frames: Its raw frames; None where the info file `dataset.ann_file` describes them.
+        categories: Number of each class in the entries of raw frames; -1 for what is no object.
+    """
+
+    name: str
+    dataset: ConfigDict
+    frames: Sequence[RawFrame] | None = None
+    categories: Mapping[str, int] = field(default_factory=dict)
+
+
+class DataLayout:
+    """How the folder of a data set is laid out; a data set without one can be checked by its config only."""
+
+    @classmethod
+    def raw_splits(cls, root: Path) -> list[Split]:
+        """Return the splits of a folder of raw files; none where it has another layout."""
+        return []
+
+    @classmethod
+    def prepared_splits(cls, root: Path) -> list[Split]:
+        """Return the splits of a prepared folder, by its info files; none where it has another layout."""
+        return []
 
 
 @contextmanager
