@@ -161,8 +161,10 @@ def check_splits(
     journal: Journal[JobRecord] = Journal(folder / ".check.journal", _VERSION)
     with locked(folder / ".check.lock", timeout_s=0, busy=busy, required=False), journal:
         todo = [job for job in jobs if not _is_done(job, journal.records)]
-        with ProgressBar(sum(len(job.frames) for job in jobs), "frames checked") as bar:
-            bar.skip(sum(len(job.frames) for job in jobs) - sum(len(job.frames) for job in todo))
+        total, left = (sum(len(job.frames) for job in some) for some in (jobs, todo))
+        bar = ProgressBar(total, "frames checked")
+        bar.skip(total - left)
+        with bar:
             for job, record in zip(todo, run_jobs(check_job, todo, workers, chunksize=1), strict=True):
                 journal.add(job.key, record)
                 bar.step(len(job.frames))
