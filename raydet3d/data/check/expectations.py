@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class Expectations:
 
 def loading_steps(pipeline: Sequence[PartCfg]) -> list[PartCfg]:
     """Return the configs of the transforms at the beginning of a pipeline that load points."""
-    return [step for step in pipeline if isinstance(step, Mapping) and _short(step).startswith("LoadPoints")]
+    return [step for step in pipeline if isinstance(step, Mapping) and re.match("Load.*Points", _short(step))]
 
 
 def read_expectations(cfg: ConfigDict) -> Expectations:

@@ -195,10 +195,9 @@ def _load_points(
     if not reader.has_own_steps and isinstance(columns, int) and columns != 4:
         reader.first_step = _load_columns(columns)
     try:
-        given = frame.source.read_points()
-        sample = reader.first_step(sample) if given is None else {**sample, "points": given}
+        sample = reader.first_step(sample)
         points: Points = sample["points"]
-        guess = guess_columns(points) if reader.keeps_all_columns and given is None else None
+        guess = guess_columns(points) if reader.keeps_all_columns else None
         if guess is not None:
             sentence = (
                 f"{path}: read with {points.shape[1]} numbers a point, its columns cannot be told apart; "

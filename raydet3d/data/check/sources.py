@@ -42,9 +42,6 @@ class InfoFrame:
         """Return its entry."""
         return cast(FrameInfo, pickle.loads(self.entry))
 
-    def read_points(self) -> None:
-        """Let the loading transforms read the cloud."""
-
 
 @dataclass(frozen=True)
 class CheckedSplit:

@@ -306,8 +306,7 @@ def read_objects(path: Path, conventions: Conventions, calib: Path | None = None
         InputError: A label is malformed, of an unknown class, or has a size that is not above 0; file and object are
             named.
     """
-    parse = _parse_json if path.suffix.lower() == ".json" else _parse_text
-    names, boxes, velocities, difficulty, places = parse(path, conventions, calib)
+    names, boxes, velocities, difficulty, places = parse_labels(path, conventions, calib)
     kept: list[int] = []
     classes: list[str] = []
     for i, name in enumerate(names):
@@ -335,11 +334,21 @@ def _known_classes(name: str, conventions: Conventions) -> str:
     return nearest_or_all(name, known).replace("it takes", "it has") + '; what is not to be trained goes to "ignore"'
 
 
-_Parsed = tuple[list[str], Floats, Floats, NDArray[np.int64], list[str]]
+ParsedLabels = tuple[list[str], Floats, Floats, NDArray[np.int64], list[str]]
 """Names, boxes, velocities, difficulties, and the place of each object in the file."""
 
 
-def _parse_json(path: Path, conventions: Conventions, _calib: Path | None) -> _Parsed:
+def parse_labels(path: Path, conventions: Conventions, calib: Path | None = None) -> ParsedLabels:
+    """Parse the labels of a frame as `read_objects` does, and return all of them, whatever their names and numbers are.
+
+    Raises:
+        InputError: A label is malformed; file and object are named.
+    """
+    parse = _parse_json if path.suffix.lower() == ".json" else _parse_text
+    return parse(path, conventions, calib)
+
+
+def _parse_json(path: Path, conventions: Conventions, _calib: Path | None) -> ParsedLabels:
     content = read_json(path)
     given = content.get("objects") if isinstance(content, Mapping) else content
     if not isinstance(given, list):
@@ -365,7 +374,7 @@ def _parse_json(path: Path, conventions: Conventions, _calib: Path | None) -> _P
     return names, boxes, speed, np.array(difficulty, dtype=np.int64), [f"object {i}" for i in range(len(names))]
 
 
-def _parse_text(path: Path, conventions: Conventions, calib: Path | None) -> _Parsed:
+def _parse_text(path: Path, conventions: Conventions, calib: Path | None) -> ParsedLabels:
     lines = [(number, line.split()) for number, line in enumerate(read_lines(path), 1) if line.split()]
     places = [f"line {number}" for number, _ in lines]
     if any(len(words) in _KITTI_FIELDS for _, words in lines):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
+from raydet3d.config import ConfigDict
 from raydet3d.data.datasets.custom_conventions import CLOUDS, Conventions
-from raydet3d.data.datasets.custom_layout import CustomLayout
-from raydet3d.data.prepare.custom_frames import DATABASE, CloudJob, CloudResult, prepare_cloud
+from raydet3d.data.datasets.custom_layout import CustomLayout, parse_labels
+from raydet3d.data.prepare.custom_frames import DATABASE, CloudJob, CloudResult, CustomRawFrame, prepare_cloud
 from raydet3d.data.prepare.database import write_database
 from raydet3d.data.prepare.job_pool import JobRunner, run_jobs
 from raydet3d.data.prepare.journal import Journal
-from raydet3d.data.prepare.preparers import PREPARERS, check_writable, report_unwritable
+from raydet3d.data.prepare.preparers import LAYOUTS, PREPARERS, DataLayout, Split, check_writable, report_unwritable
 from raydet3d.errors import InputError
 from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
@@ -70,6 +73,65 @@ def prepare_custom(root: Path | str, *, workers: int = 0, runner: JobRunner = ru
                     journal.add(job.name, result)
                     bar.step()
             _write_all(layout, jobs, journal.records)
+
+
+@LAYOUTS.register_module("custom")
+class CustomFolder(DataLayout):
+    """A folder of own recordings. Its lists of frames must be right, as for `prepare_custom`."""
+
+    @override
+    @classmethod
+    def raw_splits(cls, root: Path) -> list[Split]:
+        if not (root / "points").is_dir():
+            return []
+        layout = CustomLayout(root)
+        conventions = layout.conventions
+        names = list(conventions.entries) if conventions.entries is not None else _labelled_names(layout)
+        categories = {name: number for number, name in enumerate(names)}
+        count = len(conventions.kept_columns(with_time=False))
+        load = {"type": "LoadCustomPointsFromFile", "data_root": str(root), "load_dim": count, "use_dim": count}
+        dataset = ConfigDict(type="CustomDataset", data_root=str(root), pipeline=[load])
+        return [
+            Split(
+                split,
+                dataset,
+                [
+                    CustomRawFrame(
+                        layout.root,
+                        name,
+                        layout.clouds[name],
+                        layout.label_file(name),
+                        layout.calib_file(name),
+                        conventions,
+                        categories,
+                    )
+                    for name in frames
+                ],
+                categories,
+            )
+            for split, frames in layout.splits.items()
+        ]
+
+    @override
+    @classmethod
+    def prepared_splits(cls, root: Path) -> list[Split]:
+        files = {path.stem.removeprefix("custom_infos_"): path for path in sorted(root.glob("custom_infos_*.pkl"))}
+        return [
+            Split(name, ConfigDict(type="CustomDataset", data_root=str(root), ann_file=path.name))
+            for name, path in files.items()
+        ]
+
+
+def _labelled_names(layout: CustomLayout) -> list[str]:
+    """Return the classes of all label files that can be read, sorted."""
+    found: set[str | None] = set()
+    for name in dict.fromkeys(name for frames in layout.splits.values() for name in frames):
+        label = layout.label_file(name)
+        if label is not None:
+            with suppress(InputError):
+                names, *_ = parse_labels(label, layout.conventions, layout.calib_file(name))
+                found.update(layout.conventions.class_of.get(one, one) for one in names)
+    return sorted(name for name in found if name is not None)
 
 
 def _plan(layout: CustomLayout) -> dict[str, CloudJob]:

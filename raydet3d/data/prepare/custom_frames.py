@@ -6,17 +6,19 @@ Legend: N points · K objects.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydet3d.data.datasets.custom_conventions import CLOUDS, Conventions
-from raydet3d.data.datasets.custom_layout import CloudRecord, Objects, read_cameras, read_objects
+from raydet3d.data.datasets.custom_layout import CloudRecord, Objects, parse_labels, read_cameras, read_objects
 from raydet3d.data.datasets.kitti_io import read_image_size
 from raydet3d.files import write_atomic
+from raydet3d.info_file import FrameInfo, Instance
 from raydet3d.ops.points import points_in_boxes
 from raydet3d.ops.rigid_transforms import invert
 
@@ -41,6 +43,50 @@ class CloudResult(TypedDict):
     info: dict[str, Any] | None
     names: list[str]
     objects: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class CustomRawFrame:
+    """A frame in its raw files.
+
+    Args:
+        root: The data set's folder.
+        name: The frame's name.
+        cloud: File of its cloud.
+        label: File of its labels.
+        calib: File of its calibration.
+        conventions: Content of `dataset.json`.
+        categories: Number of each class.
+    """
+
+    root: Path
+    name: str
+    cloud: Path
+    label: Path | None
+    calib: Path | None
+    conventions: Conventions
+    categories: Mapping[str, int]
+
+    def files(self) -> list[Path]:
+        """Return its cloud, its calibration and its labels."""
+        return [path for path in (self.cloud, self.calib, self.label) if path is not None]
+
+    def read(self) -> FrameInfo:
+        """Return its entry for an info file, with every label that is not to be ignored."""
+        info: FrameInfo = {
+            "sample_idx": self.name,
+            "lidar_points": {"lidar_path": self.cloud.relative_to(self.root).as_posix()},
+        }
+        if self.label is not None:
+            labels, boxes, *_ = parse_labels(self.label, self.conventions, self.calib)
+            names = [self.conventions.class_of.get(label, label) for label in labels]
+            instances = [
+                {"name": name, "bbox_3d": box, "bbox_label_3d": self.categories.get(name, -1)}
+                for name, box in zip(names, boxes.tolist(), strict=True)
+                if name is not None
+            ]
+            info["instances"] = cast(list[Instance], instances)
+        return info
 
 
 @dataclass(frozen=True, eq=False)

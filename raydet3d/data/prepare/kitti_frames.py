@@ -152,9 +152,6 @@ class KittiRawFrame:
             info["instances"] = [one | {"name": name} for one, name in zip(instances, labels.names, strict=True)]
         return cast(FrameInfo, info)
 
-    def read_points(self) -> None:
-        """Let the loading transforms read the cloud."""
-
 
 def prepare_frame(job: FrameJob) -> FrameRecord:
     """Prepare a frame and write its files."""

@@ -175,9 +175,6 @@ class NuScenesRawFrame:
         """Return its entry for an info file."""
         return cast(FrameInfo, make_frame(self.frame))
 
-    def read_points(self) -> None:
-        """Let the loading transforms read the cloud."""
-
 
 class SceneRecord(TypedDict):
     """Result of a scene.

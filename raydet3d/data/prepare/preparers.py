@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from raydet3d.config import ConfigDict
 from raydet3d.errors import InputError
 from raydet3d.info_file import FrameInfo
@@ -39,13 +36,6 @@ class RawFrame(Protocol):
             InputError: A file is missing or damaged; the message names it.
         """
 
-    def read_points(self) -> NDArray[np.float32] | None:
-        """Read its cloud, (N, C), in the LiDAR frame; None where the loading transforms read it as it is.
-
-        Raises:
-            InputError: The file is missing or damaged; the message names it.
-        """
-
 
 @dataclass(frozen=True)
 class Split:
@@ -53,7 +43,8 @@ class Split:
 
     Args:
         name: Its name.
-        dataset: Config of its data set, without a pipeline.
+        dataset: Config of its data set; its pipeline holds the transforms that load points, where there is more to it
+            than reading all numbers of a file.
         frames: Its raw frames; None where the info file `dataset.ann_file` describes them.
         categories: Number of each class in the entries of raw frames; -1 for what is no object.
     """
