@@ -9,6 +9,8 @@ from raydet3d.cli import run_command, version
 COMMANDS = """commands:
   python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)
   python -m raydet3d.evaluate CONFIG CHECKPOINT      score a checkpoint
+  python -m raydet3d.infer CONFIG CHECKPOINT CLOUDS  predict on point clouds
+  python -m raydet3d.publish CHECKPOINT OUT          write a small file of weights and config
   python -m raydet3d.tune CONFIG SWEEP.yaml          search over settings of a config
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
   python -m raydet3d.data.convert LAYOUT SOURCE ROOT recordings in another layout to the folder of own data

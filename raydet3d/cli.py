@@ -13,10 +13,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 import raydet3d
-from raydet3d.config import Config, parse_options
+from raydet3d.config import Config, is_uri, parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.signals import Stopped, StopRequest, stop_signals
 
@@ -41,13 +42,21 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_ray(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of commands that train on Ray: the config's `ray` dict."""
+def add_ray(
+    parser: argparse.ArgumentParser, default: str = "ray.num_workers of the config", verb: str = "trains"
+) -> None:
+    """Add the flags of commands that work on Ray: the config's `ray` dict.
+
+    Args:
+        parser: The command's parser.
+        default: Number of workers without the flag, for the help.
+        verb: What the command does, for the help.
+    """
     parser.add_argument(
         "--workers",
         metavar="N",
         help="Ray workers, or a range such as 1-8 for as many as there is room for "
-        "(default: ray.num_workers of the config); 0 trains in this process, without Ray",
+        f"(default: {default}); 0 {verb} in this process, without Ray",
     )
     parser.add_argument(
         "--ray",
@@ -67,6 +76,16 @@ def read_config(args: argparse.Namespace) -> Config:
     """
     options = [*args.cfg_options, *(f"ray.{option}" for option in getattr(args, "ray", ()))]
     return Config.fromfile(args.config, options=parse_options(options))
+
+
+def check_checkpoint(name: str) -> None:
+    """Refuse a checkpoint that does not exist; a URL is looked up when it is read.
+
+    Raises:
+        InputError: It does not exist.
+    """
+    if not is_uri(name) and not Path(name).exists():
+        raise InputError(f"checkpoint {name} does not exist")
 
 
 def add_launcher_flags(parser: argparse.ArgumentParser) -> None:

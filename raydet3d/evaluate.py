@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_launcher_flags, read_config, run_command, version
-from raydet3d.config import Config, is_uri, work_dir_of
+from raydet3d.cli import add_config, add_launcher_flags, add_ray, check_checkpoint, read_config, run_command, version
+from raydet3d.config import Config, PartCfg, default_work_dir, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.preflight import check_writable
-from raydet3d.launch.worker import is_torchrun
+from raydet3d.launch.preflight import check_this_machine, check_writable
+from raydet3d.launch.ray_options import RayOptions
+from raydet3d.launch.run_spec import RunResult, RunSpec, new_run_id
+from raydet3d.launch.signals import StopRequest, stop_signals
+from raydet3d.launch.worker import is_torchrun, run_worker
 
 EXAMPLES = """examples:
   python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth
+  python -m raydet3d.evaluate CONFIG CHECKPOINT --workers 8             # the frames dealt out to 8 Ray workers
   python -m raydet3d.evaluate CONFIG CHECKPOINT --out results/          # KITTI-format result files, one for each frame
   python -m raydet3d.evaluate CONFIG CHECKPOINT --show-dir pictures/    # bird's-eye pictures of every frame
+  python -m raydet3d.evaluate CONFIG CHECKPOINT --save-predictions found.npz
+  python -m raydet3d.evaluate CONFIG --predictions found.npz            # score again, without the model
   torchrun --nproc-per-node 8 -m raydet3d.evaluate CONFIG CHECKPOINT    # the frames dealt out to 8 processes
 
 exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
@@ -27,17 +34,26 @@ def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.evaluate",
-        description="Score a checkpoint on the config's test set (test_dataloader, test_evaluator).",
+        description="Score a checkpoint, or saved predictions, on the config's test set (test_dataloader, "
+        "test_evaluator).",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file, ours or MMEngine's weights")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="checkpoint file, ours or MMEngine's weights; left out with --predictions",
+    )
     parser.add_argument("--work-dir", metavar="DIR", help="folder for logs (default: work_dirs/<config's name>)")
     parser.add_argument("--out", metavar="DIR", help="write result files into this folder (submission_prefix)")
+    parser.add_argument("--save-predictions", metavar="FILE", help="write all predictions to this file (.npz)")
+    parser.add_argument("--predictions", metavar="FILE", help="score a file of --save-predictions, without the model")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every frame into this folder")
     parser.add_argument("--score-thr", type=float, metavar="S", help="least score of a drawn box")
     parser.add_argument("--tta", action="store_true", help="predict on the views of tta_pipeline, merged by tta_model")
+    add_ray(parser, default="0", verb="evaluates")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="torch threads (default: ray.threads_per_worker, or 1)"
     )
@@ -53,15 +69,27 @@ def load_config(args: argparse.Namespace) -> Config:
         InputError: The config, the checkpoint or a flag is wrong.
     """
     cfg = read_config(args)
-    if not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
-        raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    if (args.checkpoint is None) == (args.predictions is None):
+        raise InputError("name what to score: a CHECKPOINT, or predictions with --predictions FILE")
     if args.work_dir is not None:
         cfg["work_dir"] = args.work_dir
     cfg["work_dir"] = work_dir_of(cfg, cfg.filename)
-    cfg["load_from"], cfg["resume"] = args.checkpoint, False  # this checkpoint, not one of the work dir
+    if args.checkpoint is not None:
+        check_checkpoint(args.checkpoint)
+        cfg["load_from"], cfg["resume"] = args.checkpoint, False  # this checkpoint, not one of the work dir
+    else:
+        for flag in ("show_dir", "tta", "save_predictions", "workers"):
+            if getattr(args, flag):
+                raise InputError(f"--{flag.replace('_', '-')} needs a model; --predictions scores without one")
     if args.out is not None:
         for evaluator in _metrics(cfg):
             evaluator["submission_prefix"] = str(Path(args.out).absolute())
+    if args.save_predictions is not None:
+        file = Path(args.save_predictions).absolute()
+        check_writable(file.parent, "--save-predictions", "choose another file")
+        if isinstance(cfg.get("test_dataloader"), list | tuple):
+            raise InputError("--save-predictions: the config has several test data sets; name one of them alone")
+        _add_metric(cfg, {"type": "PredictionFile", "out_file": str(file)})
     if args.show_dir is not None:
         hook = cfg.get("default_hooks", {}).get("visualization")
         if hook is None:
@@ -79,49 +107,101 @@ def _metrics(cfg: Config) -> list[MutableMapping[str, Any]]:
     given = cfg.get("test_evaluator")
     if given is None:
         raise InputError("the config has no test_evaluator, so there is nothing to score with")
-    if isinstance(given, MutableMapping) and str(given.get("type")).rpartition(".")[2] == "Evaluator":
+    if _is_evaluator(given):
         given = given["metrics"]
     return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Evaluate the checkpoint and print the scores; returns the exit code."""
+def _add_metric(cfg: Config, metric: PartCfg) -> None:
+    """Add a metric to the test evaluator."""
+    metrics = [*_metrics(cfg), metric]
+    if _is_evaluator(cfg["test_evaluator"]):
+        cfg["test_evaluator"]["metrics"] = metrics
+    else:
+        cfg["test_evaluator"] = metrics
+
+
+def _is_evaluator(given: object) -> bool:
+    return isinstance(given, Mapping) and str(given.get("type")).rpartition(".")[2] == "Evaluator"
+
+
+def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
+    """Evaluate and print the scores.
+
+    Args:
+        args: The parsed command line.
+        request: Stop request set by signals to this process.
+
+    Returns:
+        The exit code.
+    """
     cfg = load_config(args)
     with cfg.origin.located():
-        return _evaluate(cfg, args)
-
-
-def _evaluate(cfg: Config, args: argparse.Namespace) -> int:
-    check_writable(cfg["work_dir"], "work_dir")
-
-    import torch
-
-    from raydet3d.dist import is_main_process, join_torchrun, on_rank0
-    from raydet3d.runtime.assemble import assemble
-    from raydet3d.runtime.consistency import warn_of_contradictions
-    from raydet3d.runtime.loaders import check_data
-    from raydet3d.runtime.tta_runner import build_runner_with_tta
-
-    device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
-    if is_main_process():
-        warn_of_contradictions(cfg)
-    on_rank0(lambda: check_data(cfg))
-    threads = args.threads or int((cfg.get("ray") or {}).get("threads_per_worker", 1))
-    torch.set_num_threads(threads)
-    runner = (build_runner_with_tta if args.tta else assemble)(cfg, device=device)
-    metrics = runner.test()
-    if is_main_process():
-        for title, folder in (("Results", args.out), ("Pictures", args.show_dir)):
-            if folder is not None:
-                print(f"{title}: {folder}")
-        for name, value in runner.headline(metrics).items():
+        options = RayOptions.from_config(cfg.get("ray"), workers="0" if args.workers is None else args.workers)
+        if args.predictions is not None:
+            result = score_again(cfg, args.predictions)
+        else:
+            check_writable(cfg["work_dir"], "work_dir")
+            result = run_test(cfg, args, options, request)
+    if result.get("is_main", True):
+        for title, path in (
+            ("Results", args.out),
+            ("Predictions", args.save_predictions),
+            ("Pictures", args.show_dir),
+        ):
+            if path is not None:
+                print(f"{title}: {path}")
+        for name, value in result["headline"].items():
             print(f"{name}: {value:.2f}")
     return 0
 
 
+def score_again(cfg: Config, file: str) -> RunResult:
+    """Score the predictions of a file."""
+    if not Path(file).is_file():
+        raise InputError(f"--predictions {file} does not exist")
+
+    from raydet3d.runtime.loaders import check_data
+    from raydet3d.runtime.rescore import score_predictions
+
+    check_data({key: cfg[key] for key in ("test_dataloader", "test_evaluator") if key in cfg})
+    metrics, headline = score_predictions(cfg, Path(file))
+    return {"metrics": metrics, "headline": headline}
+
+
+def run_test(cfg: Config, args: argparse.Namespace, options: RayOptions, request: StopRequest) -> RunResult:
+    """Test in this process, as one of torchrun's ranks, or on Ray workers."""
+    spec = RunSpec(
+        cfg=cfg.to_dict(),
+        filename=None if cfg.filename is None else str(cfg.filename),
+        origin=cfg.origin,
+        run_id=new_run_id(default_work_dir(cfg, cfg.filename)),
+        task="test",
+        tta=args.tta,
+        threads=args.threads or options.threads_per_worker,
+        cwd=str(Path.cwd()),
+    )
+    if options.max_workers > 0 and not is_torchrun():
+        check_this_machine(options)
+        from raydet3d.launch.evaluation import evaluate_on_ray
+
+        if args.threads:
+            options = replace(options, threads_per_worker=args.threads)
+        return evaluate_on_ray(cfg, spec, options, request)
+
+    from raydet3d.dist import broadcast_object, is_main_process, join_torchrun, on_rank0
+    from raydet3d.launch.evaluation import check_parts
+
+    device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
+    on_rank0(lambda: check_parts(cfg))
+    return {**run_worker(broadcast_object(spec), device=device), "is_main": is_main_process()}
+
+
 def main() -> int:
     """Parse the command line and evaluate."""
-    return evaluate(make_parser().parse_args())
+    args = make_parser().parse_args()
+    with stop_signals() as request:
+        return evaluate(args, request)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from raydet3d.files import locked
 from raydet3d.host import num_processors
 from raydet3d.launch.preflight import check_output_folders, check_room_on_disk, check_this_machine, checkpoint_size
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunResult, RunSpec
+from raydet3d.launch.run_spec import RunResult, RunSpec, new_run_id
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, run_worker
@@ -264,13 +263,6 @@ def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str
         hang_timeout_s=options.hang_timeout_s if is_torchrun() else 0,
         straggler_ratio=options.straggler_ratio,
     )
-
-
-def new_run_id(work_dir: Path) -> str:
-    """Create a run ID from the current time that is unique in the work dir."""
-    now = time.strftime("%Y%m%d_%H%M%S")
-    names = (f"{now}-{number}" if number else now for number in itertools.count())
-    return next(name for name in names if not (work_dir / name).exists())
 
 
 def check_parts(cfg: Config) -> None:

@@ -100,7 +100,7 @@ class CheckpointStore(CheckpointCatalog):
 
     def publish(self, name: str, keys: Sequence[str]) -> Location | None:
         """Write only the wanted keys, under a name that ends in a digest; None where there is no checkpoint."""
-        from raydet3d.checkpoint.publish import write_published
+        from raydet3d.checkpoint.published_file import write_published
 
         self.drain()
         return write_published(self.storage, name, keys) if self.storage.exists(name) else None

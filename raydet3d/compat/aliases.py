@@ -22,9 +22,9 @@ _TABLES = (
 )
 _TYPES = "ConfigType InstanceList MultiConfig OptConfigType OptInstanceList OptMultiConfig"
 _TRANSFORMS = (
-    "GlobalRotScaleTrans LoadAnnotations3D LoadPointsFromFile LoadPointsFromMultiSweeps MultiScaleFlipAug3D "
-    "ObjectNameFilter ObjectNoise ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle PointsRangeFilter "
-    "RandomFlip3D"
+    "GlobalRotScaleTrans LoadAnnotations3D LoadPointsFromDict LoadPointsFromFile LoadPointsFromMultiSweeps "
+    "MultiScaleFlipAug3D ObjectNameFilter ObjectNoise ObjectRangeFilter ObjectSample Pack3DDetInputs PointShuffle "
+    "PointsRangeFilter RandomFlip3D"
 )
 _LOSSES = "CrossEntropyLoss FocalLoss GaussianFocalLoss L1Loss SmoothL1Loss"
 
@@ -219,6 +219,10 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     # ---------------------------------------------------------------------------------------------- MMDetection3D
     "mmdet3d": ("", {}),
+    "mmdet3d.apis": (
+        "inference inferencers inferencers.lidar_det3d_inferencer",
+        {"raydet3d.runtime": "LidarDet3DInferencer inference_detector init_model"},
+    ),
     "mmdet3d.datasets": (
         "dataset_wrappers det3d_dataset kitti_dataset nuscenes_dataset transforms transforms.dbsampler "
         "transforms.formating transforms.loading transforms.test_time_aug transforms.transforms_3d",

@@ -19,7 +19,7 @@ from raydet3d.data.transforms.augmentation import (
 )
 from raydet3d.data.transforms.custom_loading import LoadCustomPointsFromFile
 from raydet3d.data.transforms.formatting import Pack3DDetInputs, pseudo_collate
-from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromFile
+from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromDict, LoadPointsFromFile
 from raydet3d.data.transforms.multi_sweep import LoadPointsFromMultiSweeps
 from raydet3d.data.transforms.object_sample import DataBaseSampler, ObjectSample
 
@@ -37,6 +37,7 @@ __all__ = [
     "KittiDataset",
     "LoadAnnotations3D",
     "LoadCustomPointsFromFile",
+    "LoadPointsFromDict",
     "LoadPointsFromFile",
     "LoadPointsFromMultiSweeps",
     "MultiScaleFlipAug3D",

@@ -183,7 +183,7 @@ class _TorchAttempt:
                 failure_config=train.FailureConfig(
                     max_failures=0, controller_failure_limit=0, max_preemption_failures=0
                 ),
-                worker_runtime_env=_runtime_env(options),
+                worker_runtime_env=options.worker_runtime_env,
                 logging_config=train.LoggingConfig(log_level="CRITICAL"),
             ),
         )
@@ -233,13 +233,6 @@ def _torch_config(
     given = group_options((env_cfg or {}).get("dist_cfg"), cuda=use_gpu)
     timeout = given.get("timeout", timedelta(seconds=options.collective_timeout_s))
     return TorchConfig(backend=given["backend"], timeout_s=int(timeout.total_seconds()))
-
-
-def _runtime_env(options: RayOptions) -> dict[str, object]:
-    env = dict(options.runtime_env)
-    if options.env_vars:
-        env["env_vars"] = {**env.get("env_vars", {}), **options.env_vars}
-    return env
 
 
 def _channel_name(name: str) -> str:
@@ -308,7 +301,7 @@ class ProcessExecutor:
     is_placed = True
 
     def __init__(self, options: RayOptions) -> None:
-        self._bundle, self._runtime_env = options.bundle, _runtime_env(options)
+        self._bundle, self._runtime_env = options.bundle, options.worker_runtime_env
         self._process: ActorHandle | None = None
 
     def start(self, one: Try) -> Attempt:

@@ -128,6 +128,14 @@ class RayOptions:
         return {name: value for name, value in {**out, **self.resources_per_worker}.items() if value}
 
     @property
+    def worker_runtime_env(self) -> dict[str, Any]:
+        """The runtime environment of a worker: `runtime_env` with `env_vars`."""
+        env = dict(self.runtime_env)
+        if self.env_vars:
+            env["env_vars"] = {**env.get("env_vars", {}), **self.env_vars}
+        return env
+
+    @property
     def placement_timeout_s(self) -> float:
         """Seconds in which workers must be placed, before any start was measured."""
         return self.start_timeout_s if self.start_timeout_s is not None else 20.0 if self.is_elastic else 60.0

@@ -158,6 +158,7 @@ class RetryLoop:
         self.why = ""
         self._spec, self._cluster, self._executor, self._request = spec, cluster, executor, request
         self._name, self._make_hooks, self._on_report = name or spec.run_id, make_hooks, on_report
+        self._saves = spec.task == "train"  # else a stop ends the workers, and a node that is taken away fails the try
         self._goal = 0  # workers that the next try should find room for
         self._unplaced = 0  # tries in a row whose workers found no place
         self.log_dir = default_work_dir({"work_dir": str(spec.cfg["work_dir"])}, None) / spec.run_id
@@ -187,8 +188,9 @@ class RetryLoop:
                     self.restarts += 1
                     self._wait_s = max(self._wait_s, self._lost_node_timeout)
                     self.log.warning(
-                        "%s; starting again from the newest checkpoint, restart %d of %d",
+                        "%s; starting again%s, restart %d of %d",
                         failure,
+                        " from the newest checkpoint" if self._saves else "",
                         self.restarts,
                         self.options.max_failures,
                     )
@@ -304,7 +306,11 @@ class RetryLoop:
             attempt.close()
 
     def _supervise(self, attempt: Attempt, started: float) -> None:
-        """Wait for the end of a try; forward stop requests, and stop it to drain a node or to grow."""
+        """Wait for the end of a try; forward stop requests, and stop it to drain a node or to grow.
+
+        Raises:
+            Stopped: A run that saves nothing is to stop.
+        """
         told = False
         has_stepped = False
         growth_seen = 0  # polls in a row that found room for more workers
@@ -312,6 +318,9 @@ class RetryLoop:
         drain, resize = Interval(self.options.drain_poll_s), Interval(self.options.resize_interval_s)
         while not attempt.wait(POLL_S):
             reason = self._asked()
+            if not self._saves:
+                self._leave_if_asked()
+                continue
             with suppress(ray.exceptions.RayError):  # a head that does not answer for a moment
                 if not has_stepped and step_poll.is_due():
                     has_stepped = self._note_first_step(attempt, started)

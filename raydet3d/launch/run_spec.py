@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 from raydet3d.config.provenance import Origin
 
@@ -17,6 +20,8 @@ class RunSpec:
         cfg: The resolved config.
         filename: The config's file, for names and records.
         run_id: Name of this start of the run; the same for all its processes and tries.
+        task: Train, or test what the config's `load_from` names.
+        tta: Of a test, whether it predicts on the views of `tta_pipeline`.
         resume: False, True (newest checkpoint of the work dir) or a checkpoint's path.
         run: With `resume=True`, name of the run in the work dir to resume; empty: the one that saved last.
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
@@ -35,6 +40,8 @@ class RunSpec:
     cfg: dict[str, Any]
     filename: str | None
     run_id: str
+    task: Literal["train", "test"] = "train"
+    tta: bool = False
     resume: bool | str = False
     run: str = ""
     retry: bool = False
@@ -70,6 +77,13 @@ class RunResult(TypedDict, total=False):
     workers: int | None
     cpus: int
     restarts: int
+
+
+def new_run_id(work_dir: Path) -> str:
+    """Create a run ID from the current time that is unique in the work dir."""
+    now = time.strftime("%Y%m%d_%H%M%S")
+    names = (f"{now}-{number}" if number else now for number in itertools.count())
+    return next(name for name in names if not (work_dir / name).exists())
 
 
 def module_folders() -> list[str]:

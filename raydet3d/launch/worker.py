@@ -1,4 +1,4 @@
-"""Run one worker: make a Runner from a RunSpec, train, return the result."""
+"""Run one worker: make a Runner from a RunSpec, train or test, return the result."""
 
 from __future__ import annotations
 
@@ -32,45 +32,78 @@ def run_worker(
     asked: Callable[[], str | None] | None = None,
     is_main: bool = True,
 ) -> RunResult:
-    """Train.
+    """Train or test.
 
     Args:
         spec: The run.
-        device: Where to train; None lets the runtime choose.
-        hooks: Hooks of the launcher, besides the config's.
-        asked: Says why the run is to stop, or None; asked about twice a second.
+        device: Where it runs; None lets the runtime choose.
+        hooks: Hooks of the launcher for a training, besides the config's.
+        asked: Says why a training is to stop, or None; asked about twice a second. (A test has nothing to save.)
         is_main: Whether this is rank 0.
 
     Returns:
         The run's result: metrics, best checkpoint, folders (see `Runner.train`). Of a run that was asked to stop:
-        `stopped` (why), `iter` and `checkpoint`.
+        `stopped` (why), `iter` and `checkpoint`. Of a test: `metrics`, `headline` and `log_dir`.
     """
     with ExitStack() as stack:
         if spec.lock_file is not None and is_main:
             busy = f"{Path(spec.lock_file).parent}: another run is active there"
             stack.enter_context(locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy))
-        return _run(spec, device, hooks, asked)
+        enter_process(spec.cwd, spec.modules, spec.threads)
+        cfg = Config(spec.cfg, filename=spec.filename, origin=spec.origin)
+        cfg.import_custom_modules()
+        return _test(spec, cfg, device) if spec.task == "test" else _train(spec, cfg, device, hooks, asked)
 
 
-def _run(
-    spec: RunSpec, device: torch.device | str | None, hooks: Sequence[Hook], asked: Callable[[], str | None] | None
-) -> RunResult:
+def enter_process(cwd: str, modules: Sequence[str], threads: int | None) -> None:
+    """Set up a process for its work.
+
+    Args:
+        cwd: Folder that relative paths start from, if it exists here.
+        modules: Folders of the user's modules.
+        threads: Torch threads; None leaves torch's default.
+    """
     import torch  # here, not above: commands name what is wrong before it is loaded
 
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
+    sys.path[:0] = [folder for folder in modules if folder not in sys.path and os.path.isdir(folder)]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def _test(spec: RunSpec, cfg: Config, device: torch.device | str | None) -> RunResult:
+    from raydet3d.launch.hang_watchdog import HangWatchdogHook
+    from raydet3d.runtime.assemble import assemble
+    from raydet3d.runtime.tta_runner import build_runner_with_tta
+
+    watchdog = HangWatchdogHook(spec.hang_timeout_s) if spec.hang_timeout_s else None
+    build = build_runner_with_tta if spec.tta else assemble
+    runner = build(cfg, device=device, extra_hooks=[watchdog] if watchdog else [], timestamp=spec.run_id)
+    try:
+        metrics = runner.test()
+    finally:
+        runner.close()
+        if watchdog is not None:
+            watchdog.close()
+    scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    return {"metrics": scalars, "headline": runner.headline(metrics), "log_dir": str(runner.log_dir)}
+
+
+def _train(
+    spec: RunSpec,
+    cfg: Config,
+    device: torch.device | str | None,
+    hooks: Sequence[Hook],
+    asked: Callable[[], str | None] | None,
+) -> RunResult:
     from raydet3d.dist import require_process_group
     from raydet3d.launch.hang_watchdog import HangWatchdogHook
     from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
     from raydet3d.launch.restart_log import RestartLogHook
     from raydet3d.runtime.assemble import assemble
 
-    if os.path.isdir(spec.cwd):
-        os.chdir(spec.cwd)
-    sys.path[:0] = [folder for folder in spec.modules if folder not in sys.path and os.path.isdir(folder)]
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    keep_freed_memory()
-    cfg = Config(spec.cfg, filename=spec.filename, origin=spec.origin)
-    cfg.import_custom_modules()
     restart_log, timer = RestartLogHook(why=spec.why), StepTimer()
     watchdog = HangWatchdogHook(spec.hang_timeout_s) if spec.hang_timeout_s else None
     rank_sync = RankSyncHook(asked or (lambda: None), timer, ratio=spec.straggler_ratio)

@@ -136,18 +136,23 @@ def write_results(folder: Path, frames: Mapping[int | str, Annotation]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for sample_idx, annotation in frames.items():
-        lines = []
-        for row in range(len(annotation["name"])):
-            length, height, width = annotation["dimensions"][row]
-            numbers = [
-                annotation["alpha"][row],
-                *annotation["bbox"][row],
-                height,
-                width,
-                length,
-                *annotation["location"][row],
-                annotation["rotation_y"][row],
-                annotation["score"][row],
-            ]
-            lines.append(f"{annotation['name'][row]} -1 -1 {' '.join(f'{number:.4f}' for number in numbers)}\n")
-        (folder / file_name(sample_idx)).write_text("".join(lines), encoding="utf-8")
+        (folder / file_name(sample_idx)).write_text(result_text(annotation), encoding="utf-8")
+
+
+def result_text(annotation: Annotation) -> str:
+    """Return the predictions of a frame in KITTI's format."""
+    lines = []
+    for row in range(len(annotation["name"])):
+        length, height, width = annotation["dimensions"][row]
+        numbers = [
+            annotation["alpha"][row],
+            *annotation["bbox"][row],
+            height,
+            width,
+            length,
+            *annotation["location"][row],
+            annotation["rotation_y"][row],
+            annotation["score"][row],
+        ]
+        lines.append(f"{annotation['name'][row]} -1 -1 {' '.join(f'{number:.4f}' for number in numbers)}\n")
+    return "".join(lines)

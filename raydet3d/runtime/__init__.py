@@ -5,6 +5,8 @@ from raydet3d.runtime.assemble import assemble, build_runner
 from raydet3d.runtime.ddp import MMDistributedDataParallel
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.history import History, register_statistic
+from raydet3d.runtime.inference import inference_detector, init_model
+from raydet3d.runtime.inferencer import LidarDet3DInferencer
 from raydet3d.runtime.loaders import check_data
 from raydet3d.runtime.log_processor import LogProcessor
 from raydet3d.runtime.loops import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
@@ -18,6 +20,7 @@ __all__ = [
     "Evaluator",
     "History",
     "IterBasedTrainLoop",
+    "LidarDet3DInferencer",
     "LogProcessor",
     "MMDistributedDataParallel",
     "Runner",
@@ -26,5 +29,7 @@ __all__ = [
     "assemble",
     "build_runner_with_tta",
     "check_data",
+    "inference_detector",
+    "init_model",
     "register_statistic",
 ]

@@ -71,7 +71,7 @@ def build_dataloader(
     return RunLoader(
         SeededDataset(dataset, seed),
         batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
-        collate_fn=_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
+        collate_fn=build_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
         worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
         # Not the global generator: every `iter()` draws a seed, and a resumed run calls it once more often.
         generator=torch.Generator().manual_seed(seed),
@@ -286,7 +286,7 @@ def _build(table: Registry, cfg: object, given: PartCfg) -> Any:
     return table.build(cfg, given) if isinstance(cfg, Mapping) else cfg
 
 
-def _function(cfg: Callable[..., object] | PartCfg, key: str) -> Callable[..., object]:
+def build_function(cfg: Callable[..., object] | PartCfg, key: str) -> Callable[..., object]:
     """Build a function from `dict(type=name, **arguments)`; return a function unchanged.
 
     Raises:
@@ -315,7 +315,7 @@ def _worker_init(
     """
     own = None
     if cfg is not None:
-        own = partial(_function(cfg, f"{key}.worker_init_fn"), num_workers=workers, rank=get_rank(), seed=seed)
+        own = partial(build_function(cfg, f"{key}.worker_init_fn"), num_workers=workers, rank=get_rank(), seed=seed)
     return partial(_init_worker, own)
 
 

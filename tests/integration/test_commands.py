@@ -158,7 +158,9 @@ def test_missing_checkpoint(town: Path) -> None:
     refused(train(town, flags=("--workers", "0", "--resume", "none.pth")), "none.pth")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "show", "export", "benchmark", "data.prepare"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "infer", "publish", "show", "export", "benchmark", "data.prepare"]
+)
 def test_every_command_has_help(name: str, tmp_path: Path) -> None:
     result = command(name, "--help", cwd=tmp_path)
     assert result.returncode == 0

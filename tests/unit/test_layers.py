@@ -33,7 +33,7 @@ LAYERS = {
     "launch": 5,
     "sweep": 6,
     "cli": 7,
-    **dict.fromkeys(["train", "tune", "evaluate", "show", "export", "benchmark"], 8),
+    **dict.fromkeys(["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark"], 8),
 }
 WITHOUT_TORCH = {
     *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file", "progress_bar"),
@@ -181,7 +181,7 @@ def test_foundations_that_must_not_import_torch() -> None:
             assert "raydet3d.dist" not in {other for other, _ in imports(parsed(path))}
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "show", "export", "benchmark"])
+@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark"])
 def test_commands_import_neither_torch_nor_ray(command: str) -> None:
     """Bad input is refused at once, and a cluster starts while torch is imported."""
     code = f"import sys, raydet3d.{command}; print(sorted({{'torch', 'ray', 'numpy'}} & set(sys.modules)))"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from raydet3d.config import PartCfg
 from raydet3d.data.pipeline import Sample, Transform
@@ -65,14 +66,32 @@ class LoadPointsFromFile(Transform):
     def transform(self, results: Sample) -> Sample:
         """Set `points` from the file at `lidar_path`."""
         path = results["lidar_path"] if "lidar_path" in results else results["lidar_points"]["lidar_path"]
-        points = self.read(path)
+        results["points"] = self._prepare(self.read(path))
+        return results
+
+    def _prepare(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the wanted columns of (N, load_dim) points, normalized."""
         if self.use_dim != list(range(self.load_dim)):
             points = np.ascontiguousarray(points[:, self.use_dim])
         if self.norm_intensity:
             points[:, 3] = np.tanh(points[:, 3])
         if self.norm_elongation:
             points[:, 4] = np.tanh(points[:, 4])
-        results["points"] = points
+        return points
+
+
+@TRANSFORMS.register_module()
+class LoadPointsFromDict(LoadPointsFromFile):
+    """Take points that are in the sample already; arguments are those of `LoadPointsFromFile`."""
+
+    @override
+    def transform(self, results: Sample) -> Sample:
+        points = np.array(results["points"], dtype=np.float32)  # a copy: the transforms after this one work in place
+        if points.ndim != 2 or points.shape[1] != self.load_dim:
+            raise InputError(
+                f"LoadPointsFromDict: points must be (N, {self.load_dim}), as load_dim says, got {points.shape}"
+            )
+        results["points"] = self._prepare(points)
         return results
 
 

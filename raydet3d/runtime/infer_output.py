@@ -1,0 +1,116 @@
+"""The folder of an inference: what its results were made with, and all of them in one file in input order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from raydet3d.config import Config
+from raydet3d.errors import InputError
+from raydet3d.files import replace_file, write_atomic
+from raydet3d.runtime.frame_sinks import FrameSink
+from raydet3d.runtime.infer_files import CloudFile, InferJob
+
+RECORD, LINES = "infer.json", "predictions.jsonl"
+SECTIONS = ("model", "data_preprocessor", "test_dataloader", "test_cfg", "tta_model", "tta_pipeline")
+"""Sections of a config that decide what is predicted."""
+
+
+class InferRecord(TypedDict):
+    """What the results of a folder were made with; results of anything else do not belong there."""
+
+    inputs: str
+    checkpoint: str
+    weights: str
+    config: str
+    tta: bool
+    score_thr: float | None
+    classes: list[str]
+
+
+def make_record(job: InferJob, root: str, classes: Sequence[str]) -> InferRecord:
+    """Describe a job.
+
+    Args:
+        job: The job.
+        root: Folder that the names of its files are relative to.
+        classes: Class names by label.
+    """
+    plain = Config({key: job.cfg[key] for key in SECTIONS if job.cfg.get(key) is not None}).redacted()
+    checkpoint = Path(job.checkpoint)
+    weights = ""
+    if checkpoint.is_file():
+        with checkpoint.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "inputs": root,
+        "checkpoint": job.checkpoint,
+        "weights": weights,
+        "config": hashlib.sha256(repr(plain).encode()).hexdigest(),
+        "tta": job.tta,
+        "score_thr": job.score_thr,
+        "classes": list(classes),
+    }
+
+
+def begin(out: Path, record: InferRecord, *, fresh: bool) -> None:
+    """Begin or continue a job in a folder.
+
+    Args:
+        out: The folder.
+        record: Of the job.
+        fresh: Remove what earlier jobs have written there.
+
+    Raises:
+        InputError: The folder holds results of another job.
+    """
+    path = out / RECORD
+    before: Mapping[str, object] = {}
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {"weights": "an unknown checkpoint"}
+    if before and fresh:
+        for folder in ("preds", "kitti"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        (out / LINES).unlink(missing_ok=True)
+    elif before:
+        what = {"inputs": "files of another folder", "weights": "another checkpoint", "config": "another config"}
+        for key, value in record.items():
+            if key not in ("checkpoint", "classes") and before.get(key) != value:
+                other = what.get(key, f"{key}={before.get(key)!r}")
+                raise InputError(
+                    f"--out {out} holds results of {other}; choose another folder, or make them anew with --fresh"
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(record, indent=1).encode())
+
+
+def write_lines(out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: Mapping[str, str]) -> Path:
+    """Write all predictions to one file, a JSON object for each input, in input order.
+
+    Args:
+        out: Folder of the job.
+        files: The inputs.
+        sink: The sink of the JSON files.
+        failed: Reasons by path of the files without predictions.
+
+    Returns:
+        The file.
+    """
+    path = out / LINES
+    temporary = path.with_name(f".{LINES}.tmp")
+    with temporary.open("w", encoding="utf-8") as lines:
+        for file in files:
+            if file.path in failed:
+                content: dict[str, object] = {"error": failed[file.path]}
+            else:
+                content = json.loads(sink.path(file.name).read_text(encoding="utf-8"))
+            lines.write(json.dumps({"file": file.path, **content}) + "\n")
+    replace_file(temporary, path)
+    return path

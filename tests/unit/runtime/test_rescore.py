@@ -1,0 +1,51 @@
+"""Saved predictions are scored again to equal numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydet3d.config import Config
+from raydet3d.errors import InputError
+from raydet3d.runtime import assemble
+from raydet3d.runtime.rescore import score_predictions
+from tests.kit.small_detector import write_project
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("project")
+    config, checkpoint = write_project(folder)
+    cfg = Config.fromfile(config)
+    saved = folder / "found.npz"
+    run = cfg.copy()
+    run["test_evaluator"] = [run["test_evaluator"], {"type": "PredictionFile", "out_file": str(saved)}]
+    run["work_dir"], run["load_from"] = str(folder / "work"), str(checkpoint)
+    return cfg, saved, assemble(run).test()
+
+
+def test_numbers_are_equal(scored: tuple[Config, Path, dict[str, float]]) -> None:
+    cfg, saved, metrics = scored
+    again, _ = score_predictions(cfg, saved)
+    assert again == metrics
+    assert len(metrics) > 20
+
+
+def test_a_part_of_the_frames_may_be_scored(scored: tuple[Config, Path, dict[str, float]]) -> None:
+    cfg, saved, metrics = scored
+    part = cfg.copy()
+    part["test_dataloader"]["dataset"]["indices"] = 2
+    assert set(score_predictions(part, saved)[0]) == set(metrics)
+
+
+def test_missing_frames_and_other_classes_are_named(scored: tuple[Config, Path, dict[str, float]]) -> None:
+    cfg, saved, _ = scored
+    other = cfg.copy()
+    dataset = other["test_dataloader"]["dataset"]
+    dataset.update(ann_file="kitti_infos_trainval.pkl")
+    with pytest.raises(InputError, match="no predictions of frame 0"):
+        score_predictions(other, saved)
+    dataset["metainfo"]["classes"] = ["Car"]
+    with pytest.raises(InputError, match="classes Pedestrian, Cyclist, Car, the config Car"):
+        score_predictions(other, saved)
