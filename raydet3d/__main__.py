@@ -12,6 +12,8 @@ COMMANDS = """commands:
   python -m raydet3d.infer CONFIG CHECKPOINT CLOUDS  predict on point clouds
   python -m raydet3d.publish CHECKPOINT OUT          write a small file of weights and config
   python -m raydet3d.tune CONFIG SWEEP.yaml          search over settings of a config
+  python -m raydet3d.report WORK_DIR                 one HTML page about a run, several runs or a sweep
+  python -m raydet3d.watch WORK_DIR                  the state of a run that is at work elsewhere
   python -m raydet3d.show config CONFIG              what a run will do: config, schedule, hooks, param groups
   python -m raydet3d.data.convert LAYOUT SOURCE ROOT recordings in another layout to the folder of own data
   python -m raydet3d.export CONFIG CHECKPOINT --out DIR  graphs for other runtimes (ONNX, torch.export)

@@ -17,7 +17,7 @@ def draw_bar(done: int, total: int, width: int = 24) -> str:
 
 
 class LiveLine:
-    """The last line of a terminal, redrawn in place; does nothing on anything else.
+    """The last line or lines of a terminal, redrawn in place; does nothing on anything else.
 
     Args:
         stream: Where to write; standard output by default.
@@ -28,7 +28,7 @@ class LiveLine:
         self.stream = sys.stdout if stream is None else stream
         self.period_s = period_s
         self.is_terminal = self.stream.isatty()
-        self._is_shown = False
+        self._num_shown = 0
         self._next = 0.0
 
     def is_due(self) -> bool:
@@ -36,18 +36,25 @@ class LiveLine:
         return self.is_terminal and time.monotonic() >= self._next
 
     def show(self, text: str) -> None:
-        """Draw the line, cut to the terminal's width."""
+        """Draw a line, cut to the terminal's width, or several lines that fit it."""
         self._next = time.monotonic() + self.period_s
-        self.stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
+        lines = text.split("\n")
+        shown = text if len(lines) > 1 else text[: shutil.get_terminal_size().columns - 1]
+        self.stream.write(f"{self._erasure()}{shown}")
         self.stream.flush()
-        self._is_shown = True
+        self._num_shown = len(lines)
 
     def clear(self) -> None:
-        """Erase the line, so that other output can take its place."""
-        if self._is_shown:
-            self.stream.write("\r\x1b[K")
+        """Erase what is shown, so that other output can take its place."""
+        if self._num_shown:
+            self.stream.write(self._erasure())
             self.stream.flush()
-            self._is_shown = False
+            self._num_shown = 0
+
+    def _erasure(self) -> str:
+        """Return the control characters that go to the start of what is shown and erase it."""
+        up = self._num_shown - 1
+        return f"\r\x1b[{up}A\x1b[J" if up > 0 else "\r\x1b[K"
 
 
 class ProgressBar:

@@ -442,6 +442,9 @@ VISUALIZERS = Registry("visualizer", home="raydet3d.visual", methods=["add_datas
 VISBACKENDS = Registry(
     "visualizer backend",
     home="raydet3d.visual",
-    optional={"WandbVisBackend": "raydet3d.visual.wandb_backend"},
+    optional={
+        "WandbVisBackend": "raydet3d.visual.wandb_backend",
+        "MLflowVisBackend": "raydet3d.visual.mlflow_backend",
+    },
     methods=["add_scalar", "add_scalars"],
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raydet3d.config.config import Config
-from raydet3d.config.config_dict import ConfigValue, with_lists
+from raydet3d.config.config_dict import ConfigValue, merge, with_lists
+from raydet3d.config.inheritance import read_chain
 
 # Sections that decide what is learnt; everything else is about validation, logs and machines.
 EXACT = (
@@ -81,6 +83,21 @@ class _Calls(ast.NodeTransformer):
             case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(text))], keywords=[]):
                 return ast.Constant(float(text))
         return node
+
+
+def read_base(path: Path) -> dict[str, Any] | None:
+    """Return the values that a config file inherits by `_base_`; None where it has no `_base_`.
+
+    Raises:
+        InputError: The file or a base cannot be read.
+    """
+    chain = read_chain(path, require_env=False)
+    if chain.kind != "text":
+        return None
+    base: dict[str, Any] = {}
+    for source in chain.sources[:-1]:
+        base = merge(base, source.values)
+    return base
 
 
 def find_differences(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Literal
 
 from raydet3d import dist
@@ -76,8 +75,7 @@ class GuardHook(Hook):
     def _forget(self) -> None:
         self._kept: dict[int, DataBatch] = {}  # batches by iteration whose step is not yet known to be good
         self._suspects: dict[int, DataBatch] = {}  # batches of the first bad step since the last `_look`
-        self._num_bad = 0
-        self._first_bad = sys.maxsize
+        self._bad: list[int] = []  # iterations of the bad steps
 
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
@@ -107,24 +105,26 @@ class GuardHook(Hook):
             done = {i: self._kept.pop(i) for i in list(self._kept) if i <= iteration}
             self._rows[optimizer] = self._rows.get(optimizer, 0) + 1 if is_bad else 0
             self._any_good |= not is_bad
-            if is_bad and not self._num_bad:
-                self._first_bad, self._suspects = iteration, done
-            self._num_bad += is_bad
+            if is_bad:
+                self._suspects = self._suspects if self._bad else done
+                self._bad.append(iteration)
         while len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
 
     def _look(self, runner: RunContext, now: int) -> None:
         """Synchronise with the device, report bad steps, and apply the policy."""
         self._read(runner, wait=True)
-        self._any_good |= not self._num_bad  # a custom `train_step` may yield no verdicts
-        mine = (self._num_bad, self._first_bad, max(self._rows.values(), default=0), self._any_good)
+        self._any_good |= not self._bad  # a custom `train_step` may yield no verdicts
+        mine = (self._bad, max(self._rows.values(), default=0), self._any_good)
         # With float16 a rank checks only its own loss, so the ranks must exchange their results.
-        counts, firsts, rows, goods = zip(*dist.all_gather_object(mine), strict=True)
+        steps, rows, goods = zip(*dist.all_gather_object(mine), strict=True)
         self._any_good = all(goods)
-        if max(counts):
-            self._report(runner, max(counts), min(firsts), now - self._looked)
+        if any(steps):
+            bad = sorted(set().union(*steps))
+            runner.scalar_log.write({"bad_steps": bad}, mode="guard", iteration=now, step=now)
+            self._report(runner, max(map(len, steps)), bad[0], now - self._looked)
             if self.policy == "stop":
-                raise self._end(f"training stopped at iteration {min(firsts)}")
+                raise self._end(f"training stopped at iteration {bad[0]}")
             row = max(rows)
             if row >= self.max_bad_steps and not self._roll_back(runner, row, now):
                 back = f" after {len(self._used)} rollbacks" if self._used else ""

@@ -1,18 +1,23 @@
-"""`LoggerHook`: write log lines and scalars at intervals, and a progress line on a terminal."""
+"""`LoggerHook`: write log lines and scalars at intervals, and a panel with the state of the run on a terminal."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from raydet3d.errors import InputError, InputTypeError
+from raydet3d.files import write_atomic
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, PartCfg, Predictions, RunContext
-from raydet3d.progress_bar import LiveLine, draw_bar
+from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, PartCfg, Predictions, RunContext
+from raydet3d.progress_bar import LiveLine
 from raydet3d.registry import HOOKS
+from raydet3d.run_status import RunStatus
+
+ANALYSIS = "analysis.json"
 
 
 @HOOKS.register_module()
@@ -73,6 +78,7 @@ class LoggerHook(Hook):
         self.log_metric_by_epoch = log_metric_by_epoch
         self._headline = tuple(headline)
         self._live = LiveLine()
+        self._status = RunStatus()
 
     @property
     def headline(self) -> Sequence[str]:
@@ -82,7 +88,7 @@ class LoggerHook(Hook):
     def after_train_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Losses = None
     ) -> None:
-        """Log a line and scalars at each interval; update the progress line in between."""
+        """Log a line and scalars at each interval; update the panel in between."""
         is_last = self.end_of_epoch(runner.train_dataloader, batch_idx)
         if is_last or (runner.iter + 1) % self.interval_exp_name == 0:
             self._live.clear()
@@ -94,7 +100,7 @@ class LoggerHook(Hook):
             else:
                 runner.message_hub.flush()
         elif self._live.is_due() and runner.rank == 0:
-            self._live.show(_progress_text(runner))
+            self._live.show(self._panel(runner))
 
     def _write_train(self, runner: RunContext, batch_idx: int) -> None:
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
@@ -102,7 +108,24 @@ class LoggerHook(Hook):
         runner.logger.info(line)
         step = runner.iter + 1
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
-        runner.scalar_log.write(tag, mode="train", iteration=step, step=step)
+        momenta = {key: values[0] for key, values in runner.optim_wrapper.get_momentum().items() if values}
+        runner.scalar_log.write({**tag, **momenta}, mode="train", iteration=step, step=step)
+        if self._live.is_terminal:
+            self._status.read_scalars(tag, _batch_size(runner.train_dataloader, runner.world_size))
+
+    def _panel(self, runner: RunContext) -> str:
+        """Return the panel of the current state; values of the device are those of the newest log line."""
+        hub, status = runner.message_hub, self._status
+        status.name, status.workers = str(runner.work_dir), runner.world_size
+        status.iteration, status.max_iters = runner.iter + 1, runner.max_iters
+        status.epoch, status.max_epochs = runner.epoch + 1, runner.max_epochs
+        status.eta_s = hub.get_info("eta")
+        status.best = {
+            key.removeprefix("best_score").lstrip("_") or "score": value
+            for key, value in hub.runtime_info.items()
+            if key.startswith("best_score") and isinstance(value, float)
+        }
+        return status.panel(shutil.get_terminal_size().columns)
 
     def after_val_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
@@ -133,6 +156,25 @@ class LoggerHook(Hook):
         step = runner.epoch if self.log_metric_by_epoch and runner.log_processor.by_epoch else runner.iter
         runner.visualizer.add_scalars(tag, step=step, file_path=self._json_name(runner))
         runner.scalar_log.write(tag, mode="val", iteration=runner.iter, step=step)
+        self._write_analysis(runner, "val", step)
+
+    def _write_analysis(self, runner: RunContext, mode: Mode, step: int) -> None:
+        """Hand precision-recall curves to the back ends, and write `analysis.json`.
+
+        While training it is that of the best validation, in the work dir; else it is in the log folder.
+        """
+        evaluators = runner.val_evaluator if mode == "val" else runner.test_evaluator
+        given = evaluators if isinstance(evaluators, list) else [evaluators]
+        metrics = [metric for one in given for metric in getattr(one, "metrics", ())]
+        for analysis in filter(None, [getattr(metric, "analysis", None) for metric in metrics]):
+            for curve in analysis["curves"]:
+                name = f"pr/{curve['category']}/{curve['level']}"
+                runner.visualizer.add_pr_curve(name, curve["recall"], curve["precision"], step)
+            whole = {**analysis, "run": runner.run_name, "epoch": runner.epoch, "iter": runner.iter}
+            if mode == "test" or not runner.is_training:
+                write_atomic(runner.log_dir / ANALYSIS, json.dumps(whole).encode())
+            elif not _is_better_there(runner.work_dir / ANALYSIS, runner.run_name, analysis["score"]):
+                write_atomic(runner.work_dir / ANALYSIS, json.dumps(whole).encode())
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Log a line, and write all metrics as one JSON object to the log folder."""
@@ -144,6 +186,7 @@ class LoggerHook(Hook):
         runner.logger.info(line)
         path = Path(runner.log_dir) / self._json_name(runner)
         path.write_text(json.dumps(tag, default=_plain) + "\n", encoding="utf-8")
+        self._write_analysis(runner, "test", runner.iter)
 
     def after_run(self, runner: RunContext) -> None:
         """Close the visualizer; copy the logs to `out_dir` if it is set."""
@@ -175,7 +218,18 @@ def _num_batches(loader: DataLoader | None) -> int:
     return 0 if loader is None else len(loader)
 
 
-def _progress_text(runner: RunContext) -> str:
-    done, total = runner.iter + 1, runner.max_iters or 1
-    eta = int(runner.message_hub.get_info("eta", 0))
-    return f"{draw_bar(done, total)} {done}/{total}  eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}"
+def _batch_size(loader: DataLoader, workers: int) -> int | None:
+    """Return the samples of an iteration over all workers."""
+    sampler = loader.batch_sampler
+    if (size := getattr(sampler, "global_batch_size", None)) is not None:
+        return int(size)
+    size = getattr(getattr(sampler, "batch_sampler", sampler), "batch_size", None)
+    return size * workers if isinstance(size, int) else None
+
+
+def _is_better_there(path: Path, run: str, score: float) -> bool:
+    """Return whether a file holds the analysis of a better validation of this run."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads(path.read_bytes())
+        return bool(before["run"] == run and before["score"] > score)
+    return False

@@ -260,6 +260,7 @@ class RankSyncHook(Hook):
             **{f"workers/{i}/busy_percent": load for i, load in enumerate(busy)},
         }
         runner.visualizer.add_scalars(scalars, step=iteration)
+        runner.scalar_log.write(scalars, mode="workers", iteration=iteration, step=iteration)
 
 
 def _reason_in(rows: torch.Tensor) -> str | None:

@@ -14,6 +14,7 @@ from typing import TypedDict, cast
 
 from raydet3d.checkpoint.log_upload import REACHED, STARTS
 from raydet3d.files import read_json_lines, set_aside
+from raydet3d.host import Machine
 from raydet3d.launch.run_spec import RunResult
 from raydet3d.log import get_logger
 
@@ -27,6 +28,12 @@ RestartEntry = TypedDict(
         "redone": int,
         "workers": int,
         "why": str,
+        "max_iters": int | None,
+        "max_epochs": int | None,
+        "batch_size": int,
+        "config": str | None,
+        "versions": dict[str, str],
+        "machines": list[Machine],
         "finished": bool,
         "iter": int,
         "saved": int | None,
@@ -34,7 +41,7 @@ RestartEntry = TypedDict(
     },
     total=False,
 )
-"""A line of the log: of a start with `from` to `why`, of an end with `finished` to `result`."""
+"""A line of the log: of a start with `from` to `machines`, of an end with `finished` to `result`."""
 
 
 def read_starts(work_dir: Path) -> list[RestartEntry]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from typing import TYPE_CHECKING
 
+import torch
 from typing_extensions import override
 
-from raydet3d import dist
+from raydet3d import __version__, dist
 from raydet3d.checkpoint.log_upload import REACHED
 from raydet3d.hooks.base import Hook
+from raydet3d.host import Machine, describe_machine
 from raydet3d.launch.restart_file import RestartEntry, append_start, read_reached, read_starts
 from raydet3d.launch.run_spec import RunResult
+from raydet3d.runtime.loaders import global_batch_size
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import DataBatch, Losses, RunContext
@@ -33,6 +37,8 @@ class RestartLogHook(Hook):
 
     @override
     def before_train(self, runner: RunContext) -> None:
+        device = torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else "CPU"
+        machines: list[Machine] = dist.all_gather_object({**describe_machine(), "device": device})
         if runner.rank != 0:
             return
         folder, here = runner.work_dir, runner.iter
@@ -41,7 +47,21 @@ class RestartLogHook(Hook):
         redone = 0 if reached is None else max(0, reached - here)
         restarts = len(starts)
         total = redone + sum(entry["redone"] for entry in starts)
-        _append(runner, {"from": here, "redone": redone, "workers": runner.world_size, "why": self._why})
+        _append(
+            runner,
+            {
+                "from": here,
+                "redone": redone,
+                "workers": runner.world_size,
+                "why": self._why,
+                "max_iters": runner.max_iters,
+                "max_epochs": runner.max_epochs,
+                "batch_size": global_batch_size(runner.train_dataloader),
+                "config": None if runner.cfg.filename is None else os.path.abspath(runner.cfg.filename),
+                "versions": {"raydet3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
+                "machines": machines,
+            },
+        )
         if restarts:
             runner.logger.info(
                 "restart %d of this run%s: it resumes after iteration %d; %s. In all, %d iterations were done twice.",

@@ -90,7 +90,7 @@ def fit(
                 ", ".join(left[:3]),
                 ", ..." if len(left) > 3 else "",
             )
-        with divert_ray_lines(loop.log_dir / "ray.log"), status_line(spec.cfg.get("train_cfg")):
+        with divert_ray_lines(loop.log_dir / "ray.log"), status_line(spec.cfg.get("train_cfg"), str(work_dir)):
             result = loop.run()
         files.clear()
     finally:

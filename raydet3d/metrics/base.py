@@ -11,6 +11,7 @@ from raydet3d.config import ConfigDict
 from raydet3d.dist import broadcast_object, collect_results, is_main_process
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
+from raydet3d.metrics.analysis import Analysis
 
 
 class BaseMetric(ABC):
@@ -27,6 +28,8 @@ class BaseMetric(ABC):
         dataset_meta: The data set's meta information; set before the first `process`.
         results: Results that `process` has appended since the last `evaluate`.
         logger: Where tables and warnings go; a run sets its own.
+        analysis: Why the scores of the newest evaluation are what they are, for `analysis.json`; on rank 0, of metrics
+            that analyse.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -42,6 +45,7 @@ class BaseMetric(ABC):
         self.dataset_meta: Mapping[str, Any] | None = None
         self.results: list[Any] = []
         self.logger: logging.Logger = get_logger()
+        self.analysis: Analysis | None = None
 
     @classmethod
     def check_data(cls, cfg: ConfigDict) -> None:

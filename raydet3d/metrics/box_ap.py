@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from raydet3d.errors import InputError, nearest_or_all
 from raydet3d.metrics import kitti_ap, nuscenes_ap
+from raydet3d.metrics.analysis import Analysis, BoxColumns, Curve, analyse, match_by_score, near_pairs
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_objects import Objects, measure
 from raydet3d.registry import METRICS
@@ -120,6 +121,7 @@ class BoxMetric(BaseMetric):
         self.class_range = class_range
         self.point_cloud_range = point_cloud_range
         self.min_points = min_points
+        self._curves: list[Curve] = []  # over the whole range, of the newest evaluation
 
     def process(self, data_batch: object, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Append a batch's predictions and ground truth.
@@ -169,6 +171,7 @@ class BoxMetric(BaseMetric):
         scored = [label for label, name in enumerate(classes) if name in self._scored()]
         scores, table = self._score(truth, found, classes, scored)
         self.logger.info("\n%s", table)
+        self.analysis = self._analyse(truth, found, points, len(results), scores)
         without = [classes[label] for label in scored if not (truth.counts & (truth.label == label)).any()]
         if without:
             self.logger.warning(
@@ -178,6 +181,39 @@ class BoxMetric(BaseMetric):
                 self.min_points,
             )
         return scores
+
+    def _analyse(
+        self, truth: Boxes, found: Boxes, points: Ints, num_frames: int, scores: Mapping[str, float]
+    ) -> Analysis:
+        """Analyse an evaluation over the whole range."""
+        real, seen = _columns(truth, points), _columns(found, np.full(len(found), -1))
+        near = near_pairs(real, seen)
+        same = real.label[near.truth] == seen.label[near.found]
+        g, d, closeness = self._matching_pairs(truth, found, near.truth[same], near.found[same], -near.gap[same])
+        match = match_by_score(g, d, closeness, real.counts, seen.score)
+        name, score = next((key, value) for key, value in scores.items() if key.startswith("mAP"))
+        return {
+            "title": f"{type(self).__name__}, all ranges",
+            "score_name": name,
+            "score": score,
+            "frames": num_frames,
+            "curves": self._curves,
+            **analyse(real, seen, match, self._classes()),
+        }
+
+    @abstractmethod
+    def _matching_pairs(
+        self, truth: Boxes, found: Boxes, g: Ints, d: Ints, closeness: Floats
+    ) -> tuple[Ints, Ints, Floats]:
+        """Return the pairs (ground truth, prediction, closeness) that match by the metric's rule.
+
+        Args:
+            truth: Ground truths.
+            found: Predictions.
+            g: Ground truths of pairs of one class whose centres are at most 2 m apart.
+            d: Their predictions.
+            closeness: Their distances, negative.
+        """
 
     @abstractmethod
     def _score(
@@ -305,6 +341,7 @@ class Box3DAPMetric(BoxMetric):
     ) -> tuple[dict[str, float], str]:
         real, seen = _in_camera_axes(truth, classes), _in_camera_axes(found, classes)
         overlaps = measure(real, seen, boxes_3d=True)
+        self._curves = []
         scores: dict[str, float] = {}
         rows: list[tuple[str, ...]] = []
         for ring in self.rings:
@@ -322,6 +359,9 @@ class Box3DAPMetric(BoxMetric):
                         scores[f"{classes[label]}_{TITLES[kind]}_AP{self.num_recalls}_{least:g}{_suffix(ring)}"] = ap
                         cells.append(f"{ap:.2f}")
                         means[kind] += [ap] if valid else []
+                        if ring == EVERYWHERE and valid:
+                            level = f"{TITLES[kind]} overlap {least:g}"
+                            self._curves.append(_curve(classes[label], level, score.ap40, curve.precision[1:]))
                     rows.append((classes[label], _title(ring), str(valid), f"{least:g}", *cells))
             averages = {kind: float(np.mean(values)) if values else 0.0 for kind, values in means.items()}
             scores |= {f"mAP_{TITLES[kind]}{_suffix(ring)}": value for kind, value in averages.items()}
@@ -329,6 +369,17 @@ class Box3DAPMetric(BoxMetric):
         head = ("", "range", "objects", "IoU >", *(f"{TITLES[kind]} AP{self.num_recalls}" for kind in self.kinds))
         table = _table("KITTI's AP of LiDAR boxes, percent", head, rows)
         return {key: round(value, 4) for key, value in scores.items()}, table
+
+    @override
+    def _matching_pairs(
+        self, truth: Boxes, found: Boxes, g: Ints, d: Ints, closeness: Floats
+    ) -> tuple[Ints, Ints, Floats]:
+        classes = self._classes()
+        least = [_numbers(self.thresholds.get(name, self.thresholds.get("", 0.5)))[0] for name in classes]
+        overlaps = measure(_in_camera_axes(truth, classes), _in_camera_axes(found, classes), boxes_3d=True)
+        g, d, value = overlaps.above(self.kinds[0], 0)
+        keep = (truth.label[g] == found.label[d]) & (value > np.array(least)[found.label[d]])
+        return g[keep], d[keep], value[keep]
 
 
 @METRICS.register_module()
@@ -362,6 +413,7 @@ class CenterDistanceAPMetric(BoxMetric):
     def _score(
         self, truth: Boxes, found: Boxes, classes: Sequence[str], scored: Sequence[int]
     ) -> tuple[dict[str, float], str]:
+        self._curves = []
         scores: dict[str, float] = {}
         rows: list[tuple[str, ...]] = []
         errors = [key for key in ERRORS if key != "vel_err" or self.with_velocity]
@@ -379,6 +431,10 @@ class CenterDistanceAPMetric(BoxMetric):
                 valid = int((truth.within(ring) & (truth.label == label)).sum())
                 counted += [name] if valid else []
                 by_distance = result.ap[name]
+                if ring == EVERYWHERE and valid:
+                    for distance in self.distances:
+                        precision = result.precision[name][distance][1:]
+                        self._curves.append(_curve(name, f"{distance:g} m", 100 * by_distance[distance], precision))
                 named = {f"{name}_AP_dist_{distance:g}": by_distance[distance] for distance in self.distances}
                 named |= {f"{name}_AP": result.class_ap[name]}
                 named |= {f"{name}_{key}": result.errors[name][key] for key in errors}
@@ -394,6 +450,39 @@ class CenterDistanceAPMetric(BoxMetric):
         head = ("", "range", "objects", *distances, "AP", *(ERRORS[key].removeprefix("m") for key in errors))
         table = _table(f"nuScenes' AP of LiDAR boxes, errors at {self.error_distance:g} m", head, rows)
         return {key: round(value, 4) for key, value in scores.items()}, table
+
+    @override
+    def _matching_pairs(
+        self, truth: Boxes, found: Boxes, g: Ints, d: Ints, closeness: Floats
+    ) -> tuple[Ints, Ints, Floats]:
+        keep = -closeness < self.error_distance
+        return g[keep], d[keep], closeness[keep]
+
+
+def _curve(name: str, level: str, ap: float, precision: Floats) -> Curve:
+    recall = np.arange(1, len(precision) + 1) / len(precision)
+    return {
+        "category": name,
+        "level": level,
+        "ap": round(ap, 4),
+        "recall": recall.round(4).tolist(),
+        "precision": precision.round(4).tolist(),
+    }
+
+
+def _columns(boxes: Boxes, num_points: Ints) -> BoxColumns:
+    """Return the boxes around their centres."""
+    rows = boxes.rows
+    return BoxColumns(
+        frame=boxes.frame,
+        label=boxes.label,
+        center=rows[:, :3] + rows[:, 3:6] * [0, 0, 0.5],
+        size=rows[:, 3:6],
+        yaw=rows[:, 6],
+        counts=boxes.counts,
+        score=boxes.score,
+        num_points=num_points,
+    )
 
 
 def _in_camera_axes(boxes: Boxes, classes: Sequence[str]) -> Objects:

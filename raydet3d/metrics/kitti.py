@@ -16,6 +16,7 @@ from raydet3d.config import ConfigDict, PartCfg
 from raydet3d.errors import InputError
 from raydet3d.info_file import CameraInfo, FrameInfo, check_backend, info_format, read_infos, to_v2
 from raydet3d.metrics.base import BaseMetric
+from raydet3d.metrics.kitti_analysis import analyse_kitti
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
 from raydet3d.metrics.kitti_files import (
     found_annotation,
@@ -23,7 +24,7 @@ from raydet3d.metrics.kitti_files import (
     truth_annotation,
     write_results,
 )
-from raydet3d.metrics.kitti_objects import Annotation, Objects
+from raydet3d.metrics.kitti_objects import Annotation
 from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
 from raydet3d.registry import METRICS
 from raydet3d.structures.sample_types import PlainSample
@@ -147,6 +148,7 @@ class KittiMetric(BaseMetric):
             instances = info.get("instances")
             if instances is not None:
                 entry["truth"] = truth_annotation(instances, self._names)
+                entry["num_points"] = np.array([one.get("num_lidar_pts", -1) for one in instances], dtype=np.int64)
             self.results.append(entry)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
@@ -184,13 +186,15 @@ class KittiMetric(BaseMetric):
             self.logger.info("\n%s", table(report, name))
             left_out = sum((Counter(entry.get("left_out", {})) for entry in entries), Counter())
             for sentence in (
-                all_ignored(report, Objects.from_frames(truth)),
+                all_ignored(report, report.truth),
                 few_objects(report),
                 all_left_out(left_out["all"], left_out, self.pcd_limit_range) if name.endswith("3d") else None,
             ):
                 if sentence:
                     self.logger.warning(sentence)
             metrics |= {f"{name}/{key}": value for key, value in report.metrics().items()}
+            if not flat:
+                self.analysis = analyse_kitti(report, np.concatenate([entry["num_points"] for entry in entries]))
         return metrics
 
     def _write(self, name: str, frames: dict[int | str, Annotation]) -> None:

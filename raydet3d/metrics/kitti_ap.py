@@ -80,13 +80,21 @@ class Report:
         scores: By (class, kind, `strict` or `loose`, difficulty).
         num_valid: Objects that count, by (class, difficulty).
         num_frames: Frames evaluated.
+        curves: The curves behind the scores, by the same keys; of orientation, those of `bbox`.
+        truth: The ground truths.
+        found: The detections.
+        overlaps: Of the two.
     """
 
     classes: tuple[str, ...]
     kinds: tuple[str, ...]
+    truth: Objects
+    found: Objects
+    overlaps: Overlaps
     scores: dict[tuple[str, str, str, str], Score] = field(default_factory=dict)
     num_valid: dict[tuple[str, str], int] = field(default_factory=dict)
     num_frames: int = 0
+    curves: dict[tuple[str, str, str, str], Curve] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Return the scores by published name, rounded to 4 decimals, without AOS."""
@@ -142,7 +150,8 @@ def evaluate(
     real, seen = Objects.from_frames(truth), Objects.from_frames(found)
     overlaps = measure(real, seen, boxes_3d="bev" in kinds or "3d" in kinds)
     with_aos = "bbox" in kinds and bool((real.alpha != -10).any() and (seen.alpha != -10).any())
-    report = Report(tuple(classes), (*kinds, *(["aos"] if with_aos else [])), num_frames=len(truth))
+    scored = (*kinds, *(["aos"] if with_aos else []))
+    report = Report(tuple(classes), scored, real, seen, overlaps, num_frames=len(truth))
     for name in classes:
         for level, title in enumerate(LEVELS):
             truth_state = state_of_truth(real, name, level)
@@ -157,6 +166,7 @@ def evaluate(
                         curves[kind, bar] = precision_curve(real, seen, overlaps, truth_state, found_state, kind, bar)
                     curve = curves[kind, bar]
                     report.scores[name, kind, rule, title] = average(curve.precision)
+                    report.curves[name, kind, rule, title] = curve
                     if kind == "bbox" and with_aos:
                         report.scores[name, "aos", rule, title] = average(curve.similarity)
     return report

@@ -13,6 +13,7 @@ from torch import Tensor
 from raydet3d.errors import InputError
 from raydet3d.info_file import check_backend, info_format, read_infos, to_v2
 from raydet3d.metrics.base import BaseMetric
+from raydet3d.metrics.nuscenes_analysis import analyse_nuscenes
 from raydet3d.metrics.nuscenes_ap import CLASSES, DISTANCES_M, ERRORS, MAX_BOXES, Ints, Objects, Scores, evaluate
 from raydet3d.metrics.nuscenes_boxes import (
     FramePose,
@@ -146,12 +147,14 @@ class NuScenesMetric(BaseMetric):
         annotated = formats.read_ground_truth(self.data_root, self._version, tokens)
         positions = np.array([pose.ego2global[:2, 3] for pose in self._poses]).reshape(-1, 2)
         truth, racks, has_points = true_objects(annotated)
-        truth = truth.take(in_range(truth, positions) & has_points)
-        truth = truth.take(~in_racks(truth, racks))
+        num_points = annotated["num_points"][np.isin(annotated["name"], CLASSES)]
+        keep = in_range(truth, positions) & has_points & ~in_racks(truth, racks)
+        truth, num_points = truth.take(keep), num_points[keep]
         found = found.take(in_range(found, positions))
         found = found.take(~in_racks(found, racks))
         scores = evaluate(truth, found)
         self.logger.info("\n%s", _table(scores, len(tokens), truth))
+        self.analysis = analyse_nuscenes(scores, truth, found, num_points, self._poses)
         return _named(scores, self._classes(), "pred_instances_3d")
 
     def format_results(

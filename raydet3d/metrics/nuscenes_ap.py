@@ -9,7 +9,7 @@ Legend: N predictions · M objects of the ground truth · P pairs of both in one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 import numpy as np
@@ -43,7 +43,8 @@ MAX_BOXES = 500
 """Predictions of a frame that a submission may hold."""
 NO_ATTRIBUTE = -1
 
-_RECALLS = np.linspace(0, 1, 101)
+RECALLS = np.linspace(0, 1, 101)
+"""Recalls at which precision is read."""
 _FIRST = round(100 * MIN_RECALL) + 1
 # Errors that are not defined: a cone has no heading, and neither it nor a barrier moves or has an attribute.
 _UNDEFINED = {"traffic_cone": ("orient_err", "vel_err", "attr_err"), "barrier": ("vel_err", "attr_err")}
@@ -84,11 +85,11 @@ class Objects:
     def concatenate(cls, parts: list[Self]) -> Self:
         """Return the boxes of all parts, in order."""
         parts = parts or [cls.empty()]
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     def take(self, index: Ints | Mask) -> Self:
         """Return some of the boxes."""
-        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+        return type(self)(*(getattr(self, one.name)[index] for one in fields(self)))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -101,10 +102,12 @@ class Scores:
     Args:
         ap: Average precision by class and matching distance.
         errors: True-positive errors by class; NaN where one is not defined.
+        precision: (101,) precision at `RECALLS` by class and matching distance.
     """
 
     ap: dict[str, dict[float, float]]
     errors: dict[str, dict[str, float]]
+    precision: dict[str, dict[float, Floats]] = field(default_factory=dict)
 
     @property
     def class_ap(self) -> dict[str, float]:
@@ -147,20 +150,22 @@ def evaluate(
     """
     ap: dict[str, dict[float, float]] = {}
     errors: dict[str, dict[str, float]] = {}
+    precision: dict[str, dict[float, Floats]] = {}
     for label, name in enumerate(classes):
         own_truth, own_found = truth.take(truth.label == label), found.take(found.label == label)
         # By descending score; of equal ones the later first.
         own_found = own_found.take(np.lexsort((np.arange(len(own_found)), own_found.score))[::-1])
         pairs = _near_pairs(own_truth, own_found, max(distances))
-        ap[name] = {}
+        ap[name], precision[name] = {}, {}
         for distance in distances:
             match = _match(pairs, len(own_found), len(own_truth), distance)
-            ap[name][distance] = _average_precision(match, len(own_truth))
+            precision[name][distance] = _precision(match, len(own_truth))
+            ap[name][distance] = _average_precision(precision[name][distance])
             if distance == error_distance:
                 curves = _error_curves(own_truth, own_found, match, np.pi if name == "barrier" else 2 * np.pi)
                 errors[name] = _mean_errors(own_found.score, match, len(own_truth), curves)
         errors[name] |= dict.fromkeys(_UNDEFINED.get(name, ()), float("nan"))
-    return Scores(ap, errors)
+    return Scores(ap, errors, precision)
 
 
 @dataclass(frozen=True)
@@ -203,12 +208,16 @@ def _match(pairs: _Pairs, num_found: int, num_truth: int, distance: float) -> In
     return match
 
 
-def _average_precision(match: Ints, num_truth: int) -> float:
+def _precision(match: Ints, num_truth: int) -> Floats:
+    """Return the precision at `RECALLS`; 0 beyond the highest recall."""
     hit = match >= 0
     if not hit.any():
-        return 0.0
+        return np.zeros(len(RECALLS))
     true = np.cumsum(hit)
-    precision = np.interp(_RECALLS, true / num_truth, true / np.arange(1, len(hit) + 1), right=0)
+    return np.asarray(np.interp(RECALLS, true / num_truth, true / np.arange(1, len(hit) + 1), right=0))
+
+
+def _average_precision(precision: Floats) -> float:
     return float(np.maximum(precision[_FIRST:] - MIN_PRECISION, 0).mean()) / (1 - MIN_PRECISION)
 
 
@@ -242,9 +251,9 @@ def _running_mean(values: Floats) -> Floats:
 def _mean_errors(score: Floats, match: Ints, num_truth: int, curves: dict[str, Floats]) -> dict[str, float]:
     """Average the errors over the recalls from above 0.1 to the highest that is reached; 1 if that is less."""
     hit = match >= 0
-    confidence = np.zeros(len(_RECALLS))
+    confidence = np.zeros(len(RECALLS))
     if hit.any():
-        confidence = np.interp(_RECALLS, np.cumsum(hit) / num_truth, score, right=0)
+        confidence = np.interp(RECALLS, np.cumsum(hit) / num_truth, score, right=0)
     reached = np.flatnonzero(confidence)
     last = int(reached[-1]) if len(reached) else 0
     if last < _FIRST:

@@ -67,7 +67,7 @@ class ScalarLog:
 
         Args:
             tag: Scalars by name.
-            mode: `train` or `val`.
+            mode: `train`, `val`, `guard` (iterations of steps left out) or `workers` (throughput of each rank).
             iteration: Number of iterations finished.
             step: Step of the scalars: iteration or epoch.
         """

@@ -208,11 +208,12 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
         )
 
 
-def report(folder: str | Path) -> Results:
+def report(folder: str | Path, out: str | Path | None = None) -> Results:
     """Write a sweep's tables, pictures, report and best config anew.
 
     Args:
         folder: The sweep's folder.
+        out: Where to write the page; `report.html` in the folder by default.
 
     Raises:
         InputError: There is no sweep in it.
@@ -225,7 +226,7 @@ def report(folder: str | Path) -> Results:
         cfg = _config_of(results, results.best)
         if cfg is not None:
             write_best_config(results, cfg)
-    write_report(results)
+    write_report(results, None if out is None else Path(out))
     return results
 
 

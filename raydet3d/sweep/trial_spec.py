@@ -112,6 +112,7 @@ class TrialHook(Hook):
         self.retention = RetentionPolicy(Path(trial.sweep), trial.keep, metric=trial.metric, mode=trial.mode)
         self._since = time.monotonic()
         self._steps = 0
+        self._best: float | None = None
 
     @override
     def before_run(self, runner: RunContext) -> None:
@@ -149,6 +150,8 @@ class TrialHook(Hook):
         score = scalars.setdefault(self.trial.metric, scalars[found[0]])
         at = runner.epoch if self.trial.counter == "epoch" else runner.iter
         self._check_finite(runner, score, at)
+        choose = max if self.trial.mode == "max" else min
+        self._best = score if self._best is None else choose(self._best, score)
         report: TrialReport = {
             "at": at,
             "score": score,
@@ -169,6 +172,13 @@ class TrialHook(Hook):
             goes_on = self.send({"trial": self.trial.id, "at": at, "score": score, "pointer": pointer})
         if not dist.broadcast_object(goes_on):
             runner.train_loop.stop_training = True
+
+    @override
+    def after_train(self, runner: RunContext) -> None:
+        """Hand the setting with the best score to the back ends."""
+        record = read_json(self.trial.folder / "trial.json") if runner.rank == 0 else None
+        if isinstance(record, dict) and record.get("setting") and self._best is not None:
+            runner.visualizer.add_hparams(record["setting"], {self.trial.metric: self._best})
 
     def _check_finite(self, runner: RunContext, score: float, at: float) -> None:
         """End a trial whose metric is not finite, or that has made no finite step since the last report.

@@ -9,7 +9,7 @@ import json
 import pprint
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,6 +99,24 @@ class BaseVisBackend:
         """
         raise NotImplementedError(f"{type(self).__name__} must define add_scalars")
 
+    def add_pr_curve(self, name: str, recall: Sequence[float], precision: Sequence[float], step: int = 0) -> None:
+        """Add a precision-recall curve.
+
+        Args:
+            name: Tag.
+            recall: Recalls, ascending.
+            precision: Precision at each.
+            step: Epoch or iteration.
+        """
+
+    def add_hparams(self, setting: Mapping[str, ConfigValue], scores: Mapping[str, float]) -> None:
+        """Add the setting of a sweep's trial with its scores.
+
+        Args:
+            setting: Values by config key.
+            scores: Best scores by metric.
+        """
+
     def close(self) -> None:
         """Flush and close; using the back end afterwards opens it again."""
 
@@ -142,7 +160,7 @@ class LocalVisBackend(BaseVisBackend):
     def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Write the config as Python code."""
         with tolerate_full_disk(self.config_save_file):
-            self._file(self.config_save_file).write_text(_config_text(config), encoding="utf-8")
+            self._file(self.config_save_file).write_text(config_text(config), encoding="utf-8")
 
     def add_image(self, name: str, image: Picture, step: int = 0, **kwargs: object) -> None:
         """Write an image; characters that do not belong in a file name become underscores."""
@@ -261,7 +279,7 @@ class TensorboardVisBackend(BaseVisBackend):
 
     def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Add the config as text."""
-        text = "\n".join(f"    {line}" for line in _config_text(config).splitlines())
+        text = "\n".join(f"    {line}" for line in config_text(config).splitlines())
         if self._is_open():
             self.experiment.add_text("config", text)
 
@@ -280,7 +298,27 @@ class TensorboardVisBackend(BaseVisBackend):
             return
         for name, value in numbers.items():
             if isinstance(value, int | float):
-                self.experiment.add_scalar(_NOT_IN_TAGS.sub("_", name), value, step)
+                self.experiment.add_scalar(tag_without_special_characters(name), value, step)
+
+    def add_pr_curve(self, name: str, recall: Sequence[float], precision: Sequence[float], step: int = 0) -> None:
+        """Add a precision-recall curve, by descending recall as TensorBoard draws it."""
+        if not self._is_open():
+            return
+        r, p = np.asarray(recall, float)[::-1], np.asarray(precision, float)[::-1]
+        unknown = np.zeros(len(r))  # the numbers behind precision and recall, which TensorBoard shows on hover only
+        self.experiment.add_pr_curve_raw(
+            tag_without_special_characters(name), unknown, unknown, unknown, unknown, p, r, step, num_thresholds=len(r)
+        )
+
+    def add_hparams(self, setting: Mapping[str, ConfigValue], scores: Mapping[str, float]) -> None:
+        """Add a trial for the HParams view, in a run of its own below the folder."""
+        if not self._is_open():
+            return
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in setting.items()
+        }
+        metrics = {tag_without_special_characters(f"hparam/{name}"): value for name, value in scores.items()}
+        self.experiment.add_hparams(plain, metrics, name="hparams")
 
     def close(self) -> None:
         """Close the event file."""
@@ -302,6 +340,11 @@ def numbers_and_texts(scalars: Mapping[str, Scalar]) -> dict[str, float | str]:
     return out
 
 
+def tag_without_special_characters(name: str) -> str:
+    """Return a tag with `_` for characters that TensorBoard and MLflow do not take, spaces included."""
+    return _NOT_IN_TAGS.sub("_", name)
+
+
 def check_picture(image: Picture) -> Picture:
     """Check shape and type of an image."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -310,7 +353,7 @@ def check_picture(image: Picture) -> Picture:
     return image
 
 
-def _config_text(config: Config | Mapping[str, ConfigValue]) -> str:
+def config_text(config: Config | Mapping[str, ConfigValue]) -> str:
     """Return a config as Python code, secrets redacted."""
     if isinstance(config, Config):
         return config.pretty_text

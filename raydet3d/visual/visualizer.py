@@ -19,7 +19,7 @@ from raydet3d.log import get_logger
 from raydet3d.registry import VISBACKENDS, VISUALIZERS
 from raydet3d.structures import Det3DDataSample
 from raydet3d.structures.sample_types import ArrayLike
-from raydet3d.visual.backends import BaseVisBackend, Scalar
+from raydet3d.visual.backends import BaseVisBackend, Scalar, check_picture
 from raydet3d.visual.canvas import Array, Canvas
 from raydet3d.visual.featmap import draw_featmap
 
@@ -108,24 +108,35 @@ class Visualizer(Canvas):
             raise KeyError(f"visualizer {self.name!r} has no backend {name!r}; it has {', '.join(self._backends)}")
         return self._backends[name]
 
-    def _writing_backends(self) -> list[BaseVisBackend]:
-        """Return the back ends to write to: none on ranks other than 0."""
-        return list(self._backends.values()) if is_main_process() else []
+    def _write(self, method: str, *args: object, **kwargs: object) -> None:
+        """Call a method of all back ends, on rank 0. One that fails warns once; the others and the run go on.
+
+        Raises:
+            InputError: A back end lacks a folder or a package.
+        """
+        for name, backend in self._backends.items() if is_main_process() else ():
+            try:
+                getattr(backend, method)(*args, **kwargs)
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of whatever kind a back end's library raises
+                self._warn_once(
+                    f"back end {name} failed in {method} ({type(error).__name__}: {error}); the run goes on, and "
+                    "further failures of it are not reported",
+                    key=name,
+                )
 
     def add_config(self, config: Config | Mapping[str, ConfigValue], **kwargs: object) -> None:
         """Add the run's config, secrets redacted."""
-        for backend in self._writing_backends():
-            backend.add_config(config, **kwargs)
+        self._write("add_config", config, **kwargs)
 
     def add_graph(self, model: nn.Module, data_batch: object, **kwargs: object) -> None:
         """Add the model's graph."""
-        for backend in self._writing_backends():
-            backend.add_graph(model, data_batch, **kwargs)
+        self._write("add_graph", model, data_batch, **kwargs)
 
     def add_scalar(self, name: str, value: Scalar, step: int = 0, **kwargs: object) -> None:
         """Add one scalar."""
-        for backend in self._writing_backends():
-            backend.add_scalar(name, value, step, **kwargs)
+        self._write("add_scalar", name, value, step, **kwargs)
 
     def add_scalars(
         self, scalar_dict: Mapping[str, Scalar], step: int = 0, file_path: str | None = None, **kwargs: object
@@ -138,13 +149,19 @@ class Visualizer(Canvas):
             file_path: Another JSON-lines file below the local back end's folder.
             **kwargs: Passed to the back ends.
         """
-        for backend in self._writing_backends():
-            backend.add_scalars(scalar_dict, step, file_path, **kwargs)
+        self._write("add_scalars", scalar_dict, step, file_path, **kwargs)
 
     def add_image(self, name: str, image: Array, step: int = 0) -> None:
         """Add an (H, W, 3) uint8 image."""
-        for backend in self._writing_backends():
-            backend.add_image(name, image, step)
+        self._write("add_image", name, check_picture(image), step)
+
+    def add_pr_curve(self, name: str, recall: Sequence[float], precision: Sequence[float], step: int = 0) -> None:
+        """Add a precision-recall curve."""
+        self._write("add_pr_curve", name, recall, precision, step)
+
+    def add_hparams(self, setting: Mapping[str, ConfigValue], scores: Mapping[str, float]) -> None:
+        """Add the setting of a sweep's trial with its scores."""
+        self._write("add_hparams", setting, scores)
 
     def add_datasample(
         self, name: str, data_input: Inputs, data_sample: SampleLike = None, *args: Any, **kwargs: Any
@@ -173,15 +190,14 @@ class Visualizer(Canvas):
             self.set_image(drawn_img)
         self._warn_once("show() opens no window; images go to the visualizer's back ends and to files")
 
-    def _warn_once(self, message: str) -> None:
-        """Warn once."""
-        if message not in self._warned:
-            self._warned.add(message)
-            get_logger().warning(message)
+    def _warn_once(self, message: str, key: str | None = None) -> None:
+        """Warn once, for each key where one is given."""
+        if (key or message) not in self._warned:
+            self._warned.add(key or message)
+            get_logger().warning("%s", message)
 
     def close(self) -> None:
         """Close all back ends."""
-        for backend in self._backends.values():
-            backend.close()
+        self._write("close")
 
     draw_featmap = staticmethod(draw_featmap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,20 @@ class WandbVisBackend(BaseVisBackend):
     ) -> None:
         """Log the scalars."""
         self.experiment.log({"step": step} | numbers_and_texts(scalar_dict), commit=self.commit)
+
+    def add_pr_curve(self, name: str, recall: Sequence[float], precision: Sequence[float], step: int = 0) -> None:
+        """Add a precision-recall curve as a table with a line plot."""
+        run = self.experiment
+        table = self._wandb.Table(
+            data=[list(row) for row in zip(recall, precision, strict=True)], columns=["recall", "precision"]
+        )
+        plot = self._wandb.plot.line(table, "recall", "precision", title=name)
+        run.log({name: plot, "step": step}, commit=self.commit)
+
+    def add_hparams(self, setting: Mapping[str, ConfigValue], scores: Mapping[str, float]) -> None:
+        """Add the setting to the config as `setting`, and the scores to the summary."""
+        self.experiment.config.update({"setting": redact(dict(setting))}, allow_val_change=True)
+        self.experiment.summary.update(dict(scores))
 
     def close(self) -> None:
         """Finish the run."""

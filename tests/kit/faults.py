@@ -78,6 +78,22 @@ class KillAt(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class PoisonAt(Hook):
+    """Makes the loss of some iterations NaN, whichever start of the run they fall into; of a `ToyModel`.
+
+    Args:
+        at: Iterations, counted from 1.
+    """
+
+    def __init__(self, at: Sequence[int]) -> None:
+        self.at = set(at)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        model = getattr(runner.model, "module", runner.model)
+        if runner.iter + 1 in self.at:
+            model.poison.add(model.calls + 1)
+
+
 class CallAt(Hook):
     """Calls what a test has put into `actions` before an iteration; the config does not change by it."""
 

@@ -7,6 +7,7 @@ MODELS.register_module(module=toy.ToyModel)
 DATASETS.register_module(module=toy.ToyData)
 METRICS.register_module(module=toy.ToyMetric)
 for hook in (
-    trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt, faults.CallAt, faults.Touch
+    trace.WriteSamples, trace.KillOnce, toy.SaveAt, faults.Slow, faults.Hang, faults.KillAt, faults.CallAt,
+    faults.Touch, faults.PoisonAt,
 ):  # fmt: skip
     HOOKS.register_module(module=hook)

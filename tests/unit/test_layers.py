@@ -22,22 +22,24 @@ LAYERS = {
     **dict.fromkeys(
         [
             *("errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"),
-            *("progress_bar", "worker_process", "download"),
+            *("progress_bar", "worker_process", "download", "run_status"),
         ],
         0,
     ),
     "ops": 1,
     "structures": 2,
     **dict.fromkeys(PARTS, 3),
-    "runtime": 4,
+    **dict.fromkeys(["runtime", "reports"], 4),
     "launch": 5,
     "sweep": 6,
     "cli": 7,
-    **dict.fromkeys(["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark"], 8),
+    **dict.fromkeys(
+        ["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark", "report", "watch"], 8
+    ),
 }
 WITHOUT_TORCH = {
     *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file", "progress_bar"),
-    "worker_process",
+    *("worker_process", "run_status"),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -181,7 +183,9 @@ def test_foundations_that_must_not_import_torch() -> None:
             assert "raydet3d.dist" not in {other for other, _ in imports(parsed(path))}
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark", "report", "watch"]
+)
 def test_commands_import_neither_torch_nor_ray(command: str) -> None:
     """Bad input is refused at once, and a cluster starts while torch is imported."""
     code = f"import sys, raydet3d.{command}; print(sorted({{'torch', 'ray', 'numpy'}} & set(sys.modules)))"

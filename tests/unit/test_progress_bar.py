@@ -60,3 +60,11 @@ def test_live_line_is_drawn_at_most_once_a_period_and_only_on_a_terminal() -> No
     line.clear()
     assert line.stream.getvalue().count("\r\x1b[K") == 2
     assert not LiveLine(io.StringIO()).is_due()
+
+
+def test_several_lines_are_redrawn_in_their_place_and_erased() -> None:
+    line = LiveLine(Terminal(), period_s=0)
+    line.show("a\nb\nc")
+    line.show("d\ne\nf")
+    line.clear()
+    assert line.stream.getvalue() == "\r\x1b[Ka\nb\nc\r\x1b[2A\x1b[Jd\ne\nf\r\x1b[2A\x1b[J"

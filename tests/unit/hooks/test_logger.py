@@ -6,14 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from raydet3d.errors import InputError
 from raydet3d.hooks import LoggerHook
 from raydet3d.runtime import Runner, assemble
-from tests.kit.toy import ToyModel, toy_cfg
+from tests.kit.toy import ToyMetric, ToyModel, toy_cfg
 
 LOCAL = {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
 NO_SAVES = {"type": "CheckpointHook", "save_last": False}
@@ -135,18 +135,55 @@ def test_logs_are_copied_where_wanted(tmp_path: Path) -> None:
     assert not list((tmp_path / "work").glob("*/vis_data/scalars.json"))
 
 
-def test_a_live_line_on_a_terminal(
+def test_a_panel_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("raydet3d.progress_bar.LiveLine.is_due", lambda line: line.is_terminal)
-    run(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    best = {"type": "CheckpointHook", "interval": 1, "save_best": "toy/AP"}
+    assemble(toy_cfg(tmp_path, default_hooks__checkpoint=best)).train()
     out = capsys.readouterr().out
-    assert re.search(r"\r\x1b\[K\[\.+\] 1/36  eta 0:00:0\d", out)
-    assert re.search(r"\r\x1b\[K\[#+\.*\] 33/36  eta ", out)
-    # It is wiped before a line of the log takes its place.
-    assert all(part.endswith("\r") or "\r" not in part for part in out.split("11/")[0:1])
-    assert re.search(r"eta \S+\r\x1b\[K\d\d/\d\d ", out)
+    assert re.search(r"\[\.+\] 2 %  iteration 1/36  epoch 1/3  eta 0:00:\d\d", out)
+    assert re.search(r"iteration 33/36  epoch 3/3  eta 0:00:\d\d", out)
+    last = out[out.index("iteration 33/36") :]
+    assert re.search(r"loss \d.*loss_fit \d", last)
+    assert re.search(
+        r"lr [\d.e-]+  [\d.]+ samples/s  \d+ % of the time waiting for data  memory \d+ MiB  1 worker", last
+    )
+    assert re.search(r"best score [\d.]+", last)
+    # It is erased before a line of the log takes its place, and never reaches a file.
+    assert re.search(r"\x1b\[J\d\d/\d\d ", out)
+    assert all("\x1b" not in path.read_text() for path in tmp_path.glob("*/*.log"))
+    assert "\x1b" not in (tmp_path / "scalars.json").read_text()
+
+
+def test_momentum_and_bad_steps_are_in_the_scalar_log(tmp_path: Path) -> None:
+    run(tmp_path, model={"type": ToyModel, "poison": [8, 10]})
+    lines = [json.loads(line) for line in (tmp_path / "scalars.json").read_text().splitlines()]
+    assert {line["momentum"] for line in lines if line["mode"] == "train"} == {0.9}
+    guard = [line for line in lines if line["mode"] == "guard"]
+    assert guard == [{"bad_steps": "[8, 10]", "step": 10, "mode": "guard", "iter": 10}]
+
+
+class AnalysingMetric(ToyMetric):
+    """A metric whose analysis has the scores 1, 3, 2."""
+
+    scores: ClassVar[list[int]] = [1, 3, 2]
+
+    def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
+        curve = {"category": "Car", "level": "easy", "ap": 1.0, "recall": [0.5, 1.0], "precision": [1.0, 0.25]}
+        self.analysis = {"score": self.scores.pop(0), "curves": [curve]}
+        return super().compute_metrics(results)
+
+
+def test_the_analysis_of_the_best_validation_is_kept_and_curves_reach_the_back_ends(tmp_path: Path) -> None:
+    board = {"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]}
+    runner, _ = run(tmp_path, val_evaluator={"type": AnalysingMetric}, visualizer=board)
+    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert (found["score"], found["epoch"], found["iter"], found["run"]) == (3, 2, 24, runner.run_name)
+    (file,) = (runner.log_dir / "vis_data").glob("events*")
+    assert file.read_bytes().count(b"pr/Car/easy") == 3
 
 
 def test_only_folders_are_written_to() -> None:

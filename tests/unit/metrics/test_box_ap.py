@@ -153,6 +153,32 @@ def test_distance_ap_equals_nuscenes() -> None:
     assert 0.2 < ours["mAP"] < 0.9
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "named"),
+    [
+        (
+            "Box3DAPMetric",
+            {"iou_thresholds": 0.3},
+            {"3D overlap 0.3": "{}_3D_AP40_0.3", "BEV overlap 0.3": "{}_BEV_AP40_0.3"},
+        ),
+        ("CenterDistanceAPMetric", {"distances": [1.0, 2.0]}, {"1 m": "{}_AP_dist_1", "2 m": "{}_AP_dist_2"}),
+    ],
+)
+def test_the_curves_of_the_analysis_are_the_metrics(
+    kind: str, arguments: dict[str, Any], named: dict[str, str]
+) -> None:
+    metric = METRICS.build({"type": kind, "ranges": [(0, 30)], **arguments})
+    metric.dataset_meta = {"classes": CLASSES}
+    metric.process({}, frames(30))
+    scores = {key.rpartition("/")[2]: value for key, value in metric.evaluate(30).items()}
+    scale = 100 if kind == "CenterDistanceAPMetric" else 1
+    found = {named[curve["level"]].format(curve["category"]): curve["ap"] for curve in metric.analysis["curves"]}
+    assert found == {key: pytest.approx(scale * scores[key], abs=0.01) for key in found}
+    assert len(found) == 4
+    between = np.array(metric.analysis["confusion"]["counts"])[:2, :2]
+    assert np.trace(between) > 0.5 * between.sum() > 0
+
+
 def car(x: float, y: float = 0.0) -> list[float]:
     return [x, y, -1.0, 4.0, 2.0, 1.5, 0.1]
 

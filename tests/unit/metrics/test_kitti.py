@@ -109,7 +109,33 @@ def test_ground_truth_as_predictions_scores_100(tmp_path, caplog):
     assert ["AOS", "0.70", *["100.00"] * 6] in rows
     assert ["Car", "objects", "50", "50", "50"] in rows
     assert "12 frames" in caplog.text
+    analysis = metric.analysis
+    assert analysis is not None
+    assert {curve["ap"] for curve in analysis["curves"]} == {100}
+    assert np.diag(analysis["confusion"]["counts"]).tolist() == [50, 50, 50, 0]
+    assert {group["ap"] for key in ("distance", "points") for group in analysis[key]} == {100}
+    assert all(abs(error[key]) < 1e-3 for error in analysis["errors"] for key in ("forward", "left", "up", "yaw"))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_the_curves_of_the_analysis_are_the_metrics(tmp_path):
+    frames = town(40)
+    metric = KittiMetric(write_infos(tmp_path / "infos.pkl", frames))
+    rng = np.random.default_rng(0)
+    samples = []
+    for number, (names, boxes) in enumerate(frames):
+        noise = rng.normal(0, 0.15, boxes.shape) * [1, 1, 0, 0, 0, 0, 1]
+        wrong = [str(rng.choice(CLASSES)) if name in CLASSES and rng.random() < 0.2 else name for name in names]
+        scores = rng.random(sum(name in CLASSES for name in wrong)).tolist()
+        samples.append(sample(number, wrong, boxes + noise, scores))
+    scores = run(metric, samples)
+    assert len(metric.analysis["curves"]) == 9
+    for curve in metric.analysis["curves"]:
+        name = f"{curve['category']}_3D_AP40_{curve['level']}_strict"
+        value = scores[f"Kitti metric/pred_instances_3d/KITTI/{name}"]
+        assert 0 < value < 100
+        assert curve["ap"] == value
+        assert 100 * np.mean(curve["precision"]) == pytest.approx(value, abs=0.01)
 
 
 def test_result_files_equal_the_labels(tmp_path):

@@ -216,6 +216,17 @@ def test_ground_truth_as_predictions_is_perfect(town: Path) -> None:
     assert_close(scores[f"{prefix}/mAP"], 0.7, atol=1e-9)
     assert metric.names() is not None
     assert set(metric.names() or ()) == set(scores)
+    analysis = metric.analysis
+    assert analysis is not None
+    assert {curve["ap"] for curve in analysis["curves"]} == {100}
+    assert {curve["category"] for curve in analysis["curves"]} == set(present)
+    counts = np.array(analysis["confusion"]["counts"])
+    assert (counts == np.diag(np.diag(counts))).all()
+    for error in analysis["errors"]:
+        assert max(abs(error["forward"]), abs(error["left"]), abs(error["up"])) < 2e-3
+        assert error["yaw"] < 0.1
+        assert error["size"] == [1, 1, 1]
+    assert sum(group["objects"] for group in analysis["points"]) == counts.sum()
 
 
 def test_the_submission_is_in_the_global_frame(town: Path, tmp_path: Path) -> None:

@@ -41,4 +41,19 @@ def test_the_report_is_one_page_with_escaped_text(tmp_path: Path) -> None:
     page = write_report(make_results(tmp_path)).read_text()
     assert "&lt;out of memory&gt;" in page
     assert "nan" not in page.split("<table")[1].lower()
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count('<svg class="chart"') == 1  # the scores; a single trial with a score has no parallel coordinates
+    assert "python -m raydet3d.train" in page
+
+
+def test_the_page_shows_settings_against_scores_and_schedules(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    results.trials[1:] = [trial("001", 2.0, 3.0, lr=0.01), trial("002", 1.0, 1.5, lr=0.001)]
+    results.values.update({one.id: one.setting for one in results.trials})  # type: ignore[attr-defined]
+    folder = tmp_path / "trials" / "000"
+    folder.mkdir(parents=True)
+    lines = [{"lr": 0.1 / i, "loss": 1 / i, "step": i, "mode": "train", "iter": i} for i in range(1, 9)]
+    (folder / "scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = write_report(results, tmp_path / "elsewhere.html").read_text()
+    for title in ("toy/AP", "Settings and scores", "Learning rate", "Loss"):
+        assert f'aria-label="{title}"' in page
+    assert "trial 002" in page

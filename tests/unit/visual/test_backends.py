@@ -14,6 +14,7 @@ from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.registry import VISBACKENDS
 from raydet3d.visual import BaseVisBackend, LocalVisBackend, TensorboardVisBackend
+from raydet3d.visual.mlflow_backend import MLflowVisBackend
 from raydet3d.visual.wandb_backend import WandbVisBackend
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
@@ -49,7 +50,7 @@ def test_local_pictures_and_config(tmp_path):
 
 
 def test_unused_back_ends_create_no_files(tmp_path):
-    for kind in (LocalVisBackend, TensorboardVisBackend, WandbVisBackend):
+    for kind in (LocalVisBackend, TensorboardVisBackend, WandbVisBackend, MLflowVisBackend):
         kind(tmp_path / kind.__name__).close()
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +76,7 @@ def test_file_names_are_checked():
 
 def events(folder):
     """Values of an event file, by the record format: length, checksum, bytes, checksum."""
-    (file,) = folder.glob("events*")
+    (file,) = folder.rglob("events*") if folder.name == "hparams" else folder.glob("events*")
     raw, found = file.read_bytes(), []
     while raw:
         size = int.from_bytes(raw[:8], "little")
@@ -99,10 +100,53 @@ def test_v4_tensorboard_by_tensorboardx(tmp_path):
     assert any("config" in tag and b"lr = 0.1" in value.tensor.string_val[0] for tag, _, value in found)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_missing_wandb_names_the_extra_to_install(tmp_path):
-    with pytest.raises(InputError, match=r"pip install 'raydet3d\[wandb\]'"):
-        WandbVisBackend(tmp_path).add_scalar("a", 1)
+def test_tensorboard_curves_and_settings_of_a_trial(tmp_path):
+    backend = TensorboardVisBackend(tmp_path)
+    backend.add_pr_curve("pr/Car/easy", [0.25, 0.5, 1.0], [1.0, 0.9, 0.4], 3)
+    backend.add_hparams({"lr": 0.1, "kind": [1, 2]}, {"toy/AP": 5.0})
+    backend.close()
+    ((step, tensor),) = [(step, value.tensor) for tag, step, value in events(tmp_path) if tag == "pr/Car/easy"]
+    numbers = np.array(tensor.float_val or np.frombuffer(tensor.tensor_content, np.float32)).reshape(6, -1)
+    assert step == 3
+    np.testing.assert_allclose(numbers[4:], [[0.4, 0.9, 1.0], [1.0, 0.5, 0.25]])  # precision, recall
+    own = events(tmp_path / "hparams")
+    assert [value.simple_value for tag, _, value in own if tag == "hparam/toy/AP"] == [5.0]
+    assert any("session_start_info" in tag for tag, *_ in own)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [(WandbVisBackend, "wandb"), (MLflowVisBackend, "mlflow")])
+def test_a_missing_package_names_the_extra_to_install(tmp_path, kind, extra):
+    if importlib.util.find_spec(extra) is not None:
+        pytest.skip(f"{extra} is installed")
+    with pytest.raises(InputError, match=rf"pip install 'raydet3d\[{extra}\]'"):
+        kind(tmp_path).add_scalar("a", 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow, an extra, is not installed")
+def test_mlflow_keeps_scalars_pictures_config_and_settings(tmp_path):
+    backend = VISBACKENDS.build(
+        {"type": "MLflowVisBackend", "save_dir": str(tmp_path), "exp_name": "e", "run_name": "n"}
+    )
+    (tmp_path / "notes.log").write_text("a line")
+    backend.add_config({"optim": {"lr": 0.125, "betas": [0.9, 0.99]}, "logger": {"token": "hush"}})
+    backend.add_scalars({"loss": 1.5, "mode": "train"}, 12)
+    backend.add_scalars({"loss": 0.5, "Kitti metric/AP 3D": 61.0}, 24)
+    backend.add_image("val 1", PICTURE, 13)
+    backend.add_pr_curve("pr/Car", [0.5, 1.0], [1.0, 0.5], 3)
+    backend.add_hparams({"lr": 0.1}, {"toy/AP": 5.0})
+    client, number = backend.experiment, backend.run_id
+    backend.close()
+    run = client.get_run(number)
+    assert (run.info.run_name, run.info.status) == ("n", "FINISHED")
+    assert run.data.params["optim.lr"] == "0.125"
+    assert run.data.params["setting.lr"] == "0.1"
+    assert "hush" not in str(run.data.params)
+    assert run.data.metrics["Kitti_metric/AP_3D"] == 61.0
+    assert run.data.metrics["best/toy/AP"] == 5.0
+    history = [(one.step, one.value) for one in client.get_metric_history(number, "loss")]
+    assert history == [(12, 1.5), (24, 0.5)]
+    names = {one.path for folder in (None, "images", "pr") for one in client.list_artifacts(number, folder)}
+    assert {"config.py", "notes.log", "images/val_1_13.png", "pr/Car_3.json"} <= names
 
 
 def records(file):
@@ -134,6 +178,8 @@ def test_v4_wandb_offline_keeps_every_step(tmp_path, monkeypatch):
     backend.add_scalars({"loss": 1.5, "lr": 0.125}, 12)
     backend.add_scalars({"loss": 0.5}, 6)
     backend.add_image("val", PICTURE, 13)
+    backend.add_pr_curve("pr/Car", [0.5, 1.0], [1.0, 0.5], 3)
+    backend.add_hparams({"lr": 0.1}, {"toy/AP": 5.0})
     backend.close()
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     history, config, summaries = [], {}, {}
@@ -155,7 +201,7 @@ def test_v4_wandb_offline_keeps_every_step(tmp_path, monkeypatch):
     assert (np.asarray(Image.open(image)) == PICTURE).all()
 
 
-@pytest.mark.parametrize("name", ["MLflowVisBackend", "ClearMLVisBackend", "mmengine.AimVisBackend"])
+@pytest.mark.parametrize("name", ["ClearMLVisBackend", "mmengine.AimVisBackend"])
 def test_unsupported_back_ends_name_supported_ones(name):
     with pytest.raises(InputError, match=rf"{name.rpartition('.')[2]}.*(LocalVisBackend|WandbVisBackend)"):
         VISBACKENDS.build({"type": name, "exp_name": "x", "save_dir": "y"})

@@ -11,7 +11,7 @@ from raydet3d.dist import get_rank
 from raydet3d.errors import InputError
 from raydet3d.registry import VISUALIZERS
 from raydet3d.structures import CameraInstance3DBoxes, Det3DDataSample, InstanceData, LiDARInstance3DBoxes
-from raydet3d.visual import LocalVisBackend, Visualizer
+from raydet3d.visual import BaseVisBackend, LocalVisBackend, Visualizer
 from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
 from tests.kit.spawn import run_ranks
 
@@ -85,6 +85,35 @@ def test_backends_by_name(tmp_path, caplog):
     ready = LocalVisBackend(tmp_path / "ready")
     Visualizer(vis_backends=ready).add_scalar("a", 1)
     assert (tmp_path / "ready/scalars.json").is_file()
+
+
+class Broken(BaseVisBackend):
+    """A back end that cannot write anything."""
+
+    def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
+        raise ConnectionError("no network")
+
+    def close(self):
+        raise ConnectionError("no network")
+
+
+def test_a_failing_back_end_warns_once_and_the_others_go_on(tmp_path, caplog):
+    visualizer = Visualizer(vis_backends=[Broken(), LocalVisBackend(tmp_path)])
+    for step in range(3):
+        visualizer.add_scalars({"loss": 1.0}, step)
+    visualizer.close()
+    assert caplog.text.count("Broken") == 1
+    assert "back end Broken failed in add_scalars (ConnectionError: no network); the run goes on" in caplog.text
+    assert len((tmp_path / "scalars.json").read_text().splitlines()) == 3
+
+
+def test_a_back_end_without_its_package_is_bad_input(tmp_path):
+    class Missing(BaseVisBackend):
+        def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
+            raise InputError("needs a package")
+
+    with pytest.raises(InputError, match="needs a package"):
+        Visualizer(vis_backends=[Missing()]).add_scalar("a", 1)
 
 
 def on_a_rank(folder):

@@ -1,0 +1,204 @@
+"""Sections of the page on detections, from the analyses of one or several runs (`raydet3d.metrics.analysis`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from raydet3d.metrics.analysis import SCORE_BINS, Analysis, Group, calibration, calibration_error
+from raydet3d.reports.page import Cell, Charts, Section, Table, Text
+from raydet3d.reports.svg_chart import NUM_COLORS, Chart, Plot, Series, bar_chart, line_chart
+
+HOW = (
+    "Precision-recall curves, AP by distance and points, confusion and calibration come with each validation by "
+    "KittiMetric, NuScenesMetric, Box3DAPMetric or CenterDistanceAPMetric (analysis.json); for a run without: "
+    "python -m raydet3d.evaluate CONFIG CHECKPOINT --work-dir WORK_DIR."
+)
+
+CONFUSION = Text(
+    [
+        "Objects by the class of the nearest detection, up to 2 m away; the least score is that where detections of "
+        "any class find objects of any class best (F1). The last row counts detections that are near no object."
+    ]
+)
+
+
+def detection_sections(analyses: Mapping[str, Analysis]) -> list[Section]:
+    """Return the sections.
+
+    Args:
+        analyses: The analyses by the names of their runs.
+    """
+    if not analyses:
+        return [Section("Detections", [Text([HOW])])]
+    where = [
+        f"{name}: {one['title']}; {one['frames']} frames, after iteration {one.get('iter', '?')}."
+        for name, one in analyses.items()
+    ]
+    return [
+        Section("Precision and recall", [Text(where), Charts(_pr_charts(analyses))]),
+        Section(
+            "AP by distance and number of points",
+            [
+                Charts(_group_charts(analyses, "distance", "distance from the sensor, metres")),
+                Charts(_group_charts(analyses, "points", "points on the object")),
+                Text(
+                    [
+                        "AP is the mean over 40 recalls of the greatest precision at that recall or above. By "
+                        "distance, a false detection counts in the group of its own distance; by points, in each group "
+                        "by the group's share of the objects. Numbers of objects are in the tooltips and the table."
+                    ]
+                ),
+                Table(
+                    ["run", "class", "group", "objects", "AP"],
+                    [
+                        [name, group["category"], f"{group_name(group)} {unit}", group["objects"], group["ap"]]
+                        for name, one in analyses.items()
+                        for key, unit in (("distance", "m"), ("points", "points"))
+                        for group in one[key]  # type: ignore[literal-required]
+                    ],
+                    title="All groups",
+                    is_folded=True,
+                ),
+            ],
+        ),
+        Section(
+            "Confusion with the nearest class", [*(_confusion_table(*pair) for pair in analyses.items()), CONFUSION]
+        ),
+        Section("Errors of the boxes", [_error_table(analyses)]),
+        Section("Scores and calibration", [Charts(_calibration_charts(analyses)), Charts(_score_charts(analyses))]),
+    ]
+
+
+def _pr_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+    charts = []
+    for category in _categories(analyses):
+        series = []
+        for name, one in analyses.items():
+            curves = [curve for curve in one["curves"] if curve["category"] == category]
+            if len(analyses) > 1:  # one level each: KITTI's moderate, nuScenes' 2 m
+                usual = [curve for curve in curves if curve["level"] in ("moderate", "2 m")]
+                curves = (usual or curves)[:1]
+            for curve in curves:
+                label = f"{f'{name}: ' if len(analyses) > 1 else ''}{curve['level']}, AP {curve['ap']:.2f}"
+                series.append(Series(label, curve["recall"], curve["precision"]))
+        charts.append(line_chart(category, series, x_label="recall", x_range=(0, 1), y_range=(0, 1)))
+    return charts
+
+
+def _categories(analyses: Mapping[str, Analysis]) -> list[str]:
+    return list(dict.fromkeys(curve["category"] for one in analyses.values() for curve in one["curves"]))
+
+
+def group_name(group: Group) -> str:
+    """Return the range of a group as text."""
+    low, high = group["low"], group["high"]
+    return f"{low:g}+" if high is None else f"{low:g}-{high:g}"
+
+
+def _group_charts(
+    analyses: Mapping[str, Analysis], key: Literal["distance", "points"], label: str
+) -> list[Chart | None]:
+    charts = []
+    for category in _categories(analyses):
+        own = {name: [g for g in one[key] if g["category"] == category] for name, one in analyses.items()}
+        lows = sorted({group["low"] for groups in own.values() for group in groups})
+        names = {group["low"]: group_name(group) for groups in own.values() for group in groups}
+        series = []
+        for name, groups in own.items():
+            found = {group["low"]: group for group in groups}
+            tips = [
+                f"{name}: AP {found[low]['ap']:.2f} of {found[low]['objects']} objects" if low in found else ""
+                for low in lows
+            ]
+            series.append((name, [found[low]["ap"] if low in found else None for low in lows], tips))
+        title = f"{category}: AP by {key}"
+        charts.append(bar_chart(title, [names[low] for low in lows], series, x_label=label, y_range=(0, 100)))
+    return charts
+
+
+def _confusion_table(name: str, analysis: Analysis) -> Table:
+    found = analysis["confusion"]
+    classes = found["classes"]
+    rows: list[list[Cell]] = []
+    shade: list[list[float | None]] = []
+    for title, counts in zip([*classes, "background"], found["counts"], strict=True):
+        total = max(sum(counts), 1)
+        if title != "background" and not sum(counts):
+            continue
+        rows.append([title, *counts])
+        shade.append([None, *(count / total if title != "background" else None for count in counts)])
+    return Table(
+        ["object", *(f"found as {one}" for one in classes), "missed"],
+        rows,
+        title=f"{name}, score of at least {found['threshold']:.2f}",
+        shade=shade,
+    )
+
+
+def _error_table(analyses: Mapping[str, Analysis]) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            *(name, error["category"], error["matches"], error["forward"], error["left"], error["up"], error["spread"]),
+            *(*error["size"], error["yaw"]),
+        ]
+        for name, one in analyses.items()
+        for error in one["errors"]
+    ]
+    head = ["run", "class", "nearest pairs", "forward, m", "left, m", "up, m", "spread, m"]
+    return Table(
+        [*head, "length", "width", "height", "yaw, degrees"],
+        rows,
+        note="Medians of nearest detection minus object, whatever class it was given; sizes are ratios, yaw is the "
+        "absolute difference, spread is half of the interquartile range of the offset seen from above.",
+    )
+
+
+def _calibration_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+    charts = []
+    for category in dict.fromkeys(bins["category"] for one in analyses.values() for bins in one["scores"]):
+        series = []
+        for name, one in analyses.items():
+            for bins in one["scores"]:
+                parts = calibration(bins) if bins["category"] == category else []
+                if parts:
+                    scores, shares, _ = zip(*parts, strict=True)
+                    label = f"{name}, calibration error {calibration_error(bins):.3f}"
+                    series.append(Series(label, scores, shares, points=True))
+        note = series[0].name if len(series) == 1 else ""
+        charts.append(
+            line_chart(
+                f"{category}: precision by score",
+                series,
+                x_label="score",
+                x_range=(0, 1),
+                y_range=(0, 1),
+                diagonal=True,
+                note=note,
+            )
+        )
+    return charts
+
+
+def _score_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+    """Draw true and false detections by score, stacked, for each run and class."""
+    charts: list[Chart | None] = []
+    for name, one in analyses.items():
+        for bins in one["scores"]:
+            highest = max(map(sum, zip(bins["true"], bins["false"], strict=True)))
+            if highest:
+                title = f"{bins['category']}: detections by score" + (f" ({name})" if len(analyses) > 1 else "")
+                charts.append(_stacked(title, bins["true"], bins["false"], highest))
+    return charts
+
+
+def _stacked(title: str, true: Sequence[int], false: Sequence[int], highest: int) -> Chart:
+    plot = Plot((0, 1), (0, highest), x_label="score")
+    colors = (3, 2)
+    assert max(colors) <= NUM_COLORS
+    for number, (hits, misses) in enumerate(zip(true, false, strict=True)):
+        low = number / SCORE_BINS
+        tip = f"{low:.2f} to {low + 1 / SCORE_BINS:.2f}: {hits} true, {misses} false"
+        plot.add_bar(low, 1 / SCORE_BINS, 0, hits, colors[0], tip)
+        plot.add_bar(low, 1 / SCORE_BINS, hits, hits + misses, colors[1], tip)
+    return Chart(title, plot.svg(title), [(colors[0], "true"), (colors[1], "false")])

@@ -1,0 +1,203 @@
+"""What stands out in a run, each in a sentence that names the numbers and what to look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from raydet3d.config.differences import Difference
+from raydet3d.metrics.analysis import Analysis, BoxError, calibration_error
+from raydet3d.reports.run_files import RunFiles, is_less_better
+
+DATA_SHARE = 0.3
+"""Share of the time waiting for data from which a run is said to wait for its loader."""
+FAST_S = 0.01
+"""Seconds per iteration below which nobody waits."""
+OFFSET_M = 0.15
+MIN_OBJECTS = 5
+
+
+def find(run: RunFiles, differences: Sequence[Difference], scores: Sequence[str]) -> list[str]:
+    """Return the sentences, the most important first.
+
+    Args:
+        run: The run.
+        differences: Of its config from the base.
+        scores: Names of the metrics that count.
+    """
+    found = [*_bad_steps(run), *_loss(run), *_learning_rate(differences)]
+    if run.analysis is not None:
+        found += [*_confusion(run.analysis), *_offsets(run.analysis["errors"]), *_calibration(run.analysis)]
+    found += [*_scores(run, scores), *_speed(run), *_restarts(run)]
+    return found or ["Nothing stands out."]
+
+
+def _bad_steps(run: RunFiles) -> Iterator[str]:
+    if run.bad_steps:
+        yield (
+            f"{len(run.bad_steps)} steps were left out because a loss or gradient was not finite (first at iteration "
+            f"{run.bad_steps[0]}); the log names the samples and the module. Look at these samples, the learning rate "
+            "and clip_grad."
+        )
+
+
+def _loss(run: RunFiles) -> Iterator[str]:
+    train = run.scalars.get("train", {})
+    loss = train.get("loss")
+    if loss is None or np.isfinite(loss).sum() < 6:
+        return
+    known = np.isfinite(loss)
+    values, iterations = loss[known], train["iter"][known]
+    part = max(len(values) // 10, 3)
+    begin, end = float(np.median(values[:part])), float(np.median(values[-part:]))
+    sums = np.cumsum(np.r_[0.0, values])
+    means = (sums[part:] - sums[:-part]) / part
+    least = int(means.argmin())
+    if end > 1.1 * begin:
+        yield (
+            f"The loss rose from {begin:.4g} to {end:.4g}: the run diverged. The learning rate (up to "
+            f"{_greatest(run, 'lr'):.3g}) is likely too high."
+        )
+    elif end > 1.5 * means[least]:
+        yield (
+            f"The loss rose again, from {means[least]:.4g} at about iteration {iterations[least + part - 1]:.0f} to "
+            f"{end:.4g} at the end: the learning rate (up to {_greatest(run, 'lr'):.3g}) may be too high."
+        )
+    elif end > 0.95 * begin:
+        yield f"The loss has hardly fallen: {begin:.4g} at the begin, {end:.4g} at the end."
+    norm = train.get("grad_norm")
+    clip = ((run.config.get("optim_wrapper") or {}).get("clip_grad") or {}).get("max_norm")
+    if norm is not None and isinstance(clip, int | float) and np.isfinite(norm).any():
+        late = float(np.nanmedian(norm[-part:]))
+        if late > 10 * clip:
+            yield (
+                f"The gradient norm is {late:.4g} at the end, and clip_grad.max_norm={clip} cuts it down at nearly "
+                "every step: a sign of a learning rate that is too high, or of a limit that is too low."
+            )
+
+
+def _greatest(run: RunFiles, name: str) -> float:
+    values = run.scalars.get("train", {}).get(name)
+    return math.nan if values is None else float(np.nanmax(values))
+
+
+def _learning_rate(differences: Sequence[Difference]) -> Iterator[str]:
+    for one in differences:
+        if one.key.rpartition(".")[2] == "lr" and one.key.startswith("optim_wrapper"):
+            try:
+                ratio = float(one.now) / float(one.before)
+            except (ValueError, ZeroDivisionError):
+                continue
+            if ratio > 5 or ratio < 0.2:
+                yield f"{one.key} is {one.now}, {ratio:.3g} times the {one.before} of the base config."
+
+
+def _confusion(analysis: Analysis) -> Iterator[str]:
+    classes, counts = analysis["confusion"]["classes"], np.array(analysis["confusion"]["counts"])
+    taken_for = {}
+    for row, name in enumerate(classes):
+        found = counts[row, : len(classes)]
+        if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() > 0.5 * found.sum():
+            taken_for[row] = int(found.argmax())
+            yield (
+                f"{found.max()} of the {found.sum()} objects of class {name} that have a detection near them are found "
+                f"as {classes[taken_for[row]]}."
+            )
+        total = counts[row].sum()
+        if total >= MIN_OBJECTS and counts[row, -1] > 0.7 * total:
+            yield f"{counts[row, -1]} of {total} objects of class {name} have no detection within 2 m."
+    if len(taken_for) > 1 and set(taken_for) == set(taken_for.values()):
+        names = ", ".join(f"{classes[row]} as {classes[other]}" for row, other in taken_for.items())
+        yield (
+            f"Classes are exchanged as a whole ({names}): compare the order of the class names in the data set "
+            "(metainfo.classes), in the head (anchor sizes, tasks) and in the checkpoint."
+        )
+
+
+def _offsets(errors: Sequence[BoxError]) -> Iterator[str]:
+    """Name shifts that are large against the spread, together where all classes have them."""
+    shifted = []
+    for one in errors:
+        parts = [(one["forward"], "forward", "backward"), (one["left"], "left", "right"), (one["up"], "up", "down")]
+        large = [(v, pos if v > 0 else neg) for v, pos, neg in parts if abs(v) > max(OFFSET_M, one["spread"])]
+        if one["matches"] >= MIN_OBJECTS and large:
+            shifted.append(f"{one['category']} " + ", ".join(f"{abs(v):.2f} m {side}" for v, side in large))
+    if shifted:
+        yield (
+            f"Boxes are shifted against the objects: {'; '.join(shifted)} (medians). A shift that all classes share "
+            "points to the calibration (lidar2cam, lidar2ego, cam2img) or the box convention (bottom or centre, see "
+            "the z of anchors); one of a single class to its anchors."
+        )
+    for one in errors:
+        if one["matches"] >= MIN_OBJECTS and one["yaw"] > 60:
+            name, turn = one["category"], one["yaw"]
+            yield f"Headings of {name} are off by {turn:.0f} degrees (median): check the convention of yaw."
+        wrong = [
+            f"{n} {r:.2f}"
+            for n, r in zip(("length", "width", "height"), one["size"], strict=True)
+            if not 0.75 < r < 1.33
+        ]
+        if one["matches"] >= MIN_OBJECTS and wrong:
+            yield f"Boxes of {one['category']} have the wrong size, as a ratio to the object's: {', '.join(wrong)}."
+
+
+def _calibration(analysis: Analysis) -> Iterator[str]:
+    errors = {
+        one["category"]: calibration_error(one) for one in analysis["scores"] if sum(one["true"] + one["false"]) >= 50
+    }
+    wrong = [f"{name} (calibration error {error:.2f})" for name, error in errors.items() if error > 0.2]
+    if wrong:
+        yield (
+            f"Scores do not say how often a detection is true: {', '.join(wrong)}. Choose thresholds by the curves, "
+            "and do not read scores as probabilities."
+        )
+
+
+def _scores(run: RunFiles, scores: Sequence[str]) -> Iterator[str]:
+    for name in scores[:1]:
+        values = run.scalars.get("val", {}).get(name)
+        if values is None or np.isfinite(values).sum() < 3:
+            continue
+        known = values[np.isfinite(values)]
+        best, last = (known.min() if is_less_better(name) else known.max()), known[-1]
+        if abs(last - best) > 0.1 * abs(best):
+            yield f"{name} was {best:.4g} at its best, and is {last:.4g} at the last validation."
+        if not known.any():
+            yield f"{name} is 0 at every validation."
+
+
+def data_share(run: RunFiles) -> float | None:
+    """Return the share of the training time that the run waited for data."""
+    train = run.scalars.get("train", {})
+    if "time" not in train or "data_time" not in train:
+        return None
+    total = float(np.nansum(train["time"]))
+    return float(np.nansum(train["data_time"])) / total if total else None
+
+
+def _speed(run: RunFiles) -> Iterator[str]:
+    share = data_share(run)
+    if share is not None and share > DATA_SHARE and np.nanmedian(run.scalars["train"]["time"]) > FAST_S:
+        yield (
+            f"Training waited for data {100 * share:.0f} % of the time: raise train_dataloader.num_workers, or make "
+            "the pipeline cheaper."
+        )
+    workers = run.scalars.get("workers", {})
+    busy = {
+        int(key.split("/")[1]): float(np.nanmedian(v)) for key, v in workers.items() if key.endswith("/busy_percent")
+    }
+    if len(busy) > 1:
+        slowest = max(busy, key=busy.__getitem__)
+        others = np.median([value for rank, value in busy.items() if rank != slowest])
+        if busy[slowest] > 1.5 * others and busy[slowest] - others > 10:
+            own = busy[slowest]
+            yield f"The workers wait for rank {slowest}: it is busy {own:.0f} % of the time, the others {others:.0f} %."
+
+
+def _restarts(run: RunFiles) -> Iterator[str]:
+    if run.restarts:
+        redone = sum(start.get("redone", 0) for start in run.starts)
+        whys = dict.fromkeys(start.get("why") or "the command was started again" for start in run.restarts)
+        yield f"{len(run.restarts)} restarts ({'; '.join(whys)}); {redone} iterations were done twice."

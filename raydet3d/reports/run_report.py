@@ -1,0 +1,404 @@
+"""The report of one run, or of several side by side: one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from raydet3d.checkpoint.storage import read
+from raydet3d.config import Config, find_config
+from raydet3d.config.differences import Difference, find_differences, read_base
+from raydet3d.errors import InputError
+from raydet3d.reports.detection_sections import detection_sections
+from raydet3d.reports.findings import data_share, find
+from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, render_page
+from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
+from raydet3d.reports.svg_chart import Chart, Mark, Series, line_chart
+
+LOSS_PARTS = 12  # losses drawn besides their sum
+MANY_METRICS = 12  # up to so many metrics are all headline metrics
+NUM_PICTURES, PICTURE_WIDTH = 6, 900
+_SAME = ("work_dir", "resume", "launcher")  # keys that differ between any two runs
+
+
+def render_runs(runs: Sequence[RunFiles]) -> str:
+    """Return the page of a run; of several, a comparison of them, the first one first.
+
+    Args:
+        runs: The runs.
+    """
+    named = _names(runs)
+    if len(runs) == 1:
+        subtitle = str(runs[0].location)
+        return render_page(f"Run {runs[0].name}", subtitle, run_sections(runs[0]))
+    sections = [
+        Section("Config keys that differ", [_differing_keys(named)]),
+        Section("Summary", [_summary(named)]),
+        Section("What stands out", [Text(_all_findings(named), as_list=True)]),
+        Section("Scores", [Charts(_score_charts(named)), *_score_tables(named)]),
+        Section("Training", [Charts(_curves_of_several(named))]),
+        *detection_sections({name: run.analysis for name, run in named.items() if run.analysis is not None}),
+        Section("Hardware", [_machines(named)]),
+    ]
+    return render_page(f"Comparison of {len(runs)} runs", ", ".join(named), sections)
+
+
+def run_sections(run: RunFiles) -> list[Section]:
+    """Return the sections of the page of one run."""
+    named = {run.name: run}
+    differences, base = differences_from_base(run)
+    return [
+        Section("What stands out", [Text(find(run, differences, headline(run)), as_list=True)]),
+        Section("Summary", [_summary(named)]),
+        Section("Scores", [*_score_tables(named), Charts(_score_charts(named))]),
+        Section("Training", [Charts(_curves_of_one(run)), _mark_note(run)]),
+        *detection_sections({} if run.analysis is None else {run.name: run.analysis}),
+        Section("Pictures", [Pictures(_pictures(run))]),
+        Section("Config", [_differences_table(differences, base), Code(run.config_text, f"All of {run.config_name}")]),
+        Section("Checkpoints", [_checkpoints(run)]),
+        Section("Starts", [_starts(run)]),
+        Section("Hardware and throughput", [_machines(named), Charts(_worker_charts(run))]),
+    ]
+
+
+def _names(runs: Sequence[RunFiles]) -> dict[str, RunFiles]:
+    """Name each run by its folder, with parents where two have the same."""
+    parts = [str(run.location).rstrip("/").split("/") for run in runs]
+    count = 1
+    while len({tuple(one[-count:]) for one in parts}) < len(parts) and count < max(map(len, parts)):
+        count += 1
+    names = ["/".join(one[-count:]) for one in parts]
+    return {
+        name if names.count(name) == 1 else f"{name} ({place + 1})": run
+        for place, (name, run) in enumerate(zip(names, runs, strict=True))
+    }
+
+
+def _all_findings(named: Mapping[str, RunFiles]) -> list[str]:
+    return [
+        f"{name}: {sentence}"
+        for name, run in named.items()
+        for sentence in find(run, differences_from_base(run)[0], headline(run))
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ config
+
+
+def differences_from_base(run: RunFiles) -> tuple[list[Difference], str]:
+    """Return the config's differences from what its file inherits, and a sentence about where that was read."""
+    known = [start.get("config") for start in reversed(run.starts)]
+    candidates = [Path(path) for path in known if path]
+    with suppress(InputError):
+        candidates.append(find_config(run.config_name))
+    for path in candidates:
+        if not path.is_file():
+            continue
+        try:
+            base = read_base(path)
+            if base is None:
+                return [], f"{path} inherits from no other file."
+            now = Config(dict(run.config))
+        except InputError as error:
+            return [], f"The base config cannot be read: {error}"
+        return find_differences(base, now, ignored=_SAME), f"Compared with what {path} inherits, as that is now."
+    return [], "The config's file is not on this machine, so its base is not known."
+
+
+def _differences_table(differences: Sequence[Difference], base: str) -> Table | Text:
+    rows = [[one.key, one.before, one.now] for one in differences]
+    return Table(["key", "base", "this run"], rows, "Differences from the base", note=base) if rows else Text([base])
+
+
+def _differing_keys(named: Mapping[str, RunFiles]) -> Table | Text:
+    values = {name: leaves({k: v for k, v in run.config.items() if k not in _SAME}) for name, run in named.items()}
+    keys = dict.fromkeys(key for found in values.values() for key in found)
+    differing = [key for key in keys if len({found.get(key) for found in values.values()}) > 1]
+    rows = [[key, *(values[name].get(key, "absent") for name in named)] for key in differing]
+    return Table(["key", *named], rows) if rows else Text(["The configs are equal."])
+
+
+# ------------------------------------------------------------------------------------------------- summary, scores
+
+
+def headline(run: RunFiles) -> list[str]:
+    """Return the metrics that count: the best checkpoints', those that the config or the result name, or all of few."""
+    names = [key for key in run.scalars.get("val", {}) if key not in ("iter", "step", "time", "data_time", "epoch")]
+    best = [m.group.removeprefix("best_") for m in run.manifests if m.is_best]
+    hooks = run.config.get("default_hooks") or {}
+    parts = (hooks.get("logger") or {}).get("headline") or ()
+    parts = [parts] if isinstance(parts, str) else list(parts)
+    wanted = [*best, *(name for name in names if any(part in name for part in parts)), *run.result.get("headline", ())]
+    chosen = [name for name in dict.fromkeys(wanted) if name in names]
+    if chosen and len(chosen) <= MANY_METRICS:
+        return chosen
+    return (chosen or names)[:MANY_METRICS]
+
+
+def best_value(run: RunFiles, name: str) -> tuple[float, float] | None:
+    """Return a metric's best value, and the epoch (or iteration) that it was reached at."""
+    val = run.scalars.get("val", {})
+    values = val.get(name)
+    if values is None:
+        return None
+    place = int(np.nanargmin(values) if is_less_better(name) else np.nanargmax(values))
+    return float(values[place]), float(val["step"][place])
+
+
+def _summary(named: Mapping[str, RunFiles]) -> Table:
+    columns = [_facts(run) for run in named.values()]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = [[key, *(column.get(key) for column in columns)] for key in keys]
+    held = [row for row in rows if any(value not in (None, "") for value in row[1:])]
+    return Table(["", *(named if len(named) > 1 else ["this run"])], held)
+
+
+def _facts(run: RunFiles) -> dict[str, Cell]:
+    train, last = run.scalars.get("train", {}), run.starts[-1] if run.starts else {}
+    seconds = float(np.nanmean(train["time"])) if "time" in train else None
+    batch = last.get("batch_size")
+    share = data_share(run)
+    seeds = [manifest.seed for manifest in run.manifests[-1:]]
+    found: dict[str, Cell] = {"state": "finished" if run.is_finished else "not finished"}
+    for name in headline(run)[:3]:
+        best = best_value(run, name)
+        found[f"best {name}"] = None if best is None else f"{best[0]:.5g} at {best[1]:g}"
+    return found | {
+        "iterations": int(train["iter"][-1]) if "iter" in train else None,
+        "epoch": int(train["epoch"][-1]) if "epoch" in train else None,
+        "restarts": len(run.restarts),
+        "iterations done twice": sum(start.get("redone", 0) for start in run.starts),
+        "bad steps": len(run.bad_steps),
+        "workers": last.get("workers"),
+        "samples per iteration": batch or None,
+        "seconds per iteration": seconds,
+        "samples per second": batch / seconds if batch and seconds else None,
+        "waiting for data": None if share is None else f"{100 * share:.1f} % of the time",
+        "peak memory": f"{int(np.nanmax(train['memory']))} MiB" if "memory" in train else None,
+        "training time": _duration(run),
+        "seed": next(iter(seeds), None) or (run.config.get("randomness") or {}).get("seed"),
+        "config": run.config_name,
+        "versions": ", ".join(f"{key} {value}" for key, value in (last.get("versions") or {}).items()),
+    }
+
+
+def _duration(run: RunFiles) -> str | None:
+    """Return the time of the training steps, without validations and pauses."""
+    train = run.scalars.get("train", {})
+    if "time" not in train:
+        return None
+    steps = np.diff(train["iter"], prepend=0)
+    seconds = int(np.nansum(steps * train["time"]))
+    return f"{seconds // 3600} h {seconds // 60 % 60} min {seconds % 60} s"
+
+
+def _score_tables(named: Mapping[str, RunFiles]) -> list[Table]:
+    """Return the table of the metrics that count, and a folded one of the others."""
+    first = list(dict.fromkeys(name for run in named.values() for name in headline(run)))
+    skipped = {"iter", "step", "time", "data_time", "epoch", *first}
+    others = dict.fromkeys(key for run in named.values() for key in run.scalars.get("val", {}) if key not in skipped)
+    single = len(named) == 1
+    head = ["metric", *(["best", "at", "last"] if single else named)]
+    tables = []
+    for title, names, is_folded in (("", first, False), ("All other metrics", list(others), True)):
+        rows: list[list[Cell]] = []
+        for name in names:
+            row: list[Cell] = [name]
+            for run in named.values():
+                best = best_value(run, name)
+                row.append(None if best is None else best[0])
+                if single:
+                    row += [None if best is None else best[1], float(run.scalars["val"][name][-1])]
+            rows.append(row)
+        tables.append(Table(head, rows, title, note="" if single else "Best values.", is_folded=is_folded))
+    return tables
+
+
+def _score_charts(named: Mapping[str, RunFiles]) -> list[Chart | None]:
+    charts = []
+    for name in list(dict.fromkeys(name for run in named.values() for name in headline(run)))[:MANY_METRICS]:
+        series = [
+            Series(title, run.scalars["val"]["step"], run.scalars["val"][name], points=True)
+            for title, run in named.items()
+            if name in run.scalars.get("val", {})
+        ]
+        by_epoch = all(
+            (run.scalars["val"]["step"] < run.scalars["val"]["iter"]).any()
+            for run in named.values()
+            if "val" in run.scalars
+        )
+        charts.append(line_chart(name, series, x_label="epoch" if by_epoch else "iteration"))
+    return charts
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def marks(run: RunFiles) -> list[Mark]:
+    """Return the restarts and the bad steps of a run."""
+    found = [
+        Mark(
+            start["iteration"],
+            f"restart at iteration {start['iteration']}: {start.get('why') or 'started again'}; "
+            f"{start.get('redone', 0)} iterations done twice, {start.get('workers', '?')} workers",
+        )
+        for start in run.restarts
+    ]
+    return found + [Mark(step, f"bad step {step}: left out, not finite", "bad") for step in run.bad_steps[:500]]
+
+
+def _mark_note(run: RunFiles) -> Text:
+    if not run.restarts and not run.bad_steps:
+        return Text([])
+    return Text(["Dashed lines are restarts, triangles are steps that were left out (not finite); tooltips say why."])
+
+
+def _curves_of_one(run: RunFiles) -> list[Chart | None]:
+    train = run.scalars.get("train", {})
+    if "iter" not in train:
+        return []
+    shown = marks(run)
+
+    def chart(title: str, names: Sequence[str], *, log_y: bool = False) -> Chart | None:
+        series = [Series(name, train["iter"], train[name]) for name in names if name in train]
+        return line_chart(title, series, marks=shown, log_y=log_y)
+
+    parts = [key for key in train if "loss" in key and key != "loss"]
+    rates = [key for key in train if key.rpartition("/")[2].rpartition(".")[2] in ("lr", "base_lr")]
+    momenta = [key for key in train if key.rpartition(".")[2] == "momentum"]
+    return [
+        chart("Loss", ["loss"], log_y=True),
+        chart("Parts of the loss", parts[:LOSS_PARTS], log_y=True) if len(parts) > 1 else None,
+        chart("Learning rate", rates),
+        chart("Momentum", momenta),
+        chart("Gradient norm", ["grad_norm"], log_y=True),
+        chart("Seconds per iteration", ["time", "data_time"]),
+        chart("Peak memory, MiB", ["memory"]),
+    ]
+
+
+def _curves_of_several(named: Mapping[str, RunFiles]) -> list[Chart | None]:
+    titles = {
+        "loss": "Loss",
+        "lr": "Learning rate",
+        "momentum": "Momentum",
+        "grad_norm": "Gradient norm",
+        "time": "Seconds per iteration",
+        "data_time": "Seconds waiting for data per iteration",
+    }
+    return [
+        line_chart(
+            title,
+            [
+                Series(name, run.scalars["train"]["iter"], run.scalars["train"][key])
+                for name, run in named.items()
+                if key in run.scalars.get("train", {})
+            ],
+            log_y=key in ("loss", "grad_norm"),
+        )
+        for key, title in titles.items()
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- the others
+
+
+def _pictures(run: RunFiles) -> list[tuple[str, str]]:
+    """Return the newest pictures as data URIs, smaller where they are large."""
+    from PIL import Image
+
+    found = []
+    for name in run.pictures[-NUM_PICTURES:]:
+        with suppress(OSError):
+            picture = Image.open(io.BytesIO(read(run.storage, name))).convert("RGB")
+            picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=82)
+            data = base64.b64encode(file.getvalue()).decode()
+            found.append((name.rpartition("/")[2], f"data:image/jpeg;base64,{data}"))
+    return found
+
+
+def _checkpoints(run: RunFiles) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            manifest.name,
+            manifest.step,
+            manifest.group,
+            f"{manifest.size / 2**20:.3g} MiB",
+            "yes" if manifest.resumable else "no",
+            manifest.time,
+        ]
+        for manifest in run.manifests
+    ]
+    return Table(["file", "iteration", "group", "size", "can be resumed from", "written"], rows)
+
+
+def _starts(run: RunFiles) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            start.get("time"),
+            start["iteration"],
+            start.get("redone"),
+            start.get("workers"),
+            start.get("why") or ("first start" if start.get("is_first") else "started again"),
+        ]
+        for start in run.starts
+    ]
+    return Table(["time", "from iteration", "iterations done twice", "workers", "why"], rows)
+
+
+def _machines(named: Mapping[str, RunFiles]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, run in named.items():
+        machines = run.starts[-1].get("machines", []) if run.starts else []
+        speed = run.scalars.get("workers", {})
+        for rank, machine in enumerate(machines):
+            rate, busy = (speed.get(f"workers/{rank}/{key}") for key in ("samples_per_s", "busy_percent"))
+            rows.append(
+                [
+                    *([name] if len(named) > 1 else []),
+                    rank,
+                    machine.get("host"),
+                    machine.get("device"),
+                    machine.get("cpu"),
+                    machine.get("processors"),
+                    f"{machine['memory'] / 2**30:.1f} GiB" if "memory" in machine else None,
+                    None if rate is None else round(float(np.nanmean(rate)), 2),
+                    None if busy is None else round(float(np.nanmean(busy)), 1),
+                ]
+            )
+    head = ["rank", "host", "device", "CPU", "processors", "memory", "samples/s", "busy, %"]
+    return Table(
+        [*(["run"] if len(named) > 1 else []), *head],
+        rows,
+        note="Of the last start; busy is the share of a worker's time up to the end of the forward pass, before it "
+        "waits for the others.",
+    )
+
+
+def _worker_charts(run: RunFiles) -> list[Chart | None]:
+    workers = run.scalars.get("workers", {})
+    ranks = sorted({int(key.split("/")[1]) for key in workers if key.count("/") == 2})
+    return [
+        line_chart(
+            title,
+            [
+                Series(
+                    f"rank {rank}", workers["iter"], workers[f"workers/{rank}/{key}"], points=len(workers["iter"]) < 60
+                )
+                for rank in ranks[:8]
+                if f"workers/{rank}/{key}" in workers
+            ],
+            note=f"The first 8 of {len(ranks)} workers." if len(ranks) > 8 else "",
+        )
+        for key, title in (
+            ("samples_per_s", "Samples per second by worker"),
+            ("busy_percent", "Busy share by worker, %"),
+        )
+    ]

@@ -1,0 +1,121 @@
+"""Sentences about what stands out, each for a run that has just that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydet3d.checkpoint.storage import LocalStorage
+from raydet3d.config.differences import Difference
+from raydet3d.metrics.analysis import Analysis
+from raydet3d.reports.findings import find
+from raydet3d.reports.run_files import RunFiles
+
+
+def run_of(train: dict[str, Any] | None = None, **changes: Any) -> RunFiles:
+    scalars = {} if train is None else {"train": {key: np.asarray(value, float) for key, value in train.items()}}
+    storage = LocalStorage(Path("nowhere"))
+    return RunFiles(location=Path("nowhere"), storage=storage, **{"scalars": scalars, **changes})
+
+
+def analysis_of(**changes: Any) -> Analysis:
+    empty: Analysis = {
+        "confusion": {"classes": ["Car", "Cyclist"], "counts": [[40, 0, 5], [0, 30, 5], [3, 2, 0]], "threshold": 0.3},
+        "errors": [],
+        "scores": [],
+    }
+    return {**empty, **changes}  # type: ignore[typeddict-item]
+
+
+def error(**changes: Any) -> dict[str, Any]:
+    sound = {"forward": 0.02, "left": 0.0, "up": 0.01, "spread": 0.1, "size": [1.0, 1.0, 1.0], "yaw": 2.0}
+    return {"category": "Car", "matches": 40, **sound, **changes}
+
+
+def test_a_sound_run_has_no_findings() -> None:
+    steps = np.arange(1, 101)
+    train = {
+        "iter": steps,
+        "loss": 3 / steps + 0.1,
+        "lr": steps * 0 + 0.01,
+        "time": steps * 0 + 1,
+        "data_time": steps * 0,
+    }
+    run = run_of(train, analysis=analysis_of(errors=[error()]))
+    assert find(run, [], []) == ["Nothing stands out."]
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (np.linspace(2, 9, 100), "diverged. The learning rate (up to 0.5)"),
+        (np.r_[np.linspace(3, 0.5, 60), np.linspace(0.5, 2, 40)], "rose again"),
+        (np.full(100, 2.0), "hardly fallen"),
+    ],
+)
+def test_a_loss_that_does_not_fall_is_named(loss: Any, words: str) -> None:
+    found = find(run_of({"iter": np.arange(100), "loss": loss, "lr": np.full(100, 0.5)}), [], [])
+    assert words in found[0]
+
+
+def test_a_learning_rate_far_from_the_base_configs_is_named() -> None:
+    differences = [Difference("optim_wrapper.optimizer.lr", "0.001", "0.1"), Difference("model.x", "1", "2")]
+    (found,) = find(run_of(), differences, [])
+    assert "100 times the 0.001 of the base config" in found
+
+
+def test_exchanged_classes_are_named() -> None:
+    counts = [[1, 40, 5], [30, 2, 5], [0, 0, 0]]
+    confusion = {"classes": ["Car", "Cyclist"], "counts": counts, "threshold": 0.3}
+    found = find(run_of(analysis=analysis_of(confusion=confusion)), [], [])
+    assert "40 of the 41 objects of class Car that have a detection near them are found as Cyclist." in found
+    assert any("Classes are exchanged as a whole (Car as Cyclist, Cyclist as Car)" in one for one in found)
+
+
+def test_missed_classes_are_named() -> None:
+    confusion = {"classes": ["Car"], "counts": [[1, 40], [0, 0]], "threshold": 0.3}
+    (found,) = find(run_of(analysis=analysis_of(confusion=confusion)), [], [])
+    assert "40 of 41 objects of class Car have no detection" in found
+
+
+def test_shifted_boxes_are_named_with_the_direction() -> None:
+    errors = [error(left=-0.6, spread=0.2), error(category="Cyclist", up=0.4, spread=0.1)]
+    (found,) = find(run_of(analysis=analysis_of(errors=errors)), [], [])
+    assert "Car 0.60 m right; Cyclist 0.40 m up" in found
+    assert "calibration" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"yaw": 175.0}, "off by 175 degrees"),
+        ({"size": [1.0, 2.0, 1.0]}, "width 2.00"),
+        ({"matches": 2, "yaw": 99.0}, "Nothing"),
+    ],
+)
+def test_wrong_headings_and_sizes_are_named(change: dict[str, Any], words: str) -> None:
+    found = find(run_of(analysis=analysis_of(errors=[error(**change)])), [], [])
+    assert words in found[0]
+
+
+def test_waiting_for_data_and_for_a_worker_is_named() -> None:
+    train = {"iter": [1, 2], "time": [1, 1], "data_time": [0.5, 0.6]}
+    workers = {f"workers/{rank}/busy_percent": np.array([value]) for rank, value in enumerate((20.0, 90.0, 22.0))}
+    scalars = {"train": {key: np.asarray(value, float) for key, value in train.items()}, "workers": workers}
+    found = find(run_of(scalars=scalars), [], [])
+    assert "waited for data 55 %" in found[0]
+    assert "wait for rank 1" in found[1]
+
+
+def test_restarts_and_bad_steps_are_named() -> None:
+    starts = [
+        {"iteration": 0, "is_first": True},
+        {"iteration": 5, "redone": 2, "why": "a worker process died", "is_first": False},
+    ]
+    found = find(run_of(starts=starts, bad_steps=[7, 9]), [], [])
+    assert "2 steps were left out" in found[0]
+    assert "first at iteration 7" in found[0]
+    assert "1 restarts (a worker process died); 2 iterations were done twice." in found[1]
