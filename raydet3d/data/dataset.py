@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,29 @@ class SerializedList:
         begin = self._ends[index - 1] if index else 0
         sample: Sample = pickle.loads(memoryview(self._buffer)[begin : self._ends[index]])
         return sample
+
+
+class Det3DDatasetArguments(TypedDict, total=False):
+    """Arguments of `Det3DDataset` besides the first two, for subclasses that hand them on."""
+
+    metainfo: Mapping[str, ConfigValue] | None
+    data_prefix: Mapping[str, str] | None
+    pipeline: Sequence[PartCfg | TransformLike]
+    modality: Mapping[str, bool] | None
+    default_cam_key: str | None
+    box_type_3d: str
+    filter_empty_gt: bool
+    test_mode: bool
+    load_eval_anns: bool
+    indices: int | Sequence[int] | None
+    lazy_init: bool
+    serialize_data: bool
+    max_refetch: int
+    backend_args: PartCfg | None
+    load_type: str
+    pcd_limit_range: Sequence[float] | None
+    show_ins_var: bool
+    filter_cfg: PartCfg | None
 
 
 @DATASETS.register_module()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_objects import Objects, measure
 from raydet3d.registry import METRICS
 from raydet3d.structures import Boxes3D, CameraInstance3DBoxes
+from raydet3d.structures.sample_types import PlainSample
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,6 +87,18 @@ class Boxes:
         return np.asarray(self.counts & (self.distance >= ring[0]) & (self.distance < ring[1]))
 
 
+class BoxMetricArguments(TypedDict, total=False):
+    """Arguments of `BoxMetric`."""
+
+    classes: Sequence[str] | None
+    ranges: Sequence[Sequence[float]]
+    class_range: float | Mapping[str, float] | None
+    point_cloud_range: Sequence[float] | None
+    min_points: int
+    prefix: str | None
+    collect_device: str
+
+
 class BoxMetric(BaseMetric):
     """Collects boxes of all frames in the LiDAR frame, and decides which of them count.
 
@@ -123,7 +136,7 @@ class BoxMetric(BaseMetric):
         self.min_points = min_points
         self._curves: list[Curve] = []  # over the whole range, of the newest evaluation
 
-    def process(self, data_batch: object, data_samples: Sequence[Mapping[str, Any]]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[Mapping[str, object]]) -> None:
         """Append a batch's predictions and ground truth.
 
         Args:
@@ -131,7 +144,8 @@ class BoxMetric(BaseMetric):
             data_samples: Dicts with `pred_instances_3d` (`bboxes_3d` in the LiDAR frame, `scores_3d`, `labels_3d`) and
                 `eval_ann_info` (`gt_bboxes_3d`, `gt_labels_3d` and, where it is known, `num_lidar_pts`).
         """
-        for sample in data_samples:
+        for given in data_samples:
+            sample = cast(PlainSample, given)
             truth, found = sample.get("eval_ann_info"), sample["pred_instances_3d"]
             if truth is None or "gt_bboxes_3d" not in truth:
                 raise InputError(
@@ -316,7 +330,7 @@ class Box3DAPMetric(BoxMetric):
         iou_thresholds: float | Sequence[float] | Mapping[str, float | Sequence[float]] = 0.5,
         kinds: Sequence[str] = ("3d", "bev"),
         num_recalls: int = 40,
-        **kwargs: Any,
+        **kwargs: Unpack[BoxMetricArguments],
     ) -> None:
         super().__init__(**kwargs)
         by_class = iou_thresholds if isinstance(iou_thresholds, Mapping) else {"": iou_thresholds}
@@ -400,7 +414,10 @@ class CenterDistanceAPMetric(BoxMetric):
     default_prefix: ClassVar[str | None] = "CenterDistance"
 
     def __init__(
-        self, distances: Sequence[float] = nuscenes_ap.DISTANCES_M, with_velocity: bool = False, **kwargs: Any
+        self,
+        distances: Sequence[float] = nuscenes_ap.DISTANCES_M,
+        with_velocity: bool = False,
+        **kwargs: Unpack[BoxMetricArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.with_velocity = with_velocity

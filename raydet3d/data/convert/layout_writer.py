@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from raydet3d.config import ConfigValue
 from raydet3d.data.datasets.custom_conventions import FILE
 from raydet3d.data.point_cloud_file import COLUMNS
 from raydet3d.errors import InputError
@@ -73,7 +74,7 @@ class CustomLayoutWriter:
     """
 
     def __init__(
-        self, root: Path | str, *, columns: Sequence[str] = COLUMNS, conventions: Mapping[str, Any] | None = None
+        self, root: Path | str, *, columns: Sequence[str] = COLUMNS, conventions: Mapping[str, ConfigValue] | None = None
     ) -> None:
         self.root = Path(root)
         if (self.root / "points").exists():

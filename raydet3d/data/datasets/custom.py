@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from typing_extensions import override
 
-from raydet3d.data.dataset import Det3DDataset
+from raydet3d.data.dataset import Det3DDataset, Det3DDatasetArguments
 from raydet3d.data.paths import inside
 from raydet3d.data.pipeline import Sample
 from raydet3d.errors import InputError
@@ -41,7 +41,7 @@ class CustomDataset(Det3DDataset):
         *,
         with_velocity: bool = False,
         min_points: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[Det3DDatasetArguments],
     ) -> None:
         self.with_velocity = with_velocity
         self.min_points = min_points

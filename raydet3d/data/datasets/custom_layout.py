@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from raydet3d.data.datasets.custom_conventions import Conventions, Floats, read_conventions, read_json
@@ -219,9 +219,8 @@ class CustomLayout:
             if not line.strip():
                 continue
             try:
-                given = json.loads(line)
-                record = self._parse_record(given)
-            except (ValueError, KeyError, TypeError) as error:
+                record = self._parse_record(line)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 what = f"has no {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
                 raise InputError(f"{path} line {number}: {what}") from None
             if record.name not in self.clouds:
@@ -235,7 +234,8 @@ class CustomLayout:
         self._position = {one.name: i for ordered in self._ordered.values() for i, one in enumerate(ordered)}
         return records
 
-    def _parse_record(self, given: Mapping[str, Any]) -> CloudRecord:
+    def _parse_record(self, line: str) -> CloudRecord:
+        given = json.loads(line)
         pose = None
         if given.get("pose") is not None:
             pose = parse_pose(given["pose"])
@@ -251,7 +251,7 @@ def _near(name: str, names: Mapping[str, Path]) -> str:
     return nearest_or_all(name, names) if len(names) < 2000 else ""
 
 
-def parse_pose(given: Any) -> Floats:
+def parse_pose(given: npt.ArrayLike | Mapping[str, Sequence[float]]) -> Floats:
     """Return a pose, given as 4 rows of 4 numbers or as {"rotation": [w, x, y, z], "translation": [x, y, z]}.
 
     Raises:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from raydet3d.config import ConfigDict, ConfigValue
+from raydet3d.data.dataset import Det3DDatasetArguments
 from raydet3d.data.datasets.kitti import KittiDataset
 from raydet3d.data.synthetic.town import ensure_town
 from raydet3d.data.synthetic.town_settings import TownSettings
@@ -35,7 +36,7 @@ class TownDataset(KittiDataset):
         data_root: str = DEFAULT_ROOT,
         *,
         town: Mapping[str, ConfigValue] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[Det3DDatasetArguments],
     ) -> None:
         data_root = data_root or DEFAULT_ROOT
         ensure_town(Path(data_root), TownSettings.read(town or {}))

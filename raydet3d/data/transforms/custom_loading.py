@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from raydet3d.config import PartCfg
 from raydet3d.data.datasets.custom_conventions import CLOUDS, read_conventions
 from raydet3d.data.transforms.loading import LoadPointsFromFile
 from raydet3d.errors import InputError
@@ -23,11 +24,32 @@ class LoadCustomPointsFromFile(LoadPointsFromFile):
 
     Args:
         data_root: Folder with `dataset.json`.
-        **kwargs: Arguments of `LoadPointsFromFile`.
+        coord_type: As in `LoadPointsFromFile`.
+        load_dim: As in `LoadPointsFromFile`.
+        use_dim: As in `LoadPointsFromFile`.
+        norm_intensity: As in `LoadPointsFromFile`.
+        norm_elongation: As in `LoadPointsFromFile`.
+        backend_args: As in `LoadPointsFromFile`.
     """
 
-    def __init__(self, data_root: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        data_root: str,
+        coord_type: str = "LIDAR",
+        load_dim: int = 6,
+        use_dim: int | Sequence[int] = (0, 1, 2),
+        norm_intensity: bool = False,
+        norm_elongation: bool = False,
+        backend_args: PartCfg | None = None,
+    ) -> None:
+        super().__init__(
+            coord_type,
+            load_dim,
+            use_dim,
+            norm_intensity=norm_intensity,
+            norm_elongation=norm_elongation,
+            backend_args=backend_args,
+        )
         self.conventions = read_conventions(Path(data_root))
 
     @override
