@@ -24,7 +24,7 @@ def test_a_sweep_on_own_recordings(two_cpus: None, tmp_path: Path) -> None:
         "concurrency": 1,
         "space": {"lr": {"loguniform": [1e-4, 1e-2]}},
     }
-    options = {**SMALL, "epoch_num": 1, "data_root": f"{root}/"}
+    options = {**SMALL, "data_root": f"{root}/"}
     results = sweep(Path(CONFIGS["centerpoint"]), source, work_dir=tmp_path / "sweep", cfg_options=options)
     assert [trial.state for trial in results.trials] == ["done", "done"]
     assert all(trial.reports for trial in results.trials)
