@@ -9,9 +9,10 @@ Older layouts differ between data sets: each data set registers an `InfoFormat` 
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, TypedDict
 
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from numpy._core.multiarray import scalar as _numpy_scalar
 from numpy.typing import NDArray
 
+from raydet3d import __version__
+from raydet3d.array_cache import ArrayWriter, CachedArrays, open_cached
 from raydet3d.errors import InputError
 from raydet3d.registry import Registry
 
@@ -210,6 +213,84 @@ def to_v2(infos: object, path: str | Path = "info file") -> Infos:
             f"layout of {', '.join(INFO_FORMATS)}"
         )
     raise InputError(f"{path}: an info file holds a dict with 'data_list', got {type(infos).__name__}")
+
+
+class InfoFrames:
+    """Frames of an info file in the v2 layout, each read when it is accessed: a new copy every time.
+
+    Args:
+        arrays: `frames`, bytes of a pickle for each frame; `ends`, where each ends; `rest`, the pickle of what else the
+            file holds.
+        path: The info file, for messages.
+    """
+
+    def __init__(self, arrays: CachedArrays, path: Path) -> None:
+        self.path = path
+        self._arrays = arrays
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this process has just read the info file itself, not its cache."""
+        return self._arrays.is_new
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Return a copy of the file's `metainfo`."""
+        return dict(self._unpickle(self._arrays["rest"]).get("metainfo") or {})
+
+    def __len__(self) -> int:
+        return len(self._arrays["ends"])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        ends = self._arrays["ends"]
+        if not -len(ends) <= index < len(ends):
+            raise IndexError(f"frame {index} of {len(ends)}")
+        index %= len(ends)
+        return self._unpickle(self._arrays["frames"][ends[index - 1] if index else 0 : ends[index]])
+
+    def _unpickle(self, data: NDArray[np.uint8]) -> Any:
+        try:
+            return _PlainUnpickler(io.BytesIO(data)).load()
+        except Exception as error:  # noqa: BLE001 - reading damaged bytes may raise nearly anything
+            raise InputError(
+                f"{self._arrays.path}: the cache of the info file is damaged ({error}); delete it"
+            ) from None
+
+
+def open_infos(path: str | Path, *, hint: str = "") -> InfoFrames:
+    """Open an info file through its cache, which the processes of a node share (see `raydet3d.array_cache`).
+
+    Args:
+        path: See `read_infos`; older layouts are converted.
+        hint: What to do when there is no such file.
+
+    Raises:
+        InputError: See `read_infos` and `to_v2`.
+    """
+
+    def fill(writer: ArrayWriter) -> None:
+        infos = to_v2(read_infos(path, hint=hint), path)
+        ends: list[int] = []
+
+        def pickles() -> Iterator[NDArray[np.uint8]]:
+            for frame in infos["data_list"]:
+                data = np.frombuffer(pickle.dumps(frame, protocol=5), np.uint8)
+                ends.append((ends[-1] if ends else 0) + len(data))
+                yield data
+
+        byte = np.zeros(0, np.uint8)
+        writer.add("frames", pickles(), like=byte)
+        writer.add("ends", [np.array(ends, np.int64)], like=np.zeros(0, np.int64))
+        rest = {key: value for key, value in infos.items() if key != "data_list"}
+        writer.add("rest", [np.frombuffer(pickle.dumps(rest, protocol=5), np.uint8)], like=byte)
+
+    path = Path(path)
+    if "\0" in str(path) or not path.is_file():
+        read_infos(path, hint=hint)  # raises
+    return InfoFrames(open_cached(path, f"infos 1, raydet3d {__version__}", fill), path)
 
 
 def check_backend(backend_args: Mapping[str, object] | None) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,12 @@ from raydet3d.config import ConfigDict, ConfigValue, PartCfg
 from raydet3d.data.paths import inside, join, require
 from raydet3d.data.pipeline import Compose, Sample, TransformLike
 from raydet3d.errors import InputError
-from raydet3d.info_file import FrameInfo, InfoRecord, check_backend, read_infos, to_v2
+from raydet3d.info_file import FrameInfo, InfoFrames, InfoRecord, check_backend, open_infos
 from raydet3d.log import get_logger
 from raydet3d.registry import DATASETS, check_constructor
 from raydet3d.structures import Boxes3D, get_box_type
+
+Item = TypeVar("Item")
 
 # Key in an info file -> key in a sample's annotation, and dtype. Other keys keep their name.
 _ANNOTATION = {
@@ -31,6 +33,16 @@ _ANNOTATION = {
     "attr_label": ("attr_labels", np.int64),
     "velocity": ("velocities", np.float32),
 }
+
+
+class Samples(Protocol):
+    """Samples before the pipeline."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return a new copy of a sample; a negative index counts from the end."""
 
 
 class SerializedList:
@@ -56,6 +68,37 @@ class SerializedList:
         begin = self._ends[index - 1] if index else 0
         sample: Sample = pickle.loads(memoryview(self._buffer)[begin : self._ends[index]])
         return sample
+
+
+class ParsedFrames:
+    """Frames of an info file, read and parsed when they are accessed.
+
+    Args:
+        frames: The frames.
+        parse: Turns the frame with a number into a sample.
+        kept: Numbers of the frames that are samples.
+    """
+
+    def __init__(self, frames: InfoFrames, parse: Callable[[int, FrameInfo], Sample], kept: Sequence[int]) -> None:
+        self._frames = frames
+        self._parse = parse
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._parse(self._number(index), self.frame(index))
+
+    def frame(self, index: int) -> FrameInfo:
+        """Return the frame of a sample, before it is parsed."""
+        frame: FrameInfo = self._frames[self._number(index)]
+        return frame
+
+    def _number(self, index: int) -> int:
+        if not -len(self._kept) <= index < len(self._kept):
+            raise IndexError(f"sample {index} of a data set of {len(self._kept)}")
+        return self._kept[index]
 
 
 class Det3DDatasetArguments(TypedDict, total=False):
@@ -104,7 +147,7 @@ class Det3DDataset(Dataset[Any]):
         load_eval_anns: Give `eval_ann_info` in test mode.
         indices: Use a part: the first so many (the last, if negative), or the samples of a list.
         lazy_init: Do not read the info file until it is needed.
-        serialize_data: Accepted; infos are always kept packed.
+        serialize_data: Accepted; frames are read from the info file's cache when they are needed.
         max_refetch: Replacements to try before giving up.
         backend_args: Where files are; None or the local disk.
         load_type: Accepted when it is `frame_based`.
@@ -169,7 +212,8 @@ class Det3DDataset(Dataset[Any]):
                 self._metainfo[key] = tuple(self._metainfo[key])
         self._label_of: dict[int, int] = {}
         self.data_list: list[Sample] = []
-        self._data: SerializedList | None = None
+        self._data: Samples | None = None
+        self._reported: set[str] = set()
         self.pipeline = Compose(pipeline)
         if not lazy_init:
             self.full_init()
@@ -207,21 +251,30 @@ class Det3DDataset(Dataset[Any]):
     def full_init(self) -> None:
         """Read the info file and let the pipeline load what loader workers share; only the first call does anything."""
         if self._data is None:
-            self.data_list = self.load_data_list()
-            self._data = SerializedList(map(self._without_box_objects, self._subset(self.filter_data())))
-            self.data_list = []
+            if self._has_own_parsing():
+                self.data_list = self.load_data_list()
+                self._data = SerializedList(map(self._without_box_objects, self._subset(self.filter_data())))
+                self.data_list = []
+            else:
+                frames = self._open_frames()
+                self._data = ParsedFrames(frames, self._parse_one, self._subset(range(len(frames))))
             self.pipeline.warm_up(self.get_data_info(0) if len(self._data) else None)
+
+    def _has_own_parsing(self) -> bool:
+        """Return whether a class outside of this package parses or filters frames, which may need all of them."""
+        methods = (self.load_data_list, self.filter_data, self.parse_data_info, self.parse_ann_info)
+        return not all(method.__module__.startswith("raydet3d.") for method in methods)
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Skip the transforms of a type from an epoch on (counted from 0); return how many there are."""
         return self.pipeline.disable_transform(type_name, from_epoch)
 
-    def _loaded(self) -> SerializedList:
+    def _loaded(self) -> Samples:
         self.full_init()
         assert self._data is not None
         return self._data
 
-    def _subset(self, items: list[Sample]) -> list[Sample]:
+    def _subset(self, items: Sequence[Item]) -> Sequence[Item]:
         if self.indices is None:
             return items
         if isinstance(self.indices, int):
@@ -243,22 +296,45 @@ class Det3DDataset(Dataset[Any]):
 
     def load_data_list(self) -> list[Sample]:
         """Read the info file and parse each frame."""
-        content = to_v2(read_infos(self.ann_file, hint=self._hint), self.ann_file)
-        found = content.get("metainfo") or {}
+        samples: list[Sample] = []
+        for number, info in enumerate(self._open_frames(check=False)):
+            parsed = self._parse(number, info)
+            samples += parsed if isinstance(parsed, list) else [parsed]
+        return samples
+
+    def _open_frames(self, *, check: bool = True) -> InfoFrames:
+        """Open the info file and take its metainfo.
+
+        Args:
+            check: Parse all frames once where the file itself was read, so that damage is found before training.
+        """
+        frames = open_infos(self.ann_file, hint=self._hint)
+        found = frames.metainfo
+        self._add_metainfo(found)
+        self.set_categories(found.get("categories"))
+        for number, info in enumerate(frames if check and frames.is_new else ()):
+            self._parse(number, info)
+        return frames
+
+    def _add_metainfo(self, found: Mapping[str, ConfigValue]) -> None:
+        """Add what the info file says; the config and the class come first."""
         for key, value in found.items():
             self._metainfo.setdefault(key, value)
-        self.set_categories(found.get("categories"))
-        frames: list[Sample] = []
-        for number, info in enumerate(content["data_list"]):
-            try:
-                parsed = self.parse_data_info(info)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                if isinstance(error, InputError):
-                    raise
-                what = f"has no key {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-                raise InputError(f"{self.ann_file}: frame {number} of data_list {what}") from error
-            frames += parsed if isinstance(parsed, list) else [parsed]
-        return frames
+
+    def _parse(self, number: int, info: FrameInfo) -> Sample | list[Sample]:
+        """Parse a frame; a malformed one is an `InputError`."""
+        try:
+            return self.parse_data_info(info)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            what = f"has no key {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+            raise InputError(f"{self.ann_file}: frame {number} of data_list {what}") from error
+
+    def _parse_one(self, number: int, info: FrameInfo) -> Sample:
+        parsed = self._parse(number, info)
+        assert not isinstance(parsed, list)
+        return self._without_box_objects(parsed)
 
     def set_categories(self, categories: Mapping[str, int] | Sequence[str] | None) -> None:
         """Map an info file's category numbers to labels, from here on; objects of other categories are left out.
@@ -339,12 +415,15 @@ class Det3DDataset(Dataset[Any]):
         boxes = annotation["gt_bboxes_3d"]
         bad = keep & ~((boxes[:, 3:6] > 0).all(1) & np.isfinite(boxes).all(1))
         if bad.any():
-            get_logger().warning(
-                "%s: frame %s has %d boxes whose size is not above 0 or that are not finite; they are left out",
-                self.ann_file,
-                info.get("sample_idx"),
-                bad.sum(),
-            )
+            frame = str(info.get("sample_idx"))
+            if frame not in self._reported:  # frames are parsed whenever they are accessed
+                self._reported.add(frame)
+                get_logger().warning(
+                    "%s: frame %s has %d boxes whose size is not above 0 or that are not finite; they are left out",
+                    self.ann_file,
+                    frame,
+                    bad.sum(),
+                )
             keep &= ~bad
         return {name: column[keep] for name, column in annotation.items() if len(column) == len(keep)}
 
@@ -357,7 +436,12 @@ class Det3DDataset(Dataset[Any]):
 
     def get_cat_ids(self, index: int) -> set[int]:
         """Return the labels of a training sample's objects."""
-        return {int(label) for label in self._loaded()[int(index)]["ann_info"]["gt_labels_3d"]}
+        samples = self._loaded()
+        if isinstance(samples, ParsedFrames):  # without its clouds and cameras
+            annotation = self.parse_ann_info(samples.frame(int(index)))
+        else:
+            annotation = samples[int(index)]["ann_info"]
+        return {int(label) for label in annotation["gt_labels_3d"]}
 
     def get_data_info(self, index: int) -> Sample:
         """Return a new copy of the pipeline's first sample, boxes as an object of `box_type_3d`."""

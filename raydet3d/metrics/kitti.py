@@ -14,7 +14,7 @@ import torch
 
 from raydet3d.config import ConfigDict, PartCfg
 from raydet3d.errors import InputError
-from raydet3d.info_file import CameraInfo, FrameInfo, check_backend, info_format, read_infos, to_v2
+from raydet3d.info_file import CameraInfo, FrameInfo, InfoFrames, check_backend, info_format, open_infos
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_analysis import analyse_kitti
 from raydet3d.metrics.kitti_ap import KINDS, evaluate
@@ -102,7 +102,8 @@ class KittiMetric(BaseMetric):
         self.format_only = format_only
         self.submission_prefix = submission_prefix
         self.pklfile_prefix = pklfile_prefix
-        self._infos: dict[int | str, FrameInfo] | None = None
+        self._infos: InfoFrames | None = None
+        self._number: dict[int | str, int] = {}
         self._names: dict[int, str] = {}
 
     def names(self) -> list[str] | None:
@@ -217,15 +218,16 @@ class KittiMetric(BaseMetric):
                 self._set_names((self.dataset_meta or {}).get("categories"))
             return cast(FrameInfo, own)
         if self._infos is None:
-            infos = to_v2(read_infos(self.ann_file, hint=HINT), self.ann_file)
-            self._set_names(infos["metainfo"].get("categories"))
-            self._infos = {_frame_id(info["sample_idx"]): info for info in infos["data_list"]}
-        if sample_idx not in self._infos:
+            self._infos = open_infos(self.ann_file, hint=HINT)
+            self._set_names(self._infos.metainfo.get("categories"))
+            self._number = {_frame_id(info["sample_idx"]): number for number, info in enumerate(self._infos)}
+        if sample_idx not in self._number:
             raise InputError(
                 f"{self.ann_file}: has no frame {sample_idx!r}, which was predicted; "
                 "the evaluator's ann_file must be the one of its data set"
             )
-        return self._infos[sample_idx]
+        info: FrameInfo = self._infos[self._number[sample_idx]]
+        return info
 
     def _set_names(self, categories: Mapping[str, int] | Sequence[str] | None) -> None:
         """Set the names of the labels; KITTI's order by default."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from raydet3d.errors import InputError
-from raydet3d.info_file import check_backend, info_format, read_infos, to_v2
+from raydet3d.info_file import check_backend, info_format, open_infos
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.nuscenes_analysis import analyse_nuscenes
 from raydet3d.metrics.nuscenes_ap import CLASSES, DISTANCES_M, ERRORS, MAX_BOXES, Ints, Objects, Scores, evaluate
@@ -220,9 +220,9 @@ class NuScenesMetric(BaseMetric):
 
     def _read_poses(self, frames: Sequence[int]) -> None:
         """Read token and pose of each predicted frame, and the version of the data, from the info file."""
-        infos = to_v2(read_infos(self.ann_file, hint=HINT), self.ann_file)
-        by_index = {int(info["sample_idx"]): info for info in infos["data_list"]}
-        self._version = str(infos["metainfo"].get("version") or (self.dataset_meta or {}).get("version"))
+        infos, wanted = open_infos(self.ann_file, hint=HINT), set(frames)
+        by_index = {int(info["sample_idx"]): info for info in infos if int(info["sample_idx"]) in wanted}
+        self._version = str(infos.metainfo.get("version") or (self.dataset_meta or {}).get("version"))
         self._poses: list[FramePose] = []
         for frame in frames:
             info = by_index.get(frame)

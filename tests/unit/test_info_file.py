@@ -10,7 +10,7 @@ import pytest
 
 from raydet3d.data.datasets.kitti_io import KITTI_CATEGORIES
 from raydet3d.errors import InputError
-from raydet3d.info_file import read_infos, to_v2
+from raydet3d.info_file import open_infos, read_infos, to_v2
 
 PLAIN = {
     "array": np.arange(6.0).reshape(2, 3),
@@ -188,3 +188,54 @@ def test_v2_is_unchanged():
 def test_other_layouts_are_refused(infos, words):
     with pytest.raises(InputError, match=words):
         to_v2(infos, "a.pkl")
+
+
+def frames_file(file, count=5):
+    frames = [{"sample_idx": i, "plain": PLAIN, "instances": [{"bbox_label": i}]} for i in range(count)]
+    file.write_bytes(pickle.dumps({"metainfo": {"dataset": "kitti", "categories": {"Car": 0}}, "data_list": frames}))
+    return frames
+
+
+@pytest.mark.parametrize("least", [0, 1 << 20])
+def test_frames_are_those_of_the_file_with_and_without_a_cache(file, least, monkeypatch):
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", least)
+    frames_file(file)
+    frames = read_infos(file)["data_list"]
+    for is_new in (True, least > 0):
+        found = open_infos(file)
+        assert found.is_new is is_new
+        assert len(found) == 5
+        assert found.metainfo == {"dataset": "kitti", "categories": {"Car": 0}}
+        assert repr(list(found)) == repr(frames)
+        assert repr(found[-1]) == repr(frames[-1])
+        assert repr(pickle.loads(pickle.dumps(found))[2]) == repr(frames[2])
+        with pytest.raises(IndexError):
+            found[5]
+        first = found[0]
+        first["plain"]["array"][:] = 7
+        assert repr(found[0]) == repr(frames[0])
+
+
+def test_v1_lists_are_converted_in_the_cache(file, monkeypatch):
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    file.write_bytes(pickle.dumps([]))
+    for _ in range(2):
+        assert open_infos(file).metainfo["dataset"] == "kitti"
+        assert len(open_infos(file)) == 0
+
+
+def test_cache_that_would_run_code_is_refused(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    frames_file(file, count=1)
+    size = len(open_infos(file)._arrays["frames"])
+    cache = tmp_path / "infos.pkl.cache"
+    evil = pickle.dumps(Call(pathlib.Path.touch, tmp_path / "ran")).ljust(size)
+    cache.write_bytes(evil + cache.read_bytes()[size:])
+    with pytest.raises(InputError, match=r"infos\.pkl\.cache: .*damaged.*delete it"):
+        open_infos(file)[0]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_files_that_are_not_there_are_named(file):
+    with pytest.raises(InputError, match=r"no such info file; make it"):
+        open_infos(file, hint="make it")

@@ -22,7 +22,7 @@ LAYERS = {
     **dict.fromkeys(
         [
             *("errors", "registry", "config", "compat", "active_run", "dist", "files", "log", "info_file", "host"),
-            *("progress_bar", "worker_process", "download", "run_status"),
+            *("progress_bar", "worker_process", "download", "run_status", "array_cache"),
         ],
         0,
     ),
@@ -39,7 +39,7 @@ LAYERS = {
 }
 WITHOUT_TORCH = {
     *("errors", "registry", "config", "compat", "active_run", "files", "log", "host", "info_file", "progress_bar"),
-    *("worker_process", "run_status"),
+    *("worker_process", "run_status", "array_cache"),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

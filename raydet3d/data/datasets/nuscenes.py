@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
+from raydet3d.config import ConfigValue
 from raydet3d.data.dataset import Det3DDataset
 from raydet3d.data.datasets.nuscenes_categories import NUSCENES_CATEGORIES
 from raydet3d.data.pipeline import Sample
@@ -84,12 +85,11 @@ class NuScenesDataset(Det3DDataset):
         )
 
     @override
-    def load_data_list(self) -> list[Sample]:
+    def _add_metainfo(self, found: Mapping[str, ConfigValue]) -> None:
         if not self._has_own_version:
-            del self._metainfo["version"]  # the info file's comes instead
-        frames = super().load_data_list()
+            self._metainfo.pop("version", None)  # the info file's comes instead
+        super()._add_metainfo(found)
         self._metainfo.setdefault("version", self.METAINFO["version"])
-        return frames
 
     def _filter_with_mask(self, ann_info: Sample) -> Sample:
         """Return the annotation without objects that no LiDAR point (with `use_valid_flag`: or radar point) lies on."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raydet3d.data.transforms.object_sample import DEFAULT_CHANNELS, PACK
+from raydet3d.data.object_database import DEFAULT_CHANNELS, PACK
 from raydet3d.files import write_pickle
 from raydet3d.info_file import InfoRecord
 

@@ -5,25 +5,22 @@ Legend: N points · C channels · K boxes · M objects of a class in the databas
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 
 from raydet3d import dist
 from raydet3d.config import PartCfg
+from raydet3d.data.object_database import Bank, Clouds, open_database
 from raydet3d.data.paths import inside, join
 from raydet3d.data.pipeline import Sample, Transform
-from raydet3d.data.transforms.loading import LoadPointsFromFile
 from raydet3d.errors import InputError
-from raydet3d.info_file import check_backend, read_infos
+from raydet3d.info_file import check_backend
 from raydet3d.log import get_logger
 from raydet3d.ops.bev_collision import overlaps
 from raydet3d.ops.points import bev_corners, points_in_boxes
@@ -31,130 +28,12 @@ from raydet3d.registry import TRANSFORMS
 
 Floats = NDArray[np.float32]
 
-PACK = "{folder}.bin"
-"""File beside the database's folder with the points of all objects; an entry's `offset` is its first point."""
-
-DEFAULT_CHANNELS = 4
-"""Numbers of a point in the packed file where an entry has no `channels`."""
-
-_CACHE_BYTES = 64 << 20
-
-
-class DatabaseEntry(TypedDict, total=False):
-    """An object in the database's info file; `offset` is the first point in the packed file."""
-
-    name: str
-    path: str
-    box3d_lidar: npt.ArrayLike
-    num_points_in_gt: int
-    difficulty: int
-    image_idx: int | str
-    gt_idx: int
-    score: float
-    group_id: int
-    offset: int
-    channels: int
-
 
 class DatabaseFilters(TypedDict, total=False):
     """Which objects are left out: difficulty levels, and classes with fewer points than a number."""
 
     filter_by_difficulty: Sequence[int]
     filter_by_min_points: Mapping[str, int]
-
-
-class Bank:
-    """Objects of one class as arrays, which forked loader workers share.
-
-    Args:
-        entries: Entries of the database's info file.
-        source: That file, for messages.
-        box_dim: Numbers of a box to use; all of them by default.
-    """
-
-    def __init__(self, entries: Sequence[DatabaseEntry], source: str, box_dim: int | None = None) -> None:
-        try:
-            boxes = [np.asarray(entry["box3d_lidar"], np.float32)[:box_dim] for entry in entries]
-            self.boxes: Floats = np.array(boxes, dtype=np.float32).reshape(len(entries), max([7, *map(len, boxes[:1])]))
-            self.counts = np.array([entry["num_points_in_gt"] for entry in entries], dtype=np.int64)
-            self.paths = np.array([str(entry["path"]) for entry in entries], dtype=np.str_)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{source}: an object of the database is malformed: {error!r}") from None
-        # First point of an object in the packed file; -1 without one.
-        self.offsets = np.array([entry.get("offset", -1) for entry in entries], dtype=np.int64)
-        self.channels = int(entries[0].get("channels", DEFAULT_CHANNELS)) if entries else DEFAULT_CHANNELS
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-
-class Clouds:
-    """Points of the objects, from the packed file if there is one, else from single files through a small cache.
-
-    Args:
-        root: Folder that the paths of the database are relative to.
-        loader: Reads one object's file.
-        source: The database's info file, for messages.
-    """
-
-    def __init__(self, root: str, loader: Any, source: str) -> None:
-        self.root = root
-        self.loader = loader
-        self.source = source
-        # A loader that does more than read needs the single files.
-        self._packs = type(loader) is LoadPointsFromFile and not (loader.norm_intensity or loader.norm_elongation)
-        self._maps: dict[str, Floats | None] = {}
-        self._cache: OrderedDict[str, Floats] = OrderedDict()
-        self._cached = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A memory map cannot be pickled; the other process opens its own.
-        return {**self.__dict__, "_maps": {}, "_cache": OrderedDict(), "_cached": 0}
-
-    def read(self, path: str, offset: int, count: int, channels: int = DEFAULT_CHANNELS) -> Floats:
-        """Return an object's points, (n, C), relative to its box's bottom centre; read-only.
-
-        Args:
-            path: Its single file.
-            offset: Its first point in the packed file; -1 if it is not there.
-            count: Number of its points.
-            channels: Numbers of a point in the packed file.
-        """
-        if offset >= 0 and self._packs and self.loader.load_dim == channels:
-            packed = self._map(path, channels)
-            if packed is not None and (offset + count) <= len(packed):
-                points = packed[offset : offset + count]
-                use = self.loader.use_dim
-                return points if use == list(range(channels)) else points[:, use]
-        return self._file(path)
-
-    def _map(self, path: str, channels: int) -> Floats | None:
-        folder = path.partition("/")[0]
-        if folder not in self._maps:
-            file = inside(self.root, PACK.format(folder=folder), source=self.source)
-            self._maps[folder] = _open_map(file, channels) if os.path.isfile(file) else None
-        return self._maps[folder]
-
-    def _file(self, path: str) -> Floats:
-        if path in self._cache:
-            self._cache.move_to_end(path)
-            return self._cache[path]
-        file = inside(self.root, path, source=self.source)
-        points: Floats = self.loader({"lidar_points": {"lidar_path": file}})["points"]
-        self._cache[path] = points
-        self._cached += points.nbytes
-        while self._cached > _CACHE_BYTES and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
-        return points
-
-
-def _open_map(file: str, channels: int) -> Floats | None:
-    size = os.path.getsize(file)
-    if not size or size % (4 * channels):
-        return None
-    with open(file, "rb") as handle:
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, dtype=np.float32).reshape(-1, channels)
 
 
 @TRANSFORMS.register_module()
@@ -215,24 +94,22 @@ class DataBaseSampler:
         return self._banks
 
     def _load(self) -> dict[str, Bank]:
-        found = read_infos(join("", self.info_path))
-        if not isinstance(found, Mapping):
-            raise InputError(f"{self.info_path}: an object database is a dict of lists, got {type(found).__name__}")
+        database = open_database(join("", self.info_path), self.data_root)
         banks = {}
         for name, _ in self.groups:
-            least = self.min_points.get(name, 0)
-            entries = [
-                entry
-                for entry in found.get(name, ())
-                if entry.get("difficulty") not in self.bad_levels and entry.get("num_points_in_gt", 0) >= least
-            ]
+            banks[name] = bank = Bank(
+                database,
+                name,
+                bad_levels=sorted(self.bad_levels),
+                min_points=self.min_points.get(name, 0),
+                box_dim=self.bbox_code_size,
+            )
             # Not an error: small data sets lack classes.
-            if not entries and dist.is_main_process():
-                kept = f"none of {len(found[name])} passes the filters" if found.get(name) else "there is none"
+            if not len(bank) and dist.is_main_process():
+                kept = f"none of {bank.total} passes the filters" if bank.total else "there is none"
                 get_logger().warning("%s: no %s to paste: %s", self.info_path, name, kept)
-            for entry in entries[:1]:
-                inside(self.data_root, str(entry.get("path")), source=self.info_path)
-            banks[name] = Bank(entries, self.info_path, self.bbox_code_size)
+            if len(bank):
+                inside(self.data_root, bank.path(0), source=self.info_path)
         return banks
 
     def sample_all(
@@ -259,24 +136,21 @@ class DataBaseSampler:
                 continue
             # Without replacement, from the sample's own generator.
             drawn = random.sample(range(len(bank)), min(missing, len(bank)))
-            corners = bev_corners(bank.boxes[drawn][:, [0, 1, 3, 4, 6]].astype(np.float64))
+            corners = bev_corners(bank.boxes(drawn)[:, [0, 1, 3, 4, 6]].astype(np.float64))
             kept = _free(taken, corners)
             taken = np.concatenate((taken, corners[kept]))
             picked += [(bank, drawn[i]) for i in kept]
             labels += [label] * len(kept)
         if not picked:
             return None
-        boxes = _stack([bank.boxes[i] for bank, i in picked])
+        boxes = _stack([bank.boxes([i])[0] for bank, i in picked])
         if ground_plane is not None:
             boxes[:, 2] -= boxes[:, :3] @ ground_plane[:3].astype(np.float32) + np.float32(ground_plane[3])
         return boxes, np.array(labels, dtype=np.int64), self._points(picked, boxes)
 
     def _points(self, picked: Sequence[tuple[Bank, int]], boxes: Floats) -> Floats:
         """Return the points of all objects at their boxes, (n, C)."""
-        clouds = [
-            self.clouds.read(str(bank.paths[i]), int(bank.offsets[i]), int(bank.counts[i]), bank.channels)
-            for bank, i in picked
-        ]
+        clouds = [bank.points(i, self.clouds) for bank, i in picked]
         points = np.concatenate(clouds)
         points[:, :3] += np.repeat(boxes[:, :3], [len(cloud) for cloud in clouds], axis=0)
         return points

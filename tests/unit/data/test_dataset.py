@@ -361,3 +361,53 @@ def test_real_frames_read_as_they_should(tmp_path: Path) -> None:
     assert 0 <= cut[:, 2].min() <= cut[:, 2].max() < 1.89
     whole = DATASETS.build(dataset_cfg(root, split="trainval", pipeline=train_pipeline(root)))
     assert len(whole[3]["data_samples"].gt_instances_3d.labels_3d) >= 3
+
+
+@pytest.mark.parametrize("folder", ["written", "unwritable"])
+def test_cached_infos_give_the_samples_of_the_file(
+    tiny: Path, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = rewrite(tiny, tmp_path, lambda content: content)
+    with np.printoptions(threshold=10**6, precision=17):
+        expected = repr([build(root)[i] for i in range(4)])
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    if folder == "unwritable":
+        (root / ".kitti_infos_train.pkl.cache.lock").mkdir()
+    for _ in range(2):
+        dataset = build(root)
+        with np.printoptions(threshold=10**6, precision=17):
+            assert repr([dataset[i] for i in range(4)]) == expected
+        again = pickle.loads(pickle.dumps(dataset.get_data_info(2)))
+        assert again["sample_idx"] == 2
+    assert (root / "kitti_infos_train.pkl.cache").exists() == (folder == "written")
+
+
+def test_cache_is_renewed_with_the_info_file(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    root = rewrite(tiny, tmp_path, lambda content: content)
+    assert len(build(root)) == len(build(root)) == 4
+
+    def shorten(content):
+        del content["data_list"][1:]
+
+    assert len(build(rewrite(tiny, tmp_path, shorten))) == 1
+
+
+class OwnParsing(KittiDataset):
+    """Parses frames in its own way, counts them, and drops the first."""
+
+    parsed = 0
+
+    def parse_data_info(self, info):
+        self.parsed += 1
+        return [super().parse_data_info(info)] * 2
+
+    def filter_data(self):
+        return self.data_list[1:]
+
+
+def test_class_with_own_parsing_sees_all_frames_at_once(tiny: Path) -> None:
+    dataset = OwnParsing(**{key: value for key, value in dataset_cfg(tiny, pipeline=[]).items() if key != "type"})
+    assert dataset.parsed == 4
+    assert [dataset.get_data_info(i)["sample_idx"] for i in range(len(dataset))] == [0, 1, 1, 2, 2, 3, 3]
+    assert dataset.parsed == 4

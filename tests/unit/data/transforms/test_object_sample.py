@@ -347,3 +347,40 @@ def test_objects_of_five_numbers_a_point_keep_time_lag_and_velocity(tmp_path: Pa
     (tmp_path / "db.bin").unlink()
     assert_close(paste()["points"], made["points"], atol=0)
     assert paste(bbox_code_size=7)["gt_bboxes_3d"].tensor[:, 7:].abs().max() == 0
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cached_database_pastes_the_same(tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_database(tmp_path, {"Car": 9, "Pedestrian": 4}, packed=packed)
+    groups = {"Car": 5, "Pedestrian": 3}
+    filters = {"prepare": {"filter_by_difficulty": [-1], "filter_by_min_points": {"Car": 7}}}
+    plain = make(root, groups, **filters)
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    make(root, groups, **filters).warm_up()
+    cached = make(root, groups, **filters)
+    cached.warm_up()
+    assert (root / "dbinfos.pkl.cache").exists()
+    if not packed:  # the points are in the cache
+        for path in (root / "db").glob("*.bin"):
+            path.rename(path.with_suffix(".gone"))
+    for step in (cached, pickle.loads(pickle.dumps(cached))):
+        random.seed(4)
+        made = step(scene())
+        for path in (root / "db").glob("*.gone"):
+            path.rename(path.with_suffix(".bin"))
+        random.seed(4)
+        expected = plain(scene())
+        assert_close(made["points"], expected["points"])
+        assert_close(made["gt_bboxes_3d"].tensor, expected["gt_bboxes_3d"].tensor)
+    assert len(pickle.dumps(cached.db_sampler.banks["Car"])) < 1000
+
+
+def test_files_that_do_not_fit_their_entries_stay_single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydet3d.array_cache.MIN_SOURCE_BYTES", 0)
+    root = write_database(tmp_path, {"Car": 3}, packed=False)
+    (root / "db/1_Car_0.bin").write_bytes(np.full((9, 4), 0.5, np.float32).tobytes())
+    made = make(root, {"Car": 3})(scene())
+    assert len(made["points"]) == 5 + 9 + 7 + 1
+    (root / "db/1_Car_0.bin").unlink()
+    with pytest.raises(InputError, match=r"1_Car_0\.bin"):
+        make(root, {"Car": 3})(scene())
