@@ -110,8 +110,16 @@ def checkpoint_size(cfg: Config) -> int:
     return 3 * sum(item.numel() * item.element_size() for item in model.parameters())
 
 
-def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
-    """Check that every node that a worker may run on sees the work dir and may write to it.
+def check_seen_by_nodes(
+    folder: Path, nodes: list[Node], *, what: str = "work_dir", flag: str = "--work-dir DIR"
+) -> None:
+    """Check that every node that a worker may run on sees a folder and may write to it.
+
+    Args:
+        folder: The folder.
+        nodes: The nodes.
+        what: Name of the folder, for messages.
+        flag: The argument that names another folder, for messages.
 
     Raises:
         InputError: A node does not see it, or may not write to it.
@@ -121,7 +129,7 @@ def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    token = work_dir / f".seen-{uuid.uuid4().hex}"
+    token = folder / f".seen-{uuid.uuid4().hex}"
     token.write_text(token.name)
     visit = ray.remote(num_cpus=0, max_retries=0)(_visit)
     try:
@@ -139,8 +147,8 @@ def check_seen_by_nodes(work_dir: Path, nodes: list[Node]) -> None:
                 wrong = f"could not be asked ({type(error).__name__})"
             if wrong:
                 raise InputError(
-                    f"work_dir {work_dir} on node {pending[ref].address} {wrong}; put it on storage that all nodes "
-                    "share (NFS, Lustre, EFS, Filestore) with --work-dir DIR"
+                    f"{what} {folder} on node {pending[ref].address} {wrong}; put it on storage that all nodes "
+                    f"share (NFS, Lustre, EFS, Filestore) with {flag}"
                 )
     finally:
         token.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import logging
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from raydet3d.cli import run_command, version
 from raydet3d.data.prepare import PREPARERS
@@ -18,6 +19,7 @@ from raydet3d.log import get_logger
 EXAMPLES = """example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
   python -m raydet3d.data.prepare nuscenes data/nuscenes --version v1.0-mini
+  RAY_ADDRESS=HOST:6379 python -m raydet3d.data.prepare nuscenes /shared/nuscenes --ray    # on a cluster
 
 exit codes: 0 done; 1 failed; 2 the raw data or a flag is wrong; 75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same
 command continues where it was"""
@@ -68,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workers", type=int, metavar="N", help="processes (default: one for each processor; 0: only this one)"
     )
     parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="prepare as Ray tasks on the cluster of RAY_ADDRESS, or on one that is started here; every node must see "
+        "ROOT under this path; --workers limits the tasks that run at once",
+    )
+    parser.add_argument(
         "--version",
         action=_Version,
         nargs="?",
@@ -80,16 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = get_logger().level
     get_logger().addHandler(console)
     get_logger().setLevel(logging.INFO)
-    workers = num_processors() if options.workers is None else options.workers
+    workers = (0 if options.ray else num_processors()) if options.workers is None else options.workers
     try:
         if workers < 0:
             raise InputError(f"--workers must be 0 or more, got {workers}")
         if "\0" in options.root:
             raise InputError(f"ROOT {options.root!r} holds a NUL character")
         prepare = PREPARERS.get(options.dataset)
-        more = {} if options.version is None else {"version": options.version}
-        if more and "version" not in inspect.signature(prepare).parameters:
+        more: dict[str, Any] = {} if options.version is None else {"version": options.version}
+        known = inspect.signature(prepare).parameters
+        if more and "version" not in known:
             raise InputError(f"--version {options.version}: {options.dataset} has no versions")
+        if options.ray:
+            if "runner" not in known:
+                raise InputError(f"--ray: {options.dataset} is prepared on this machine only; use --workers")
+            from raydet3d.launch.ray_jobs import RayJobs
+
+            more["runner"] = RayJobs(options.root)
         prepare(options.root, workers=workers, **more)
     finally:
         get_logger().removeHandler(console)

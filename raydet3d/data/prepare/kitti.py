@@ -12,7 +12,7 @@ from raydet3d.config import ConfigDict
 from raydet3d.data.datasets.kitti_infos import CATEGORIES, make_metainfo
 from raydet3d.data.datasets.kitti_io import read_lines
 from raydet3d.data.prepare.database import write_database
-from raydet3d.data.prepare.job_pool import run_jobs
+from raydet3d.data.prepare.job_pool import JobRunner, run_jobs
 from raydet3d.data.prepare.journal import Journal
 from raydet3d.data.prepare.kitti_frames import (
     DATABASE,
@@ -38,7 +38,7 @@ _LAYOUT = (
 
 
 @PREPARERS.register_module("kitti")
-def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
+def prepare_kitti(root: Path | str, *, workers: int = 0, runner: JobRunner = run_jobs) -> None:
     """KITTI 3D object detection, or anything in its layout, for each split that has a list in ImageSets.
 
     It reads
@@ -59,6 +59,7 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
     Args:
         root: The data set's folder.
         workers: Processes to share the frames between; 0 prepares them in this one.
+        runner: Runs the frames; on this node by default.
 
     Raises:
         InputError: Raw data that the LiDAR needs is missing or damaged, or files cannot be written; the message names
@@ -79,7 +80,7 @@ def prepare_kitti(root: Path | str, *, workers: int = 0) -> None:
             todo = [job for job in jobs.values() if not job.is_done(journal.records.get(job.key))]
             with ProgressBar(len(jobs), "kitti frames") as bar:
                 bar.skip(len(jobs) - len(todo))
-                for job, record in zip(todo, run_jobs(prepare_frame, todo, workers), strict=True):
+                for job, record in zip(todo, runner(prepare_frame, todo, workers), strict=True):
                     journal.add(job.key, record)
                     bar.step()
             _report(root, [journal.records[key] for key in jobs])

@@ -2,7 +2,8 @@
 
 To add one: a module in this package with a function `prepare(root, *, workers)`, registered under the name that the
 command takes, and its import in the package's `__init__.py`. Its docstring, up to `Args:`, is shown by `--help`. Where
-the function has a parameter `version`, the command passes its `--version` on.
+the function has a parameter `version`, the command passes its `--version` on. A parameter `runner` takes the
+`JobRunner` of `--ray`.
 """
 
 from __future__ import annotations
