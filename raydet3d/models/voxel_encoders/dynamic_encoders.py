@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from raydet3d.errors import InputError
 from raydet3d.models.layers.build_layer import build_norm_layer
 from raydet3d.models.module import ConfigType
-from raydet3d.ops import grid_size
+from raydet3d.models.voxel_encoders.point_offsets import PointOffsetEncoder
 from raydet3d.ops.voxel_scatter import VoxelGroups
 from raydet3d.registry import MODELS
 
@@ -56,53 +57,14 @@ class DynamicSimpleVFE(nn.Module):
         return groups.mean(features), groups.coors
 
 
-class _DynamicEncoder(nn.Module):
-    """Adds offsets to the features of each point, and encodes voxels by several layers.
+class _DynamicEncoder(PointOffsetEncoder):
+    """Encodes voxels by several layers, of which all but the last pass on each point's features and its voxel's."""
 
-    A layer but the last passes on each point's features and those of its voxel.
+    layers_name: ClassVar[str] = "vfe_layers"
 
-    Args:
-        in_channels: Features of a point.
-        feat_channels: Channels of the layers.
-        with_distance: Add the distance to the origin.
-        with_cluster_center: Add the offset to the mean of the voxel's points.
-        with_voxel_center: Add the offset to the voxel's centre.
-        voxel_size: Along x, y, z; metres.
-        point_cloud_range: x, y, z of the lower and of the upper corner; LiDAR frame, metres.
-        norm_cfg: Normalization.
-        mode: Pooling over the points of a voxel: "max" or "avg".
-    """
-
-    layers_name = "vfe_layers"
-
-    def __init__(
-        self,
-        in_channels: int,
-        feat_channels: Sequence[int],
-        with_distance: bool,
-        with_cluster_center: bool,
-        with_voxel_center: bool,
-        voxel_size: Sequence[float],
-        point_cloud_range: Sequence[float],
-        norm_cfg: ConfigType,
-        mode: str,
-    ) -> None:
-        super().__init__()
-        name = type(self).__name__
-        if mode not in ("max", "avg"):
-            raise InputError(f"{name}: mode must be 'max' or 'avg', got {mode!r}")
-        if not feat_channels:
-            raise InputError(f"{name}: feat_channels needs at least one layer, got none")
-        grid_size(voxel_size, point_cloud_range)  # raises if there is no voxel
-        self.with_distance = with_distance
-        self.with_cluster_center = with_cluster_center
-        self.with_voxel_center = with_voxel_center
-        self.voxel_size = tuple(map(float, voxel_size))
-        self.low = tuple(map(float, point_cloud_range[:3]))
-        self.mode = mode
-        first = in_channels + 3 * with_cluster_center + 3 * with_voxel_center + with_distance
+    def _add_layers(self, norm_cfg: ConfigType) -> None:
         layers = nn.ModuleList()
-        for index, (before, after) in enumerate(itertools.pairwise([first, *feat_channels])):
+        for index, (before, after) in enumerate(itertools.pairwise(self.channels)):
             layers.append(
                 nn.Sequential(
                     nn.Linear(before * (2 if index else 1), after, bias=False),
@@ -143,8 +105,7 @@ class _DynamicEncoder(nn.Module):
         if self.with_cluster_center:
             parts.append(xyz - groups.mean(xyz).index_select(0, groups.voxel))
         if self.with_voxel_center:
-            first = features.new_tensor([s / 2 + a for s, a in zip(self.voxel_size, self.low, strict=True)])
-            parts.append(xyz - (coors[:, 1:].flip(1).to(features) * features.new_tensor(self.voxel_size) + first))
+            parts.append(xyz - self.voxel_centers(coors, features))
         if self.with_distance:
             parts.append(xyz.norm(dim=1, keepdim=True))
         return torch.cat(parts, dim=1)
@@ -152,7 +113,7 @@ class _DynamicEncoder(nn.Module):
 
 @MODELS.register_module()
 class DynamicVFE(_DynamicEncoder):
-    """Encodes voxels by several layers; see `_DynamicEncoder` for the arguments that are not here.
+    """Encodes voxels by several layers.
 
     Args:
         in_channels: Features of a point.
@@ -187,19 +148,19 @@ class DynamicVFE(_DynamicEncoder):
         super().__init__(
             in_channels,
             feat_channels,
-            with_distance,
-            with_cluster_center,
-            with_voxel_center,
-            voxel_size,
-            point_cloud_range,
-            norm_cfg,
-            mode,
+            with_distance=with_distance,
+            with_cluster_center=with_cluster_center,
+            with_voxel_center=with_voxel_center,
+            voxel_size=voxel_size,
+            point_cloud_range=point_cloud_range,
+            mode=mode,
         )
+        self._add_layers(norm_cfg)
 
 
 @MODELS.register_module()
 class DynamicPillarFeatureNet(_DynamicEncoder):
-    """Encodes pillars by several layers; see `_DynamicEncoder` for the arguments that are not here.
+    """Encodes pillars by several layers.
 
     Args:
         in_channels: Features of a point.
@@ -214,7 +175,7 @@ class DynamicPillarFeatureNet(_DynamicEncoder):
         legacy: Accepted for published configs; without an effect there, too.
     """
 
-    layers_name = "pfn_layers"
+    layers_name: ClassVar[str] = "pfn_layers"
 
     def __init__(
         self,
@@ -232,14 +193,14 @@ class DynamicPillarFeatureNet(_DynamicEncoder):
         super().__init__(
             in_channels,
             feat_channels,
-            with_distance,
-            with_cluster_center,
-            with_voxel_center,
-            voxel_size,
-            point_cloud_range,
-            norm_cfg,
-            mode,
+            with_distance=with_distance,
+            with_cluster_center=with_cluster_center,
+            with_voxel_center=with_voxel_center,
+            voxel_size=voxel_size,
+            point_cloud_range=point_cloud_range,
+            mode=mode,
         )
+        self._add_layers(norm_cfg)
 
 
 def _apply_layer(layer: nn.Sequential, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raydet3d.errors import InputError
 from raydet3d.models.layers.build_layer import build_norm_layer
 from raydet3d.models.module import ConfigType
-from raydet3d.ops import grid_size
+from raydet3d.models.voxel_encoders.point_offsets import PointOffsetEncoder
 from raydet3d.registry import MODELS
 
 _NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
@@ -68,7 +68,7 @@ class VFELayer(nn.Module):
 
 
 @MODELS.register_module()
-class HardVFE(nn.Module):
+class HardVFE(PointOffsetEncoder):
     """Adds offsets to the features of each point, and encodes a voxel by several `VFELayer`.
 
     Args:
@@ -99,23 +99,24 @@ class HardVFE(nn.Module):
         fusion_layer: ConfigType | None = None,
         return_point_feats: bool = False,
     ) -> None:
-        super().__init__()
-        if not feat_channels:
-            raise InputError("HardVFE: feat_channels needs at least one layer, got none")
-        if mode != "max" or fusion_layer is not None or return_point_feats:
-            raise InputError("HardVFE: mode='avg', fusion_layer and return_point_feats are not supported")
-        grid_size(voxel_size, point_cloud_range)  # raises if there is no voxel
-        first = in_channels + 3 * with_cluster_center + 3 * with_voxel_center + with_distance
+        super().__init__(
+            in_channels,
+            feat_channels,
+            with_distance=with_distance,
+            with_cluster_center=with_cluster_center,
+            with_voxel_center=with_voxel_center,
+            voxel_size=voxel_size,
+            point_cloud_range=point_cloud_range,
+            mode=mode,
+            modes=("max",),
+        )
+        if fusion_layer is not None or return_point_feats:
+            raise InputError("HardVFE: fusion_layer and return_point_feats are not supported")
         layers = []
-        for index, (before, after) in enumerate(itertools.pairwise([first, *feat_channels])):
+        for index, (before, after) in enumerate(itertools.pairwise(self.channels)):
             last = index == len(feat_channels) - 1
             layers.append(VFELayer(before * (2 if index else 1), after, norm_cfg=norm_cfg, cat_max=not last))
         self.vfe_layers = nn.ModuleList(layers)
-        self.with_distance = with_distance
-        self.with_cluster_center = with_cluster_center
-        self.with_voxel_center = with_voxel_center
-        self.voxel_size = tuple(map(float, voxel_size))
-        self.low = tuple(map(float, point_cloud_range[:3]))
 
     def forward(self, features: Tensor, num_points: Tensor, coors: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Encode voxels, in float32 under autocast too: bfloat16 would round a point at 50 m to 25 cm.
@@ -144,9 +145,7 @@ class HardVFE(nn.Module):
         if self.with_cluster_center:
             parts.append(xyz - xyz.sum(dim=1, keepdim=True) / num_points[:, None, None].to(features))
         if self.with_voxel_center:
-            size = features.new_tensor(self.voxel_size)
-            low = features.new_tensor([s / 2 + a for s, a in zip(self.voxel_size, self.low, strict=True)])
-            parts.append(xyz - (coors[:, 1:].flip(1).to(features) * size + low)[:, None])
+            parts.append(xyz - self.voxel_centers(coors, features)[:, None])
         if self.with_distance:
             parts.append(xyz.norm(dim=2, keepdim=True))
         return torch.cat(parts, dim=-1) * filled[..., None]

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydet3d.errors import InputError
 from raydet3d.models.layers.build_layer import build_norm_layer
 from raydet3d.models.module import ConfigType
-from raydet3d.ops import grid_size, pillar_max
+from raydet3d.models.voxel_encoders.point_offsets import PointOffsetEncoder
+from raydet3d.ops import pillar_max
 from raydet3d.registry import MODELS
 
 _NORM: ConfigType = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
@@ -118,7 +118,7 @@ class PFNLayer(nn.Module):
 
 
 @MODELS.register_module()
-class PillarFeatureNet(nn.Module):
+class PillarFeatureNet(PointOffsetEncoder):
     """Adds offsets to the features of each point, and reduces the points of a pillar to one feature.
 
     Args:
@@ -151,22 +151,20 @@ class PillarFeatureNet(nn.Module):
         legacy: bool = True,
         padded: bool = False,
     ) -> None:
-        super().__init__()
-        if mode not in ("max", "avg"):
-            raise InputError(f"PillarFeatureNet: mode must be 'max' or 'avg', got {mode!r}")
-        if not feat_channels:
-            raise InputError("PillarFeatureNet: feat_channels needs at least one layer, got none")
-        grid_size(voxel_size, point_cloud_range)  # raises if there is no voxel
-        channels = [in_channels + with_distance + 3 * with_cluster_center + 3 * with_voxel_center, *feat_channels]
+        super().__init__(
+            in_channels,
+            feat_channels,
+            with_distance=with_distance,
+            with_cluster_center=with_cluster_center,
+            with_voxel_center=with_voxel_center,
+            voxel_size=voxel_size,
+            point_cloud_range=point_cloud_range,
+            mode=mode,
+        )
         self.pfn_layers = nn.ModuleList(
             PFNLayer(before, after, norm_cfg=norm_cfg, last_layer=index == len(feat_channels) - 1, mode=mode)
-            for index, (before, after) in enumerate(itertools.pairwise(channels))
+            for index, (before, after) in enumerate(itertools.pairwise(self.channels))
         )
-        self.with_distance = with_distance
-        self.with_cluster_center = with_cluster_center
-        self.with_voxel_center = with_voxel_center
-        self.voxel_size = tuple(map(float, voxel_size))
-        self.low = tuple(map(float, point_cloud_range[:3]))
         self.legacy = legacy
         self.padded = padded
 
@@ -206,7 +204,7 @@ class PillarFeatureNet(nn.Module):
         """Return the input of the layers, (V, P, C_in), zero where a slot is empty; arguments as for `forward`."""
         filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points[:, None]  # (V, P)
         mean = voxels[..., :3].sum(dim=1, keepdim=True) / num_points[:, None, None].to(voxels)
-        return self._decorate(voxels, mean, self._centers(coors, voxels)[:, None]) * filled[..., None]
+        return self._decorate(voxels, mean, self.voxel_centers(coors, voxels)[:, None]) * filled[..., None]
 
     def feature_names(self, num_point_features: int) -> list[str]:
         """Return what each channel of `input_features` holds.
@@ -231,15 +229,9 @@ class PillarFeatureNet(nn.Module):
         points = voxels.flatten(0, 1).index_select(0, pillar * slots + slot)
         means = points[:, :3].contiguous()
         means = torch.segment_reduce(means, "mean", lengths=lengths, axis=0, unsafe=True) if len(lengths) else means
-        around = torch.cat((means, self._centers(coors, voxels)), dim=1)
+        around = torch.cat((means, self.voxel_centers(coors, voxels)), dim=1)
         mean, center = around.index_select(0, pillar).split(3, dim=1)
         return layer.pool_points(self._decorate(points, mean, center), pillar, lengths, slots)
-
-    def _centers(self, coors: Tensor, like: Tensor) -> Tensor:
-        """Return the (V, 3) centres of the pillars."""
-        size = like.new_tensor(self.voxel_size)
-        first = like.new_tensor([s / 2 + low for s, low in zip(self.voxel_size, self.low, strict=True)])
-        return coors[:, 1:].flip(1).to(like) * size + first
 
     def _decorate(self, points: Tensor, mean: Tensor, center: Tensor) -> Tensor:
         """Add offsets to points.
