@@ -178,10 +178,11 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "mmcv.ops": (
-        "deform_conv modulated_deform_conv",
+        "deform_conv iou3d modulated_deform_conv",
         {
             "raydet3d.models.layers.deform_conv2d": "DeformConv2d DeformConv2dPack ModulatedDeformConv2dPack",
             "raydet3d.ops.deform_conv": "deform_conv2d",
+            "raydet3d.models.layers.bev_nms": "boxes_iou3d nms3d nms3d_normal",
             "raydet3d.models": "SparseConv3d SparseConvTensor SparseInverseConv3d SparseSequential SubMConv3d",
         },
     ),
@@ -229,6 +230,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "DATASETS": "CBGSDataset Det3DDataset KittiDataset NuScenesDataset",
             "raydet3d.compat.fileio": "get",
+            "raydet3d.data.transforms.formatting": "to_tensor",
             "TRANSFORMS": f"DataBaseSampler {_TRANSFORMS}",
         },
     ),

@@ -24,6 +24,7 @@ EXACT = (
     "randomness",
     "custom_hooks",
     "activation_checkpointing",
+    "frozen_parts",
     "compile",
     "sync_bn",
     "model_wrapper_cfg",

@@ -31,6 +31,9 @@ from raydet3d.errors import InputError
 Parts = Part | Sequence[Part]
 """One part or a list of them."""
 
+PartNames = Annotated[Sequence[str], Described("a list of names of the model's parts")]
+"""Names of submodules, as in `named_modules`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiprocessingCfg:
@@ -85,8 +88,9 @@ class AutoScaleLR:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileCfg:
-    """`compile`: arguments of `torch.nn.Module.compile`."""
+    """`compile`: arguments of `torch.nn.Module.compile`, and `parts`: what to compile instead of the whole model."""
 
+    parts: PartNames | None = None
     fullgraph: bool = False
     dynamic: bool | None = None
     backend: str | Callable[..., Any] = "inductor"
@@ -164,7 +168,8 @@ class RunConfig:
     compile: bool | CompileCfg = False
     sync_bn: Literal["torch", "mmcv", False] | None = None
     find_unused_parameters: bool = False
-    activation_checkpointing: Annotated[Sequence[str], Described("a list of names of the model's parts")] | None = None
+    activation_checkpointing: PartNames | None = None
+    frozen_parts: PartNames | None = None
     ray: Mapping[str, Any] | None = None
     custom_imports: Mapping[str, Any] | None = None
     default_scope: str | None = None

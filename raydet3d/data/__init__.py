@@ -22,6 +22,7 @@ from raydet3d.data.transforms.formatting import Pack3DDetInputs, pseudo_collate
 from raydet3d.data.transforms.loading import LoadAnnotations3D, LoadPointsFromDict, LoadPointsFromFile
 from raydet3d.data.transforms.multi_sweep import LoadPointsFromMultiSweeps
 from raydet3d.data.transforms.object_sample import DataBaseSampler, ObjectSample
+from raydet3d.data.transforms.voxelization import VoxelizePoints
 
 __all__ = [
     "CBGSDataset",
@@ -53,6 +54,7 @@ __all__ = [
     "RepeatDataset",
     "SeededDataset",
     "Transform",
+    "VoxelizePoints",
     "check_dataset",
     "current_epoch",
     "pseudo_collate",

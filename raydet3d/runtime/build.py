@@ -17,7 +17,7 @@ from raydet3d.config import Config
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import EnvCfg
 from raydet3d.config.type_check import read_section
-from raydet3d.errors import InputAssertionError, InputError, InputTypeError
+from raydet3d.errors import InputAssertionError, InputError, InputTypeError, nearest
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, TrainLoop
 from raydet3d.optim import OptimWrapper, build_optim_wrapper
@@ -180,9 +180,15 @@ def finish_model(model: nn.Module, cfg: PartCfg) -> None:
     if given is False:
         return
     with config_context("compile"):
+        options = dict(given) if isinstance(given, Mapping) else {}
+        modules = dict(unwrapped(model).named_modules())
+        names = options.pop("parts", None) or [""]  # the model itself
+        if unknown := [name for name in names if name not in modules]:
+            raise InputError(f"compile.parts: the model has no part {unknown[0]!r}{nearest(unknown[0], list(modules))}")
         try:
-            # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
-            unwrapped(model).compile(**(dict(given) if isinstance(given, Mapping) else {}))
+            for name in names:
+                # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
+                modules[name].compile(**options)
         except (RuntimeError, ValueError) as error:  # an unknown back end or mode
             raise InputError(str(error).splitlines()[0]) from None
 

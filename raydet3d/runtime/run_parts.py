@@ -32,6 +32,7 @@ from raydet3d.runtime import build
 from raydet3d.runtime.build import LAUNCH, LaunchArgs, launching
 from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.evaluator import Evaluator
+from raydet3d.runtime.frozen_parts import freeze_parts
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import build_dataloader, global_batch_size, num_batch_workers
 from raydet3d.runtime.log_processor import LogProcessor
@@ -161,6 +162,7 @@ class RunParts:
             self.register_hook(hook)
         self.visualizer: Visualizer = self.build_visualizer(cfg.get("visualizer"))
         self.model: nn.Module = self.build_model(build.with_data_preprocessor(cfg))
+        freeze_parts(self.model, cfg.get("frozen_parts") or ())
         self.model = self.wrap_model(cfg.get("model_wrapper_cfg"), self.model.to(self.device))
         self.batch_workers: int = launch.get("batch_workers") or resolve_batch_workers(cfg, start)
         build.check_ranks(self.model, self._hooks, self.batch_workers)

@@ -86,6 +86,10 @@ class BoxRows:
         boxes.tensor = self.tensor.to(device, *args, **kwargs).float()
         return boxes
 
+    def pin_memory(self) -> Self:
+        """Copy the boxes to pinned memory."""
+        return self.new_box(self.tensor.pin_memory())
+
     def cpu(self) -> Self:
         """Copy the boxes to host memory."""
         return self.to("cpu")

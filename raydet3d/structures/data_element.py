@@ -159,6 +159,10 @@ class DataElement:
         """Copy the fields to the current GPU."""
         return self.to("cuda")
 
+    def pin_memory(self) -> Self:
+        """Copy every field that has a `pin_memory` method to pinned memory; loaders with `pin_memory=True` call it."""
+        return self._map(lambda value: value.pin_memory() if hasattr(value, "pin_memory") else value)
+
     def detach(self) -> Self:
         """Detach the fields from the autograd graph."""
         return self._map(lambda value: value.detach() if hasattr(value, "detach") else value)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from raydet3d.data.pipeline import Sample, Transform
@@ -42,13 +43,13 @@ class Pack3DDetInputs(Transform):
     """Pack model inputs into `inputs`, ground truth and meta information into a `Det3DDataSample`.
 
     Args:
-        keys: Keys to pack: `points`, `gt_bboxes_3d`, `gt_labels_3d`, `gt_bboxes`, `gt_bboxes_labels`, `attr_labels`,
-            `depths`, `centers_2d`. A key that the sample lacks is left out.
+        keys: Keys to pack: `points`, `voxels`, `gt_bboxes_3d`, `gt_labels_3d`, `gt_bboxes`, `gt_bboxes_labels`,
+            `attr_labels`, `depths`, `centers_2d`. A key that the sample lacks is left out.
         meta_keys: Meta information to keep.
     """
 
     def __init__(self, keys: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
-        known = ("points", *_FIELDS_3D, *_FIELDS_2D)
+        known = ("points", "voxels", *_FIELDS_3D, *_FIELDS_2D)
         for key in keys:
             if key not in known:
                 raise InputError(f"Pack3DDetInputs: cannot pack {key!r}; known: {', '.join(known)}")
@@ -69,7 +70,7 @@ class Pack3DDetInputs(Transform):
         for key in self.keys:
             if key not in results:
                 continue
-            if key == "points":
+            if key in ("points", "voxels"):
                 inputs[key] = _tensor(results[key])
             elif key in _FIELDS_3D:
                 instances_3d[_FIELDS_3D[key]] = _tensor(results[key])
@@ -85,6 +86,25 @@ class Pack3DDetInputs(Transform):
 def _tensor(value: T) -> T | torch.Tensor:
     """Convert an array to a tensor; return boxes and tensors unchanged."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+def to_tensor(data: torch.Tensor | NDArray[np.generic] | Sequence[float] | float) -> torch.Tensor:
+    """Convert to a tensor as MMDetection3D does: arrays of float64 become float32, a number gets the shape (1,).
+
+    Raises:
+        TypeError: A string, or something that holds no numbers.
+    """
+    if isinstance(data, torch.Tensor):
+        return data
+    if isinstance(data, np.ndarray):
+        return torch.from_numpy(data.astype(np.float32) if data.dtype == np.float64 else data)
+    if isinstance(data, int):
+        return torch.LongTensor([data])
+    if isinstance(data, float):
+        return torch.FloatTensor([data])
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return torch.tensor(data)
+    raise TypeError(f"{type(data).__name__} cannot be converted to a tensor")
 
 
 FUNCTIONS.register_module(module=default_collate)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from raydet3d.registry import MODELS
+from raydet3d.structures import DataElement
 
 
 @MODELS.register_module()
@@ -47,6 +48,8 @@ class BaseDataPreprocessor(nn.Module):
             return type(data)(self.cast_data(value) for value in data)
         if isinstance(data, Tensor):
             return data.to(self._device, non_blocking=self._non_blocking)
+        if isinstance(data, DataElement):
+            return data.to(self._device, non_blocking=True) if self._non_blocking else data.to(self._device)
         return data.to(self._device) if hasattr(data, "to") else data
 
     def forward(self, data: Any, training: bool = False) -> Any:

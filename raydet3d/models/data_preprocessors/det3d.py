@@ -50,6 +50,8 @@ class VoxelLayer:
 class Det3DDataPreprocessor(BaseDataPreprocessor):
     """Moves a batch to the device and groups its points into voxels.
 
+    Voxels that the pipeline made (`VoxelizePoints`) are used as they are.
+
     Args:
         voxel: Whether to voxelize.
         voxel_type: "hard": limited numbers of points in a voxel and of voxels in a frame; "dynamic": all points.
@@ -90,7 +92,7 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: `inputs` with `points`, B tensors (N, C), and `data_samples`, B of them or None.
+            data: `inputs` with `points`, B tensors (N, C), and maybe their voxels; `data_samples`, B of them or None.
             training: Selects the limit on voxels.
 
         Returns:
@@ -104,8 +106,25 @@ class Det3DDataPreprocessor(BaseDataPreprocessor):
         if samples is not None and self.device.type != "cpu":
             samples = self.cast_data(samples)
         if self.voxel:
-            inputs["voxels"] = self.voxelize(inputs["points"], training=training)
+            made = inputs.get("voxels")
+            inputs["voxels"] = self._stack(made) if made else self.voxelize(inputs["points"], training=training)
         return {"inputs": inputs, "data_samples": samples}
+
+    def _stack(self, frames: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Concatenate voxels that the pipeline made; the number of the frame becomes the first of a voxel's indices."""
+        layer = self.voxel_layer
+        assert layer is not None
+        first = frames["voxels"][0]
+        if (first.ndim == 2) != (self.voxel_type == "dynamic") or (
+            first.ndim == 3 and first.shape[1] != layer.max_num_points
+        ):
+            raise InputError(
+                f"Det3DDataPreprocessor has voxel_type={self.voxel_type!r}, max_num_points={layer.max_num_points}, the "
+                f"pipeline's VoxelizePoints made voxels of shape {tuple(first.shape)}; give both the same settings"
+            )
+        stacked = {key: torch.cat(list(parts)) for key, parts in frames.items() if key != "coors"}
+        coors = [F.pad(part, (1, 0), value=frame) for frame, part in enumerate(frames["coors"])]
+        return {**stacked, "coors": torch.cat(coors)}
 
     @torch.no_grad()
     def voxelize(self, points: Sequence[Tensor], *, training: bool) -> dict[str, Tensor]:

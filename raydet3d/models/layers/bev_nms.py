@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from raydet3d.ops import nms_aligned, nms_circle, nms_rotated
+from raydet3d.ops import nms_aligned, nms_circle, nms_rotated, rotated_iou_3d
 
 
 def nms_bev(
@@ -34,6 +34,34 @@ def nms_bev(
 def nms_normal_bev(boxes: Tensor, scores: Tensor, thresh: float) -> Tensor:
     """Suppress boxes (N, 5) x1, y1, x2, y2, yaw by the IoU of the boxes without their yaws; indices, best first."""
     return nms_aligned(boxes[:, :4], scores, thresh)
+
+
+def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress 3D boxes by rotated bird's-eye-view IoU.
+
+    Args:
+        boxes: (N, 7) centre x, y, z, dx, dy, dz, yaw.
+        scores: (N,) scores.
+        iou_threshold: IoU above which a box is suppressed by a better one.
+
+    Returns:
+        Indices of the kept boxes, best first.
+    """
+    return nms_rotated(boxes[:, [0, 1, 3, 4, 6]], scores, iou_threshold)
+
+
+def nms3d_normal(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress 3D boxes (N, 7) by the bird's-eye-view IoU of the boxes without their yaws; otherwise as `nms3d`."""
+    center, half = boxes[:, :2], boxes[:, 3:5] / 2
+    return nms_aligned(torch.cat((center - half, center + half), dim=1), scores, iou_threshold)
+
+
+def boxes_iou3d(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Compute the 3D IoU (N, M) of every pair of boxes (N, 7) and (M, 7): centre x, y, z, dx, dy, dz, yaw."""
+    bottom_a, bottom_b = boxes_a.clone(), boxes_b.clone()
+    bottom_a[:, 2] -= bottom_a[:, 5] / 2
+    bottom_b[:, 2] -= bottom_b[:, 5] / 2
+    return rotated_iou_3d(bottom_a, bottom_b)
 
 
 def circle_nms(dets: Tensor, thresh: float, post_max_size: int = 83) -> list[int]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from raydet3d import ops
-from raydet3d.structures import InstanceData, LiDARInstance3DBoxes
+from raydet3d.registry import MODELS
+from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
 from tests.kit.close import assert_close
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")]
@@ -74,3 +75,19 @@ def test_points_in_boxes_and_structures() -> None:
     there = instances.bboxes_3d
     there.rotate(0.3)
     assert_close(there.convert_to("camera").tensor, found.convert_to("camera").tensor, atol=1e-5)
+
+
+def test_samples_travel_from_pinned_memory() -> None:
+    boxes_3d = LiDARInstance3DBoxes(boxes(5))
+    sample = Det3DDataSample(metainfo={"sample_idx": 3})
+    sample.gt_instances_3d = InstanceData(bboxes_3d=boxes_3d, labels_3d=torch.arange(5))
+    pinned = sample.pin_memory()
+    assert pinned.gt_instances_3d.labels_3d.is_pinned()
+    assert pinned.gt_instances_3d.bboxes_3d.tensor.is_pinned()
+    preprocessor = MODELS.build({"type": "Det3DDataPreprocessor", "non_blocking": True}).cuda()
+    batch = {"inputs": {"points": [cloud(100).pin_memory()]}, "data_samples": [pinned]}
+    ready = preprocessor(batch, True)
+    assert_close(ready["inputs"]["points"][0], cloud(100))
+    moved = ready["data_samples"][0].gt_instances_3d
+    assert moved.labels_3d.is_cuda
+    assert_close(moved.bboxes_3d.tensor, boxes(5))

@@ -69,14 +69,18 @@ def test_whole_runs(tmp_path: Path) -> None:
     plain = weights_after(tmp_path / "plain")
     saving = weights_after(tmp_path / "saving", activation_checkpointing=["first", "norm"])
     compiled = weights_after(tmp_path / "compiled", compile={"backend": "eager"})
-    assert list(plain) == list(saving) == list(compiled)
+    in_part = weights_after(tmp_path / "part", compile={"backend": "eager", "parts": ["first", "bbox_head"]})
+    assert list(plain) == list(saving) == list(compiled) == list(in_part)
     for name, value in plain.items():
         assert torch.equal(value, saving[name]), name
         torch.testing.assert_close(value, compiled[name])
+        torch.testing.assert_close(value, in_part[name])
 
 
 def test_compile_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="compile has no 'backnd'; did you mean 'backend'"):
         assemble(toy_cfg(tmp_path, compile={"backnd": "eager"}))
+    with pytest.raises(InputError, match=r"compile\.parts: the model has no part 'frist'; did you mean 'first'"):
+        assemble(toy_cfg(tmp_path, compile={"parts": ["frist"]}, log_level="ERROR")).train()
     with pytest.raises(InputError, match="compile: Invalid backend: 'eagre'"):
         assemble(toy_cfg(tmp_path, compile={"backend": "eagre"}, log_level="ERROR")).train()

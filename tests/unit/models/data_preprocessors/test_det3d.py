@@ -1,10 +1,12 @@
 """Preprocessing: voxels of several frames in one batch, limits, devices."""
 
+import numpy as np
 import pytest
 import torch
 
+from raydet3d.data import pseudo_collate
 from raydet3d.errors import InputError
-from raydet3d.registry import MODELS
+from raydet3d.registry import MODELS, TRANSFORMS
 
 LAYER = {
     "max_num_points": 2,
@@ -73,3 +75,31 @@ def test_knows_its_device():
 def test_refuses(change, says):
     with pytest.raises(InputError, match=says):
         MODELS.build({**PREPROCESSOR, **change})
+
+
+@pytest.mark.parametrize("voxel_type", ["hard", "dynamic"])
+@pytest.mark.parametrize("training", [True, False])
+def test_voxels_of_loader_workers_are_those_of_the_preprocessor(voxel_type, training):
+    step = TRANSFORMS.build({"type": "VoxelizePoints", **LAYER, "voxel_type": voxel_type, "training": training})
+    pack = TRANSFORMS.build({"type": "Pack3DDetInputs", "keys": ["points", "voxels"]})
+    clouds = [np.array(rows, np.float32).reshape(-1, 4) for rows in (ONE, [], ONE[1:2])]
+    made = pseudo_collate([pack(step({"points": cloud})) for cloud in clouds])
+    preprocessor = MODELS.build({**PREPROCESSOR, "voxel_type": voxel_type})
+    expected = preprocessor(batch(ONE, [], ONE[1:2]), training=training)["inputs"]["voxels"]
+    found = preprocessor(made, training=training)["inputs"]["voxels"]
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert value.dtype == found[key].dtype
+        assert torch.equal(value, found[key]), key
+
+
+def test_voxels_made_with_other_settings_are_refused():
+    step = TRANSFORMS.build({"type": "VoxelizePoints", **LAYER, "max_num_points": 3})
+    pack = TRANSFORMS.build({"type": "Pack3DDetInputs", "keys": ["points", "voxels"]})
+    made = pseudo_collate([pack(step({"points": np.array(ONE, np.float32)}))])
+    with pytest.raises(InputError, match=r"max_num_points=2.*\(2, 3, 4\).*same settings"):
+        MODELS.build(PREPROCESSOR)(made, training=True)
+    with pytest.raises(InputError, match="dynamic"):
+        MODELS.build({**PREPROCESSOR, "voxel_type": "dynamic"})(made, training=True)
+    with pytest.raises(InputError, match="max_voxels must be at least 1"):
+        TRANSFORMS.build({"type": "VoxelizePoints", **LAYER, "max_voxels": 0})

@@ -2,7 +2,15 @@
 
 import torch
 
-from raydet3d.models.layers.bev_nms import box3d_multiclass_nms, circle_nms, nms_bev, nms_normal_bev
+from raydet3d.models.layers.bev_nms import (
+    box3d_multiclass_nms,
+    boxes_iou3d,
+    circle_nms,
+    nms3d,
+    nms3d_normal,
+    nms_bev,
+    nms_normal_bev,
+)
 
 BOXES = torch.tensor([[0.0, 0, 4, 2, 0], [0.5, 0, 4.5, 2, 0], [10, 10, 14, 12, 0.3]])
 SCORES = torch.tensor([0.5, 0.9, 0.7])
@@ -29,3 +37,13 @@ def test_class_by_class_with_further_columns():
     assert directions.tolist() == [0, 1, 1]
     torch.testing.assert_close(best, torch.tensor([0.9, 0.7, 0.6]))
     assert torch.equal(boxes, BOXES[[0, 2, 1]])
+
+
+def test_3d_boxes_are_centres_sizes_and_yaws():
+    boxes = torch.tensor([[2.0, 1, 0, 4, 2, 2, 0], [2.5, 1, 9, 4, 2, 2, 0], [12, 11, 0, 4, 2, 2, 0.3]])
+    assert nms3d(boxes, SCORES, 0.2).tolist() == nms_bev(BOXES, SCORES, 0.2).tolist() == [1, 2]
+    assert nms3d_normal(boxes, SCORES, 0.9).tolist() == [1, 2, 0]
+    lifted = boxes[:1] + torch.tensor([0, 0, 1.0, 0, 0, 0, 0])
+    torch.testing.assert_close(boxes_iou3d(boxes[:1], lifted), torch.tensor([[1 / 3]]))
+    taller = boxes[:1] + torch.tensor([0, 0, 0, 0, 0, 2.0, 0])
+    torch.testing.assert_close(boxes_iou3d(boxes[:1], taller), torch.tensor([[0.5]]))
