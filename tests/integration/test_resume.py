@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raydet3d.runtime import assemble
+from tests.kit.exact import same_run
 from tests.kit.toy import SaveAt, ToyData, ToyModel, toy_cfg
 
 NO_SAVES = {"type": "CheckpointHook", "save_last": False}
@@ -22,36 +23,6 @@ def saves(*iters: int) -> dict[str, Any]:
     """Changes of the config: save after these iterations, and drop pasted objects after the first epoch."""
     off = {"type": "DisableObjectSampleHook", "disable_after_epoch": 1}
     return {"custom_hooks": [off, {"type": SaveAt, "iters": list(iters)}], "default_hooks__checkpoint": NO_SAVES}
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
-
-
-def same(a: Any, b: Any, where: str = "") -> None:
-    """Fail at the first place where two nested states differ in a single bit."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def same_run(path: Path, other: Path) -> None:
-    """Compare all that makes a run; times and memory are the machine's."""
-    a, b = load(path), load(other)
-    for key in ("state_dict", "optimizer", "param_schedulers", "progress", "rng", "sampler", "hooks"):
-        same(a[key], b[key], key)
-    for name, series in a["history"]["scalars"].items():
-        if "time" not in name:
-            same(series, b["history"]["scalars"][name], name)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -192,6 +192,11 @@ def toy_cfg(work_dir: Path | str, **changes: Any) -> Config:
             "randomness": {"seed": 3},
         }
     )
+    return with_changes(cfg, **changes)
+
+
+def with_changes(cfg: Config, **changes: Any) -> Config:
+    """Replace values of a config in place, with ``__`` for the dot in the key."""
     for key, value in changes.items():
         place: Any = cfg
         *path, last = key.split("__")
