@@ -253,7 +253,7 @@ class InfoFrames:
 
     def _unpickle(self, data: NDArray[np.uint8]) -> Any:
         try:
-            return _PlainUnpickler(io.BytesIO(data)).load()
+            return _PlainUnpickler(io.BytesIO(data.data)).load()
         except Exception as error:  # noqa: BLE001 - reading damaged bytes may raise nearly anything
             raise InputError(
                 f"{self._arrays.path}: the cache of the info file is damaged ({error}); delete it"

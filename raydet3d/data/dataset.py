@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from raydet3d.config import ConfigDict, ConfigValue, PartCfg
 from raydet3d.data.paths import inside, join, require
 from raydet3d.data.pipeline import Compose, Sample, TransformLike
+from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
 from raydet3d.info_file import FrameInfo, InfoFrames, InfoRecord, check_backend, open_infos
 from raydet3d.log import get_logger
@@ -261,9 +262,12 @@ class Det3DDataset(Dataset[Any]):
             self.pipeline.warm_up(self.get_data_info(0) if len(self._data) else None)
 
     def _has_own_parsing(self) -> bool:
-        """Return whether a class outside of this package parses or filters frames, which may need all of them."""
-        methods = (self.load_data_list, self.filter_data, self.parse_data_info, self.parse_ann_info)
-        return not all(method.__module__.startswith("raydet3d.") for method in methods)
+        """Return whether a subclass loads or filters all frames, or one outside of this package parses them."""
+        kind = type(self)
+        base = Det3DDataset
+        if kind.load_data_list is not base.load_data_list or kind.filter_data is not base.filter_data:
+            return True
+        return not all(m.__module__.startswith("raydet3d.") for m in (kind.parse_data_info, kind.parse_ann_info))
 
     def disable_transform(self, type_name: str, from_epoch: int) -> int:
         """Skip the transforms of a type from an epoch on (counted from 0); return how many there are."""
@@ -356,6 +360,8 @@ class Det3DDataset(Dataset[Any]):
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
                 raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
+            if name not in categories and is_main_process():
+                get_logger().warning("%s: its categories lack %r, so no object of that class is read", self.ann_file, name)
         self._label_of = {
             categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0
         }

@@ -86,7 +86,7 @@ def _add_class(writer: ArrayWriter, name: str, entries: Sequence[DatabaseEntry],
     """Write the columns of a class and, given the root, the points of objects that are in no packed file."""
     try:
         boxes = [np.asarray(entry["box3d_lidar"], np.float32) for entry in entries]
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "boxes": np.array(boxes, np.float32).reshape(len(entries), max([7, *map(len, boxes[:1])])),
             "counts": np.array([entry["num_points_in_gt"] for entry in entries], np.int64),
             "difficulty": np.array([entry.get("difficulty", _NO_DIFFICULTY) for entry in entries], np.int64),
@@ -157,8 +157,11 @@ class Bank:
         self._arguments = database, name, bad_levels, min_points, box_dim
         self._box_dim = box_dim
         known = f"{name}/counts" in database
-        column = {key: database[f"{name}/{key}"] if known else np.zeros(0, np.int64) for key in _COLUMNS}
-        self._boxes, self._counts, self._difficulty, self._offsets, self._paths, self._path_ends = column.values()
+        nothing: NDArray[Any] = np.zeros(0, np.int64)
+        column = {key: database[f"{name}/{key}"] if known else nothing for key in _COLUMNS}
+        self._boxes: Floats = column["boxes"]
+        self._counts, self._difficulty, self._offsets = column["counts"], column["difficulty"], column["offsets"]
+        self._paths, self._path_ends = column["paths"], column["path_ends"]
         self.channels = int(database[f"{name}/channels"].sum()) if self.total else DEFAULT_CHANNELS
         packed: Floats | None = database.get(f"{name}/points")
         self._points = None if packed is None else packed.reshape(-1, self.channels)

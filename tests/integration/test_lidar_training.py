@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import sys
 import time
@@ -20,9 +21,9 @@ from raydet3d.runtime import assemble
 from raydet3d.runtime.loaders import build_dataloader, release
 from tests.kit.exact import same_run
 from tests.kit.tiny_centerpoint import CLASSES, TASKS, tiny_centerpoint, write_data
-from tests.kit.toy import SaveAt
 
-END = 14  # iterations: 14 samples an epoch by CBGS, 2 epochs, 2 samples a batch
+END = 22  # iterations: 22 samples an epoch by CBGS, 2 epochs, 2 samples a batch
+SAVES = {"default_hooks__checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": False}}
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +33,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run with a checkpoint of each iteration that a test resumes from."""
+    """An undisturbed run with a checkpoint of each iteration."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    result = assemble(tiny_centerpoint(root, folder, **saves(1, 5, 7, 10, END))).train()
+    result = assemble(tiny_centerpoint(root, folder, **SAVES)).train()
     assert "NuScenes metric/pred_instances_3d_NuScenes/NDS" in result["metrics"]
     return folder
 
 
-def saves(*iters: int) -> dict[str, Any]:
-    return {
-        "custom_hooks": [{"type": SaveAt, "iters": list(iters)}],
-        "default_hooks__checkpoint": {"type": "CheckpointHook", "save_last": False},
-    }
-
-
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (5, 2), (7, 0), (10, 1)])
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (7, 2), (11, 0), (18, 1)])
 def test_resumed_run_ends_as_the_undisturbed_one(
     root: Path, whole: Path, tmp_path: Path, stop: int, workers: int
 ) -> None:
-    cfg = tiny_centerpoint(root, tmp_path / "part", train_dataloader__num_workers=workers, **saves(END))
+    cfg = tiny_centerpoint(root, tmp_path / "part", train_dataloader__num_workers=workers, **SAVES)
     assemble(cfg, resume=str(whole / f"iter_{stop}.pth")).train()
     same_run(whole / f"iter_{END}.pth", tmp_path / "part" / f"iter_{END}.pth")
 
 
 def train_in_a_process(root: Path, folder: Path, resume: bool) -> None:
-    every = {"type": "CheckpointHook", "interval": 1, "by_epoch": False}
     torch.set_num_threads(1)
-    assemble(tiny_centerpoint(root, folder, default_hooks__checkpoint=every, log_level="ERROR"), resume=resume).train()
+    assemble(tiny_centerpoint(root, folder, log_level="ERROR", **SAVES), resume=resume).train()
 
 
 def test_killed_run_continues_exactly(root: Path, whole: Path, tmp_path: Path) -> None:
@@ -116,13 +109,13 @@ def test_evaluate_with_and_without_tta(
     config = tmp_path / "tiny.py"
     tiny_centerpoint(root, tmp_path / "scored").dump(config)
     checkpoint = whole / f"iter_{END}.pth"
-    scores = []
+    scores: list[str] = []
     for flags in ([], ["--tta"]):
         code, out, err = run_evaluate(monkeypatch, capsys, config, checkpoint, *flags)
         assert code == 0, err
-        lines = [line for line in out.splitlines() if line.rpartition(": ")[0].endswith(("NDS", "mAP"))]
-        assert lines, out
-        scores.append(out)
+        scores += re.findall(r"^mAP (0\.\d+), NDS 0\.\d+$", out, re.MULTILINE)
+    assert len(scores) == 2
+    assert scores[0] != scores[1]
     tta = tiny_centerpoint(root, tmp_path / "no", tta_model=None)
     tta.dump(config)
     code, _, err = run_evaluate(monkeypatch, capsys, config, checkpoint, "--tta")
@@ -148,13 +141,15 @@ def test_fine_tuning_with_other_classes_keeps_what_fits_and_names_the_rest(
 ) -> None:
     cfg = tiny_centerpoint(
         root, tmp_path / "run", load_from=str(whole / f"iter_{END}.pth"), frozen_parts=["pts_voxel_encoder"],
-        train_cfg={"by_epoch": False, "max_iters": 1}, val_dataloader=None, val_evaluator=None, val_cfg=None,
+        train_cfg={"by_epoch": False, "max_iters": 1},
+        **{f"{mode}_{part}": None for mode in ("val", "test") for part in ("dataloader", "cfg", "evaluator")},
     )  # fmt: skip
     cfg.model.pts_bbox_head.tasks = [TASKS[0], {"num_class": 1, "class_names": ["pedestrian"]}]
-    for dataset in (cfg.train_dataloader.dataset.dataset,):
-        dataset.metainfo.classes = [*CLASSES[:4], "pedestrian"]
-        dataset.pipeline[3]["db_sampler"].update(classes=[*CLASSES[:4], "pedestrian"], sample_groups={"truck": 3})
-        dataset.pipeline[8]["classes"] = [*CLASSES[:4], "pedestrian"]
+    dataset = cfg.train_dataloader.dataset.dataset
+    dataset.metainfo.classes = [*CLASSES[:4], "pedestrian"]
+    dataset.pipeline[3]["db_sampler"]["classes"] = [*CLASSES[:4], "pedestrian"]
+    dataset.pipeline[3]["db_sampler"]["sample_groups"] = {"truck": 3}
+    dataset.pipeline[8]["classes"] = [*CLASSES[:4], "pedestrian"]
     runner = assemble(cfg)
     runner.train()
     before = torch.load(whole / f"iter_{END}.pth", weights_only=True)["state_dict"]
@@ -164,4 +159,4 @@ def test_fine_tuning_with_other_classes_keeps_what_fits_and_names_the_rest(
     assert all(torch.equal(before[name], after[name]) for name in encoder)
     said = next(line for line in capsys.readouterr().out.splitlines() if "loaded" in line and "tensors" in line)
     assert "of another shape" in said
-    assert "pts_bbox_head.task_heads.1.heatmap" in said
+    assert "task_heads.1.cls_head.1.weight (3, 64, 3, 3) for (1," in said

@@ -135,8 +135,9 @@ class GlobalRotScaleTrans(Transform):
         matrix = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], dtype=np.float32)
         if angle != 0:
             x, y = points[:, 0], points[:, 1]
-            along = x * cos - y * sin
-            points[:, 1] = x * sin + y * cos
+            with np.errstate(invalid="ignore"):  # points at infinity, which the range filter removes
+                along = x * cos - y * sin
+                points[:, 1] = x * sin + y * cos
             points[:, 0] = along
         if factor != 1 or shift.any():
             # Column by column: numpy is slow over rows of three.

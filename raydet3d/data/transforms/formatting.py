@@ -89,11 +89,7 @@ def _tensor(value: T) -> T | torch.Tensor:
 
 
 def to_tensor(data: torch.Tensor | NDArray[np.generic] | Sequence[float] | float) -> torch.Tensor:
-    """Convert to a tensor as MMDetection3D does: arrays of float64 become float32, a number gets the shape (1,).
-
-    Raises:
-        TypeError: A string, or something that holds no numbers.
-    """
+    """Convert to a tensor as MMDetection3D does: arrays of float64 become float32, a number gets the shape (1,)."""
     if isinstance(data, torch.Tensor):
         return data
     if isinstance(data, np.ndarray):
@@ -102,9 +98,7 @@ def to_tensor(data: torch.Tensor | NDArray[np.generic] | Sequence[float] | float
         return torch.LongTensor([data])
     if isinstance(data, float):
         return torch.FloatTensor([data])
-    if isinstance(data, Sequence) and not isinstance(data, str):
-        return torch.tensor(data)
-    raise TypeError(f"{type(data).__name__} cannot be converted to a tensor")
+    return torch.tensor(data)
 
 
 FUNCTIONS.register_module(module=default_collate)

@@ -105,7 +105,8 @@ class LoadPointsFromMultiSweeps(Transform):
         lidar2sensor = np.asarray(sweep["lidar_points"]["lidar2sensor"], dtype=np.float64)
         rotation, shift = lidar2sensor[:3, :3], lidar2sensor[:3, 3]
         # x_lidar = R^T (x_sensor - t); rounded to float32 after each step, as MMDetection3D does.
-        points[:, :3] = points[:, :3] @ rotation
+        with np.errstate(invalid="ignore"):  # points at infinity
+            points[:, :3] = points[:, :3] @ rotation
         points[:, :3] -= shift if self.mmdet3d_shift else shift @ rotation
         points[:, _TIME] = timestamp - sweep["timestamp"]
         return points

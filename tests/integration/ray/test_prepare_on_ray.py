@@ -52,9 +52,9 @@ def test_damaged_cloud_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_nuscenes(tmp_path / "nuscenes")
-    cloud = root / "samples/LIDAR_TOP/scene-0103__0.pcd.bin"
+    cloud = root / "samples/LIDAR_TOP/scene-0061__0.pcd.bin"
     cloud.write_bytes(cloud.read_bytes()[:-3])
     assert run(monkeypatch, "nuscenes", root, "--version", VERSION, "--ray") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("raydet3d: error")]
-    assert "scene-0103__0.pcd.bin" in line
+    assert "scene-0061__0.pcd.bin" in line
     assert "not a multiple" in line

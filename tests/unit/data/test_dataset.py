@@ -411,3 +411,15 @@ def test_class_with_own_parsing_sees_all_frames_at_once(tiny: Path) -> None:
     assert dataset.parsed == 4
     assert [dataset.get_data_info(i)["sample_idx"] for i in range(len(dataset))] == [0, 1, 1, 2, 2, 3, 3]
     assert dataset.parsed == 4
+
+
+def test_classes_that_the_info_file_lacks_are_named(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rename(content):
+        content["metainfo"]["categories"] = {"auto" if name == "Car" else name: number for name, number in
+                                             content["metainfo"]["categories"].items()}
+
+    with caplog.at_level("WARNING", logger="raydet3d"):
+        assert build(rewrite(tiny, tmp_path, rename))[1]["ann_info"]["gt_labels_3d"].tolist() == [0, 1]
+    assert "categories lack 'Car'" in caplog.text
