@@ -24,7 +24,7 @@ Packed: TypeAlias = "dict[str, dict[str, Tensor] | Det3DDataSample]"
 """A sample as the pipeline packs it: `inputs` with `points` (N, C), and `data_samples`."""
 
 GROUND_Z_M = -1.7
-POINT_LOADERS = ("LoadPointsFromFile", "LoadPointsFromMultiSweeps")
+POINT_LOADERS = ("LoadPointsFromFile", "LoadCustomPointsFromFile", "LoadPointsFromMultiSweeps")
 NUM_BEAMS, NUM_THINGS = 64, 180
 POINTS_OF_A_SWEEP = 20000
 BOX_SIZE_M = (4.0, 1.8, 1.6)

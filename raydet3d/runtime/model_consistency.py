@@ -269,7 +269,7 @@ def _check_point_dims(root: Section, model: Section) -> Iterator[Contradiction]:
     for section in (inner for name in _LOADERS for loader in root.sections(name) for inner in loader.walk()):
         use = section.get("use_dim")
         count = len(use) if isinstance(use, list | tuple) else use
-        if section.kind == "LoadPointsFromFile" and isinstance(count, int):
+        if section.kind in ("LoadPointsFromFile", "LoadCustomPointsFromFile") and isinstance(count, int):
             loaded.append((section.path, count))
     for place, count in loaded[1:]:
         if count != loaded[0][1]:

@@ -20,6 +20,7 @@ EXAMPLES = """example:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
   python -m raydet3d.data.prepare nuscenes data/nuscenes --version v1.0-mini
   RAY_ADDRESS=HOST:6379 python -m raydet3d.data.prepare nuscenes /shared/nuscenes --ray    # on a cluster
+  python -m raydet3d.data.prepare custom data/mine
 
 exit codes: 0 done; 1 failed; 2 the raw data or a flag is wrong; 75 stopped (SIGTERM, SIGUSR1) or 130 (Ctrl-C): the same
 command continues where it was"""
