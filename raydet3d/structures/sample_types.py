@@ -42,10 +42,11 @@ class PlainInstances(TypedDict, total=False):
 
 
 class PlainAnnotation(TypedDict, total=False):
-    """Fields of `eval_ann_info` that are drawn."""
+    """Fields of `eval_ann_info` that are drawn or scored."""
 
     gt_bboxes_3d: Boxes3D
     gt_labels_3d: ArrayLike
+    num_lidar_pts: ArrayLike
     pts_semantic_mask: ArrayLike
 
 
