@@ -200,4 +200,5 @@ def _restarts(run: RunFiles) -> Iterator[str]:
     if run.restarts:
         redone = sum(start.get("redone", 0) for start in run.starts)
         whys = dict.fromkeys(start.get("why") or "the command was started again" for start in run.restarts)
-        yield f"{len(run.restarts)} restarts ({'; '.join(whys)}); {redone} iterations were done twice."
+        count = f"{len(run.restarts)} restart{'' if len(run.restarts) == 1 else 's'}"
+        yield f"{count} ({'; '.join(whys)}); {redone} iterations were done twice."

@@ -31,6 +31,7 @@ Columns = dict[str, NDArray[np.float64]]
 """Scalars by name, NaN where a line has none; `iter` is the number of finished iterations."""
 SCALARS, ANALYSIS = "scalars.json", "analysis.json"
 MODES = ("train", "val", "workers")
+TRAIN = b'"mode": "train"'
 ARROW_BYTES = 1 << 20  # files above this size are read by pyarrow
 
 
@@ -196,11 +197,14 @@ def _scalars_name(storage: LocalStorage | ObjectStorage, names: list[str]) -> st
 def read_scalars(data: bytes) -> tuple[dict[str, Columns], list[int]]:
     """Read `scalars.json`: columns by mode, and the iterations of bad steps."""
     data = data[: data.rfind(b"\n") + 1]
+    columns: dict[str, Columns] = {}
     if len(data) > ARROW_BYTES:
-        import pyarrow as pa
-
-        with suppress(pa.ArrowException):
-            return _read_with_arrow(data)
+        # Lines of training only, which are many and alike: each further column would cost a value for every line.
+        lines = data.splitlines(keepends=True)
+        found = _read_with_arrow(b"".join(line for line in lines if TRAIN in line))
+        if found is not None:
+            columns["train"] = found
+            data = b"".join(line for line in lines if TRAIN not in line)
     rows: dict[str, list[dict[str, Any]]] = {}
     bad: set[int] = set()
     for entry in json_lines(data):
@@ -211,15 +215,13 @@ def read_scalars(data: bytes) -> tuple[dict[str, Columns], list[int]]:
             bad.update(bad_steps_of(entry.get("bad_steps")))
         else:
             rows.setdefault(str(entry.get("mode") or ("train" if "lr" in entry else "val")), []).append(entry)
-    columns = {}
     for mode in MODES:
         names = dict.fromkeys(key for row in rows.get(mode, ()) for key in row)
-        columns[mode] = {
-            name: values
-            for name in names
-            if not np.isnan(values := np.array([_number(row.get(name)) for row in rows[mode]])).all()
-        }
-    return {mode: found for mode, found in columns.items() if found}, sorted(bad)
+        some = {name: np.array([_number(row.get(name)) for row in rows[mode]]) for name in names}
+        known = {name: values for name, values in some.items() if not np.isnan(values).all()}
+        if known:
+            columns[mode] = known
+    return columns, sorted(bad)
 
 
 def bad_steps_of(text: object) -> list[int]:
@@ -234,34 +236,23 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
-def _read_with_arrow(data: bytes) -> tuple[dict[str, Columns], list[int]]:
-    """Read a long file; raises `ArrowException` if a line is damaged."""
+def _read_with_arrow(data: bytes) -> Columns | None:
+    """Read many lines of one mode; None if one is damaged, or there is none."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     from pyarrow import json as arrow_json
 
-    options = arrow_json.ReadOptions(block_size=1 << 24)
-    table = arrow_json.read_json(pa.BufferReader(data), read_options=options)
-    if not {"mode", "iter"} <= set(table.column_names):
-        raise pa.ArrowInvalid("no run's scalars")
-    modes = table["mode"].combine_chunks()
-    out: dict[str, Columns] = {}
-    for mode in MODES:
-        some = table.filter(pc.equal(modes, mode))
-        columns = {}
-        for name in some.column_names:
-            column = some[name]
-            if (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)) and column.null_count < len(
-                some
-            ):
-                columns[name] = pc.fill_null(pc.cast(column, pa.float64()), np.nan).to_numpy()
-        if columns:
-            out[mode] = columns
-    bad: set[int] = set()
-    if "bad_steps" in table.column_names:
-        for text in table["bad_steps"].drop_null().to_pylist():
-            bad.update(bad_steps_of(text))
-    return out, sorted(bad)
+    try:
+        options = arrow_json.ReadOptions(block_size=1 << 24)
+        table = arrow_json.read_json(pa.BufferReader(data), read_options=options)
+    except pa.ArrowException:
+        return None
+    columns: Columns = {}
+    for name in table.column_names:
+        column = table[name]
+        is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        if is_number and column.null_count < len(column):
+            columns[name] = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+    return columns if "iter" in columns else None
 
 
 def read_tail(storage: LocalStorage | ObjectStorage, length: int = 1 << 16) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from raydet3d.reports.detection_sections import detection_sections
 from raydet3d.reports.findings import data_share, find
 from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, render_page
 from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
-from raydet3d.reports.svg_chart import Chart, Mark, Series, line_chart
+from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart
 
+DOTS, LONG = 60, 2000  # curves with fewer values have dots; those with more have a moving mean
 LOSS_PARTS = 12  # losses drawn besides their sum
 MANY_METRICS = 12  # up to so many metrics are all headline metrics
 NUM_PICTURES, PICTURE_WIDTH = 6, 900
@@ -223,7 +225,9 @@ def _score_charts(named: Mapping[str, RunFiles]) -> list[Chart | None]:
     charts = []
     for name in list(dict.fromkeys(name for run in named.values() for name in headline(run)))[:MANY_METRICS]:
         series = [
-            Series(title, run.scalars["val"]["step"], run.scalars["val"][name], points=True)
+            Series(
+                title, run.scalars["val"]["step"], run.scalars["val"][name], points=len(run.scalars["val"][name]) < DOTS
+            )
             for title, run in named.items()
             if name in run.scalars.get("val", {})
         ]
@@ -232,7 +236,8 @@ def _score_charts(named: Mapping[str, RunFiles]) -> list[Chart | None]:
             for run in named.values()
             if "val" in run.scalars
         )
-        charts.append(line_chart(name, series, x_label="epoch" if by_epoch else "iteration"))
+        title = name.rsplit("/", 1)[-1]
+        charts.append(line_chart(title, series, x_label="epoch" if by_epoch else "iteration"))
     return charts
 
 
@@ -266,6 +271,10 @@ def _curves_of_one(run: RunFiles) -> list[Chart | None]:
 
     def chart(title: str, names: Sequence[str], *, log_y: bool = False) -> Chart | None:
         series = [Series(name, train["iter"], train[name]) for name in names if name in train]
+        if log_y and len(series) == 1 and len(train["iter"]) > LONG:  # what is noisy
+            window = len(train["iter"]) // 200
+            x, y = moving_mean(train["iter"], train[names[0]], window)
+            series = [replace(series[0], color=0), Series(f"mean of {window} values", x, y, color=1)]
         return line_chart(title, series, marks=shown, log_y=log_y)
 
     parts = [key for key in train if "loss" in key and key != "loss"]
@@ -280,6 +289,13 @@ def _curves_of_one(run: RunFiles) -> list[Chart | None]:
         chart("Seconds per iteration", ["time", "data_time"]),
         chart("Peak memory, MiB", ["memory"]),
     ]
+
+
+def moving_mean(x: Floats, y: Floats, window: int) -> tuple[Floats, Floats]:
+    """Return the mean of the last `window` known values at each place that has so many."""
+    known = np.isfinite(y)
+    sums = np.cumsum(np.r_[0.0, y[known]])
+    return x[known][window - 1 :], (sums[window:] - sums[:-window]) / window
 
 
 def _curves_of_several(named: Mapping[str, RunFiles]) -> list[Chart | None]:
@@ -390,7 +406,10 @@ def _worker_charts(run: RunFiles) -> list[Chart | None]:
             title,
             [
                 Series(
-                    f"rank {rank}", workers["iter"], workers[f"workers/{rank}/{key}"], points=len(workers["iter"]) < 60
+                    f"rank {rank}",
+                    workers["iter"],
+                    workers[f"workers/{rank}/{key}"],
+                    points=len(workers["iter"]) < DOTS,
                 )
                 for rank in ranks[:8]
                 if f"workers/{rank}/{key}" in workers

@@ -29,7 +29,8 @@ svg.chart { display: block; width: 100%; height: auto; font: 11px system-ui, "No
 .chart .restart { stroke: var(--dim); stroke-dasharray: 3 3; }
 .chart .bad { fill: var(--false); }
 .chart .ideal { stroke: var(--dim); stroke-dasharray: 4 4; fill: none; }
-.chart .c0 { stroke: var(--dim); } .chart .f0 { fill: var(--dim); } .swatch.f0 { background: var(--dim); }
+.chart .c0 { stroke: var(--dim); opacity: 0.4; } .chart .f0 { fill: var(--dim); opacity: 0.4; }
+.swatch.f0 { background: var(--dim); }
 """ + "".join(
     f".chart .c{i} {{ stroke: var(--series-{i}); }} .chart .f{i} {{ fill: var(--series-{i}); }} "
     f".swatch.f{i} {{ background: var(--series-{i}); }}\n"

@@ -118,4 +118,4 @@ def test_restarts_and_bad_steps_are_named() -> None:
     found = find(run_of(starts=starts, bad_steps=[7, 9]), [], [])
     assert "2 steps were left out" in found[0]
     assert "first at iteration 7" in found[0]
-    assert "1 restarts (a worker process died); 2 iterations were done twice." in found[1]
+    assert "1 restart (a worker process died); 2 iterations were done twice." in found[1]

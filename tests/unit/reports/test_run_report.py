@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raydet3d.reports.run_files import read_run
-from raydet3d.reports.run_report import best_value, headline, render_runs
+from raydet3d.reports.run_report import best_value, headline, moving_mean, render_runs
 from raydet3d.runtime import assemble
 from tests.kit.toy import ToyModel, toy_cfg
 
@@ -92,6 +93,12 @@ def test_a_comparison_begins_with_the_keys_that_differ(runs: tuple[Path, Path, d
     assert cells.row("model.poison") == ["[8, 10]", "absent"]
     assert "work_dir" not in {row[0] for row in cells.rows if row}
     assert cells.row("bad steps") == ["2", "0"]
+
+
+def test_a_moving_mean_skips_unknown_values() -> None:
+    x, y = moving_mean(np.arange(5.0), np.array([1.0, np.nan, 3.0, 5.0, 10.0]), 2)
+    assert x.tolist() == [2, 3, 4]
+    assert y.tolist() == [2, 4, 7.5]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
