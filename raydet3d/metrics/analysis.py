@@ -8,7 +8,7 @@ Legend: G ground truths · D detections · P pairs of both in one frame.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypedDict
 
@@ -140,6 +140,7 @@ def analyse(truth: BoxColumns, found: BoxColumns, match: Ints, classes: Sequence
         match: (D,) object that each detection found by the metric's rule, -1 without one (see `match_by_score`).
         classes: Names of the labels.
     """
+    found = replace(found, score=np.nan_to_num(found.score))  # of a model that has diverged
     is_hit, is_false = verdicts(truth, found, match)
     near = near_pairs(truth, found)
     threshold = best_threshold(truth, found, near)

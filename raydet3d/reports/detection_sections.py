@@ -7,7 +7,7 @@ from typing import Literal
 
 from raydet3d.metrics.analysis import SCORE_BINS, Analysis, Group, calibration, calibration_error
 from raydet3d.reports.page import Cell, Charts, Section, Table, Text
-from raydet3d.reports.svg_chart import NUM_COLORS, Chart, Plot, Series, bar_chart, line_chart
+from raydet3d.reports.svg_chart import Chart, Plot, Series, bar_chart, line_chart
 
 HOW = (
     "Precision-recall curves, AP by distance and points, confusion and calibration come with each validation by "
@@ -194,8 +194,7 @@ def _score_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
 
 def _stacked(title: str, true: Sequence[int], false: Sequence[int], highest: int) -> Chart:
     plot = Plot((0, 1), (0, highest), x_label="score")
-    colors = (3, 2)
-    assert max(colors) <= NUM_COLORS
+    colors = (3, 2)  # those of true and false detections in pictures of scenes
     for number, (hits, misses) in enumerate(zip(true, false, strict=True)):
         low = number / SCORE_BINS
         tip = f"{low:.2f} to {low + 1 / SCORE_BINS:.2f}: {hits} true, {misses} false"

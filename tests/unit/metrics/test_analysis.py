@@ -231,3 +231,11 @@ def test_nothing_found_and_nothing_to_find() -> None:
         result = analysis.analyse(a, b, np.full(len(b.frame), -1), CLASSES)
         assert all(group["ap"] == 0 for group in result["distance"])
         assert sum(map(sum, result["confusion"]["counts"])) == int((a.counts).sum()) + int(b.counts.sum())
+
+
+def test_scores_and_boxes_that_are_not_finite_do_not_fail() -> None:
+    truth, found = scene(3)
+    broken = replace(found, score=np.full(len(found.frame), np.nan), center=np.full((len(found.frame), 3), np.nan))
+    result = analysis.analyse(truth, broken, np.full(len(found.frame), -1), CLASSES)
+    assert all(group["ap"] == 0 for group in result["distance"])
+    assert sum(sum(one["false"]) for one in result["scores"]) == int(found.counts.sum())

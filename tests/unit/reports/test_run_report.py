@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from raydet3d.reports.run_files import read_run
 from raydet3d.reports.run_report import best_value, headline, moving_mean, render_runs
@@ -93,6 +94,24 @@ def test_a_comparison_begins_with_the_keys_that_differ(runs: tuple[Path, Path, d
     assert cells.row("model.poison") == ["[8, 10]", "absent"]
     assert "work_dir" not in {row[0] for row in cells.rows if row}
     assert cells.row("bad steps") == ["2", "0"]
+
+
+def test_the_newest_pictures_are_embedded_in_the_order_of_their_iterations(tmp_path: Path) -> None:
+    folder = tmp_path / "20260101_000000" / "vis_data" / "vis_image"
+    folder.mkdir(parents=True)
+    for step in (5, 20, 100, 3, 40, 60, 80):
+        Image.new("RGB", (1800, 40), (step, 0, 0)).save(folder / f"val_{step}.png")
+    (folder / "val_999.png").write_bytes(b"no picture")
+    (tmp_path / "scalars.json").write_text(json.dumps({"lr": 0.1, "mode": "train", "iter": 5}) + "\n")
+    page = render_runs([read_run(tmp_path)])
+    assert re.findall(r'<img alt="(.*?)"', page) == [
+        "val_20.png",
+        "val_40.png",
+        "val_60.png",
+        "val_80.png",
+        "val_100.png",
+    ]
+    assert page.count("data:image/jpeg;base64,") == 5
 
 
 def test_a_moving_mean_skips_unknown_values() -> None:
