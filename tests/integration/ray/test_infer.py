@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from raydet3d.errors import InputError
 from raydet3d.evaluate import evaluate
 from raydet3d.evaluate import make_parser as evaluate_parser
 from raydet3d.infer import infer, parse
@@ -18,6 +20,7 @@ from raydet3d.launch.signals import StopRequest
 from raydet3d.metrics.prediction_file import read_predictions
 from tests.integration.test_infer import finish, results, start, until_some
 from tests.kit.small_detector import clouds_of, write_project
+from tests.kit.tiny_kitti import eval_pipeline
 
 pytestmark = pytest.mark.ray
 
@@ -52,6 +55,25 @@ def test_workers_find_what_one_process_finds_and_name_bad_files(two_cpus: None, 
     assert [number for number, line in enumerate(lines) if "error" in line] == [7]
 
 
+def test_a_cloud_that_kills_its_process_is_named_and_the_others_go_on(
+    two_cpus: None, project: Path, tmp_path: Path
+) -> None:
+    clouds = tmp_path / "clouds"
+    clouds.mkdir()
+    for number in range(12):
+        shutil.copy(clouds_of(project)[number % 5], clouds / f"{number:06d}.bin")
+    (tmp_path / "deadly.py").write_text(
+        f"_base_ = [{str(project / 'small.py')!r}]\n"
+        "custom_imports = dict(imports=['tests.kit.deadly_cloud'], allow_failed_imports=False)\n"
+        "ray = dict(max_failures=1)\n"
+        f"test_dataloader = dict(dataset=dict(pipeline={[dict(type='DieAt', name='000005'), *eval_pipeline()]!r}))\n"
+    )
+    given = [tmp_path / "deadly.py", project / "small.pth", clouds, "--out", tmp_path / "out", "--workers", 1]
+    assert infer(parse([str(one) for one in given]), StopRequest()) == 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [number for number, line in enumerate(lines) if "error" in line] == [5]
+
+
 def test_evaluations_agree_for_any_number_of_workers(
     two_cpus: None, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,11 +99,9 @@ def test_evaluations_agree_for_any_number_of_workers(
 
 
 def test_a_wrong_checkpoint_is_bad_input_on_workers_too(two_cpus: None, project: Path, tmp_path: Path) -> None:
-    from raydet3d.errors import InputError
-
-    args = [project / "small.py", project / "small.pth", "--workers", 1, "--work-dir", tmp_path / "work"]
-    args += ["--cfg-options", "model.bbox_head.num_classes=2"]
-    with pytest.raises(InputError, match="does not fit the model"):
+    torch.save({"state_dict": {"other.weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    args = [project / "small.py", tmp_path / "other.pth", "--workers", 1, "--work-dir", tmp_path / "work"]
+    with pytest.raises(InputError, match=r"other\.pth does not fit the model"):
         evaluate(evaluate_parser().parse_args([str(arg) for arg in args]), StopRequest())
 
 
