@@ -56,10 +56,9 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _export(cfg: Config, args: argparse.Namespace) -> int:
-    from raydet3d.checkpoint.load import load_metadata, load_shards, locate
-    from raydet3d.checkpoint.load_weights import load_weights, rename_weights
     from raydet3d.models.export_graphs import dense_graphs
-    from raydet3d.runtime.deployment import check_detector, describe_deployment
+    from raydet3d.runtime.ddp import from_sync_bn
+    from raydet3d.runtime.deployment import describe_deployment, exportable
     from raydet3d.runtime.example_frames import example_frames
     from raydet3d.runtime.graph_files import (
         TOLERANCE,
@@ -68,15 +67,10 @@ def _export(cfg: Config, args: argparse.Namespace) -> int:
         largest_differences,
         reference_tensors,
     )
-    from raydet3d.runtime.model_profile import build_detector
+    from raydet3d.runtime.inference import init_model
 
     check_extra(args.format)
-    model = build_detector(cfg).eval()
-    check_detector(model)
-    location = locate(args.checkpoint)
-    content = load_shards(load_metadata(location), location, dict(model.named_parameters()))
-    weights = rename_weights(content["state_dict"], [(r"^module\.", "")])
-    print(load_weights(model, weights, strict=True, title=f"checkpoint {args.checkpoint}"))
+    model = exportable(from_sync_bn(init_model(cfg, args.checkpoint, "cpu")))
     frames = example_frames(cfg, model, 2)
     batches = [reference_tensors(model, frames.batch(size)) for size in (1, 2)]
     graphs, left_out = dense_graphs(model)

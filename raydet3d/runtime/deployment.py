@@ -13,12 +13,11 @@ from torch import Tensor, nn
 import raydet3d
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import PartCfg
-from raydet3d.models import Det3DDataPreprocessor
+from raydet3d.models import BaseModel, Det3DDataPreprocessor
 from raydet3d.models.detector_parts import detector_parts
 from raydet3d.models.export_graphs import LAYERED_ENCODERS
 from raydet3d.ops import grid_size
-from raydet3d.registry import DATASETS
-from raydet3d.runtime.example_frames import innermost_dataset, loading_steps, num_point_features
+from raydet3d.runtime.example_frames import loading_steps, num_point_features
 from raydet3d.runtime.graph_files import ExportedGraph, GraphTensors
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -32,19 +31,21 @@ _HEAD_SETTINGS = (
 _HEAD_CONFIGS = ("bbox_coder", "anchor_generator", "common_heads", "tasks")
 
 
-def check_detector(model: nn.Module) -> None:
-    """Refuse a model that has other parts than the detectors that can be exported.
+def exportable(model: nn.Module) -> BaseModel:
+    """Return a model in evaluation mode, if it is a detector that can be exported.
 
     Raises:
-        InputError: It has.
+        InputError: It has other parts than those detectors.
     """
     missing = [part for part in _NEEDED if part not in detector_parts(model)]
     preprocessor = getattr(model, "data_preprocessor", None)
-    if missing or not isinstance(preprocessor, Det3DDataPreprocessor) or preprocessor.voxel_layer is None:
+    has_voxels = isinstance(preprocessor, Det3DDataPreprocessor) and preprocessor.voxel_layer is not None
+    if missing or not has_voxels or not isinstance(model, BaseModel):
         lacks = ", ".join(missing) or "a Det3DDataPreprocessor with a voxel_layer"
         raise InputError(
             f"{type(model).__name__} has no {lacks}; a detector on voxels with {', '.join(_NEEDED)} can be exported"
         )
+    return model.eval()
 
 
 def describe_deployment(
@@ -54,7 +55,7 @@ def describe_deployment(
 
     Args:
         cfg: The config.
-        model: The detector.
+        model: The detector, of `init_model`.
         exported: Its graphs.
         tensors: Input and outputs of each graph for some batch, by the graph's name, for their shapes.
     """
@@ -70,7 +71,7 @@ def describe_deployment(
         "torch": torch.__version__,
         "detector": type(model).__name__,
         "graphs": {one.graph.name: _describe_graph(one, *tensors[one.graph.name]) for one in exported},
-        "classes": _classes(cfg),
+        "classes": plain(vars(model)["dataset_meta"]["classes"]),
         "points": {"num_features": features, "loading": [plain(_without_paths(step)) for step in loading_steps(cfg)]},
         "voxels": {
             "type": preprocessor.voxel_type,
@@ -123,16 +124,6 @@ def _settings(test_cfg: object) -> dict[str, Json]:
     """Return a head's test settings."""
     given = asdict(test_cfg) if is_dataclass(test_cfg) and not isinstance(test_cfg, type) else test_cfg
     return {str(key): plain(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
-
-
-def _classes(cfg: PartCfg) -> list[Json]:
-    """Return the names of the classes, by label."""
-    dataset = innermost_dataset(cfg, "test")
-    given = dataset.get("metainfo") or {}
-    names = given.get("classes") or given.get("CLASSES")
-    if not names and isinstance(dataset.get("type"), str):
-        names = getattr(DATASETS.get(dataset["type"]), "METAINFO", {}).get("classes")
-    return [str(name) for name in names or ()]
 
 
 def _without_paths(step: PartCfg) -> PartCfg:

@@ -1,7 +1,7 @@
 """The tables of the model zoo page, from the shipped configs, published scores and stored measurements.
 
-    python -m tests.kit.model_zoo                        write the tables into raydet3d/docs/{en,zh}/model_zoo.md
-    python -m tests.kit.model_zoo --measure [CONFIG ...] measure training steps first (all configs without a figure)
+    python -m tests.kit.model_zoo                       write the tables into raydet3d/docs/{en,zh}/model_zoo.md
+    python -m tests.kit.model_zoo --measure CONFIG ...  measure training steps of these configs first
 
 Published figures are those of MMDetection3D's metafiles and READMEs (1.4.0). A step is measured in processor time with
 one thread on a CPU, with generated frames and a batch of one; configs whose training is the same share a measurement.
@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from raydet3d.config import Config
 from raydet3d.models import BaseModel
+from raydet3d.models.detector_parts import detector_parts
+from raydet3d.models.export_graphs import DenseGraph
 from raydet3d.runtime.build import build_model, build_optim
 from raydet3d.runtime.example_frames import ExampleFrames, generate_frame, innermost_dataset
-from raydet3d.runtime.model_profile import build_detector, profile_model
+from raydet3d.runtime.model_profile import build_detector
 from raydet3d.runtime.speed import peak_memory
 from tests.kit.docs import DOCS, ROOT
 
 CONFIGS = ROOT / "configs"
 STORE = Path(__file__).with_suffix(".json")
 LANGUAGES = ("en", "zh")
-STEPS = 2  # measured; one more before them
 FRAMES = {"kitti": 3712, "nuscenes": 28130, "cbgs": 123580}  # of a pass over the train split
 # Samples/s on 8 V100 that MMDetection3D publishes (docs/en/notes/benchmarks.md), for a dense and for a sparse model.
 RATES = {
@@ -73,26 +75,53 @@ def run_configs() -> list[str]:
 
 def table_of(name: str) -> str:
     """Return which table a config stands in."""
-    if name.startswith("demo/"):
+    if name.startswith(("demo/", "custom/")):
         return "demo"
     return "kitti" if "kitti" in name else "nuscenes"
 
 
 def training_key(cfg: Config) -> str:
-    """Return a key that configs share whose training steps do the same: model without test settings, and optimizer."""
+    """Return a key that configs share whose training steps do the same in float32: the model without test settings."""
     model = {key: value for key, value in cfg.to_dict()["model"].items() if key != "test_cfg"}
-    text = json.dumps([model, cfg["optim_wrapper"].get("type", "OptimWrapper")], sort_keys=True, default=str)
+    text = json.dumps(model, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class _Reached(Exception):
+    """Ends a forward pass at the backbone."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+
+
+def count_multiply_adds(cfg: Config) -> int:
+    """Count the multiply-adds of a frame as `show model` does, the dense parts without computing them."""
+    torch.manual_seed(0)
+    model = build_detector(cfg).eval()
+
+    def stop(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        raise _Reached(args[0].shape)
+
+    detector_parts(model)["backbone"].module.register_forward_pre_hook(stop)
+    with torch.no_grad(), FlopCounterMode(display=False) as front:
+        try:
+            model(**model.data_preprocessor(generated_frames(cfg, model).batch(1), False), mode="tensor")
+        except _Reached as reached:
+            shape = reached.shape
+    with torch.device("meta"):
+        dense = DenseGraph(detector_parts(build_detector(cfg).eval()))
+        with torch.no_grad(), FlopCounterMode(display=False) as back:
+            dense(torch.empty(shape))
+    return int(front.get_total_flops() + back.get_total_flops()) // 2
+
+
 def measure(cfg: Config) -> dict[str, float]:
-    """Measure a config's model: multiply-adds of a frame, processor seconds of a training step of one, peak memory."""
+    """Measure a config's model: processor seconds of a training step of one frame, and the peak of memory."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build_detector(cfg)
     model.init_weights()
     frames = generated_frames(cfg, model)
-    parts = profile_model(model, frames.batch(1))
     optim = {**cfg["optim_wrapper"], "type": "OptimWrapper"}  # float32: this CPU computes no bfloat16
     for key in ("loss_scale", "dtype"):
         optim.pop(key, None)
@@ -101,14 +130,9 @@ def measure(cfg: Config) -> dict[str, float]:
     with peak_memory(torch.device("cpu")) as peak:
         model.train_step(frames.batch(1), wrapper)
         begin = time.process_time()
-        for _ in range(STEPS):
-            model.train_step(frames.batch(1), wrapper)
-        step_s = (time.process_time() - begin) / STEPS
-    return {
-        "multiply_adds": sum(part.multiply_adds for part in parts),
-        "step_cpu_s": round(step_s, 3),
-        "peak_memory_mib": round(peak[0]),
-    }
+        model.train_step(frames.batch(1), wrapper)
+        step_s = time.process_time() - begin
+    return {"step_cpu_s": round(step_s, 3), "peak_memory_mib": round(peak[0])}
 
 
 def generated_frames(cfg: Config, model: BaseModel) -> ExampleFrames:
@@ -151,29 +175,28 @@ def training_samples(cfg: Config) -> int | None:
     return None if frames is None or epochs is None else int(frames * times * epochs)
 
 
-def training_hours(
-    cfg: Config, measured: Mapping[str, float], reference: Mapping[str, Mapping[str, float]]
-) -> float | None:
+def training_hours(cfg: Config, multiply_adds: float, reference: Mapping[str, float]) -> float | None:
     """Estimate hours on 8 V100: the published rate of a model of the kind, scaled by multiply-adds of a frame."""
     samples = training_samples(cfg)
     if samples is None:
         return None
     parts = " ".join(str(one.get("type")) for one in cfg["model"].values() if isinstance(one, Mapping))
     kind = "sparse" if "SparseEncoder" in parts else "dense"
-    rate = RATES[kind][1] * reference[kind]["multiply_adds"] / measured["multiply_adds"]
+    rate = RATES[kind][1] * reference[kind] / multiply_adds
     return samples / rate / 3600
 
 
 def tables(store: Mapping[str, Any], language: str) -> dict[str, str]:
     """Return the tables of a language by name."""
     keys = {kind: training_key(Config.fromfile(CONFIGS / name)) for kind, (name, _) in RATES.items()}
-    reference = {kind: store["measured"][key] for kind, key in keys.items()}
+    reference = {kind: store["multiply_adds"][key] for kind, key in keys.items()}
     rows: dict[str, list[str]] = {"kitti": [], "nuscenes": [], "demo": []}
     for name in run_configs():
         cfg = Config.fromfile(CONFIGS / name)
-        published = store["published"].get(name, {})
-        measured = store["measured"].get(training_key(cfg))
-        hours = training_hours(cfg, measured, reference) if measured else None
+        published = store["published"].get(name, {"score": "ours"})
+        key = training_key(cfg)
+        measured = store["measured"].get(key)
+        hours = training_hours(cfg, store["multiply_adds"][key], reference)
         evidence = published.get("evidence", ())
         score = published.get("score") or UNKNOWN[language]
         cells = [
@@ -181,7 +204,7 @@ def tables(store: Mapping[str, Any], language: str) -> dict[str, str]:
             OURS[language] if score == "ours" else score,
             "; ".join(evidence) if language == "en" else "；".join(EVIDENCE_ZH[one] for one in evidence),
             f"{num_parameters(cfg):,}",
-            f"{measured['multiply_adds'] / 1e9:.1f} G" if measured else "",
+            f"{store['multiply_adds'][key] / 1e9:.1f} G",
             f"{published['memory_gb']} GB" if "memory_gb" in published else "",
             f"{measured['step_cpu_s']:.2f} s" if measured else "",
             f"{measured['peak_memory_mib'] / 1024:.1f} GiB" if measured else "",
@@ -206,18 +229,21 @@ def fill_page(text: str, made: Mapping[str, str]) -> str:
 def main() -> None:
     """Measure on request, then write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", nargs="*", metavar="CONFIG", help="paths below configs/; all without a figure")
+    parser.add_argument("--measure", nargs="+", metavar="CONFIG", help="paths below configs/")
     args = parser.parse_args()
     store = read_store()
-    if args.measure is not None:
-        for name in args.measure or run_configs():
-            cfg = Config.fromfile(CONFIGS / name)
-            key = training_key(cfg)
-            if args.measure or key not in store["measured"]:
-                store["measured"][key] = {"config": name, **measure(cfg)}
-                write_store(store)
-                print(name, store["measured"][key], flush=True)
-        return
+    for name in run_configs():
+        cfg = Config.fromfile(CONFIGS / name)
+        key = training_key(cfg)
+        if key not in store["multiply_adds"]:
+            store["multiply_adds"][key] = count_multiply_adds(cfg)
+            write_store(store)
+            print(f"{name}: {store['multiply_adds'][key] / 1e9:.1f} G multiply-adds", flush=True)
+    for name in args.measure or ():
+        cfg = Config.fromfile(CONFIGS / name)
+        store["measured"][training_key(cfg)] = {"config": name, **measure(cfg)}
+        write_store(store)
+        print(name, store["measured"][training_key(cfg)], flush=True)
     for language in LANGUAGES:
         page = DOCS / language / "model_zoo.md"
         page.write_text(fill_page(page.read_text(encoding="utf-8"), tables(store, language)), encoding="utf-8")
