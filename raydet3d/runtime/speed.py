@@ -349,7 +349,7 @@ def advise(
         said.append(
             f"voxelization takes {share:.0%} of a training step: "
             + (
-                "done elsewhere (by loader workers, or on a GPU), it would make a step that much shorter at most"
+                "the loader workers can do it (transform VoxelizePoints), which makes a step that much shorter at most"
                 if share >= MATTERS
                 else "doing it elsewhere would not help"
             )

@@ -150,7 +150,7 @@ def test_advice_on_loader_workers() -> None:
 def test_advice_on_voxelization_and_mixed_precision() -> None:
     costs = {"data_preprocessor forward": 30.0, "backbone forward": 70.0}
     said = advise(None, step(100.0, costs), step(50.0, memory=600.0))
-    assert said[0].startswith("voxelization takes 30% of a training step: done elsewhere")
+    assert said[0].startswith("voxelization takes 30% of a training step: the loader workers can do it")
     assert said[1].startswith("AMP makes a training step 2.00 times as fast with 0.60 times the memory")
     assert said[1].endswith("helps")
     assert advise(None, step(100.0), step(99.0))[1].endswith("it would not help")
