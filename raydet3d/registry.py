@@ -123,7 +123,7 @@ class Registry:
         self._build_func = function
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Each entry's name, the module that it comes from, and the first sentence of what it says of itself."""
+        """Return each entry's name, its module, and the first sentence of its docstring."""
         self.import_from_location()
         rows = []
         for name, thing in sorted(self._table.items()):
@@ -172,7 +172,7 @@ class Registry:
         return enter if module is None else enter(module)
 
     def get(self, key: str) -> Buildable:
-        """The entry of a name.
+        """Return the entry of a name.
 
         Raises:
             UnknownName: There is none; the message names the nearest ones.
@@ -383,12 +383,12 @@ def _unexpected_argument(
 
 
 def tables() -> dict[str, Registry]:
-    """The tables of this package, by the names that they are imported under."""
+    """Return the tables of this package by their import names."""
     return {name: value for name, value in globals().items() if isinstance(value, Registry)}
 
 
 def _fetched(value: object) -> object:
-    """A value with each `DottedPath` path in it, in lists too, as what it names; dicts do so themselves, when read."""
+    """Replace each `DottedPath` in a value, also in lists, by what it names; dicts do so themselves when read."""
     if isinstance(value, compat.DottedPath):
         return value.build()
     return map_items(value, _fetched)

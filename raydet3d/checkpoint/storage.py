@@ -77,7 +77,7 @@ class Storage(Protocol):
         """Whether there is such a file or folder."""
 
     def stat(self, name: str) -> tuple[int, int]:
-        """Size of a file in bytes and its modification time in nanoseconds."""
+        """Return the size of a file in bytes and its modification time in nanoseconds."""
 
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it, if it is there."""
@@ -86,7 +86,7 @@ class Storage(Protocol):
         """Give a file or folder another name, in place of what has that name."""
 
     def leftovers(self) -> list[str]:
-        """Names of files that writers prepared and did not live to commit; may be those of a live one."""
+        """Return the names of files that were prepared and not committed, by killed writers or by a live one."""
 
     def free(self) -> int | None:
         """Return the free bytes; None where that is not known."""
@@ -212,7 +212,7 @@ class LocalStorage:
         return (self.path / name).exists()
 
     def stat(self, name: str) -> tuple[int, int]:
-        """Size and modification time of a file."""
+        """Return size and modification time of a file."""
         stat = (self.path / name).stat()
         return stat.st_size, stat.st_mtime_ns
 
@@ -233,7 +233,7 @@ class LocalStorage:
         (self.path / name).replace(path)
 
     def leftovers(self) -> list[str]:
-        """Temporary files of writers that did not come to their end."""
+        """Return the temporary files, those of killed writers included."""
         return [name for name in self.names() if name.startswith(".") and name.endswith(".tmp")]
 
     def free(self) -> int | None:
@@ -333,7 +333,7 @@ class ObjectStorage:
         return self._kind(name) != "NotFound"
 
     def stat(self, name: str) -> tuple[int, int]:
-        """Size and modification time of an object."""
+        """Return size and modification time of an object."""
         (info,) = self.files.get_file_info([self._at(name)])
         if not info.is_file:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)

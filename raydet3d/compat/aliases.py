@@ -316,7 +316,7 @@ _AT_ROOT = {"mmengine": ("config", "fileio", "logging", "registry", "utils")}
 
 
 def _read(homes: dict[str, str]) -> dict[str, str]:
-    """A row's names with their targets: `module:name`, or `raydet3d.registry:TABLE/name`."""
+    """Return a row's names with their targets: `module:name`, or `raydet3d.registry:TABLE/name`."""
     found = {}
     for home, names in homes.items():
         start = f"raydet3d.registry:{home}/" if home.isupper() else f"{home}:"

@@ -77,7 +77,7 @@ def redact(value: object) -> Any:
 
 
 def _redacted(value: object, place: Place) -> object:
-    """The value of a key without secrets."""
+    """Return the value of a key without secrets."""
     variables = [name for outer, name in pairwise(place) if outer == "env_vars" and isinstance(name, str)]
     if variables:  # a placeholder for the variable that the value came from, or for the one of its name
         placeholder = _PLACEHOLDER.fullmatch(str(value))

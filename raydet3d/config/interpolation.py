@@ -200,7 +200,7 @@ class Placeholders:
         )
 
     def _with_reference(self, value: ConfigValue, reference: str, names: list[str]) -> Any:
-        """The value, marked with the placeholder as written if an environment variable gave it."""
+        """Return the value, marked with its placeholder if an environment variable gave it."""
         kind = _FROM_ENV.get(type(value))
         if kind is None or self.env.keys().isdisjoint(names):
             return value
@@ -229,7 +229,7 @@ def find_placeholders(path: Path, source: str, *, require_env: bool = True) -> P
 
 
 def _unescaped(text: str) -> str:
-    """A default as the string literal around it would have it."""
+    """Return a default with the escapes of the string literal around it resolved."""
     if "\\" not in text:
         return text
     try:

@@ -203,7 +203,7 @@ def read_run_config(cfg: Mapping[str, ConfigValue]) -> RunConfig:
 
 
 def _shapes(annotation: TypeForm) -> tuple[type, ...]:
-    """The types that a value of an annotation has at its top: dict, list, tuple, str, bool, int or None."""
+    """Return the top-level types of an annotation's values: dict, list, tuple, str, bool, int or None."""
     if annotation == Part:
         return (dict,)
     kind, args = get_origin(annotation), get_args(annotation)

@@ -111,7 +111,7 @@ def read_section(schema: type[T], given: object, where: str) -> T:
 
 
 def field_types(schema: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, evaluated, in order."""
+    """Return the evaluated annotations of a dataclass's fields, in order."""
     hints = typing.get_type_hints(schema, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema) if field.init}
 
@@ -161,7 +161,7 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
 
 @cache
 def _own_annotations(function: Callable[..., object]) -> list[dict[str, Any]]:
-    """The annotations of a function, or of the constructors of a class and its bases."""
+    """Return the annotations of a function, or of the constructors of a class and its bases."""
     makers: list[Any] = [function]
     if isinstance(function, type):
         makers = [vars(kind)["__init__"] for kind in function.__mro__ if "__init__" in vars(kind)]
@@ -178,7 +178,7 @@ def _own_annotations(function: Callable[..., object]) -> list[dict[str, Any]]:
 
 
 def _evaluated(annotation: TypeForm, space: dict[str, object]) -> Any:
-    """An annotation that may be a string; `Any` where it names what only type checkers import."""
+    """Evaluate an annotation that may be a string; `Any` if it names what only type checkers import."""
     if not isinstance(annotation, str):
         return annotation
     try:
@@ -191,7 +191,7 @@ def _evaluated(annotation: TypeForm, space: dict[str, object]) -> Any:
 
 
 def _checkable(annotation: TypeForm) -> Any:
-    """The annotation with strict scalars, and `Any` in place of everything that is no plain data."""
+    """Return an annotation with strict scalars, and `Any` in place of everything that is no plain data."""
     from pydantic import Strict
 
     kind, args = get_origin(annotation), get_args(annotation)
@@ -228,7 +228,7 @@ def _adapter(annotation: TypeForm) -> TypeAdapter[Any] | None:
 
 
 def _without_numpy(value: object) -> object:
-    """The value as Python's number where it is a scalar of numpy; tensors stay as they are."""
+    """Convert a numpy scalar to a Python number; return anything else unchanged."""
     numpy = sys.modules.get("numpy")
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
@@ -238,7 +238,7 @@ def _with_integer(value: object) -> object:
 
 
 def _section_in(annotation: TypeForm) -> type | None:
-    """The dataclass of a field that is a section itself."""
+    """Return the dataclass of a field that is a section itself, or None."""
     kinds = [annotation, *get_args(annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
@@ -247,7 +247,7 @@ def _section_in(annotation: TypeForm) -> type | None:
 
 
 def describe(annotation: TypeForm) -> str:
-    """The words for an annotation in a message: `an integer of at least 1`, `a list of strings`."""
+    """Describe an annotation for a message: `an integer of at least 1`, `a list of strings`."""
     kind, args = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
         return _describe_annotated(args[0], args[1:])

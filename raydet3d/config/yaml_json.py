@@ -132,7 +132,7 @@ def _check_tree(path: Path, tree: yaml.Node | None) -> None:
 
 
 def _unique(path: Path, pairs: list[tuple[str, ConfigValue]]) -> dict[str, ConfigValue]:
-    """A JSON object as a dict, for files whose lines YAML's parser does not know."""
+    """Return a JSON object as a dict, for files whose lines YAML's parser does not know."""
     found = dict(pairs)
     if len(found) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]

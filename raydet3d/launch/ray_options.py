@@ -166,7 +166,7 @@ def read_workers(value: int | str | Sequence[int] | None, key: str | None = None
 
 
 def describe(options: RayOptions) -> list[str]:
-    """What a run asks of a cluster, as sentences.
+    """Describe in sentences what a run asks of a cluster.
 
     Args:
         options: The options; open values are explained.

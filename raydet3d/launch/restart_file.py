@@ -45,7 +45,7 @@ RestartEntry = TypedDict(
 
 
 def read_starts(work_dir: Path) -> list[RestartEntry]:
-    """The entries of a work dir's log of starts, oldest first. Damaged lines are named and set aside."""
+    """Return the entries of a work dir's log of starts, oldest first; log damaged lines and set them aside."""
     entries, damage = read_json_lines(work_dir / STARTS, _is_entry)
     if damage is not None:
         get_logger().warning("%s", damage)
@@ -71,7 +71,7 @@ def append_start(work_dir: Path, entry: RestartEntry) -> None:
 
 
 def read_reached(work_dir: Path) -> int | None:
-    """Iterations that the last start had finished when it ended or was killed."""
+    """Return the iterations that the last start had finished when it ended or was killed."""
     try:
         return max(int((work_dir / REACHED).read_bytes()), 0)
     except IsADirectoryError:

@@ -50,7 +50,7 @@ class PreviousRun:
         return self.differences == []
 
     def describe(self) -> str:
-        """The differences in a few words."""
+        """Describe the differences in a few words."""
         if not self.differences:
             return "whose config is not known" if self.differences is None else "with the same config"
         more = f" and {len(self.differences) - _MANY} more" if len(self.differences) > _MANY else ""
@@ -70,7 +70,7 @@ class WorkDirState:
     earlier: list[PreviousRun] = field(default_factory=list)
 
     def with_same_config(self) -> PreviousRun | None:
-        """The newest run with a checkpoint and this very config."""
+        """Return the newest run with a checkpoint and the same config."""
         runs = [run for run in (self.active, *self.earlier) if run is not None]
         return next((run for run in runs if run.is_same and run.saved), None)
 
@@ -107,14 +107,14 @@ def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
 
 
 def _manifests(store: CheckpointCatalog) -> list[Manifest]:
-    """A work dir's manifests; those in the folder that `last_checkpoint` leads to come last."""
+    """Return a work dir's manifests; those in the folder that `last_checkpoint` points to come last."""
     return [manifest for one in reversed(store.with_elsewhere()) for manifest in one.manifests()]
 
 
 def _newest_run(
     store: CheckpointCatalog, work_dir: Path, cfg: Config, starts: list[RestartEntry]
 ) -> PreviousRun | None:
-    """The run that saved last in a store; None where there is no checkpoint."""
+    """Return the run that saved last in a store; None if there is no checkpoint."""
     manifests = _manifests(store)
     if not manifests:
         return None
@@ -163,7 +163,7 @@ def _read_text(path: Path) -> str | None:
 
 
 def _config_of(store: CheckpointCatalog, manifest: Manifest, work_dir: Path, cfg: Config) -> str | None:
-    """The text of the config that a checkpoint was written with: a copy in the work dir, else the checkpoint's own."""
+    """Return the config text of a checkpoint: from a copy in the work dir, else from the checkpoint."""
     for path in (work_dir / _config_name(cfg), work_dir / manifest.start / "vis_data" / "config.py"):
         text = _read_text(path)
         if text is not None and text_digest(text) == manifest.config:
@@ -177,7 +177,7 @@ def _config_of(store: CheckpointCatalog, manifest: Manifest, work_dir: Path, cfg
 
 
 def _differences(before: str | None, cfg: Config) -> list[str] | None:
-    """What the config of the earlier run says otherwise; None where that is not known."""
+    """Return the differences from the config of the earlier run; None if they are not known."""
     if not before:
         return None
     with suppress(ValueError):

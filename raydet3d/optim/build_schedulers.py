@@ -74,7 +74,7 @@ def build_list(
     max_epochs: int | None,
     max_iters: int | None,
 ) -> list[Any]:
-    """The schedulers of one optimizer.
+    """Build the schedulers of one optimizer.
 
     Args:
         cfg: One scheduler's dict, a list of them, or None.

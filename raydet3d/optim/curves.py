@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
+from typing_extensions import override
+
 from raydet3d.config import ConfigValue
 from raydet3d.errors import InputAssertionError, InputError
 
@@ -48,15 +50,15 @@ class Curve:
         """Refuse fields that make no curve."""
 
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
+        """Return the pair (a, b) of tick `t`."""
         raise NotImplementedError
 
     def start(self, value: float) -> float:
-        """The value that the group's `initial_...` gets; most curves leave it alone."""
+        """Return the value for the group's `initial_...`; most curves leave it unchanged."""
         return value
 
     def in_iterations(self, epoch_length: int) -> Self:
-        """The same curve, measured in iterations instead of epochs."""
+        """Return the same curve, measured in iterations instead of epochs."""
         if not self.by_epoch:
             raise InputAssertionError("convert_to_iter_based needs by_epoch=True")
         if epoch_length < 1:
@@ -84,7 +86,7 @@ def _need(right: bool, message: str, error: type[InputError] = InputError) -> No
 
 
 def preview(curve: Curve, value: float, ticks: int) -> list[float]:
-    """The values that a curve gives on ticks 0, 1, ..., when nothing else acts.
+    """Return the values of a curve on ticks 0, 1, ..., without other schedules.
 
     Args:
         curve: The curve.
@@ -120,8 +122,8 @@ class Constant(Curve):
         """Refuse a factor that could not be undone."""
         _need(0 < self.factor <= 1, f"factor must be above 0 and at most 1, got {self.factor}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         if t == 0:
             return self.factor, 0.0
         return (1 / self.factor if t == self.length - 1 else 1.0), 0.0
@@ -149,8 +151,8 @@ class Linear(Curve):
         _need(0 < self.start_factor <= 1, f"start_factor must be above 0 and at most 1, got {self.start_factor}")
         _need(0 <= self.end_factor <= 1, f"end_factor must lie in [0, 1], got {self.end_factor}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         if t == 0:
             return self.start_factor, 0.0
         rise, last = self.end_factor - self.start_factor, self.length - 1
@@ -170,8 +172,8 @@ class Exponential(Curve):
 
     gamma: float
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         return (self.gamma if t else 1.0), 0.0
 
 
@@ -196,8 +198,8 @@ class Step(Curve):
         """Refuse a step that is no stretch of ticks."""
         _need(self.step_size > 0, f"step_size must be above 0, got {self.step_size}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         return (self.gamma if t and t % self.step_size == 0 else 1.0), 0.0
 
 
@@ -223,8 +225,8 @@ class MultiStep(Curve):
         right = isinstance(self.milestones, Sequence) and not isinstance(self.milestones, str)
         _need(right, f"milestones must be a list of numbers, got {self.milestones!r}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         times = sum(m == t for m in self.milestones)
         return (self.gamma**times if times else 1.0), 0.0
 
@@ -244,8 +246,8 @@ class Poly(Curve):
     eta_min: float = 0.0
     power: float = 1.0
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         if t == 0:
             return 1.0, 0.0
         a = (1 - 1 / (self.length - t)) ** self.power
@@ -253,12 +255,12 @@ class Poly(Curve):
 
 
 def _low(base: float, eta_min: float | None, ratio: float | None) -> float:
-    """A cosine's floor: a value, or a share of what the run started from."""
+    """Return the lower end of a cosine: a value, or a share of the initial value."""
     return base * ratio if ratio is not None else (eta_min or 0.0)
 
 
 def _cosine(t: int, half: float, low: float) -> Affine:
-    """One tick along a half wave of `half` ticks: the ratio of two cosines that stand over the floor."""
+    """Return (a, b) of a tick of a half wave of `half` ticks: the ratio of two cosines above their lower end."""
     a = (1 + math.cos(math.pi * t / half)) / (1 + math.cos(math.pi * (t - 1) / half))
     return a, low * (1 - a)
 
@@ -296,8 +298,8 @@ class CosineAnnealing(Curve):
         )
         _need(self.T_max is None or self.T_max > 0, f"T_max must be above 0, got {self.T_max}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         if t == 0:
             return 1.0, 0.0
         half = self.T_max or self.length
@@ -341,8 +343,8 @@ class CosineRestart(Curve):
         _need(same, f"restart_weights must be as many as periods, got {lists}", InputAssertionError)
         _need(all(p > 0 for p in self.periods), f"periods must be above 0, got {list(self.periods)}")
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (a, b) of tick `t`."""
         low = _low(base, self.eta_min, self.eta_min_ratio)
         start = 0.0
         for period, weight in zip(self.periods, self.restart_weights, strict=True):
@@ -390,14 +392,14 @@ class OneCycle(Curve):
         _need(0 <= self.pct_start <= 1, f"pct_start must lie in [0, 1], got {self.pct_start}")
         _need(self.total_steps is None or self.total_steps > 0, f"total_steps must be above 0, got {self.total_steps}")
 
+    @override
     def start(self, value: float) -> float:
-        """Where the cycle starts."""
         if isinstance(self.eta_max, Sequence):
             raise InputError(f"one peak is needed here, got a list: {list(self.eta_max)}")
         return self.eta_max / self.div_factor
 
+    @override
     def step(self, t: int, base: float) -> Affine:
-        """The pair (0, value) of tick `t`; `base` is the start of the cycle."""
         total = self.total_steps or self.length
         if t > total:
             raise InputError(f"OneCycle was given {total} steps in all (total_steps), and this is step {t}")
@@ -422,6 +424,6 @@ CURVES: dict[str, type[Curve]] = {
 
 
 def settings(curve: Curve) -> dict[str, ConfigValue]:
-    """A curve's fields as plain data, for a state dict."""
+    """Return a curve's fields as plain data, for a state dict."""
     values = {f.name: getattr(curve, f.name) for f in fields(curve)}
     return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in values.items()}

@@ -23,7 +23,7 @@ _VIT = re.compile(r"backbone\.layers\.(\d+)")
 
 
 def convnext_layer(name: str, num_layers: int) -> int:
-    """Depth of a ConvNeXt parameter: the third stage counts a layer for every three blocks, the others one each.
+    """Return the depth of a ConvNeXt parameter: the third stage counts one layer per three blocks, the others one.
 
     Args:
         name: The parameter's, from the model's root.
@@ -47,7 +47,7 @@ def convnext_layer(name: str, num_layers: int) -> int:
 
 
 def convnext_stage(name: str, num_layers: int) -> int:
-    """Depth of a ConvNeXt parameter by its stage: 0 for what lies between stages, else the stage's number from 1 on.
+    """Return the depth of a ConvNeXt parameter by its stage: 0 between stages, else the stage's number from 1.
 
     Args:
         name: The parameter's, from the model's root.
@@ -66,7 +66,7 @@ def convnext_stage(name: str, num_layers: int) -> int:
 
 
 def vit_layer(name: str, num_layers: int) -> int:
-    """Depth of a vision transformer's parameter: embeddings 0, `layers.i` 1 + i, the rest above them all.
+    """Return the depth of a vision transformer's parameter: embeddings 0, `layers.i` 1 + i, the rest above.
 
     Args:
         name: The parameter's, from the model's root.

@@ -102,7 +102,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         self.floors()
 
     def _start(self) -> None:
-        """Nothing happens before the first validation, but the tick is counted."""
+        """Count the first tick; nothing else happens before the first validation."""
         self._global_step += 1
 
     def step(self, metrics: Mapping[str, float | Tensor] | None = None) -> None:
@@ -161,7 +161,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             self._reduce()
 
     def floors(self) -> list[float]:
-        """The least value of each param group."""
+        """Return the minimum value of each param group."""
         count = len(self.optimizer.param_groups)
         if not isinstance(self.min_value, Sequence):
             return [self.min_value] * count

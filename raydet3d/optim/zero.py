@@ -119,7 +119,7 @@ class ZeroRedundancyOptimizer(Optimizer):
     # ---- states
 
     def state_dict(self) -> OptimizerState:  # type: ignore[override]
-        """The plain optimizer's state; whole on rank 0, this rank's share elsewhere. All ranks call it."""
+        """Return the plain optimizer's state: whole on rank 0, this rank's share elsewhere. All ranks call it."""
         packed: OptimizerState = super().state_dict()  # type: ignore[assignment]  # a plain dict there
         shares = dist.gather_object({slot: _to_host(state) for slot, state in packed["state"].items()})
         if shares is not None:

@@ -291,7 +291,7 @@ def _check_metrics(root: Section) -> Iterator[Contradiction]:
 
 
 def _check_ann_file(metric: Section, dataset: Section) -> Iterator[Contradiction]:
-    """A metric that reads another info file than its data set may lack its frames."""
+    """Compare the info file of a metric with its data set's: another one may lack its frames."""
     mine, theirs = metric.get("ann_file"), dataset.get("ann_file")
     if not (isinstance(mine, str) and isinstance(theirs, str)):
         return

@@ -118,7 +118,7 @@ class Resources:
 
 
 def _parse_seconds(value: float | str) -> float | None:
-    """Seconds from `90`, `90s`, `15m`, `2h`, `1.5h`, `1d`; None for anything else."""
+    """Return the seconds of `90`, `90s`, `15m`, `2h`, `1.5h`, `1d`; None for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
 

@@ -231,7 +231,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Results:
 
 
 def _config_of(results: Results, trial: Trial) -> Config | None:
-    """The config of a trial, as it would train outside of its sweep."""
+    """Return the config with which a trial would train outside of its sweep."""
     about = read_json(results.folder / "sweep.json")
     try:
         spec = read_sweep({**about["spec"]})

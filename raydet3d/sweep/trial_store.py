@@ -138,7 +138,7 @@ class Trial:
         return self.exploits[0]["before"] if self.exploits else self.setting
 
     def best(self, mode: str) -> float | None:
-        """Its best value; None where it has none."""
+        """Return its best value; None if it has none."""
         values = [float(report["score"]) for report in self.reports if math.isfinite(report["score"])]
         return (max(values) if mode == "max" else min(values)) if values else None
 
@@ -155,7 +155,7 @@ class TrialStore:
         self.trials = path / "trials"
 
     def folder(self, trial: str) -> Path:
-        """A trial's folder."""
+        """Return a trial's folder."""
         return self.trials / trial
 
     def create(self, trial: Trial) -> None:
@@ -171,7 +171,7 @@ class TrialStore:
         write_json(self.folder(trial.id) / "trial.json", record)
 
     def load(self) -> tuple[list[Trial], list[str]]:
-        """All trials, by name; and a sentence for each thing that could not be read."""
+        """Return all trials, by name, and a sentence for everything that could not be read."""
         out, wrong = [], []
         for folder in sorted(self.trials.iterdir()) if self.trials.is_dir() else []:
             if not folder.is_dir():
@@ -193,7 +193,7 @@ class TrialStore:
         return out, wrong
 
     def reports(self, trial: str) -> list[TrialReport]:
-        """A trial's validations, each point of the run once; damaged lines are named and set aside."""
+        """Return a trial's validations, each point of the run once; log damaged lines and set them aside."""
         lines, damage = read_json_lines(self.folder(trial) / "reports.jsonl", _is_report)
         if damage is not None:
             get_logger().warning("%s", damage)

@@ -52,6 +52,7 @@ def mixed(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Res
         config,
         trials=9,
         concurrency=1,
+        resources={"max_failures": 1},
         scheduler={"type": "asha", "grace_period": 1, "reduction_factor": 2},
         space={"lr": {"loguniform": [1e-6, 1e-2]}, "mood": ["well", "raises", "nan", "hungry", "killed"]},
         baseline=[
