@@ -20,10 +20,14 @@ class Ranking:
     Args:
         trials: The trials.
         mode: `max` or `min`.
+
+    Attributes:
+        means: Mean of the best values of a setting's trials that have not failed, by number of the setting.
     """
 
     def __init__(self, trials: Iterable[Trial], mode: str) -> None:
         self.mode = mode
+        self.means: dict[int, float] = {}
         self._settings: dict[int, list[Trial]] = {}
         self._best: dict[str, float | None] = {}
         self._keys: dict[str, _Key] = {}
@@ -41,7 +45,10 @@ class Ranking:
         some = self.of_setting(trial.number)
         self._best[trial.id] = trial.best(self.mode)
         values = [value for one in some if one.state != FAILED and (value := self._best[one.id]) is not None]
-        mean = sum(values) / len(values) if values else 0.0
+        if values:
+            self.means[trial.number] = sum(values) / len(values)
+        else:
+            self.means.pop(trial.number, None)
         has_failed = any(one.state == FAILED for one in some)
         sign = -1.0 if self.mode == "max" else 1.0
         for one in some:
@@ -51,7 +58,7 @@ class Ranking:
             if one.state == FAILED or value is None:
                 key = (2 if one.state == FAILED else 1, False, 0.0, 0.0, one.id)
             else:
-                key = (0, has_failed, sign * mean, sign * value, one.id)
+                key = (0, has_failed, sign * self.means[one.number], sign * value, one.id)
             self._keys[one.id] = key
             insort(self._order, (key, one), key=_first)
 
@@ -66,13 +73,3 @@ class Ranking:
     def ranks(self) -> list[Rank]:
         """Return their states and best values, best first."""
         return [Rank(id=trial.id, state=trial.state, best=self._best[trial.id]) for trial in self.trials()]
-
-
-def setting_means(trials: Iterable[Trial], mode: str) -> dict[int, float]:
-    """Return the mean of the best values of a setting's trials that have not failed, by number of the setting."""
-    values: dict[int, list[float]] = {}
-    for trial in trials:
-        value = trial.best(mode)
-        if value is not None and trial.state != FAILED:
-            values.setdefault(trial.number, []).append(value)
-    return {number: sum(some) / len(some) for number, some in values.items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.sweep.ranking import Ranking, setting_means
+from raydet3d.sweep.ranking import Ranking
 from raydet3d.sweep.sweep_console import align, describe, to_rows
 from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, read_json
 
@@ -84,7 +84,7 @@ class Results:
 
     def means(self) -> dict[int, float]:
         """Return the mean of the trials' best scores by number of the setting."""
-        return setting_means(self.trials, self.mode)
+        return Ranking(self.trials, self.mode).means
 
     def __str__(self) -> str:
         lines = to_rows(self.trials, self.mode, self.metric.rsplit("/", 1)[-1], self.counter)

@@ -10,7 +10,7 @@ from pathlib import Path
 from raydet3d.config import Config
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunSpec
-from raydet3d.sweep.ranking import Ranking, setting_means
+from raydet3d.sweep.ranking import Ranking
 from raydet3d.sweep.search import make_search
 from raydet3d.sweep.space import Setting
 from raydet3d.sweep.spec import Sweep
@@ -141,10 +141,8 @@ class TrialQueue:
 
     def _take_up(self, trials: list[Trial]) -> None:
         """Tell the search of the trials of earlier starts; add seeds that are missing."""
-        by_number: dict[int, list[Trial]] = {}
-        for trial in sorted(trials, key=lambda trial: trial.id):
-            by_number.setdefault(trial.number, []).append(trial)
-        for number, some in sorted(by_number.items()):
+        for number in sorted({trial.number for trial in trials}):
+            some = sorted(self.ranking.of_setting(number), key=lambda trial: trial.id)
             setting = some[0].first_setting
             if not setting and number >= len(self.sweep.baseline):
                 continue  # its record is lost
@@ -164,7 +162,7 @@ class TrialQueue:
         if any(trial.state in OPEN for trial in some):
             return
         setting = min(some, key=lambda trial: trial.id).first_setting
-        self.settings.tell(self.filled(setting), setting_means(some, self.sweep.mode).get(number))
+        self.settings.tell(self.filled(setting), self.ranking.means.get(number))
 
     def filled(self, setting: Setting) -> Setting:
         """Fill a setting with the config's own values that are in the space."""
