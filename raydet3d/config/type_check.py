@@ -41,7 +41,7 @@ NonEmptyStr = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True)
 class Described:
-    """Metadata of an annotation: the words for it in error messages; empty for those of its type."""
+    """Metadata of an annotation: its description in error messages; empty for that of its type."""
 
     text: str
 

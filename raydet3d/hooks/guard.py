@@ -55,7 +55,7 @@ class GuardHook(Hook):
         self.interval = interval
         self._used: list[str] = []
         self._any_good = False
-        self._last_words = ""
+        self._last_report = ""
 
     def state_dict(self) -> StateDict:
         """Return the checkpoints already used for rollbacks, and whether any step was good."""
@@ -74,7 +74,7 @@ class GuardHook(Hook):
 
     def _forget(self) -> None:
         self._kept: dict[int, DataBatch] = {}  # batches by iteration whose step is not yet known to be good
-        self._suspects: dict[int, DataBatch] = {}  # batches of the first bad step since the last `_look`
+        self._bad_batches: dict[int, DataBatch] = {}  # batches of the first bad step since the last `_look`
         self._bad: list[int] = []  # iterations of the bad steps
 
     def after_train_iter(
@@ -106,7 +106,7 @@ class GuardHook(Hook):
             self._rows[optimizer] = self._rows.get(optimizer, 0) + 1 if is_bad else 0
             self._any_good |= not is_bad
             if is_bad:
-                self._suspects = self._suspects if self._bad else done
+                self._bad_batches = self._bad_batches if self._bad else done
                 self._bad.append(iteration)
         while len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
@@ -154,30 +154,30 @@ class GuardHook(Hook):
 
     def _end(self, what: str) -> InputError:
         return InputError(
-            f"{what}; {self._last_words}. Fix the data, or lower the learning rate or clip_grad; default_hooks.guard="
+            f"{what}; {self._last_report}. Fix the data, or lower the learning rate or clip_grad; default_hooks.guard="
             f"dict(type='GuardHook', policy={self.policy!r}, max_bad_steps={self.max_bad_steps}) is what ended it"
         )
 
     def _report(self, runner: RunContext, count: int, first: int, steps: int) -> None:
         """Log one line about the skipped steps, and keep what it says of the first of them."""
-        suspects = self._suspects or {i: batch for i, batch in self._kept.items() if i <= first}
+        bad_batches = self._bad_batches or {i: batch for i, batch in self._kept.items() if i <= first}
         fault = ""
         # The same number on each rank, since a forward pass may contain collective calls.
-        tries = min(dist.all_gather_object(len(suspects)))
-        for batch in [*suspects.values()][:tries]:
+        tries = min(dist.all_gather_object(len(bad_batches)))
+        for batch in [*bad_batches.values()][:tries]:
             found = runner.diagnose_nonfinite(batch)
             if not fault or fault.startswith("tried again"):
                 fault = found
-        ids = [number for batch in suspects.values() for number in sample_ids(batch)]
-        mine = (self._bad_losses(runner, list(suspects) or [first], steps), ids, fault)
+        ids = [number for batch in bad_batches.values() for number in sample_ids(batch)]
+        mine = (self._bad_losses(runner, list(bad_batches) or [first], steps), ids, fault)
         ranks = dist.all_gather_object(mine)
-        guilty = next((rank for rank, found in enumerate(ranks) if found[0]), 0)
-        losses, ids, fault = ranks[guilty]
+        faulty = next((rank for rank, found in enumerate(ranks) if found[0]), 0)
+        losses, ids, fault = ranks[faulty]
         verb = "were" if len(losses) > 1 else "was"
         loss = f"{', '.join(losses)} {verb} not finite" if losses else "the losses were finite, a gradient was not"
-        words = f"first at iteration {first} (rank {guilty}, samples {ids or 'without ids'}): {loss}"
-        self._last_words = f"{words}; {fault}" if fault else words
-        runner.logger.error("%d of the last %d steps left out, weights untouched: %s", count, steps, self._last_words)
+        words = f"first at iteration {first} (rank {faulty}, samples {ids or 'without ids'}): {loss}"
+        self._last_report = f"{words}; {fault}" if fault else words
+        runner.logger.error("%d of the last %d steps left out, weights untouched: %s", count, steps, self._last_report)
 
     def _bad_losses(self, runner: RunContext, iterations: list[int], steps: int) -> list[str]:
         """Return the names of this rank's losses that are not finite at the given iterations."""

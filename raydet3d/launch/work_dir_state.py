@@ -50,7 +50,7 @@ class PreviousRun:
         return self.differences == []
 
     def describe(self) -> str:
-        """Describe the differences in a few words."""
+        """Describe the differences briefly."""
         if not self.differences:
             return "whose config is not known" if self.differences is None else "with the same config"
         more = f" and {len(self.differences) - _MANY} more" if len(self.differences) > _MANY else ""

@@ -267,14 +267,14 @@ def _cosine(t: int, half: float, low: float) -> Affine:
 
 @dataclass(frozen=True, kw_only=True)
 class CosineAnnealing(Curve):
-    """From v0, the value found at `begin`, to a floor: `low + (v0 - low) (1 + cos(pi t / T_max)) / 2`.
+    """From v0, the value found at `begin`, to `low`: `low + (v0 - low) (1 + cos(pi t / T_max)) / 2`.
 
-    A floor above the value makes it rise. Past `T_max` the wave continues.
+    A `low` above the value makes it rise. Past `T_max` the wave continues.
 
     Args:
         T_max: Ticks of the half wave; by default all from begin to end.
-        eta_min: The floor; 0 by default.
-        eta_min_ratio: The floor as a share of the value that the run started from, instead of `eta_min`.
+        eta_min: The lowest value, `low`; 0 by default.
+        eta_min_ratio: `low` as a share of the initial value, instead of `eta_min`.
 
     >>> [round(v, 4) for v in preview(CosineAnnealing(T_max=4, end=4), 1.0, 5)]
     [1.0, 0.8536, 0.5, 0.1464, 0.1464]
@@ -289,7 +289,7 @@ class CosineAnnealing(Curve):
     durations: ClassVar[tuple[str, ...]] = ("begin", "end", "T_max")
 
     def check(self) -> None:
-        """Refuse two floors, and a wave without length."""
+        """Refuse both `eta_min` and `eta_min_ratio`, and a wave without length."""
         both = self.eta_min is not None and self.eta_min_ratio is not None
         _need(
             not both,
@@ -316,8 +316,8 @@ class CosineRestart(Curve):
     Args:
         periods: Ticks of each half wave.
         restart_weights: Share of the initial value from which each starts.
-        eta_min: The floor.
-        eta_min_ratio: The floor as a share of the initial value; give exactly one of the two.
+        eta_min: The lowest value.
+        eta_min_ratio: The lowest value as a share of the initial value; give exactly one of the two.
 
     >>> [round(v, 4) for v in preview(CosineRestart(periods=[2, 2], restart_weights=[1, 0.5], eta_min=0.0), 1.0, 6)]
     [1.0, 0.5, 0.5, 0.25, 0.25, 0.25]
@@ -331,7 +331,7 @@ class CosineRestart(Curve):
     durations: ClassVar[tuple[str, ...]] = ("begin", "end", "periods")
 
     def check(self) -> None:
-        """Refuse none or two floors, and weights that do not pair with periods."""
+        """Refuse none or both of `eta_min` and `eta_min_ratio`, and weights that do not pair with periods."""
         one = (self.eta_min is None) != (self.eta_min_ratio is None)
         _need(
             one,
@@ -416,7 +416,7 @@ class OneCycle(Curve):
         return 0.0, last + (first - last) / 2 * (1 + math.cos(math.pi * share))
 
 
-# Under the first word of the names that configs use: StepLR, StepMomentum, StepParamScheduler, ...
+# Under the first part of the names that configs use: StepLR, StepMomentum, StepParamScheduler, ...
 CURVES: dict[str, type[Curve]] = {
     curve.__name__: curve
     for curve in (Constant, CosineAnnealing, CosineRestart, Exponential, Linear, MultiStep, OneCycle, Poly, Step)

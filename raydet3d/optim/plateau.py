@@ -35,7 +35,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         monitor: Name of the metric.
         rule: Whether `less` or `greater` is better.
         factor: Multiplier, below 1.
-        patience: Validations without progress that are put up with.
+        patience: Validations without progress that are tolerated.
         threshold: Least progress that counts.
         threshold_rule: `rel` to the best value, or `abs`.
         cooldown: Validations after a reduction that are not judged.
@@ -99,7 +99,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         self.cooldown_counter = 0
         self.reductions = 0
         super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
-        self.floors()
+        self.min_values()
 
     def _start(self) -> None:
         """Count the first tick; nothing else happens before the first validation."""
@@ -149,9 +149,9 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
     def _reduce(self) -> None:
         """Write the values after one reduction."""
         values: list[Value] = []
-        for group, floor in zip(self.optimizer.param_groups, self.floors(), strict=True):
+        for group, least in zip(self.optimizer.param_groups, self.min_values(), strict=True):
             value = self.target.read(group)
-            new = max(value * self.factor, floor)
+            new = max(value * self.factor, least)
             values.append(new if value - new > self.eps else value)
         self._write(values)
 
@@ -160,7 +160,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         for _ in range(self.reductions):
             self._reduce()
 
-    def floors(self) -> list[float]:
+    def min_values(self) -> list[float]:
         """Return the minimum value of each param group."""
         count = len(self.optimizer.param_groups)
         if not isinstance(self.min_value, Sequence):

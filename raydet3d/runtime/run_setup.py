@@ -105,7 +105,7 @@ def resolve_resume(
     Args:
         cfg: The config.
         resume: True, False or a checkpoint.
-        work_dir: Where the run's checkpoints live.
+        work_dir: Location of the run's checkpoints.
         timestamp: Name of this start.
         retry: Whether this start was tried before: it continues from what it has saved; where that is nothing yet, it
             begins as it did.

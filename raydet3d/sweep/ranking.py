@@ -15,7 +15,7 @@ _first = itemgetter(0)
 class Ranking:
     """Trials, best first: by the mean over their setting's seeds, then by their own value; failed ones come last.
 
-    A setting of which a seed has failed comes after those of which none has: the mean of what is left is luck.
+    A setting of which a seed has failed comes after those of which none has, since its mean covers fewer seeds.
 
     Args:
         trials: The trials.

@@ -32,7 +32,7 @@ class StopRule:
     min_delta: float = 0.0
 
     def reason(self, reports: Sequence[Mapping[str, float]], *, metric: str, mode: str) -> str | None:
-        """Return why a trial with these reports stops, in a few words; None if it continues.
+        """Return briefly why a trial with these reports stops; None if it continues.
 
         Args:
             reports: Its reports, oldest first; each has `at` and `score` beside the metrics.
