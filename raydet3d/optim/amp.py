@@ -139,7 +139,7 @@ class AmpOptimWrapper(OptimWrapper):
             self.loss_scaler.unscale_(self.optimizer)
             self._clip([p for p in self._groups.params() if p.grad is not None])
         if self._guarded and self._loss_mark is not None:
-            self._guard.judge(self._loss_mark, self._inner_count)
+            self._guard.judge([self._loss_mark], self._inner_count)
             self._guard.restore_buffers()
         self._loss_mark = None
         self.loss_scaler.step(self.optimizer, **kwargs)

@@ -85,34 +85,25 @@ class FiniteGuard:
             return None
         return loss.detach().mul(0).add_(1)
 
-    def judge_gradients(self, grads: Sequence[Tensor], iteration: int) -> None:
-        """Set the flag to 1 if a gradient is not finite, else to 0.
+    def judge(self, numbers: Sequence[Tensor], iteration: int) -> None:
+        """Set the flag to 1 if a number is not finite, else to 0.
 
         Args:
-            grads: The gradients.
+            numbers: The gradients, or a scalar that is finite exactly if the step is good, such as their norm.
             iteration: Number of iterations counted.
         """
         if self._is_bad or not self._on_host:  # else it is 0
             self.flag.zero_()
-        is_sharded = type(grads[0]) is not Tensor and hasattr(grads[0], "to_local")
+        is_sharded = type(numbers[0]) is not Tensor and hasattr(numbers[0], "to_local")
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for grad in map(_local, grads) if is_sharded else grads:
-            dense = grad._values() if grad.layout is torch.sparse_coo else grad
+        for tensor in numbers:
+            local: Tensor = tensor.to_local() if is_sharded else tensor  # type: ignore[attr-defined]
+            dense = local._values() if local.layout is torch.sparse_coo else local
             by_type.setdefault(dense.dtype, []).append(torch.view_as_real(dense) if dense.is_complex() else dense)
         for tensors in by_type.values():
             raise_if_nonfinite(tensors, self.flag, self._one)
         if is_sharded:
             all_reduce(self.flag, "max")
-        self._record(iteration)
-
-    def judge(self, number: Tensor, iteration: int) -> None:
-        """Set the flag to 1 if a number is not finite, else to 0.
-
-        Args:
-            number: A number that is finite exactly if the step is good, such as the norm of all gradients.
-            iteration: Number of iterations counted.
-        """
-        self.flag.copy_(~torch.isfinite(number.detach()))
         self._record(iteration)
 
     def _record(self, iteration: int) -> None:
@@ -123,9 +114,7 @@ class FiniteGuard:
         else:
             # The copy in pinned memory is -1 until the device has written it.
             is_cuda = self.device.type == "cuda"
-            flag = (
-                torch.full((), -1.0, dtype=torch.float32, pin_memory=True) if is_cuda else torch.empty_like(self.flag)
-            )
+            flag = torch.full_like(self.flag, -1.0, device="cpu", pin_memory=True) if is_cuda else self.flag.clone()
             flag.copy_(self.flag, non_blocking=True)
             self.num_bad = self.num_bad + self.flag
         self._unread.append((iteration, flag))
@@ -240,12 +229,6 @@ class FiniteGuard:
             elif self._is_bad:
                 torch._foreach_copy_(self._buffers, self._copies)
         self.has_kept_buffers = False
-
-
-def _local(grad: Tensor) -> Tensor:
-    """Return this rank's part of a sharded gradient."""
-    part: Tensor = grad.to_local()  # type: ignore[attr-defined]
-    return part
 
 
 def _restore(tensors: Sequence[Tensor], before: Sequence[Tensor], flag: Tensor) -> None:

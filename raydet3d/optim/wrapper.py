@@ -250,9 +250,9 @@ class OptimWrapper:
         if self._norm_tells:
             norm = self._clip(active)
             assert norm is not None
-            self._guard.judge(whole(norm), self._inner_count)
+            self._guard.judge([whole(norm.detach())], self._inner_count)
         else:
-            self._guard.judge_gradients([p.grad for p in active if p.grad is not None], self._inner_count)
+            self._guard.judge([p.grad for p in active if p.grad is not None], self._inner_count)
             self._clip(active)
         self._guard.step(self.optimizer, active, **kwargs)
         self._guard.restore_buffers()

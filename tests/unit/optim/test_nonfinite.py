@@ -252,7 +252,7 @@ class TestJudgeGradients:
     @staticmethod
     def is_bad(*grads):
         guard = FiniteGuard(torch.device("cpu"))
-        guard.judge_gradients(grads, 1)
+        guard.judge(grads, 1)
         return guard.num_bad == 1
 
     @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
