@@ -33,7 +33,7 @@ class LogUploader:
         """Download the files that grow from start to start, where another machine has come further.
 
         Args:
-            more: Further files to bring.
+            more: Further files to download.
         """
         theirs, ours = self._read(STARTS), self.local / STARTS
         if ours.exists() and len(theirs or b"") <= ours.stat().st_size:
@@ -64,7 +64,7 @@ class LogUploader:
                     self.bucket.send(name, path)
                     self._sent[name] = mark
             self._failed = False
-        except Exception as error:  # noqa: BLE001 - of whatever kind a file system's own are
+        except Exception as error:  # noqa: BLE001 - file systems raise errors of their own
             if not self._failed:
                 self._logger.warning(
                     "logs could not be copied to %s (%s); they are in %s", self.bucket.uri, error, self.local

@@ -179,7 +179,7 @@ def _base_path(path: Path, name: str, here: str) -> Path:
         return path.parent / name
     found = (shipped(inner) if package in OURS else None) or installed(package, inner)
     if found is None:
-        why = f"no package {package!r} that brings it is installed"
+        why = f"no package {package!r} that has it is installed"
         why = "no such config comes with it" if package in OURS else why
         raise MissingConfig(f"{here}: {BASE} {name!r}: {why}; give the path of a file")
     return found

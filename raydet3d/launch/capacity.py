@@ -29,7 +29,7 @@ class Node:
         total: Its resources.
         free: Those that are not reserved.
         labels: Its labels.
-        drains: Whether it is about to be taken away.
+        drains: Whether it is being drained.
     """
 
     id: str

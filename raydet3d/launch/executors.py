@@ -324,7 +324,7 @@ class ProcessExecutor:
 
 
 class _ProcessAttempt:
-    """A run in a worker process; what the process has to tell wakes the caller up."""
+    """A run in a worker process; messages of the process wake the caller up."""
 
     def __init__(self, one: Try, process: ActorHandle, forget: Callable[[], None]) -> None:
         self._try, self._process, self._forget = one, process, forget
@@ -401,7 +401,7 @@ class WorkerProcess:
             self._messages.put(("end", None))
 
     def next_message(self) -> tuple[str, object]:
-        """Return what the run has to tell next; waits for it."""
+        """Wait for the run's next message and return it."""
         return self._messages.get()
 
     def stop(self, name: str, reason: str) -> None:

@@ -89,7 +89,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _describe_death(text: str) -> str:
-    """Shorten what Ray tells of a dead process."""
+    """Shorten Ray's description of a dead process."""
     if "SIGKILL" in text or "connection error code" in text:
         return "out of memory? its process was killed (SIGKILL), which is what a system does when memory runs out"
     raised = [line.strip() for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b.*:", line)]

@@ -237,7 +237,7 @@ def check_resources(options: RayOptions, *, where: str) -> tuple[RayOptions, flo
         Options without open values, and how long to wait for resources to come.
 
     Raises:
-        InputError: They are not there, and nothing will bring them.
+        InputError: They are not available, and no autoscaler can add them.
     """
     import ray
 

@@ -30,7 +30,7 @@ class StepTimer(Hook):
     """Measures how long this rank works in each iteration before it waits for the others.
 
     That is from the end of an iteration to the end of the next forward pass: waiting for data, computing, hooks. (The
-    backward pass ends when the slowest rank is there, so its length tells nothing about this one.)
+    backward pass ends when the slowest rank arrives, so its length says nothing about this one.)
     """
 
     priority = "HIGHEST"
@@ -64,7 +64,7 @@ class RankSyncHook(Hook):
     """Stops the run when it is asked to, names slow ranks, and reports each rank's throughput.
 
     Args:
-        asked: Says why the run is to stop (one of `REASONS`), or None. Any rank's answer counts.
+        asked: Returns the reason to stop the run (one of `REASONS`), or None. Any rank's answer counts.
         timer: This rank's, registered as a hook too.
         interval_s: Seconds between two syncs, about.
         window_s: Seconds over which ranks are compared.

@@ -50,7 +50,7 @@ class RayOptions:
         collective_timeout_s: How long a rank waits for the others in one exchange.
         hang_timeout_s: A run without any progress for so long writes every rank's stack and is started again. 0: never.
         resize_interval_s: With a range, how often to look for room for more workers.
-        drain_poll_s: How often to ask whether a node is about to be taken away.
+        drain_poll_s: How often to check whether a node is being drained.
         straggler_ratio: A worker that takes so many times as long as the others is named in the log.
         time_limit_s: Save, stop and exit with 75 after so long. 0: never.
         dashboard: Whether a cluster that this run starts by itself has Ray's dashboard. Without it Ray cannot look
@@ -196,7 +196,7 @@ def describe(options: RayOptions) -> list[str]:
     lines.append(
         "resources that are not there: " + ("refused, unless an autoscaler may add them" if not wait else f"{wait:g} s")
     )
-    lines.append(f"a worker, node or controller that dies: tried again, {options.max_failures} times")
+    lines.append(f"a worker, node or controller that fails: tried again, {options.max_failures} times")
     if options.hang_timeout_s:
         lines.append(f"no progress for {options.hang_timeout_s:g} s: every rank's stack, and tried again")
     if options.time_limit_s:

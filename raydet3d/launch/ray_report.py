@@ -1,4 +1,4 @@
-"""Hooks of a worker on Ray: tell the driver where and since when it trains, and Ray Train how well."""
+"""Hooks of a worker on Ray: report node and first step to the driver, and metrics to Ray Train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DriverLinkHook(Hook):
-    """Tells the driver on which node this rank trains, and when the first step was done.
+    """Report to the driver on which node this rank trains, and when the first step was done.
 
     Args:
         link: To the driver.

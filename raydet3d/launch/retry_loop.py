@@ -76,7 +76,7 @@ def fit(
         `iter` and `checkpoint`.
 
     Raises:
-        InputError: The cluster has less than was asked for, or a worker found something that the user has to mend.
+        InputError: The cluster has less than was asked for, or a worker found something that the user has to correct.
         ray.train.TrainingFailedError: The run failed.
     """
     given = cluster
@@ -215,7 +215,7 @@ class RetryLoop:
         return LOST_NODE_TIMEOUT_S if given is None else given
 
     def _can_resume(self) -> bool:
-        """Whether the cluster without its draining nodes has room, or has something that may bring it."""
+        """Whether the cluster without its draining nodes has room, or an autoscaler may add it."""
         if self._executor.is_placed or ray.get_runtime_context().get_node_id() in draining_nodes():
             return False
         return max_placeable_workers(self.options, read_nodes()) >= self.options.min_workers or self._cluster.wait_s > 0
@@ -267,7 +267,7 @@ class RetryLoop:
             raise Stopped(reason)
 
     def _asked(self) -> str | None:
-        """Return why the run is to stop for good, if it is."""
+        """Return why the run is to stop, or None."""
         if self._request.reason is not None:
             return self._request.reason
         limit = self.options.time_limit_s
@@ -356,7 +356,7 @@ class RetryLoop:
         """Return why a try failed, where it is worth another one; None where its workers were not placed.
 
         Raises:
-            InputError: A worker found what the user has to mend.
+            InputError: A worker found something that the user has to correct.
             BaseException: The error itself, if another try would fail in the same way.
         """
         if (mistake := user_mistake(error)) is not None:

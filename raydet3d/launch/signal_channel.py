@@ -30,7 +30,7 @@ Report = Mapping[str, object]
 
 
 class WorkerLink(Protocol):
-    """What the hooks of a worker may tell their driver."""
+    """Messages that the hooks of a worker may send to their driver."""
 
     def put(self, key: str, value: str) -> None:
         """Set a key."""

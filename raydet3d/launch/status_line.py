@@ -43,7 +43,7 @@ class StatusTerminal:
         return len(text)
 
     def clear(self) -> None:
-        """Erase the panel for good."""
+        """Remove the panel."""
         with self._lock:
             self._line.clear()
             self._has_status = False

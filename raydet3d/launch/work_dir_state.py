@@ -80,7 +80,7 @@ def inspect_work_dir(work_dir: Path, cfg: Config) -> WorkDirState:
 
     Args:
         work_dir: The folder; where `cfg.work_dir` is a URI, the one that stands for it on this machine: what other
-            machines have left there is brought first.
+            machines have left there is downloaded first.
         cfg: The config that is to run, before a seed was drawn for it.
     """
     home = str(cfg.get("work_dir"))

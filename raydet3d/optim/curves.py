@@ -357,7 +357,7 @@ class CosineRestart(Curve):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Curve):
-    """Up from `eta_max / div_factor` to `eta_max`, then down below the start: values, whatever was there before.
+    """Up from `eta_max / div_factor` to `eta_max`, then down below the start; independent of the earlier value.
 
     Source: Smith and Topin, Super-Convergence, 2018. `final_div_factor` divides the start, not the peak.
 

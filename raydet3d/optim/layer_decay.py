@@ -97,7 +97,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """Groups of one depth each, with `lr * decay_rate ** (num_layers + 1 - depth)`; the head has the full rate.
 
     The depth is read off a parameter's name, by the naming of the published backbones: ConvNeXt's
-    `downsample_layers.S` and `stages.S.B`, and `layers.N` of BEiT, MAE and VisionTransformer (told by the class
+    `downsample_layers.S` and `stages.S.B`, and `layers.N` of BEiT, MAE and VisionTransformer (identified by the class
     name of `model.backbone`). One-dimensional parameters and biases have no weight decay. Frozen ones are left out.
 
     Args:

@@ -110,7 +110,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """Roughly the nearest matrix with orthonormal rows (or columns): all singular values brought near to 1.
+    """Roughly the nearest matrix with orthonormal rows (or columns): all singular values are close to 1.
 
     Args:
         matrix: (R, C), not all zero.

@@ -92,7 +92,7 @@ def _follow(
             _reset(group, configured, field)
         if acting and strange is None:
             replay([s for s in acting if isinstance(s, CurveScheduler)], epoch_length)
-            for scheduler in acting:  # what a metric brought about has no place among the ticks: it comes last
+            for scheduler in acting:  # reductions by a metric belong to no tick, so they come last
                 if isinstance(scheduler, ReduceOnPlateauParamScheduler):
                     scheduler.repeat_reductions()
 

@@ -160,7 +160,7 @@ def check_ranks(model: nn.Module, hooks: Hooks, batch_workers: int) -> None:
     if world < batch_workers and batch_workers % world and needs_all_ranks(model):
         raise InputError(
             f"an iteration is the batches of {batch_workers} workers, and {world} would do unequal numbers of them, at "
-            "which a sharded model or sync_bn waits for ever; start a number that divides it, or begin anew with "
+            "which a sharded model or sync_bn would wait forever; start a number that divides it, or begin anew with "
             "another one"
         )
 

@@ -341,7 +341,7 @@ class RunParts:
 
     @property
     def launcher(self) -> str:
-        """`pytorch` where there are several processes, whatever started them; else `none`."""
+        """`pytorch` if there are several processes, however they were started; else `none`."""
         return "pytorch" if self.distributed else "none"
 
     @property

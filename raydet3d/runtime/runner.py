@@ -99,7 +99,7 @@ class Runner(RunParts):
         return metrics
 
     def _run(self, loop: TrainLoop | EvalLoop) -> Any:
-        """Run a loop; whatever happens, stop loader workers and finish the checkpoints that are being written."""
+        """Run a loop; in any case, stop loader workers and finish the checkpoints that are being written."""
         try:
             result = loop.run()
         finally:
@@ -390,7 +390,7 @@ class Runner(RunParts):
             limit: How many of the group to keep.
             scores: Metrics for the manifest.
             point: Whether `last_checkpoint` is to name it.
-            milestone: Whether it is kept whatever `limit` says.
+            milestone: Whether it is kept regardless of `limit`.
             budget: Bytes that the run's checkpoints there may take together.
 
         Returns:

@@ -1,6 +1,6 @@
 """Population based training, loaded where a sweep names it: copy a top trial's checkpoint, perturb its hyperparameters.
 
-Private in Ray Tune and used here only: `_get_new_config`, since a public `custom_explore_fn` is not told which trial
+Private in Ray Tune and used here only: `_get_new_config`, since a public `custom_explore_fn` does not know which trial
 continues from which; and `_trial_state`, `_save_trial_state` and `_perturbation_interval`, since there is no public way
 to restore what the scheduler knew of its trials before a stop.
 """
@@ -170,7 +170,7 @@ def exploit(queue: TrialQueue, name: str, donor_name: str, pointer: Pointer | No
 
 
 def pin(queue: TrialQueue, donor: Trial, checkpoint: str, name: str) -> Path | None:
-    """Keep a checkpoint under a second name, so that it stays whatever becomes of the first.
+    """Keep a checkpoint under a second name, so that it stays even if the first is deleted.
 
     Args:
         queue: The sweep's trials.

@@ -135,7 +135,7 @@ def read_results(folder: Path) -> Results:
     if not isinstance(about, dict) or "metric" not in about:
         if not ledger.trials.is_dir():
             raise InputError(f"{folder} holds no sweep: it has neither sweep.json nor trials/")
-        raise InputError(f"{folder / 'sweep.json'} cannot be read; run the sweep's command once more, which mends it")
+        raise InputError(f"{folder / 'sweep.json'} cannot be read; run the sweep's command again, which repairs it")
     trials, _ = ledger.load()
     own = about.get("own_values", {})
     return Results(

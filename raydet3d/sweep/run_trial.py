@@ -43,7 +43,7 @@ class TuneReport(TypedDict, total=False):
 
 
 def sweep_channel() -> SignalChannel:
-    """Return the channel by which the driver of a sweep tells its trials to stop."""
+    """Return the channel by which the driver of a sweep asks its trials to stop."""
     import ray
 
     return SignalChannel(f"{ray.get_runtime_context().get_job_id()}/sweep")

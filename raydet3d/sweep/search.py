@@ -1,4 +1,4 @@
-"""Search algorithms: grid and random. A resumed sweep tells them what was tried before."""
+"""Search algorithms: grid and random. A resumed sweep passes them the earlier settings."""
 
 from __future__ import annotations
 

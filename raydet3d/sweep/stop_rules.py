@@ -20,7 +20,7 @@ class StopRule:
         above: Stop once the value is greater than this.
         below: Stop once it is less than this.
         after: Only from this epoch (iteration) on.
-        plateau: Stop when so many reports in a row have brought no better value.
+        plateau: Stop after this many consecutive reports without a better value.
         min_delta: How much better counts as better, for `plateau`.
     """
 

@@ -106,7 +106,7 @@ class Asha(_Resumed, AsyncHyperBandScheduler):
 
     @override
     def replay(self, trial: RayTrial, report: TrialReport) -> None:
-        self.on_trial_result(None, trial, report)  # whatever it decides
+        self.on_trial_result(None, trial, report)  # its decision is not needed
 
 
 class Median(_Resumed, MedianStoppingRule):

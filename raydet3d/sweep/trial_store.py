@@ -1,6 +1,6 @@
 """Store the state of a sweep in small files of its folder, each written atomically.
 
-A sweep resumes from these files, not from Ray's own state: whatever is killed or damaged, each trial's record, its
+A sweep resumes from these files, not from Ray's own state: if something is killed or damaged, each trial's record, its
 reports and its checkpoints can be read alone.
 
     SWEEP/sweep.json                definition of the sweep

@@ -137,7 +137,7 @@ class TestBadFiles:
             (
                 "a.py",
                 "_base_ = 'mmdet::x.py'\n",
-                "_base_ 'mmdet::x.py': no package 'mmdet' that brings it is installed",
+                "_base_ 'mmdet::x.py': no package 'mmdet' that has it is installed",
             ),
             ("a.py", "x = 1\nif x:\n    _base_ = 'b.py'\n", "a.py:3: _base_ must be assigned alone, at the top level"),
             ("a.py", "_base_: str = 'b.py'\n", "a.py:1: _base_ must be assigned alone, at the top level"),
