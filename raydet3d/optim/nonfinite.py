@@ -114,7 +114,9 @@ class FiniteGuard:
         else:
             # The copy in pinned memory is -1 until the device has written it.
             is_cuda = self.device.type == "cuda"
-            flag = torch.full_like(self.flag, -1.0, device="cpu", pin_memory=True) if is_cuda else self.flag.clone()
+            flag = (
+                torch.full((), -1.0, dtype=torch.float32, pin_memory=True) if is_cuda else torch.empty_like(self.flag)
+            )
             flag.copy_(self.flag, non_blocking=True)
             self.num_bad = self.num_bad + self.flag
         self._unread.append((iteration, flag))
