@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python -m raydet3d.evaluate CONFIG CHECKPOINT --workers 8             # the frames dealt out to 8 Ray workers
   python -m raydet3d.evaluate CONFIG CHECKPOINT --out results/          # KITTI-format result files, one for each frame
   python -m raydet3d.evaluate CONFIG CHECKPOINT --show-dir pictures/    # bird's-eye pictures of every frame
+  python -m raydet3d.evaluate CONFIG CHECKPOINT --page page/ --worst 20 # the 20 worst frames as a 3D page
   python -m raydet3d.evaluate CONFIG CHECKPOINT --save-predictions found.npz
   python -m raydet3d.evaluate CONFIG --predictions found.npz            # score again, without the model
   torchrun --nproc-per-node 8 -m raydet3d.evaluate CONFIG CHECKPOINT    # the frames dealt out to 8 processes
@@ -51,6 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save-predictions", metavar="FILE", help="write all predictions to this file (.npz)")
     parser.add_argument("--predictions", metavar="FILE", help="score a file of --save-predictions, without the model")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every frame into this folder")
+    parser.add_argument("--page", metavar="DIR", help="write a 3D page of the frames with most errors into this folder")
+    parser.add_argument(
+        "--worst", type=int, metavar="N", help="draw the N frames with most missed objects and false positives only"
+    )
     parser.add_argument("--score-thr", type=float, metavar="S", help="least score of a drawn box")
     parser.add_argument("--tta", action="store_true", help="predict on the views of tta_pipeline, merged by tta_model")
     add_ray(parser, default="0", verb="evaluates")
@@ -78,7 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
         check_checkpoint(args.checkpoint)
         cfg["load_from"], cfg["resume"] = args.checkpoint, False  # this checkpoint, not one of the work dir
     else:
-        for flag in ("show_dir", "tta", "save_predictions", "workers"):
+        for flag in ("show_dir", "page", "tta", "save_predictions", "workers"):
             if getattr(args, flag):
                 raise InputError(f"--{flag.replace('_', '-')} needs a model; --predictions scores without one")
     if args.out is not None:
@@ -97,8 +102,15 @@ def load_config(args: argparse.Namespace) -> Config:
                 "--show-dir needs default_hooks.visualization=dict(type='Det3DVisualizationHook') in the config"
             )
         hook.update(draw=True, test_out_dir=str(Path(args.show_dir).absolute()))
-        if args.score_thr is not None:
-            hook["score_thr"] = args.score_thr
+    if args.page is not None:
+        hooks = cfg.setdefault("default_hooks", {})
+        hooks["visualization"] = hooks.get("visualization") or {"type": "Det3DVisualizationHook"}
+        hooks["visualization"]["page"] = str(Path(args.page).absolute())
+    if args.show_dir is not None or args.page is not None:
+        given = {"score_thr": args.score_thr, "worst": args.worst}
+        cfg["default_hooks"]["visualization"].update({key: value for key, value in given.items() if value is not None})
+    elif args.worst is not None:
+        raise InputError("--worst chooses the frames of --show-dir or --page; give one of them")
     return cfg
 
 
@@ -148,6 +160,7 @@ def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
             ("Results", args.out),
             ("Predictions", args.save_predictions),
             ("Pictures", args.show_dir),
+            ("Page", args.page),
         ):
             if path is not None:
                 print(f"{title}: {path}")

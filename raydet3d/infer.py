@@ -69,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of KITTI calibration files NAME.txt for --kitti (default: camera at LiDAR)",
     )
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every cloud into this folder")
+    parser.add_argument("--page", metavar="DIR", help="write a 3D page of the first 30 clouds into this folder")
     parser.add_argument(
         "--score-thr", type=float, metavar="S", help="least score of a box (default: all are written, 0.3 is drawn)"
     )
@@ -192,8 +193,9 @@ def _infer(
     connecting: ConnectThread | None,
     request: StopRequest,
 ) -> int:
-    from raydet3d.runtime.infer_files import CloudFile, FileInferencer, InferJob, is_done, make_sinks
+    from raydet3d.runtime.infer_files import DRAWN_SCORE, CloudFile, FileInferencer, InferJob, is_done, make_sinks
     from raydet3d.runtime.infer_output import begin, make_record, write_lines
+    from raydet3d.runtime.scene_sink import MAX_FRAMES, join_scenes
 
     out = Path(args.out).absolute()
     job = InferJob(
@@ -203,6 +205,8 @@ def _infer(
         tta=args.tta,
         score_thr=args.score_thr,
         show_dir=None if args.show_dir is None else str(Path(args.show_dir).absolute()),
+        page_dir=None if args.page is None else str(Path(args.page).absolute()),
+        page_names=tuple(name for _, name in found[:MAX_FRAMES]),
         kitti=args.kitti,
         calib_dir=None if args.calib is None else str(Path(args.calib).absolute()),
         batch_size=args.batch_size,
@@ -214,7 +218,8 @@ def _infer(
     files = [CloudFile(path, name) for path, name in found]
     # With workers too: a checkpoint that does not fit is found here, once, and no GPU of theirs is needed for it.
     inferencer = FileInferencer(job if connecting is None else replace(job, device="cpu"))
-    begin(out, make_record(job, root, inferencer.classes), fresh=args.fresh)
+    classes = inferencer.classes
+    begin(out, make_record(job, root, classes), fresh=args.fresh)
     local = inferencer if connecting is None else None
     del inferencer
     sinks = make_sinks(job)
@@ -232,6 +237,11 @@ def _infer(
     print(f"Predictions: {lines}")
     if args.show_dir is not None:
         print(f"Pictures: {args.show_dir}")
+    if job.page_dir is not None:
+        score = DRAWN_SCORE if args.score_thr is None else args.score_thr
+        title = f"{Path(args.checkpoint).name} on {Path(root).name}"
+        page = join_scenes(job.page_dir, job.page_names, title=title, classes=classes, score_thr=score)
+        print(f"Page: {page}")
     if not failed:
         return 0
     print(f"{len(failed)} of {len(files)} clouds failed; the same command tries them again:")

@@ -1,4 +1,4 @@
-"""The command `python -m raydet3d.show config|schedule|hooks|groups|model|ray|registry ...`: what a run will do."""
+"""The command `python -m raydet3d.show config|schedule|hooks|groups|model|ray|data|registry ...`: what a run does."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   python -m raydet3d.show groups CONFIG                         which parameters train with which settings
   python -m raydet3d.show model CONFIG                          parameters, multiply-adds and activations of each part
   python -m raydet3d.show ray CONFIG --workers 1-8              what a run will ask of the cluster
+  python -m raydet3d.show data CONFIG --n 8                     samples before and after augmentation; label counts
   python -m raydet3d.show registry                              the tables of what a config may name by type=...
   python -m raydet3d.show registry OPTIMIZERS                   what one of them holds, and where it comes from
 
@@ -39,12 +40,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m raydet3d.show",
-        description="Show what a run with a config will do. Nothing is trained or made; only `model` reads a frame.",
+        description="Show what a run with a config will do. Nothing is trained; only `model` and `data` read the data.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
-    views = parser.add_subparsers(dest="view", required=True, metavar="config|schedule|hooks|groups|model|ray|registry")
+    views = parser.add_subparsers(
+        dest="view", required=True, metavar="config|schedule|hooks|groups|model|ray|data|registry"
+    )
     for name, (show, help_text) in VIEWS.items():
         view = views.add_parser(name, help=help_text, description=f"Show {help_text}.")
         view.set_defaults(show=show)
@@ -55,6 +58,19 @@ def make_parser() -> argparse.ArgumentParser:
             add_ray(view)
         if name == "model":
             view.add_argument("--json", action="store_true", help="print JSON")
+        if name == "data":
+            view.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
+            view.add_argument("--n", type=int, default=4, metavar="N", help="samples, evenly spaced (default: 4)")
+            view.add_argument(
+                "--aug",
+                type=int,
+                nargs="?",
+                const=1,
+                default=1,
+                metavar="N",
+                help="augmented versions of each sample: those of the first N epochs (default: 1; 0: none)",
+            )
+            view.add_argument("--page", metavar="DIR", help="folder of page and pictures (default: WORK_DIR/data)")
         if name == "schedule":
             view.add_argument(
                 "--epoch-length",
@@ -369,6 +385,16 @@ def show_ray(cfg: Config, args: argparse.Namespace) -> None:
         print(f"{item.name:<22} {value!r:<24} {'' if item.name in given else '(default)'}".rstrip())
 
 
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def show_samples(cfg: Config, args: argparse.Namespace) -> None:
+    """Show samples before and after augmentation. Imports torch."""
+    from raydet3d.show_data import show_data
+
+    show_data(cfg, args)
+
+
 # ---------------------------------------------------------------------------------------------------------- registry
 
 
@@ -433,6 +459,7 @@ VIEWS: Mapping[str, tuple[Callable[[Config, argparse.Namespace], None], str]] = 
     "groups": (show_groups, "the param groups of the model"),
     "model": (show_model, "parameters, multiply-adds and activation sizes of the model's parts for one frame"),
     "ray": (show_ray, "what a run asks of the cluster"),
+    "data": (show_samples, "samples before and after augmentation, and label counts"),
 }
 
 

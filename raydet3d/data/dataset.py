@@ -387,6 +387,13 @@ class Det3DDataset(Dataset[Any]):
                 sample["img_path"] = inside(self._folder("img"), str(camera["img_path"]), source=self.ann_file)
             if "height" in camera and "width" in camera:
                 sample["ori_shape"] = (int(camera["height"]), int(camera["width"]))
+        elif views := {name: one for name, one in (info.get("images") or {}).items() if name in self.data_prefix}:
+            # All cameras, for drawing.
+            sample["img_path"] = [
+                inside(self._folder(name), str(one["img_path"]), source=self.ann_file) for name, one in views.items()
+            ]
+            for key in ("lidar2cam", "cam2img"):
+                sample[key] = [np.array(one[key], dtype=np.float64) for one in views.values()]  # type: ignore[literal-required]
         if not self.test_mode:
             sample["ann_info"] = self.parse_ann_info(info)
         elif self.load_eval_anns and info.get("instances") is not None:

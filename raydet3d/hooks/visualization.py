@@ -1,15 +1,34 @@
-"""`Det3DVisualizationHook`: draw some validation frames and all test frames."""
+"""`Det3DVisualizationHook`: draw frames of a validation or a test as pictures and as a 3D page, worst ones first."""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt
+from torch import Tensor
+from typing_extensions import override
+
+from raydet3d import dist
+from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from raydet3d.errors import InputError
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
-from raydet3d.hooks.context import DataBatch, DataSample, PartCfg, Predictions, RunContext, StateDict
+from raydet3d.hooks.context import DataBatch, DataSample, Metrics, PartCfg, Predictions, RunContext, StateDict
 from raydet3d.registry import HOOKS
+
+
+@dataclass(order=True)
+class _Frame:
+    """A frame kept for drawing after the epoch; the greatest has most errors and, of equals, came first."""
+
+    errors: int
+    order: int
+    name: str = field(compare=False)
+    text: str = field(compare=False)
+    inputs: StateDict = field(compare=False, repr=False)
+    sample: StateDict = field(compare=False, repr=False)
 
 
 @HOOKS.register_module()
@@ -18,22 +37,31 @@ class Det3DVisualizationHook(Hook):
 
     In validation, rank 0 draws the samples of every `interval`-th batch, starting with the first one, to the
     visualizer's backends. Each validation draws the same frames under the same names, so that they can be compared. A
-    test draws all samples: each rank its own into `test_out_dir` if it is given, else rank 0 to the backends. No files
-    are read for drawing. Priority NORMAL.
+    test draws all samples: each rank its own into `test_out_dir` if it is given, else rank 0 to the backends. With
+    `worst=N`, all frames of all ranks are compared with their ground truth instead, and the N with the most missed
+    objects and false positives are drawn after the epoch. Files are read only for frames that are drawn. Outputs that
+    cannot be drawn are named in one warning. Priority NORMAL.
 
     Args:
-        draw: Whether to draw at all.
-        interval: Number of validation batches between two that are drawn.
+        draw: Whether to draw pictures.
+        interval: Number of validation batches between two that are drawn; not used with `worst`.
         score_thr: Minimum score of the predictions to draw.
         show: Windows are not supported: a warning is logged once, and images are written as usual.
         vis_task: `lidar_det`, `lidar_seg`, `multi-modality_det`, `mono_det` or `multi-view_det`.
-        wait_time: Ignored; accepted for compatibility with MMDetection3D.
+        wait_time: Passed to the visualizer, which opens no window and does not wait.
         test_out_dir: Folder for test images, `FRAME.png`; below the run's log folder unless absolute.
         draw_gt: Whether to draw ground truth.
         draw_pred: Whether to draw predictions.
         show_pcd_rgb: Colour the points by their columns 3 to 5.
         backend_args: None or `dict(backend='local')`.
         max_frames: Maximum number of images per validation; None means no limit.
+        worst: Number of frames with the most errors to draw after a validation or test; 0 draws by `interval`.
+        page: Whether to write the drawn frames as a 3D page, worst first: `vis_data/scenes_val.html` or
+            `scenes_test.html` in the run's log folder, replaced by each validation. A string names another folder, in
+            which the page is `index.html`. Works without `draw` too.
+        page_frames: Maximum number of frames on the page: the ones with most errors.
+        match_iou: Minimum 3D IoU at which a prediction counts as the detection of an object of its class.
+        match_distance: Maximum distance of the centres on the ground in metres, used instead of `match_iou`.
     """
 
     priority = "NORMAL"
@@ -52,9 +80,16 @@ class Det3DVisualizationHook(Hook):
         show_pcd_rgb: bool = False,
         backend_args: PartCfg | None = None,
         max_frames: NonNegativeInt | None = None,
+        worst: NonNegativeInt = 0,
+        page: bool | str = False,
+        page_frames: PositiveInt = 30,
+        match_iou: PositiveFloat = 0.5,
+        match_distance: PositiveFloat | None = None,
     ) -> None:
         if interval < 1:
             raise InputError(f"Det3DVisualizationHook: interval must be 1 or more, got {interval}")
+        if match_iou > 1:
+            raise InputError(f"Det3DVisualizationHook: match_iou must be at most 1, got {match_iou}")
         only_local("Det3DVisualizationHook", backend_args)
         self.draw = draw
         self.interval = interval
@@ -67,16 +102,33 @@ class Det3DVisualizationHook(Hook):
         self.draw_pred = draw_pred
         self.show_pcd_rgb = show_pcd_rgb
         self.max_frames = max_frames
+        self.worst = worst
+        self.page = page
+        self.page_frames = page_frames
+        self.match_iou = match_iou
+        self.match_distance = match_distance
         self._num_drawn = 0
+        self._num_seen = 0
+        self._kept: list[_Frame] = []
+        self._warned: set[str] = set()
 
+    @property
+    def _is_active(self) -> bool:
+        return self.draw or bool(self.page)
+
+    @override
     def before_val_epoch(self, runner: RunContext) -> None:
-        """Reset the number of drawn images."""
-        self._num_drawn = 0
+        self._num_drawn = self._num_seen = 0
+        self._kept = []
+
+    @override
+    def before_test_epoch(self, runner: RunContext) -> None:
+        self.before_val_epoch(runner)
 
     def after_val_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
-        """Draw the batch's samples at each `interval`-th batch.
+        """Draw the batch's samples at each `interval`-th batch, or rank all samples.
 
         Args:
             runner: The run.
@@ -84,18 +136,19 @@ class Det3DVisualizationHook(Hook):
             data_batch: Batch from the data loader.
             outputs: Predictions of the model, one data sample per sample.
         """
-        if not self.draw or runner.rank != 0 or batch_idx % self.interval or not outputs:
+        if not self._is_active or (not self.worst and (runner.rank != 0 or batch_idx % self.interval)):
             return
-        for index, output in enumerate(outputs):
-            if self.max_frames is not None and self._num_drawn >= self.max_frames:
-                return
-            self._num_drawn += 1
-            self._draw(runner, f"val_{_frame_name(output, batch_idx, index)}", data_batch, output, index)
+        for index, output in enumerate(outputs or ()):
+            if not self.worst:
+                if self.max_frames is not None and self._num_drawn >= self.max_frames:
+                    return
+                self._num_drawn += 1
+            self._take(runner, "val", batch_idx, data_batch, output, index)
 
     def after_test_iter(
         self, runner: RunContext, batch_idx: int, data_batch: DataBatch = None, outputs: Predictions = None
     ) -> None:
-        """Draw all samples of the batch.
+        """Draw or rank all samples of the batch.
 
         Args:
             runner: The run.
@@ -103,48 +156,173 @@ class Det3DVisualizationHook(Hook):
             data_batch: Batch from the data loader.
             outputs: Predictions of the model, one data sample per sample.
         """
-        if not self.draw or (self.test_out_dir is None and runner.rank != 0):
+        is_needed = runner.rank == 0 or self.test_out_dir is not None or self.worst or self.page
+        if not self._is_active or not is_needed:
             return
         for index, output in enumerate(outputs or ()):
-            name = _frame_name(output, batch_idx, index)
-            if self.test_out_dir is None:
-                self._draw(runner, f"test_{name}", data_batch, output, index)
-            else:
-                # An absolute `test_out_dir` replaces the log folder.
-                out_file = Path(runner.log_dir) / self.test_out_dir / f"{name}.png"
-                self._draw(runner, name, data_batch, output, index, out_file=out_file)
+            self._take(runner, "test", batch_idx, data_batch, output, index)
 
-    def _draw(
-        self,
-        runner: RunContext,
-        name: str,
-        data_batch: DataBatch,
-        output: DataSample,
-        index: int,
-        out_file: Path | None = None,
+    def after_val_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
+        """Draw the worst frames and write the page.
+
+        Args:
+            runner: The run.
+            metrics: Not used.
+        """
+        self._finish(runner, "val")
+
+    def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
+        """Draw the worst frames and write the page.
+
+        Args:
+            runner: The run.
+            metrics: Not used.
+        """
+        self._finish(runner, "test")
+
+    def _take(
+        self, runner: RunContext, mode: str, batch_idx: int, data_batch: DataBatch, output: DataSample, index: int
     ) -> None:
-        """Draw one sample with the visualizer."""
-        assert isinstance(data_batch, dict)
-        inputs = data_batch["inputs"]
+        """Draw a sample at once, or keep it if it is among the worst of this rank."""
+        reason = _find_obstacle(data_batch, output)
+        if reason is not None:
+            self._warn(runner, reason)
+            return
+        assert isinstance(data_batch, Mapping)
+        name = _frame_name(output, batch_idx, index)
         sample = output.to_dict()
         if not _has_truth(sample):
             # A model may return new data samples without ground truth and calibration; take those from the loader's.
             given = data_batch["data_samples"][index] if data_batch.get("data_samples") else None
             sample = (given.to_dict() if given is not None else {}) | sample
-        runner.visualizer.add_datasample(
-            name,
-            {key: inputs[key][index] for key in ("points", "img") if key in inputs},
-            data_sample=sample,
-            draw_gt=self.draw_gt,
-            draw_pred=self.draw_pred,
-            show=self.show,
-            wait_time=self.wait_time,
-            out_file=out_file,
-            vis_task=self.vis_task,
-            pred_score_thr=self.score_thr,
-            step=runner.iter,
-            show_pcd_rgb=self.show_pcd_rgb,
+        inputs = {key: data_batch["inputs"][key][index] for key in ("points", "img") if key in data_batch["inputs"]}
+        if self.draw and not self.worst:
+            self._draw(runner, mode, name, inputs, sample)
+        limit = self.worst or (self.page_frames if self.page else 0)
+        if not limit:
+            return
+        errors = runner.visualizer.count_errors(
+            sample, pred_score_thr=self.score_thr, match_iou=self.match_iou, match_distance=self.match_distance
         )
+        if errors is None and self.worst:
+            self._warn(runner, "frames without ground truth or predictions have no errors to sort by")
+        misses, false_positives = errors or (0, 0)
+        text = f"{name} ({misses} missed, {false_positives} false)"
+        self._num_seen += 1
+        frame = _Frame(misses + false_positives, -self._num_seen, name, text, inputs, sample)
+        if len(self._kept) < limit:
+            heapq.heappush(self._kept, _copied(frame))
+        elif frame > self._kept[0]:
+            heapq.heapreplace(self._kept, _copied(frame))
+
+    def _finish(self, runner: RunContext, mode: str) -> None:
+        """Collect the frames that were kept by all ranks; rank 0 draws the worst and writes the page."""
+        if not self._is_active or not (self.worst or self.page):
+            return
+        kept, self._kept = self._kept, []
+        parts = dist.all_gather_object((self._num_seen, [(frame.name, frame.errors) for frame in kept]))
+        errors = {name: count for _, frames in parts for name, count in frames}
+        chosen = sorted(errors, key=lambda name: (-errors[name], name))[: self.worst or self.page_frames]
+        gathered = dist.gather_object([frame for frame in kept if frame.name in chosen])
+        if gathered is None or not chosen:
+            return
+        frames = {frame.name: frame for part in gathered for frame in part}
+        worst_first = [frames[name] for name in chosen]
+        if self.worst:
+            runner.logger.info(
+                "Worst of %d frames: %s", sum(n for n, _ in parts), ", ".join(frame.text for frame in worst_first)
+            )
+            for frame in worst_first if self.draw else ():
+                self._draw(runner, mode, frame.name, frame.inputs, frame.sample)
+        if self.page:
+            self._write_page(runner, mode, worst_first)
+
+    def _write_page(self, runner: RunContext, mode: str, frames: list[_Frame]) -> None:
+        scenes = [
+            runner.visualizer.pack_scene(
+                frame.name,
+                frame.inputs,
+                frame.sample,
+                draw_gt=self.draw_gt,
+                draw_pred=self.draw_pred,
+                pred_score_thr=self.score_thr,
+                show_pcd_rgb=self.show_pcd_rgb,
+                match_iou=self.match_iou,
+                match_distance=self.match_distance,
+            )
+            for frame in frames[: self.page_frames]
+        ]
+        place = f"vis_data/scenes_{mode}.html" if self.page is True else f"{self.page}/index.html"
+        title = f"{runner.experiment_name}, iteration {runner.iter}" if mode == "val" else runner.experiment_name
+        path = runner.visualizer.write_page(
+            Path(runner.log_dir) / place,  # an absolute folder replaces the log folder
+            scenes,
+            title=title,
+            pred_score_thr=self.score_thr,
+            match_iou=self.match_iou,
+            match_distance=self.match_distance,
+        )
+        runner.logger.info("3D page of %d frames: %s", len(scenes), path)
+
+    def _draw(self, runner: RunContext, mode: str, name: str, inputs: StateDict, sample: StateDict) -> None:
+        """Draw one sample with the visualizer: to its backends, or to `test_out_dir`."""
+        out_file = None
+        if mode == "test" and self.test_out_dir is not None:
+            # An absolute `test_out_dir` replaces the log folder.
+            out_file = Path(runner.log_dir) / self.test_out_dir / f"{name}.png"
+        elif runner.rank != 0:
+            return
+        try:
+            runner.visualizer.add_datasample(
+                name if out_file is not None else f"{mode}_{name}",
+                inputs,
+                data_sample=sample,
+                draw_gt=self.draw_gt,
+                draw_pred=self.draw_pred,
+                show=self.show,
+                wait_time=self.wait_time,
+                out_file=out_file,
+                vis_task=self.vis_task,
+                pred_score_thr=self.score_thr,
+                step=runner.iter,
+                show_pcd_rgb=self.show_pcd_rgb,
+            )
+        except NotImplementedError as error:
+            self._warn(runner, str(error))
+
+    def _warn(self, runner: RunContext, reason: str) -> None:
+        """Log once why frames are not drawn."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            runner.logger.warning("Det3DVisualizationHook: %s", reason)
+
+
+def _find_obstacle(data_batch: DataBatch, output: DataSample) -> str | None:
+    """Return why a sample cannot be drawn, or None."""
+    if not hasattr(output, "to_dict"):
+        return f"the model's outputs are {type(output).__name__}, not data samples; nothing is drawn"
+    if not isinstance(data_batch, Mapping) or not isinstance(data_batch.get("inputs"), Mapping):
+        return "batches are not dicts with `inputs`; nothing is drawn"
+    return None
+
+
+def _copied(frame: _Frame) -> _Frame:
+    """Return a frame with its data in memory of its own: that of the batch is used again."""
+    return replace(frame, inputs=_to_host(frame.inputs), sample=_to_host(frame.sample))
+
+
+def _to_host(values: StateDict) -> StateDict:
+    """Copy tensors and boxes in nested dicts to the host."""
+    out: StateDict = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out[key] = _to_host(value)
+        elif isinstance(value, Tensor):
+            out[key] = value.detach().to("cpu", copy=True)
+        else:
+            is_boxes = hasattr(value, "to") and not isinstance(value, type)  # `box_type_3d` is a class
+            out[key] = value.to("cpu") if is_boxes else value
+    return out
 
 
 def _has_truth(sample: StateDict) -> bool:

@@ -27,6 +27,10 @@ class FrameSink(ABC):
         """Return the file of a frame."""
         return self.folder / f"{name}{self.suffix}"
 
+    def wants(self, name: str) -> bool:
+        """Return whether a file of this frame is written."""
+        return True
+
     @abstractmethod
     def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:
         """Write the file of a frame, whole or not at all.

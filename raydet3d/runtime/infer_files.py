@@ -16,6 +16,7 @@ from raydet3d.runtime.frame_sinks import FrameSink, JsonSink, PictureSink
 from raydet3d.runtime.inference import LoadedCloud
 from raydet3d.runtime.inferencer import LidarDet3DInferencer
 from raydet3d.runtime.kitti_text_sink import KittiTextSink
+from raydet3d.runtime.scene_sink import SceneSink
 
 DRAWN_SCORE = 0.3
 
@@ -44,6 +45,8 @@ class InferJob:
         tta: Whether to predict on the views of `tta_pipeline`.
         score_thr: Least score of a box that is written; None writes all, and draws those of 0.3 and more.
         show_dir: Folder of pictures; None draws none.
+        page_dir: Folder of the 3D page; None writes none.
+        page_names: Frames on the page.
         kitti: Whether to write KITTI text files.
         calib_dir: Folder of KITTI calibration files, `NAME.txt`.
         batch_size: Clouds in a batch.
@@ -59,6 +62,8 @@ class InferJob:
     tta: bool = False
     score_thr: float | None = None
     show_dir: str | None = None
+    page_dir: str | None = None
+    page_names: tuple[str, ...] = ()
     kitti: bool = False
     calib_dir: str | None = None
     batch_size: int = 1
@@ -84,8 +89,11 @@ class Outcome:
 def make_sinks(job: InferJob) -> list[FrameSink]:
     """Return the sinks of a job in the order in which they take a frame; that of the JSON file is the last."""
     sinks: list[FrameSink] = []
+    drawn_score = DRAWN_SCORE if job.score_thr is None else job.score_thr
     if job.show_dir is not None:
-        sinks.append(PictureSink(job.show_dir, DRAWN_SCORE if job.score_thr is None else job.score_thr))
+        sinks.append(PictureSink(job.show_dir, drawn_score))
+    if job.page_dir is not None:
+        sinks.append(SceneSink(job.page_dir, drawn_score, job.page_names))
     if job.kitti:
         sinks.append(KittiTextSink(job.out, job.calib_dir))
     return [*sinks, JsonSink(job.out)]
@@ -93,7 +101,7 @@ def make_sinks(job: InferJob) -> list[FrameSink]:
 
 def is_done(sinks: Sequence[FrameSink], file: CloudFile) -> bool:
     """Return whether all files of a frame exist."""
-    return all(sink.path(file.name).is_file() for sink in sinks)
+    return all(sink.path(file.name).is_file() for sink in sinks if sink.wants(file.name))
 
 
 class FileInferencer:
@@ -142,7 +150,7 @@ class FileInferencer:
             frames = self._inferencer.predict([(file.name, sample) for file, sample in loaded])
             for frame in frames:
                 kept = frame.above(self._job.score_thr)
-                for sink in self._sinks:
+                for sink in [sink for sink in self._sinks if sink.wants(frame.name)]:
                     sink.take(kept, self._inferencer)
         except Exception as error:  # noqa: BLE001 - whatever a cloud makes the model, or a full disk a sink, trip over
             if len(loaded) == 1:

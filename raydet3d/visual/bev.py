@@ -135,6 +135,9 @@ def draw_bev(
     line_width: int = 3,
     colors: Array | None = None,
     legend: Sequence[tuple[str, Color | None]] | None = None,
+    point_size: int | None = None,
+    fill: float = 0.8,
+    axes: tuple[Sequence[float], float] | None = None,
 ) -> Array:
     """Draw a frame as a bird's-eye view.
 
@@ -149,23 +152,36 @@ def draw_bev(
         line_width: Width of box outlines in pixels.
         colors: (N, 3) uint8 colours of the points; by default by height.
         legend: (text, colour) pairs; by default ground truth and classes with their counts.
+        point_size: Width of a point in pixels; by default 1 to 3, depending on the scale.
+        fill: Strength of the filling of ground-truth boxes, 0 to 1.
+        axes: Origin and length in metres of coordinate axes to draw, x in red and y in green.
 
     Returns:
         (H, W, 3) image.
     """
-    heights = _height_range(points)
+    heights = height_range(points)
     canvas = _grid(view)
     inks = height_colors(np.nan_to_num(points[:, 2]), heights) if colors is None else colors
-    _add_points(canvas, points, view, inks)
+    _add_points(canvas, points, view, inks, point_size)
     picture = Image.fromarray(canvas)
-    picture = _add_boxes(picture, ground_truth, predictions, view, palette, line_width)
+    picture = _add_boxes(picture, ground_truth, predictions, view, palette, line_width, round(57.5 * fill))
     draw = ImageDraw.Draw(picture)
+    if axes is not None:
+        _draw_axes(draw, view, axes[0], axes[1], max(2, line_width))
     _grid_labels(draw, view)
     if predictions.scores is not None:
         _score_labels(draw, predictions, view, palette)
     shown = heights if colors is None else None
     entries = list(legend) if legend is not None else _legend(ground_truth, predictions, classes, palette)
     return np.concatenate([_header(view, entries, title, shown), np.asarray(picture)])
+
+
+def _draw_axes(draw: ImageDraw.ImageDraw, view: View, origin: Sequence[float], length: float, width: int) -> None:
+    """Draw the axes of x in red and of y in green."""
+    for axis, color in enumerate(((255, 0, 0), (0, 255, 0))):
+        ends = np.repeat(np.asarray(origin, float)[None, :2], 2, 0)
+        ends[1, axis] += length
+        draw.line([tuple(end) for end in view.pixels(ends)], fill=color, width=width)
 
 
 def _grid(view: View) -> Array:
@@ -193,7 +209,7 @@ def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
     font = _font(13)
     for x in _ticks(view.x, view):
         row = (view.x[1] - x) * view.scale
-        if 20 < row < height - 24:
+        if 30 < row < height - 24:
             draw.text((4, row), f"{x:g}", fill=DIM, font=font, anchor="ls")
     column, row = view.pixels(np.zeros(2))
     is_low = height - 40 < row < height + 1  # the sensor's mark covers the label of y = 0
@@ -209,7 +225,7 @@ def _grid_labels(draw: ImageDraw.ImageDraw, view: View) -> None:
         draw.polygon([(column, row - 16), (column - 8, row), (column + 8, row)], fill=TEXT)
 
 
-def _height_range(points: Array) -> tuple[float, float]:
+def height_range(points: Array) -> tuple[float, float]:
     """Return the heights between which colours vary: the 1st and 98th percentile."""
     z = points[:, 2][np.isfinite(points[:, 2])] if len(points) else np.zeros(0)
     low, high = np.quantile(z, [0.01, 0.98]) if len(z) else (-2.0, 1.0)
@@ -221,8 +237,8 @@ def height_colors(z: Array, heights: tuple[float, float]) -> Array:
     return color_scale((z - heights[0]) / (heights[1] - heights[0]), HEIGHTS).astype(np.uint8)
 
 
-def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None:
-    """Draw the points on the canvas, high ones last, as dots of one to three pixels."""
+def _add_points(canvas: Array, points: Array, view: View, colors: Array, size: int | None) -> None:
+    """Draw the points on the canvas, high ones last, as square dots of a size in pixels."""
     whole = np.isfinite(points[:, :3]).all(1)
     points, colors = points[whole], colors[whole]
     order = np.argsort(points[:, 2], kind="stable")
@@ -231,7 +247,7 @@ def _add_points(canvas: Array, points: Array, view: View, colors: Array) -> None
     inside = ((place >= 0) & (place < np.array(view.size))).all(1)
     place, colors = place[inside], colors[inside]
     limit = np.array(view.size) - 1
-    dot = range(1 if view.scale < 8 else 2 if view.scale < 20 else 3)
+    dot = range(size if size is not None else 1 if view.scale < 8 else 2 if view.scale < 20 else 3)
     for right in dot:
         for down in dot:
             column, row = np.minimum(place + np.array([right, down]), limit).T
@@ -245,8 +261,9 @@ def _add_boxes(
     view: View,
     palette: Sequence[Color],
     line_width: int,
+    opacity: int,
 ) -> Image.Image:
-    """Draw outlines with a heading tick; ground truth is filled with low opacity."""
+    """Draw outlines with a heading tick; ground truth is filled with an opacity from 0 to 255."""
     width = max(1, round(line_width * SMOOTH * 0.75))
 
     def draw(layer: ImageDraw.ImageDraw) -> None:
@@ -255,7 +272,7 @@ def _add_boxes(
             for i, (outline, tick) in enumerate(zip(*_outlines(marks.boxes, view), strict=True)):
                 color = marks.color(i, palette)
                 corners = [tuple(corner) for corner in outline * SMOOTH]
-                layer.polygon(corners, fill=(*color, 46) if marks.scores is None else None)
+                layer.polygon(corners, fill=(*color, opacity) if marks.scores is None else None)
                 layer.line([*corners, corners[0], corners[1]], fill=(*color, 255), width=thick, joint="curve")
                 layer.line([tuple(end) for end in tick * SMOOTH], fill=(*color, 255), width=thick)
 

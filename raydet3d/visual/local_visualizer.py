@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from PIL import Image
@@ -13,19 +13,21 @@ from raydet3d.config import PartCfg
 from raydet3d.config.type_check import PositiveFloat, PositiveInt, Probability
 from raydet3d.dist import is_main_process
 from raydet3d.errors import InputError
+from raydet3d.ops.points import points_in_boxes
 from raydet3d.registry import VISUALIZERS
 from raydet3d.structures import Boxes3D
 from raydet3d.structures.sample_types import ArrayLike, CameraMatrices, PlainSample
-from raydet3d.visual.bev import PALETTE, BoxSet, draw_bev, find_view
+from raydet3d.visual.bev import PALETTE, BoxSet, draw_bev, find_view, height_colors, height_range
 from raydet3d.visual.camera import draw_boxes_on_image, draw_points_on_image, project_edges
 from raydet3d.visual.canvas import Array, Color, ColorLike, ColorsLike, Numbers, Styles, to_array, to_color
 from raydet3d.visual.featmap import grid
 from raydet3d.visual.sample_view import (
     box_set,
-    camera_images,
+    camera_views,
     ground_truth_boxes,
     lidar2img_matrices,
     lidar_points,
+    point_rgb,
     predicted_boxes,
     semantic_colors,
     to_plain,
@@ -55,8 +57,9 @@ class Det3DLocalVisualizer(Visualizer):
         text_color: Colour of titles on images.
         mask_color: Colours of point classes (`lidar_seg`); the data set's `palette` by default.
         line_width: Width of outlines in pixels.
-        frame_cfg: Not used; kept for MMDetection3D's signature.
-        alpha: Opacity of filled shapes.
+        frame_cfg: Coordinate axes to draw in the bird's-eye view, x red and y green: `dict(size=1, origin=[0, 0, 0])`,
+            metres. None draws the sensor's place only.
+        alpha: Strength of the filling of ground-truth boxes, 0 to 1.
         multi_imgs_col: Camera images per row.
         fig_show_cfg: Not used; kept for MMDetection3D's signature.
         point_cloud_range: x0, y0, (z0,) x1, y1 (, z1) to show; from the data by default.
@@ -93,12 +96,13 @@ class Det3DLocalVisualizer(Visualizer):
         self.line_width = max(1, round(line_width))
         self.alpha = alpha
         self.pcd_mode = pcd_mode
+        self._axes = _axes(frame_cfg)
         self.multi_imgs_col = max(1, int(multi_imgs_col))
         self.point_cloud_range = point_cloud_range
         self.bev_size = bev_size
         self._cloud: Array = np.zeros((0, 3))
         self._cloud_colors: Array | None = None
-        self._bev_scale = 1.0
+        self._point_size: int | None = None
         if points is not None:
             self.set_points(points, pcd_mode)
 
@@ -151,9 +155,9 @@ class Det3DLocalVisualizer(Visualizer):
         predictions = predicted_boxes(sample, pred_score_thr) if draw_pred else None
         title = f"{name}   step {step}" + (f"   score >= {pred_score_thr:g}" if predictions is not None else "")
         points = lidar_points(data_input, self.pcd_mode)
-        colors = _rgb(points) if show_pcd_rgb and points is not None else None
-        images = camera_images(data_input, sample, self._warn_once)
-        pairs = [] if vis_task == "lidar_seg" else list(zip(images, lidar2img_matrices(sample), strict=False))
+        colors = point_rgb(points) if show_pcd_rgb and points is not None else None
+        views = [] if vis_task == "lidar_seg" else camera_views(data_input, sample, self._warn_once)
+        pairs = [(view.image, view.lidar2img) for view in views]
         bev_image: Array | None = None
         if vis_task == "lidar_seg" and points is not None:
             bev_image = self._segments(points, sample, title, draw_gt=draw_gt, draw_pred=draw_pred)
@@ -200,6 +204,8 @@ class Det3DLocalVisualizer(Visualizer):
             line_width=self.line_width,
             colors=colors,
             legend=legend,
+            fill=self.alpha,
+            axes=self._axes,
         )
 
     def _segments(self, points: Array, sample: PlainSample, title: str, *, draw_gt: bool, draw_pred: bool) -> Array:
@@ -254,8 +260,8 @@ class Det3DLocalVisualizer(Visualizer):
         pcd_mode: int = 0,
         vis_mode: str = "replace",
         frame_cfg: PartCfg | None = None,
-        points_color: ColorLike = (0.8, 0.8, 0.8),
-        points_size: int = 2,
+        points_color: ColorLike | None = None,
+        points_size: PositiveInt | None = None,
         mode: str = "xyz",
     ) -> None:
         """Set a cloud and draw its bird's-eye view as the current image.
@@ -264,26 +270,54 @@ class Det3DLocalVisualizer(Visualizer):
             points: (N, 3+) points.
             pcd_mode: Axes of the points: 0 LiDAR, 1 camera, 2 depth sensor.
             vis_mode: `replace` the cloud, or `add` to it.
-            frame_cfg: Not used; kept for MMDetection3D's signature.
-            points_color: Not used: colours show heights.
-            points_size: Not used.
+            frame_cfg: Coordinate axes to draw, as for the visualizer.
+            points_color: Colour of the points; by default by height.
+            points_size: Width of a point in pixels; by default 1 to 3, depending on the scale.
             mode: `xyz`, or `xyzrgb` for colours in the columns 3 to 5.
         """
         if vis_mode not in ("replace", "add"):
             raise InputError(f"set_points: vis_mode must be 'replace' or 'add', got {vis_mode!r}")
+        if frame_cfg is not None:
+            self._axes = _axes(frame_cfg)
         cloud = lidar_points({"points": points}, pcd_mode)
         assert cloud is not None
-        self._cloud_colors = _rgb(cloud) if mode == "xyzrgb" else None
-        self._cloud = cloud[:, :3] if vis_mode == "replace" else np.concatenate([self._cloud, cloud[:, :3]])
-        if self._cloud_colors is not None and len(self._cloud_colors) != len(self._cloud):
-            self._cloud_colors = None
-        self.set_image(self._draw_bev(self._cloud, BoxSet(), None, self.name, self._cloud_colors))
+        colors = point_rgb(cloud) if mode == "xyzrgb" else None
+        if points_color is not None:
+            colors = np.tile(np.array(_open3d_color(points_color), np.uint8), (len(cloud), 1))
+        if vis_mode == "add" and len(self._cloud):
+            old, new = self._inks(self._cloud, self._cloud_colors), self._inks(cloud, colors)
+            colors = None if self._cloud_colors is colors is None else np.concatenate([old, new])
+            cloud = np.concatenate([self._cloud, cloud[:, :3]])
+        self._cloud, self._cloud_colors, self._point_size = cloud[:, :3], colors, points_size
+        self._draw_cloud()
+
+    def _inks(self, points: Array, colors: Array | None) -> Array:
+        """Return (N, 3) colours of points: given ones, else by height."""
+        return colors if colors is not None else height_colors(np.nan_to_num(points[:, 2]), height_range(points))
+
+    def _draw_cloud(self, boxes: BoxSet | None = None, ink: Color = (0, 255, 0)) -> None:
+        """Draw the cloud, and boxes in one colour, as the current image."""
+        shown = boxes if boxes is not None else BoxSet()
+        picture = draw_bev(
+            self._cloud,
+            BoxSet(),
+            BoxSet(shown.boxes, shown.labels, np.zeros(0)),  # no scores to write beside them
+            view=find_view(self._cloud, shown.boxes, limits=self.point_cloud_range, pixels=self.bev_size),
+            palette=[ink],
+            title=self.name,
+            line_width=self.line_width,
+            colors=self._cloud_colors,
+            legend=[(f"boxes {len(shown)}", ink)] if boxes is not None else [],
+            point_size=self._point_size,
+            axes=self._axes,
+        )
+        self.set_image(picture)
 
     def draw_bboxes_3d(
         self,
         bboxes_3d: Boxes3D,
         bbox_color: ColorLike = (0, 255, 0),
-        points_in_box_color: ColorLike = (255, 0, 0),
+        points_in_box_color: ColorLike | None = (255, 0, 0),
         rot_axis: int = 2,
         center_mode: str = "lidar_bottom",
         mode: str = "xyz",
@@ -293,27 +327,18 @@ class Det3DLocalVisualizer(Visualizer):
         Args:
             bboxes_3d: Boxes of any frame.
             bbox_color: Colour of the outlines.
-            points_in_box_color: Not used; kept for MMDetection3D's signature.
-            rot_axis: Not used.
-            center_mode: Not used.
-            mode: Not used.
+            points_in_box_color: Colour of the points inside the boxes; None leaves theirs.
+            rot_axis: Not needed: boxes know their frame.
+            center_mode: Not needed.
+            mode: Not needed: the cloud's colours are those of `set_points`.
         """
-        ink = _open3d_color(bbox_color)
-        drawn = box_set(bboxes_3d, np.zeros(len(bboxes_3d)), {}, scores=np.ones(len(bboxes_3d)))
-        shown = BoxSet(drawn.boxes, drawn.labels, np.zeros(0))  # without scores
-        view = find_view(self._cloud, drawn.boxes, limits=self.point_cloud_range, pixels=self.bev_size)
-        picture = draw_bev(
-            self._cloud,
-            BoxSet(),
-            shown,
-            view=view,
-            palette=[ink],
-            title=self.name,
-            line_width=self.line_width,
-            colors=self._cloud_colors,
-            legend=[(f"boxes {len(drawn)}", ink)],
-        )
-        self.set_image(picture)
+        boxes = box_set(bboxes_3d, np.zeros(len(bboxes_3d)), {})
+        if points_in_box_color is not None and len(self._cloud):
+            inside = points_in_boxes(self._cloud, boxes.boxes.astype(self._cloud.dtype)).any(1)
+            colors = np.array(self._inks(self._cloud, self._cloud_colors))
+            colors[inside] = _open3d_color(points_in_box_color)
+            self._cloud_colors = colors
+        self._draw_cloud(boxes, _open3d_color(bbox_color))
         return self
 
     def draw_seg_mask(self, seg_mask_colors: ArrayLike) -> Self:
@@ -457,20 +482,22 @@ def _palette(given: Sequence[Color] | Color | None) -> tuple[Color, ...]:
     return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
 
 
+def _axes(frame_cfg: PartCfg | None) -> tuple[Sequence[float], float] | None:
+    """Return origin and length of the axes to draw."""
+    if frame_cfg is None:
+        return None
+    size, origin = frame_cfg.get("size", 1), frame_cfg.get("origin", (0, 0, 0))
+    is_known = set(frame_cfg) <= {"size", "origin"} and isinstance(origin, Sequence) and len(origin) == 3
+    if not is_known or not isinstance(size, int | float):
+        raise InputError(f"visualizer: frame_cfg must be dict(size=1, origin=[0, 0, 0]), got {dict(frame_cfg)}")
+    return cast(Sequence[float], origin), float(size)
+
+
 def _open3d_color(color: ColorLike) -> Color:
     """Return a colour; three numbers up to 1 are fractions of 255, as in open3d."""
     if not isinstance(color, str) and max(color) <= 1:
         return to_color([255 * float(part) for part in color])
     return to_color(color)
-
-
-def _rgb(points: Array) -> Array | None:
-    """Return colours of a cloud's columns 3 to 5 (0 to 1 or 0 to 255), or None."""
-    if points.shape[1] < 6:
-        return None
-    colors = points[:, 3:6].astype(float)
-    inks: Array = np.clip(colors * (255 if colors.size and colors.max() <= 1 else 1), 0, 255).astype(np.uint8)
-    return inks
 
 
 def _to_width(picture: Array, width: int) -> Array:

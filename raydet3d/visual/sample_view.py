@@ -13,6 +13,7 @@ from raydet3d.structures import Box3DMode, Boxes3D, Det3DDataSample
 from raydet3d.structures.sample_types import ArrayLike, CameraMatrices, PlainSample
 from raydet3d.visual.bev import BoxSet
 from raydet3d.visual.canvas import Array, Color, to_array
+from raydet3d.visual.scene_page import Camera, PointColors, Scene
 
 CAMERA_AXES = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Rotation from the LiDAR's axes to a camera's, for samples without calibration."""
@@ -22,6 +23,10 @@ AXES = {
     2: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
 }
 """Rotation from the axes of a cloud (`pcd_mode`: 0 LiDAR, 1 camera, 2 depth) to the LiDAR's."""
+
+
+MAX_PREDICTIONS = 500
+"""Predictions of a frame on a page: those of the highest scores."""
 
 
 def to_plain(data_sample: Det3DDataSample | Mapping[str, Any] | None) -> PlainSample:
@@ -49,6 +54,70 @@ def predicted_boxes(sample: PlainSample, least: float) -> BoxSet:
         return BoxSet(scores=np.zeros(0))
     scores = to_array(own["scores_3d"])
     return box_set(own["bboxes_3d"], own["labels_3d"], sample, scores=scores, least=least)
+
+
+def has_ground_truth(sample: PlainSample) -> bool:
+    """Return whether a sample has ground-truth boxes, if only none."""
+    own, held = sample.get("gt_instances_3d") or {}, sample.get("eval_ann_info") or {}
+    return "bboxes_3d" in own or "gt_bboxes_3d" in held
+
+
+def to_scene(
+    name: str,
+    data_input: Mapping[str, ArrayLike | Sequence[ArrayLike]],
+    sample: PlainSample,
+    *,
+    mode: int,
+    palette: Sequence[Color],
+    draw_gt: bool,
+    draw_pred: bool,
+    show_pcd_rgb: bool,
+    least: float,
+    warn: Callable[[str], None],
+) -> Scene:
+    """Return a frame for a page.
+
+    Args:
+        name: Name of the frame.
+        data_input: `points` and perhaps `img`.
+        sample: Boxes, calibration and image files.
+        mode: Axes of the points: 0 LiDAR, 1 camera, 2 depth sensor.
+        palette: Colours of point classes.
+        draw_gt: Whether to take the ground truth.
+        draw_pred: Whether to take the predictions.
+        show_pcd_rgb: Whether columns 3 to 5 of the points are colours.
+        least: Minimum score of predictions.
+        warn: Called with a message for an image that cannot be read.
+    """
+    points = lidar_points(data_input, mode)
+    points = np.zeros((0, 3), np.float32) if points is None else points
+    colors = [PointColors(f"class ({title})", values) for title, values in semantic_colors(sample, palette)]
+    rgb = point_rgb(points) if show_pcd_rgb else None
+    if rgb is not None:
+        colors.append(PointColors("colour", rgb))
+    elif points.shape[1] > 3:
+        colors.append(PointColors("intensity", np.nan_to_num(points[:, 3])))
+    predictions = predicted_boxes(sample, least) if draw_pred and sample.get("pred_instances_3d") else None
+    if predictions is not None and predictions.scores is not None and len(predictions) > MAX_PREDICTIONS:
+        best = np.argsort(-predictions.scores, kind="stable")[:MAX_PREDICTIONS]
+        predictions = BoxSet(predictions.boxes[best], predictions.labels[best], predictions.scores[best])
+    return Scene(
+        name,
+        points,
+        ground_truth_boxes(sample) if draw_gt and has_ground_truth(sample) else None,
+        predictions,
+        camera_views(data_input, sample, warn),
+        colors,
+    )
+
+
+def point_rgb(points: Array) -> Array | None:
+    """Return the colours in columns 3 to 5 of a cloud (0 to 1 or 0 to 255), or None."""
+    if points.shape[1] < 6:
+        return None
+    colors = points[:, 3:6].astype(float)
+    inks: Array = np.clip(colors * (255 if colors.size and colors.max() <= 1 else 1), 0, 255).astype(np.uint8)
+    return inks
 
 
 def box_set(
@@ -119,33 +188,48 @@ def lidar2img_matrices(sample: CameraMatrices) -> list[Array]:
     return [_square(a) @ _square(b) for a, b in zip(inner, outer, strict=False)]
 
 
-def camera_images(
+def camera_views(
     data_input: Mapping[str, ArrayLike | Sequence[ArrayLike]], sample: PlainSample, warn: Callable[[str], None]
-) -> list[Array]:
-    """Return the camera images of a frame: those of the batch, else those in the files that the sample names.
+) -> list[Camera]:
+    """Return the camera images of a frame with their projections; none without calibration.
 
     Args:
-        data_input: May have `img`.
-        sample: May have `img_path`.
+        data_input: May have `img`: the images of the batch.
+        sample: Calibration, and `img_path`: files to read where the batch has no images.
         warn: Called with a message for a file that cannot be read.
     """
-    given = data_input.get("img")
+    matrices = lidar2img_matrices(sample)
+    given, paths = data_input.get("img"), sample.get("img_path")
+    files = [paths] if isinstance(paths, (str, Path)) else list(paths or ())
+    names = _camera_names([Path(str(file)) for file in files])
+    images: list[Array | None]
     if given is not None:
         parts = list(given) if isinstance(given, (list, tuple)) else [given]
         arrays = [to_array(part) for part in parts]
         arrays = [one for array in arrays for one in (array if array.ndim == 4 else [array])]
-        return [_picture(array) for array in arrays if array.ndim == 3]
-    paths = sample.get("img_path")
-    found = []
-    for path in paths if isinstance(paths, (list, tuple)) else [paths]:
-        if not isinstance(path, (str, Path)) or not Path(path).is_file():
-            continue
-        try:
-            with Image.open(path) as file:
-                found.append(np.asarray(file.convert("RGB")))
-        except OSError as error:
-            warn(f"{path} cannot be read as an image ({error}); frames are drawn without it")
-    return found
+        images = [_picture(array) for array in arrays if array.ndim == 3]
+    else:
+        images = [_read_image(file, warn) for file in files] if matrices else []
+    names = names if len(names) == len(images) else [f"camera {i + 1}" for i in range(len(images))]
+    known = zip(names, images, matrices, strict=False)
+    return [Camera(name, image, matrix) for name, image, matrix in known if image is not None]
+
+
+def _read_image(path: str | Path, warn: Callable[[str], None]) -> Array | None:
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        return None
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file.convert("RGB"))
+    except OSError as error:
+        warn(f"{path} cannot be read as an image ({error}); frames are drawn without it")
+        return None
+
+
+def _camera_names(paths: Sequence[Path]) -> list[str]:
+    """Return names of cameras: the folders of their images if these differ, else the files."""
+    folders = [path.parent.name for path in paths]
+    return folders if len(set(folders)) == len(paths) > 1 else [path.name for path in paths]
 
 
 def _picture(image: Array) -> Array:

@@ -20,14 +20,20 @@ from raydet3d.registry import VISBACKENDS, VISUALIZERS
 from raydet3d.structures import Det3DDataSample
 from raydet3d.structures.sample_types import ArrayLike
 from raydet3d.visual.backends import BaseVisBackend, Scalar, check_picture
-from raydet3d.visual.canvas import Array, Canvas
+from raydet3d.visual.bev import PALETTE
+from raydet3d.visual.canvas import Array, Canvas, Color
 from raydet3d.visual.featmap import draw_featmap
+from raydet3d.visual.matching import MatchRule, match_boxes
+from raydet3d.visual.sample_view import ground_truth_boxes, has_ground_truth, predicted_boxes, to_plain, to_scene
+from raydet3d.visual.scene_page import PackedScene, pack_scene, write_scene_page
 
 BackendsLike = BaseVisBackend | PartCfg | Sequence[BaseVisBackend | PartCfg] | None
 SampleLike = Det3DDataSample | Mapping[str, Any] | None
 """A data sample, or its fields as a dict (see `PlainSample`)."""
 Inputs = Mapping[str, ArrayLike | Sequence[ArrayLike]]
 """Model inputs of one frame: `points`, and perhaps `img`."""
+LEAST_SCORE = 0.05
+"""Minimum score of predictions on a page, whose slider begins at `pred_score_thr`."""
 
 
 @VISUALIZERS.register_module()
@@ -42,6 +48,10 @@ class Visualizer(Canvas):
         fig_save_cfg: Not used; kept for MMEngine's signature.
         fig_show_cfg: Not used; kept for MMEngine's signature.
     """
+
+    pcd_mode = 0
+    palette: Sequence[Color] = PALETTE
+    mask_palette: Sequence[Color] = ()
 
     def __init__(
         self,
@@ -168,6 +178,101 @@ class Visualizer(Canvas):
     ) -> None:
         """Draw a sample; subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} does not draw samples; use Det3DLocalVisualizer")
+
+    def count_errors(
+        self,
+        data_sample: SampleLike,
+        *,
+        pred_score_thr: float = 0.3,
+        match_iou: float = 0.5,
+        match_distance: float | None = None,
+    ) -> tuple[int, int] | None:
+        """Return the numbers of missed objects and of false positives; None without ground truth or predictions.
+
+        Args:
+            data_sample: As for `add_datasample`.
+            pred_score_thr: Minimum score of predictions.
+            match_iou: Minimum 3D IoU at which a prediction detects an object of its class.
+            match_distance: Maximum distance of the centres in metres, used instead of `match_iou`.
+        """
+        sample = to_plain(data_sample)
+        if not has_ground_truth(sample) or not sample.get("pred_instances_3d"):
+            return None
+        found = predicted_boxes(sample, pred_score_thr)
+        assert found.scores is not None
+        matches = match_boxes(ground_truth_boxes(sample), found, MatchRule(match_iou, match_distance))
+        return matches.count_errors(found.scores, pred_score_thr)
+
+    def pack_scene(
+        self,
+        name: str,
+        data_input: Inputs,
+        data_sample: SampleLike = None,
+        *,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        show_pcd_rgb: bool = False,
+        match_iou: float = 0.5,
+        match_distance: float | None = None,
+    ) -> PackedScene:
+        """Pack a frame for `write_page`; takes the arguments of `add_datasample`.
+
+        Args:
+            name: Name of the frame.
+            data_input: `points` (N, 3+), optionally `img`.
+            data_sample: A `Det3DDataSample` or its dict.
+            draw_gt: Whether to show ground truth.
+            draw_pred: Whether to show predictions, from a score of 0.05 on.
+            pred_score_thr: Minimum score of predictions that count as false positives.
+            show_pcd_rgb: Colour points by their columns 3 to 5.
+            match_iou: Minimum 3D IoU at which a prediction detects an object of its class.
+            match_distance: Maximum distance of the centres in metres, used instead of `match_iou`.
+        """
+        scene = to_scene(
+            name,
+            data_input,
+            to_plain(data_sample),
+            mode=self.pcd_mode,
+            palette=self.mask_palette or (self.dataset_meta or {}).get("palette") or PALETTE,
+            draw_gt=draw_gt,
+            draw_pred=draw_pred,
+            show_pcd_rgb=show_pcd_rgb,
+            least=min(LEAST_SCORE, pred_score_thr),
+            warn=self._warn_once,
+        )
+        return pack_scene(scene, rule=MatchRule(match_iou, match_distance), score_thr=pred_score_thr)
+
+    def write_page(
+        self,
+        path: str | Path,
+        scenes: Sequence[PackedScene],
+        *,
+        title: str,
+        pred_score_thr: float = 0.3,
+        match_iou: float = 0.5,
+        match_distance: float | None = None,
+    ) -> Path:
+        """Write frames as a 3D page: one HTML file that needs no network, the frames with most errors first.
+
+        Args:
+            path: File to write.
+            scenes: Frames of `pack_scene`.
+            title: Title of the page.
+            pred_score_thr: Initial minimum score; the page has a slider.
+            match_iou: Value that the frames were packed with.
+            match_distance: The same.
+        """
+        classes = [str(one) for one in (self.dataset_meta or {}).get("classes", ())]
+        return write_scene_page(
+            path,
+            scenes,
+            title=title,
+            classes=classes,
+            palette=self.palette,
+            rule=MatchRule(match_iou, match_distance),
+            score_thr=pred_score_thr,
+        )
 
     def show(
         self,

@@ -33,6 +33,7 @@ LAYERS = {
     "launch": 5,
     "sweep": 6,
     "cli": 7,
+    "show_data": 7,
     **dict.fromkeys(
         ["train", "tune", "evaluate", "infer", "publish", "show", "export", "benchmark", "report", "watch"], 8
     ),

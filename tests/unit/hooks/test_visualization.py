@@ -1,5 +1,6 @@
 """Det3DVisualizationHook: which frames it draws, under which names, from what."""
 
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from raydet3d.errors import InputError
 from raydet3d.hooks.visualization import Det3DVisualizationHook
 from raydet3d.registry import HOOKS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
-from raydet3d.visual import Det3DLocalVisualizer
+from raydet3d.visual import Det3DLocalVisualizer, Visualizer
 from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
 
 CAR = torch.tensor([[20.0, 5, -1.7, 4, 2, 1.5, 0.3]])
@@ -21,7 +22,11 @@ CAR = torch.tensor([[20.0, 5, -1.7, 4, 2, 1.5, 0.3]])
 def run_at(folder, *, rank=0):
     """What the hook asks of a runner."""
     visualizer = Det3DLocalVisualizer(vis_backends=[{"type": "LocalVisBackend"}], save_dir=folder, bev_size=300)
-    return SimpleNamespace(visualizer=visualizer, iter=40, rank=rank, log_dir=folder)
+    logger = logging.getLogger("hook_test")
+    logger.setLevel(logging.INFO)
+    return SimpleNamespace(
+        visualizer=visualizer, iter=40, rank=rank, log_dir=folder, logger=logger, experiment_name="run"
+    )
 
 
 def batch(*ids, truth_in="outputs"):
@@ -181,3 +186,95 @@ def test_mmdet3ds_arguments_are_accepted():
     )
     with pytest.raises(InputError, match="interval must be 1 or more, got 0"):
         Det3DVisualizationHook(interval=0)
+
+
+def frame(number, *, found, truth, score=0.8):
+    """A frame with some of its objects found, and the batch that it was in."""
+    places = torch.tensor([[20.0 + 8 * i, 5, -1.7, 4, 2, 1.5, 0.3] for i in range(max(found, truth))]).reshape(-1, 7)
+    held = {"gt_bboxes_3d": LiDARInstance3DBoxes(places[:truth]), "gt_labels_3d": np.zeros(truth, int)}
+    hits = InstanceData(
+        bboxes_3d=LiDARInstance3DBoxes(places[:found]),
+        scores_3d=torch.full((found,), score),
+        labels_3d=torch.zeros(found, dtype=torch.long),
+    )
+    output = Det3DDataSample(metainfo={"sample_idx": number}, pred_instances_3d=hits)
+    output.eval_ann_info = held
+    return {"inputs": {"points": [torch.rand(50, 4) * 30]}, "data_samples": [output]}, [output]
+
+
+def validate_frames(hook, runner, *frames, mode="val"):
+    getattr(hook, f"before_{mode}_epoch")(runner)
+    for i, (data, outputs) in enumerate(frames):
+        getattr(hook, f"after_{mode}_iter")(runner, batch_idx=i, data_batch=data, outputs=outputs)
+    getattr(hook, f"after_{mode}_epoch")(runner, metrics={})
+
+
+@pytest.mark.parametrize("mode", ["val", "test"])
+def test_the_frames_with_most_errors_are_drawn(tmp_path, caplog, mode):
+    frames = [
+        frame(1, found=3, truth=3),
+        frame(2, found=0, truth=2),
+        frame(3, found=4, truth=1),
+        frame(4, found=4, truth=0, score=0.2),  # below the minimum score
+        frame(5, found=1, truth=2),
+    ]
+    validate_frames(Det3DVisualizationHook(draw=True, worst=2), run_at(tmp_path), *frames, mode=mode)
+    assert pictures(tmp_path) == [f"{mode}_{n:06d}_40.png" for n in (2, 3)]
+    assert "Worst of 5 frames: 000003 (0 missed, 3 false), 000002 (2 missed, 0 false)" in caplog.text
+
+
+def test_the_drawn_frames_become_a_page_also_without_pictures(tmp_path):
+    hook = Det3DVisualizationHook(page=True, interval=2)
+    validate_frames(hook, run_at(tmp_path), *(frame(n, found=n, truth=3) for n in range(4)))
+    text = (tmp_path / "vis_data" / "scenes_val.html").read_text()
+    assert '"frames":[{"name":"000000","misses":3,"falses":0},{"name":"000002","misses":1,"falses":0}]' in text
+    assert not pictures(tmp_path)
+    hook = Det3DVisualizationHook(page=str(tmp_path / "elsewhere"), page_frames=1)
+    validate_frames(hook, run_at(tmp_path), *(frame(n, found=n, truth=3) for n in range(4)), mode="test")
+    text = (tmp_path / "elsewhere" / "index.html").read_text()
+    assert '"frames":[{"name":"000000","misses":3,"falses":0}]' in text
+
+
+def test_kept_frames_have_memory_of_their_own(tmp_path):
+    hook = Det3DVisualizationHook(draw=True, worst=1)
+    runner = run_at(tmp_path)
+    data, outputs = frame(1, found=0, truth=1)
+    hook.before_val_epoch(runner)
+    hook.after_val_iter(runner, 0, data, outputs)
+    data["inputs"]["points"][0].fill_(float("nan"))
+    hook.after_val_epoch(runner)
+    assert len(np.unique(runner.visualizer.get_image()[200:].reshape(-1, 3), axis=0)) > 20  # points of many heights
+
+
+def test_without_ground_truth_frames_are_not_sorted_and_the_hook_says_so(tmp_path, caplog):
+    data, outputs = batch(1, truth_in="batch")
+    data["data_samples"] = None
+    validate_frames(Det3DVisualizationHook(draw=True, worst=1), run_at(tmp_path), (data, outputs))
+    assert pictures(tmp_path) == ["val_000001_40.png"]
+    assert caplog.text.count("no errors to sort by") == 1
+
+
+class Bare:
+    """An output that is no data sample."""
+
+
+def test_what_cannot_be_drawn_is_said_once(tmp_path, caplog):
+    hook = Det3DVisualizationHook(draw=True, interval=1)
+    data, outputs = batch(1, 2)
+    for _ in range(2):
+        hook.after_val_iter(run_at(tmp_path), 0, data, [Bare(), Bare()])
+        hook.after_val_iter(run_at(tmp_path), 0, {"img": 1}, outputs)
+        plain = run_at(tmp_path)
+        plain.visualizer = Visualizer()
+        hook.after_val_iter(plain, 0, data, outputs)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    assert "outputs are Bare, not data samples" in lines[0]
+    assert "`inputs`" in lines[1]
+    assert "use Det3DLocalVisualizer" in lines[2]
+    assert not pictures(tmp_path)
+
+
+def test_the_rule_for_a_detection_is_refused_where_it_is_impossible():
+    with pytest.raises(InputError, match="match_iou must be at most 1, got 50"):
+        Det3DVisualizationHook(match_iou=50)

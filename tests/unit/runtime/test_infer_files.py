@@ -17,6 +17,7 @@ from raydet3d.errors import InputError
 from raydet3d.runtime.infer_files import CloudFile, FileInferencer, InferJob, is_done, make_sinks
 from raydet3d.runtime.infer_output import begin, make_record, write_lines
 from raydet3d.runtime.kitti_text_sink import kitti_annotation
+from raydet3d.runtime.scene_sink import join_scenes
 from raydet3d.structures import LiDARInstance3DBoxes
 from tests.kit.small_detector import clouds_of, write_project
 
@@ -85,6 +86,19 @@ def test_frames_that_are_done_are_not_predicted_again(project: tuple[Path, Infer
     assert result.stat().st_mtime_ns == 1
     for name in (f"pictures/{files[1].name}.png", f"kitti/{files[1].name}.txt", f"preds/{files[1].name}.json"):
         assert (tmp_path / name).is_file()
+
+
+def test_a_page_holds_the_named_frames_that_are_done(project: tuple[Path, InferJob], tmp_path: Path) -> None:
+    folder, job = project
+    files = files_of(folder)[:3]
+    names = tuple(file.name for file in files[:2])
+    job = replace(job, out=str(tmp_path), page_dir=str(tmp_path / "page"), page_names=names)
+    FileInferencer(job).run(files[1:])
+    assert [is_done(make_sinks(job), file) for file in files] == [False, True, True]
+    page = join_scenes(tmp_path / "page", names, title="clouds", classes=["Car"], score_thr=0.3)
+    text = page.read_text()
+    assert f'"frames":[{{"name":"{names[1]}","misses":0,"falses":0}}]' in text
+    assert '"kinds":["found"]' in text
 
 
 def test_score_thr_leaves_out_boxes(project: tuple[Path, InferJob], tmp_path: Path) -> None:

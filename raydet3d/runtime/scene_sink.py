@@ -1,0 +1,64 @@
+"""3D page of an inference: a file for each of its first clouds, written by whatever predicted it, joined at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from typing_extensions import override
+
+from raydet3d.runtime.frame_sinks import FrameSink
+from raydet3d.runtime.inferencer import LidarDet3DInferencer, PredictedFrame, write_json
+from raydet3d.visual.scene_page import PackedScene, write_scene_page
+
+MAX_FRAMES = 30
+"""Clouds on the page: the first ones."""
+
+
+class SceneSink(FrameSink):
+    """Packs frames for the page of a job, `DIR/frames/NAME.json`.
+
+    Args:
+        folder: Folder of the page.
+        score_thr: Initial minimum score of the boxes to show.
+        names: Frames to pack.
+    """
+
+    def __init__(self, folder: str | Path, score_thr: float, names: Collection[str]) -> None:
+        super().__init__(Path(folder) / "frames", ".json")
+        self._score_thr = score_thr
+        self._names = frozenset(names)
+
+    @override
+    def wants(self, name: str) -> bool:
+        return name in self._names
+
+    @override
+    def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:
+        scene = inferencer.visualizer.pack_scene(
+            frame.name, {"points": frame.points}, frame.sample, draw_gt=False, pred_score_thr=self._score_thr
+        )
+        write_json(self.path(frame.name), {**asdict(scene), "kinds": sorted(scene.kinds)})
+
+
+def join_scenes(
+    folder: str | Path, names: Sequence[str], *, title: str, classes: Sequence[str], score_thr: float
+) -> Path:
+    """Write `DIR/index.html` from the packed frames that exist, and return it.
+
+    Args:
+        folder: Folder of the page.
+        names: Names of the frames.
+        title: Title of the page.
+        classes: Class names by label.
+        score_thr: Initial minimum score of the boxes to show.
+    """
+    sink = SceneSink(folder, score_thr, names)
+    scenes = []
+    for file in [sink.path(name) for name in names]:
+        if file.is_file():
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            scenes.append(PackedScene(**{**fields, "kinds": frozenset(fields["kinds"])}))
+    return write_scene_page(Path(folder) / "index.html", scenes, title=title, classes=classes, score_thr=score_thr)
