@@ -361,7 +361,9 @@ class Det3DDataset(Dataset[Any]):
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
                 raise InputError(f"metainfo.classes: {self.ann_file} has no class {name!r}; {hint}")
             if name not in categories and is_main_process():
-                get_logger().warning("%s: its categories lack %r, so no object of that class is read", self.ann_file, name)
+                get_logger().warning(
+                    "%s: its categories lack %r, so no object of that class is read", self.ann_file, name
+                )
         self._label_of = {
             categories[name]: label for label, name in enumerate(classes) if categories.get(name, -1) >= 0
         }

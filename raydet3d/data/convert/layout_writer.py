@@ -74,7 +74,11 @@ class CustomLayoutWriter:
     """
 
     def __init__(
-        self, root: Path | str, *, columns: Sequence[str] = COLUMNS, conventions: Mapping[str, ConfigValue] | None = None
+        self,
+        root: Path | str,
+        *,
+        columns: Sequence[str] = COLUMNS,
+        conventions: Mapping[str, ConfigValue] | None = None,
     ) -> None:
         self.root = Path(root)
         if (self.root / "points").exists():

@@ -417,8 +417,9 @@ def test_classes_that_the_info_file_lacks_are_named(
     tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def rename(content):
-        content["metainfo"]["categories"] = {"auto" if name == "Car" else name: number for name, number in
-                                             content["metainfo"]["categories"].items()}
+        content["metainfo"]["categories"] = {
+            "auto" if name == "Car" else name: number for name, number in content["metainfo"]["categories"].items()
+        }
 
     with caplog.at_level("WARNING", logger="raydet3d"):
         assert build(rewrite(tiny, tmp_path, rename))[1]["ann_info"]["gt_labels_3d"].tolist() == [0, 1]
