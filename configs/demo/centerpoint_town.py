@@ -50,20 +50,21 @@ model = dict(
     pts_neck=dict(
         type='SECONDFPN',
         in_channels=[32, 64, 64],
-        out_channels=[32, 32, 32],
+        out_channels=[24, 24, 24],
         upsample_strides=[1, 2, 4],
         norm_cfg=dict(type='BN', eps=1e-3, momentum=bn_momentum),
         upsample_cfg=dict(type='deconv', bias=False)),
     pts_bbox_head=dict(
         type='CenterHead',
-        in_channels=96,
+        in_channels=72,
         tasks=[
             dict(num_class=5, class_names=class_names[:5]),
             dict(num_class=2, class_names=class_names[5:7]),
             dict(num_class=3, class_names=class_names[7:]),
         ],
+        # One convolution where two are published saves time on a CPU.
         common_heads=dict(
-            reg=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
+            reg=(2, 1), height=(1, 1), dim=(3, 2), rot=(2, 2), vel=(2, 1)),
         share_conv_channel=32,
         bbox_coder=dict(
             type='CenterPointBBoxCoder',

@@ -1,7 +1,7 @@
 """A small SECOND on a generated town: minutes on two cores, without a GPU and without a download.
 
 The town (400 training frames, 120 others for validation, in KITTI's layout) is generated into data/town on first use,
-in about 20 s. 800 steps of 2 workers x 2 frames follow, then one validation.
+in about 20 s. 600 steps of 2 workers x 2 frames follow, then one validation.
 
     python -m raydet3d.train configs/demo/second_town.py
 """
@@ -57,7 +57,7 @@ model = dict(
             sizes=[[0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [3.9, 1.6, 1.56]])))
 
 # One cycle: the rate climbs to 10 lr, then falls to lr / 10,000.
-epoch_num = 8
+epoch_num = 6
 lr = 0.001
 optim_wrapper = dict(
     type='OptimWrapper',
