@@ -16,7 +16,7 @@ from raydet3d.config import Config, find_config
 from raydet3d.config.differences import Difference, find_differences, read_base
 from raydet3d.errors import InputError
 from raydet3d.reports.detection_sections import detection_sections
-from raydet3d.reports.findings import data_share, find
+from raydet3d.reports.diagnosis import data_share, find
 from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, render_page
 from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
 from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart

@@ -11,7 +11,7 @@ import pytest
 from raydet3d.checkpoint.storage import LocalStorage
 from raydet3d.config.differences import Difference
 from raydet3d.metrics.analysis import Analysis
-from raydet3d.reports.findings import find
+from raydet3d.reports.diagnosis import find
 from raydet3d.reports.run_files import RunFiles
 
 
