@@ -23,6 +23,7 @@ from raydet3d.config.interpolation import extract_references, restore_references
 from raydet3d.config.locate import find_config
 from raydet3d.config.provenance import Origin
 from raydet3d.config.section_schemas import KNOWN_KEYS, is_misspelling, misspelled_key
+from raydet3d.config.source_map import BASE_VARIABLES
 from raydet3d.config.variable_overrides import select_variable_overrides
 from raydet3d.errors import InputError, InputImportError, InputKeyError, InputTypeError, nearest
 
@@ -112,6 +113,7 @@ class Config(ConfigDict):
                 _refuse_unknown(key, values)
                 values = set_key(values, key, value)
                 _refuse_read_variable(key, chain)
+        _warn_of_unread_variables(chain)
         text = "\n".join(f"{source.path}\n{source.text}" for source in chain.sources)
         env = {name: value for source in chain.sources for name, value in source.env.items()}
         values, references = extract_references(values, env)
@@ -328,6 +330,24 @@ def _refuse_read_variable(key: str, chain: InheritanceChain) -> None:
             f"config option {key}: {first!r} is a variable, and values computed from it are set already, so this "
             "changes nothing; override the keys that use it (python -m raydet3d.show config shows them)"
         )
+
+
+def _warn_of_unread_variables(chain: InheritanceChain) -> None:
+    """Warn of a variable that a file sets anew and does not read: its bases have computed with their own value."""
+    for number, source in enumerate(chain.sources if chain.kind == "text" else ()):
+        bases = chain.sources[:number]
+        for key, value in source.values.items():
+            if key in KNOWN_KEYS or key in source.used or isinstance(value, Mapping):
+                continue
+            earlier = [base.values[key] for base in bases if key in base.values]
+            reader = next((base.path.name for base in bases if key in base.used), None)
+            if reader and earlier and with_lists(to_plain(earlier[-1])) != with_lists(to_plain(value)):
+                warnings.warn(
+                    f"{file_line(source.path, source.lines.get(key))}: {key} changes nothing that {reader} computes "
+                    f"from it; {BASE_VARIABLES} = dict({key}=...) does",
+                    UserWarning,
+                    stacklevel=3,
+                )
 
 
 def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, ConfigValue], chain: InheritanceChain) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raydet3d.config import pure_python
 from raydet3d.config.config_dict import ConfigDict, ConfigValue
-from raydet3d.config.source_map import BASE, Lines
+from raydet3d.config.source_map import BASE, BASE_VARIABLES, Lines
 from raydet3d.errors import InputError
 
 
@@ -51,6 +51,7 @@ class ParsedFile:
         run: From the values of the bases to the file's own.
         line: The line of `_base_`.
         pure: The bases of a pure-python config; None for all others.
+        base_variables: Values for variables of the bases.
     """
 
     bases: list[str]
@@ -58,6 +59,7 @@ class ParsedFile:
     run: Run
     line: int | None = None
     pure: list[pure_python.Base] | None = None
+    base_variables: dict[str, ConfigValue] = field(default_factory=dict)
 
 
 def file_line(path: Path, line: int | None) -> str:
@@ -76,3 +78,19 @@ def bases_of(path: Path, value: ConfigValue, line: int | None = None) -> list[st
     if not isinstance(names, list | tuple) or len(found) < len(names):
         raise InputError(f"{file_line(path, line)}: {BASE} must be a path or a list of paths, got {value!r}")
     return found
+
+
+def base_variables_of(path: Path, value: ConfigValue, line: int | None = None) -> dict[str, ConfigValue]:
+    """Return the entries of a `_base_variables_`.
+
+    Raises:
+        InputError: It is no dict, or one of its values is a dict: that would replace a section instead of merging it.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(f"{file_line(path, line)}: {BASE_VARIABLES} must be a dict of variables, got {value!r}")
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            raise InputError(
+                f"{file_line(path, line)}: {BASE_VARIABLES}: {name} is a dict; set it outside, to be merged"
+            )
+    return dict(value)

@@ -20,9 +20,9 @@ from raydet3d.config.config_file import ConfigFile, ParsedFile, file_line
 from raydet3d.config.interpolation import Placeholders, find_placeholders
 from raydet3d.config.locate import OURS, MissingConfig, installed, shipped
 from raydet3d.config.python_file import is_value, read_python
-from raydet3d.config.source_map import BASE, merged_lines, nearest_line
+from raydet3d.config.source_map import BASE, BASE_VARIABLES, merged_lines, nearest_line
 from raydet3d.config.yaml_json import read_json, read_yaml
-from raydet3d.errors import InputError, InputKeyError, InputOSError, InputRuntimeError
+from raydet3d.errors import InputError, InputKeyError, InputOSError, InputRuntimeError, nearest
 
 DEPRECATION = "_deprecation_"
 
@@ -97,6 +97,8 @@ def read_chain(
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     parsed = reader(find_placeholders(path, text, require_env=require_env), overrides or {})
     here = file_line(path, parsed.line)
+    if parsed.base_variables and not parsed.bases:
+        raise InputError(f"{path}: {BASE_VARIABLES} replaces variables of the files in {BASE}, and there is no {BASE}")
     if parsed.pure is not None:
         return _read_pure(
             path, parsed, parsed.pure, partial(read_chain, overrides=overrides, require_env=require_env), via
@@ -106,8 +108,9 @@ def read_chain(
     lines: dict[str, str] = {}
     sources: list[ConfigFile] = []
     overridden = set(parsed.overrides)
+    inner = {**parsed.base_variables, **(overrides or {})}
     for name in parsed.bases:
-        chain = read_chain(_base_path(path, name, here), overrides, require_env=require_env, via=(*via, (path, here)))
+        chain = read_chain(_base_path(path, name, here), inner, require_env=require_env, via=(*via, (path, here)))
         if chain.kind == "pure":
             raise InputRuntimeError(
                 f"{here}: {name} is a pure-python config (it imports what it names), and this file sets {BASE}: "
@@ -122,6 +125,10 @@ def read_chain(
         sources += chain.sources
         overridden |= chain.overridden
 
+    for name in parsed.base_variables:
+        if name not in overridden:
+            raise InputKeyError(f"{here}: {BASE_VARIABLES}: no base assigns {name!r}{nearest(name, list(base))}")
+    overridden &= set(overrides or {})
     inherited = ConfigDict(base)
     own = parsed.run(inherited)
     _deprecated(path, own.values.pop(DEPRECATION, None))

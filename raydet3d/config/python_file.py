@@ -16,9 +16,9 @@ from typing import Any, TypeGuard
 from raydet3d import compat
 from raydet3d.config import pure_python
 from raydet3d.config.config_dict import ConfigDict, ConfigValue, to_config
-from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
+from raydet3d.config.config_file import ConfigFile, ParsedFile, base_variables_of, bases_of
 from raydet3d.config.interpolation import FILL, InsertFillCalls, Placeholders
-from raydet3d.config.source_map import BASE, python_lines
+from raydet3d.config.source_map import BASE, BASE_VARIABLES, python_lines
 from raydet3d.config.variable_overrides import OVERRIDES, OverrideVariables
 from raydet3d.errors import InputError
 
@@ -37,10 +37,15 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, ConfigValue]
     lines = python_lines(tree)
     bases: list[str] = []
     base_line = None
+    base_variables: dict[str, ConfigValue] = {}
     for node in list(tree.body):
         if isinstance(node, ast.Assign) and any(map(_is_base, node.targets)):
-            bases = bases_of(path, _literal(path, node.value, placeholders), node.lineno)
+            bases = bases_of(path, _literal(path, BASE, node, placeholders), node.lineno)
             base_line = node.lineno
+            tree.body.remove(node)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == BASE_VARIABLES:
+            values = _literal(path, BASE_VARIABLES, node, placeholders)
+            base_variables = base_variables_of(path, values, node.lineno)
             tree.body.remove(node)
     for part in ast.walk(tree):
         if _is_base(part) and not isinstance(part.ctx, ast.Load):
@@ -84,22 +89,23 @@ def read_python(placeholders: Placeholders, overrides: Mapping[str, ConfigValue]
             found.imported = names.imported
         return found
 
-    return ParsedFile(bases, variables.overridden, run, base_line, pure)
+    return ParsedFile(bases, variables.overridden, run, base_line, pure, base_variables)
 
 
 def _with_fill_calls(tree: ast.AST) -> Any:
     return ast.fix_missing_locations(InsertFillCalls().visit(tree))
 
 
-def _literal(path: Path, node: ast.expr, placeholders: Placeholders) -> Any:
-    """Return the value of `_base_ = ...`, which may use no names."""
+def _literal(path: Path, name: str, node: ast.Assign, placeholders: Placeholders) -> Any:
+    """Return the value of `_base_ = ...` or `_base_variables_ = ...`, which may use no names but `dict`."""
     try:
-        code = compile(_with_fill_calls(ast.Expression(node)), str(path), "eval")
-        return eval(code, {"__builtins__": {}, FILL: partial(placeholders.fill, base={})})
+        code = compile(_with_fill_calls(ast.Expression(node.value)), str(path), "eval")
+        return eval(code, {"__builtins__": {"dict": dict}, FILL: partial(placeholders.fill, base={})})
     except InputError:
         raise
     except Exception as error:  # any failure means that it is no literal
-        raise InputError(f"{path}:{node.lineno}: {BASE} must be a literal path or list of paths ({error})") from error
+        what = "path or list of paths" if name == BASE else "dict"
+        raise InputError(f"{path}:{node.lineno}: {name} must be a literal {what} ({error})") from error
 
 
 def _failure(path: Path, error: BaseException) -> str:

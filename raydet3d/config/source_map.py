@@ -15,6 +15,7 @@ import yaml
 from raydet3d.config.config_dict import DELETE
 
 BASE = "_base_"
+BASE_VARIABLES = "_base_variables_"
 Lines: TypeAlias = dict[str, int]
 """The line of each dotted key."""
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from raydet3d.config.config_dict import ConfigDict, ConfigValue
-from raydet3d.config.config_file import ConfigFile, ParsedFile, bases_of
+from raydet3d.config.config_file import ConfigFile, ParsedFile, base_variables_of, bases_of
 from raydet3d.config.interpolation import Placeholders, mark_unquoted, quote_markers
-from raydet3d.config.source_map import BASE, Lines, yaml_lines
+from raydet3d.config.source_map import BASE, BASE_VARIABLES, Lines, yaml_lines
 from raydet3d.errors import InputError
 
 
@@ -150,7 +150,7 @@ def _parsed_data(
     for key in values:
         if not isinstance(key, str):
             raise InputError(f"{path}:{lines.get(str(key), 1)}: a config's keys must be names, got {key!r}")
-    own = {key: value for key, value in values.items() if key != BASE}
+    own = {key: value for key, value in values.items() if key not in (BASE, BASE_VARIABLES)}
     replaced = {key: value for key, value in overrides.items() if key in own}
 
     def run(base: ConfigDict) -> ConfigFile:
@@ -158,4 +158,8 @@ def _parsed_data(
         return ConfigFile(path, placeholders.source, filled, lines, placeholders.base_keys, placeholders.env)
 
     bases = placeholders.fill_data(values.get(BASE, []), {})
-    return ParsedFile(bases_of(path, bases, lines.get(BASE)), set(replaced), run, lines.get(BASE))
+    inner = base_variables_of(
+        path, placeholders.fill_data(values.get(BASE_VARIABLES, {}), {}), lines.get(BASE_VARIABLES)
+    )
+    found = bases_of(path, bases, lines.get(BASE))
+    return ParsedFile(found, set(replaced), run, lines.get(BASE), base_variables=inner)

@@ -111,3 +111,41 @@ def test_overriding_lr_and_epoch_num_changes_the_whole_schedule() -> None:
     assert [s["eta_min"] for s in cfg.param_scheduler[:2]] == pytest.approx([0.02, 2e-7])
     assert [s["end"] for s in cfg.param_scheduler] == [4, 10, 4, 10]
     assert cfg.train_cfg.max_epochs == 10
+
+
+def test_base_variables_replace_variables_of_the_bases(write: Write) -> None:
+    write("deep.py", "root = 'a/'\nfile = root + 'train'\nnames = ['x']\n")
+    write("base.py", "_base_ = 'deep.py'\nlr = 0.1\nmodel = dict(num=len(_base_.names), lr=lr)\n")
+    path = write("a.py", "_base_ = ['base.py']\n_base_variables_ = dict(root='b/', names=['x', 'y'])\n")
+    expected = {"root": "b/", "file": "b/train", "names": ["x", "y"], "lr": 0.1, "model": {"num": 2, "lr": 0.1}}
+    assert Config.fromfile(path).to_dict() == expected
+    assert Config.fromfile(path, {"root": "c/", "lr": 2}).file == "c/train"
+    text = write("a.yaml", "_base_: base.py\n_base_variables_: {root: b/, names: [x, y]}\n")
+    assert Config.fromfile(text).to_dict() == expected
+    above = write("above.py", "_base_ = 'a.py'\n_base_variables_ = {'names': []}\n")
+    assert Config.fromfile(above).to_dict() == {**expected, "names": [], "model": {"num": 0, "lr": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("_base_ = 'base.py'\n_base_variables_ = dict(rate=1)", "'rate'"),
+        ("_base_ = 'base.py'\n_base_variables_ = dict(model=dict(num=1))", "model is a dict"),
+        ("_base_ = 'base.py'\n_base_variables_ = 3", "got 3"),
+        ("_base_ = 'base.py'\n_base_variables_ = dict(lr=x)", "literal dict"),
+        ("_base_variables_ = dict(lr=1)", "there is no _base_"),
+    ],
+)
+def test_base_variables_that_replace_nothing_are_refused(write: Write, text: str, named: str) -> None:
+    write("base.py", "lr = 0.1\nmodel = dict(num=2)\n")
+    path = write("a.py", text)
+    assert named in message(lambda: Config.fromfile(path))
+
+
+def test_variable_set_anew_after_a_base_has_read_it_is_warned_of(write: Write) -> None:
+    write("base.py", "lr = 0.1\nmodel = dict(lr=lr)\n")
+    path = write("a.py", "_base_ = 'base.py'\nlr = 0.5\n")
+    with pytest.warns(UserWarning, match=r"a\.py:2: lr changes nothing that base\.py computes"):
+        assert Config.fromfile(path).model.lr == 0.1
+    Config.fromfile(write("same.py", "_base_ = 'base.py'\nlr = 0.1\n"))
+    Config.fromfile(write("read.py", "_base_ = 'base.py'\nlr = 0.5\nmodel = dict(lr=lr)\n"))
