@@ -81,7 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             splits, expected = splits_of_config(cfg), read_expectations(cfg)
     folder = Path(args.out) if args.out else Path("work_dirs/data_check", source.resolve().stem)
     result = check_splits(splits, expected, folder, workers=workers)
-    suggestions = suggest(result.trained_tally(), expected)
+    suggestions = suggest(
+        result.trained_tally(),
+        expected,
+        order=[name for split in splits for name, number in split.categories.items() if number >= 0],
+        is_custom=all(str(split.dataset.get("type")).endswith("CustomDataset") for split in splits),
+    )
     page = folder / "report.html"
     body = page_body(args.config, result, suggestions, list(draw_worst(splits, result.findings, args.pictures)))
     write_atomic(page, html_page(f"Data check: {args.config}", body, style=page_style()).encode())

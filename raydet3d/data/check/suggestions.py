@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from raydet3d.config.source_map import BASE_VARIABLES
 from raydet3d.data.check.expectations import Expectations
 from raydet3d.data.check.frame_checks import PILLAR_M
 from raydet3d.data.check.tally import Tally
@@ -37,10 +39,12 @@ class Suggestions:
 
     Args:
         point_cloud_range: Holds 99 % of the objects' centres along each axis.
-        voxel_size: The config's; without one, pillars of a quarter of the narrowest class.
+        voxel_size: The config's; without one, pillars of a quarter of the narrowest class. Pillars are as high as the
+            range.
         max_num_points: Holds all points of 95 % of the voxels.
         max_voxels: A tenth more than the fullest frame has.
-        anchors: An anchor of each class.
+        anchors: An anchor of each class, in the order of the classes.
+        is_custom: Whether they are for own recordings, whose shipped configs have variables for them.
     """
 
     point_cloud_range: tuple[float, ...] = ()
@@ -48,13 +52,25 @@ class Suggestions:
     max_num_points: int = 0
     max_voxels: int = 0
     anchors: dict[str, AnchorSuggestion] = field(default_factory=dict)
+    is_custom: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Return the suggestions as plain data."""
         return asdict(self)
 
+    def _as_base_variables(self) -> str:
+        """Return the suggestions as variables of the shipped configs for own recordings."""
+        values = {"class_names": list(self.anchors), "point_cloud_range": list(self.point_cloud_range)}
+        values["voxel_size"] = list(self.voxel_size)
+        values["anchor_sizes"] = [list(one.size) for one in self.anchors.values()]
+        values["anchor_bottoms"] = [one.bottom for one in self.anchors.values()]
+        lines = [f"    {name}={value}" for name, value in values.items() if value]
+        return "\n".join([f"{BASE_VARIABLES} = dict(", ",\n".join(lines) + ")"]) if lines else ""
+
     def as_config(self) -> str:
         """Return the suggestions as lines of a config."""
+        if self.is_custom:
+            return self._as_base_variables()
         lines = []
         if self.point_cloud_range:
             lines.append(f"point_cloud_range = {list(self.point_cloud_range)}")
@@ -74,14 +90,19 @@ class Suggestions:
         return "\n".join(lines)
 
 
-def suggest(trained: Tally, expected: Expectations) -> Suggestions:
-    """Return suggestions for the classes of the config, or for all classes that have objects.
+def suggest(
+    trained: Tally, expected: Expectations, *, order: Sequence[str] = (), is_custom: bool = False
+) -> Suggestions:
+    """Return suggestions for those classes of the config that have objects; without any, for all classes that have.
 
     Args:
         trained: Counts of the splits that are trained on.
         expected: What the config expects.
+        order: Classes of the data set in their order; others follow.
+        is_custom: Whether the data are own recordings.
     """
-    names = [name for name in expected.classes or sorted(trained.classes) if trained.classes.get(name)]
+    ordered = [name for name in dict.fromkeys([*order, *sorted(trained.classes)]) if trained.classes.get(name)]
+    names = [name for name in expected.classes if trained.classes.get(name)] or ordered
     objects = Tally()
     for name in names:
         objects.merge(trained.classes[name])
@@ -100,14 +121,15 @@ def suggest(trained: Tally, expected: Expectations) -> Suggestions:
     else:
         z = _span(trained, "z", 0.5)
     voxels, points = trained.histogram("voxels of a frame"), trained.histogram("points of a voxel")
-    if voxel and not expected.voxel_size:
-        voxel = (*voxel, round(z[1] - z[0], 2))
+    if voxel and (len(voxel) == 2 or _are_pillars(expected)):
+        voxel = (*voxel[:2], round(z[1] - z[0], 2))
     return Suggestions(
         point_cloud_range=(x[0], y[0], z[0], x[1], y[1], z[1]),
         voxel_size=voxel,
         max_num_points=int(points.quantile(0.95)) if len(points) else 0,
         max_voxels=math.ceil(1.1 * voxels.high / 1000) * 1000 if len(voxels) else 0,
         anchors=anchors,
+        is_custom=is_custom,
     )
 
 
@@ -126,6 +148,12 @@ def _suggest_pillar(anchors: dict[str, AnchorSuggestion]) -> tuple[float, ...]:
     narrowest = min(min(one.size[:2]) for one in anchors.values())
     side = round(0.04 * min(max(round(narrowest / 4 / 0.04), 1), 10), 2)
     return side, side
+
+
+def _are_pillars(expected: Expectations) -> bool:
+    """Return whether the voxels of a config are as high as its range."""
+    limits = expected.point_cloud_range
+    return bool(limits) and expected.voxel_size[2] >= limits[5] - limits[2]
 
 
 def _span(tally: Tally, axis: str, step: float) -> tuple[float, float]:

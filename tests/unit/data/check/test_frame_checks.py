@@ -86,3 +86,25 @@ def test_suggested_range_begins_at_a_sensor_in_front_of_the_objects_and_is_symme
 
 def test_nothing_is_suggested_without_data() -> None:
     assert suggest(Tally(), Expectations()).as_config() == ""
+
+
+def test_suggestions_for_own_recordings_are_variables_of_their_configs_with_the_classes_in_order() -> None:
+    rng = np.random.default_rng(0)
+    tally = objects(rng.uniform(4, 70, 200), rng.uniform(-20, 39, 200))
+    tally.classes["Bus"] = tally.classes["Car"]
+    namespace: dict[str, dict[str, list[object]]] = {}
+    found = suggest(tally, Expectations(classes=("Tram",)), order=["Car", "Tram", "Bus"], is_custom=True)
+    exec(found.as_config(), namespace)
+    variables = namespace["_base_variables_"]
+    assert variables["class_names"] == ["Car", "Bus"]
+    assert variables["anchor_bottoms"] == [-1.7, -1.7]
+    assert set(variables) == {"class_names", "point_cloud_range", "voxel_size", "anchor_sizes", "anchor_bottoms"}
+
+
+def test_suggested_pillars_are_as_high_as_the_suggested_range() -> None:
+    rng = np.random.default_rng(0)
+    tally = objects(rng.uniform(4, 70, 200), rng.uniform(-20, 39, 200))
+    pillars = Expectations(point_cloud_range=(0, -20, -3, 40, 20, 1), voxel_size=(0.32, 0.32, 4))
+    assert suggest(tally, pillars).voxel_size == (0.32, 0.32, 3.0)
+    voxels = Expectations(point_cloud_range=(0, -20, -3, 40, 20, 1), voxel_size=(0.05, 0.05, 0.1))
+    assert suggest(tally, voxels).voxel_size == (0.05, 0.05, 0.1)
