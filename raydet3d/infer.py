@@ -141,8 +141,12 @@ def find_clouds(given: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
         else:
             found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
         if not found:
-            what = "no cloud" if os.path.isdir(item) else "no such file, and no file that it matches"
-            raise InputError(f"{item}: {what}; a folder's {', '.join(CLOUD_SUFFIXES)} files are read")
+            if not os.path.isdir(item):
+                raise InputError(f"{item}: no such file, and no file that it matches")
+            below = (name for _, _, files in os.walk(item) for name in files if name.endswith(CLOUD_SUFFIXES))
+            pattern = f"{os.path.join(item, '**')}/*{os.path.splitext(next(below, ''))[1]}"
+            hint = f"its subfolders have some: '{pattern}'" if not pattern.endswith("*") else "nor in its subfolders"
+            raise InputError(f"{item}: no {', '.join(CLOUD_SUFFIXES)} file in this folder; {hint}")
         paths.update(dict.fromkeys(map(os.path.abspath, found)))
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     names: dict[str, str] = {}

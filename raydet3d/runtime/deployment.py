@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 import raydet3d
+from raydet3d.data.datasets.custom_conventions import read_conventions
+from raydet3d.data.transforms.custom_loading import LoadCustomPointsFromFile
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import PartCfg
 from raydet3d.models import BaseModel, Det3DDataPreprocessor
@@ -72,7 +75,7 @@ def describe_deployment(
         "detector": type(model).__name__,
         "graphs": {one.graph.name: _describe_graph(one, *tensors[one.graph.name]) for one in exported},
         "classes": plain(vars(model)["dataset_meta"]["classes"]),
-        "points": {"num_features": features, "loading": [plain(_without_paths(step)) for step in loading_steps(cfg)]},
+        "points": {"num_features": features, "loading": [_describe_loading(step) for step in loading_steps(cfg)]},
         "voxels": {
             "type": preprocessor.voxel_type,
             "point_cloud_range": list(layer.point_cloud_range),
@@ -126,5 +129,9 @@ def _settings(test_cfg: object) -> dict[str, Json]:
     return {str(key): plain(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
 
 
-def _without_paths(step: PartCfg) -> PartCfg:
-    return {key: value for key, value in step.items() if key not in ("backend_args", "file_client_args")}
+def _describe_loading(step: PartCfg) -> dict[str, Json]:
+    """Describe a transform that loads points; of own recordings, with the axes, units and columns of their clouds."""
+    described = {key: plain(value) for key, value in step.items() if key not in ("backend_args", "file_client_args")}
+    if str(step["type"]).rpartition(".")[2] == LoadCustomPointsFromFile.__name__:
+        described["conventions"] = plain(asdict(read_conventions(Path(step["data_root"]))))
+    return described

@@ -83,3 +83,5 @@ def test_a_test_pipeline_takes_clouds_as_the_recorder_wrote_them(stranger: Path,
         assert found.dtype == np.float32
     other = LoadCustomPointsFromFile(str(stranger), load_dim=7, use_dim=4)
     assert "load_dim=7" in message(lambda: other({"lidar_path": str(stranger / "points/drive0/0000.pcd")}))
+    elsewhere = LoadCustomPointsFromFile(str(tmp_path / "gone"), load_dim=4, use_dim=4)
+    assert "gone does not exist" in message(lambda: elsewhere({"lidar_path": str(stranger / "points/drive0/0000.pcd")}))

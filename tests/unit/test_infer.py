@@ -58,3 +58,11 @@ def test_nothing_found_and_equal_names_are_refused(tmp_path: Path) -> None:
             find_clouds([str(tmp_path / given)])
     with pytest.raises(InputError, match="one name"):
         find_clouds([str(tmp_path / "x")])
+
+
+def test_folder_whose_subfolders_have_the_clouds_is_refused_with_the_pattern_that_finds_them(tmp_path: Path) -> None:
+    touch(tmp_path, "points/drive_1/000001.pcd")
+    with pytest.raises(InputError) as caught:
+        find_clouds([str(tmp_path / "points")])
+    pattern = str(caught.value).split("'")[1]
+    assert [name for _, name in find_clouds([pattern])[1]] == ["000001"]

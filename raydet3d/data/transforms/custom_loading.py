@@ -50,12 +50,15 @@ class LoadCustomPointsFromFile(LoadPointsFromFile):
             norm_elongation=norm_elongation,
             backend_args=backend_args,
         )
-        self.conventions = read_conventions(Path(data_root))
+        self._root = Path(data_root)
+        self.conventions = read_conventions(self._root)
 
     @override
     def read(self, path: str) -> NDArray[np.float32]:
         if CLOUDS in Path(path).parts:
             return super().read(path)
+        if not self._root.is_dir():
+            raise InputError(f"{path}: its axes and units are not known: data_root {self._root} does not exist")
         points = self.conventions.read_points(Path(path), with_time=self.load_dim > 4)
         if points.shape[1] != self.load_dim:
             raise InputError(
