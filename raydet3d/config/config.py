@@ -109,6 +109,7 @@ class Config(ConfigDict):
         for key, value in options.items():
             if key in chain.overridden:
                 _refuse_without_effect(path, key, overrides, chain)
+                _warn_of_unread_override(path, key, chain)
             else:
                 _refuse_unknown(key, values)
                 values = set_key(values, key, value)
@@ -348,6 +349,17 @@ def _warn_of_unread_variables(chain: InheritanceChain) -> None:
                     UserWarning,
                     stacklevel=3,
                 )
+
+
+def _warn_of_unread_override(path: Path, key: str, chain: InheritanceChain) -> None:
+    """Warn of an override of a variable that no file computes with, as in a config that was printed resolved."""
+    is_read = any(key in source.used for source in chain.sources)
+    if key not in KNOWN_KEYS and chain.kind != "pure" and not is_read:
+        warnings.warn(
+            f"config option {key}: nothing in {path.name} is computed from {key}, so only the variable changes",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _refuse_without_effect(path: Path, key: str, overrides: Mapping[str, ConfigValue], chain: InheritanceChain) -> None:

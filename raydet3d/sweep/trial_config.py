@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ class TrialConfigBuilder:
                 later.append((key, value, key in overrides))
             else:
                 variables[key] = value
-        cfg = Config.fromfile(self.config, options=variables, import_custom_modules=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "config option")  # the sweep is checked for keys that change nothing
+            cfg = Config.fromfile(self.config, options=variables, import_custom_modules=False)
         values = cfg.to_dict()
         for key in overrides:
             if key in variables and key not in values:

@@ -63,7 +63,7 @@ def test_known_keys_can_be_added(write: Write) -> None:
 
 
 def test_override_with_the_same_value_is_accepted(write: Write) -> None:
-    assert Config.fromfile(write("a.py", "lr = 0.1\n"), {"lr": 0.1}).lr == 0.1
+    assert Config.fromfile(write("a.py", "lr = 0.1\nmin_lr = lr\n"), {"lr": 0.1}).lr == 0.1
 
 
 def test_error_in_the_config_code_names_the_override(write: Write) -> None:
@@ -149,3 +149,10 @@ def test_variable_set_anew_after_a_base_has_read_it_is_warned_of(write: Write) -
         assert Config.fromfile(path).model.lr == 0.1
     Config.fromfile(write("same.py", "_base_ = 'base.py'\nlr = 0.1\n"))
     Config.fromfile(write("read.py", "_base_ = 'base.py'\nlr = 0.5\nmodel = dict(lr=lr)\n"))
+
+
+def test_override_of_a_variable_that_nothing_is_computed_from_is_warned_of(write: Write) -> None:
+    path = write("a.py", "lr = 0.1\nmodel = dict(lr=lr)\n")
+    Config.fromfile(path, {"lr": 0.5}).dump(path.with_name("resolved.py"))
+    with pytest.warns(UserWarning, match=r"config option lr: nothing in resolved\.py is computed from lr"):
+        assert Config.fromfile(path.with_name("resolved.py"), {"lr": 0.7}).model.lr == 0.5
