@@ -69,18 +69,21 @@ class ScoreBins(TypedDict):
 class BoxError(TypedDict):
     """Median errors of the nearest detections of the objects of a class: detection minus object.
 
-    Offsets are in metres in the sensor's axes, `spread` is half of their interquartile range along the axis where that
-    is wider, `size` are ratios of length, width and height, `yaw` is the absolute error in degrees.
+    Offsets are of detections of any class, in metres in the sensor's axes; `spread` is half of their interquartile
+    range along the axis where that is wider. Sizes and headings differ between classes: `size` (ratios of length, width
+    and height) and `yaw` (absolute error in degrees) are of the `own` detections that have the object's class, and are
+    empty and None without any.
     """
 
     category: str
     matches: int
+    own: int
     forward: float
     left: float
     up: float
     spread: float
     size: list[float]
-    yaw: float
+    yaw: float | None
 
 
 class Analysis(TypedDict, total=False):
@@ -367,7 +370,7 @@ def score_bins(found: BoxColumns, is_hit: Mask, is_false: Mask, classes: Sequenc
 def box_errors(
     truth: BoxColumns, found: BoxColumns, pairs: tuple[Ints, Ints], classes: Sequence[str]
 ) -> list[BoxError]:
-    """Return the median errors of the boxes that are nearest to an object, by its class, whatever class they have."""
+    """Return the median errors of the boxes that are nearest to an object, by its class."""
     g, d = pairs
     out: list[BoxError] = []
     for label, name in enumerate(classes):
@@ -378,17 +381,21 @@ def box_errors(
         offset = found.center[j] - truth.center[i]
         forward, left, up = np.median(offset, 0).round(3).tolist()
         low, high = np.percentile(offset[:, :2], [25, 75], axis=0)
+        own = found.label[j] == label
+        i, j = i[own], j[own]
         turn = (found.yaw[j] - truth.yaw[i] + np.pi) % (2 * np.pi) - np.pi
+        ratio = found.size[j] / np.maximum(truth.size[i], 1e-6)
         out.append(
             {
                 "category": name,
-                "matches": len(i),
+                "matches": int(mine.sum()),
+                "own": len(i),
                 "forward": forward,
                 "left": left,
                 "up": up,
                 "spread": round(float((high - low).max() / 2), 3),
-                "size": np.median(found.size[j] / np.maximum(truth.size[i], 1e-6), 0).round(3).tolist(),
-                "yaw": round(float(np.degrees(np.median(np.abs(turn)))), 2),
+                "size": np.median(ratio, 0).round(3).tolist() if len(i) else [],
+                "yaw": round(float(np.degrees(np.median(np.abs(turn)))), 2) if len(i) else None,
             }
         )
     return out

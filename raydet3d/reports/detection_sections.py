@@ -52,7 +52,7 @@ def detection_sections(analyses: Mapping[str, Analysis]) -> list[Section]:
                 Table(
                     ["run", "class", "group", "objects", "AP"],
                     [
-                        [name, group["category"], f"{group_name(group)} {unit}", group["objects"], group["ap"]]
+                        [name, group["category"], f"{_group_name(group, key)} {unit}", group["objects"], group["ap"]]
                         for name, one in analyses.items()
                         for key, unit in (("distance", "m"), ("points", "points"))
                         for group in one[key]  # type: ignore[literal-required]
@@ -90,10 +90,12 @@ def _categories(analyses: Mapping[str, Analysis]) -> list[str]:
     return list(dict.fromkeys(curve["category"] for one in analyses.values() for curve in one["curves"]))
 
 
-def group_name(group: Group) -> str:
-    """Return the range of a group as text."""
+def _group_name(group: Group, key: str) -> str:
+    """Return the range of a group as text; of points, the least and the greatest number."""
     low, high = group["low"], group["high"]
-    return f"{low:g}+" if high is None else f"{low:g}-{high:g}"
+    if high is None:
+        return f"{low:g}+"
+    return f"{low:g}-{high - 1 if key == 'points' else high:g}"
 
 
 def _group_charts(
@@ -103,7 +105,7 @@ def _group_charts(
     for category in _categories(analyses):
         own = {name: [g for g in one[key] if g["category"] == category] for name, one in analyses.items()}
         lows = sorted({group["low"] for groups in own.values() for group in groups})
-        names = {group["low"]: group_name(group) for groups in own.values() for group in groups}
+        names = {g["low"]: _group_name(g, key) for groups in own.values() for g in groups}
         series = []
         for name, groups in own.items():
             found = {group["low"]: group for group in groups}
@@ -140,17 +142,18 @@ def _error_table(analyses: Mapping[str, Analysis]) -> Table:
     rows: list[list[Cell]] = [
         [
             *(name, error["category"], error["matches"], error["forward"], error["left"], error["up"], error["spread"]),
-            *(*error["size"], error["yaw"]),
+            *(error["own"], *(error["size"] or (None,) * 3), error["yaw"]),
         ]
         for name, one in analyses.items()
         for error in one["errors"]
     ]
     head = ["run", "class", "nearest pairs", "forward, m", "left, m", "up, m", "spread, m"]
     return Table(
-        [*head, "length", "width", "height", "yaw, degrees"],
+        [*head, "of its class", "length", "width", "height", "yaw, degrees"],
         rows,
-        note="Medians of nearest detection minus object, whatever class it was given; sizes are ratios, yaw is the "
-        "absolute difference, spread is half of the interquartile range of the offset seen from above.",
+        note="Medians of nearest detection minus object. Offsets are of all nearest pairs, whatever class was "
+        "detected; spread is half of their interquartile range, seen from above. Sizes (ratios) and yaw (absolute "
+        "difference) are of the pairs in which the detection has the object's class.",
     )
 
 

@@ -16,7 +16,8 @@ DATA_SHARE = 0.3
 FAST_S = 0.01
 """Seconds per iteration below which nobody waits."""
 OFFSET_M = 0.15
-MIN_OBJECTS = 5
+MIN_OBJECTS = 10
+"""Objects of a class below which nothing is said about it."""
 
 
 def find(run: RunFiles, differences: Sequence[Difference], scores: Sequence[str]) -> list[str]:
@@ -99,7 +100,7 @@ def _confusion(analysis: Analysis) -> Iterator[str]:
     taken_for = {}
     for row, name in enumerate(classes):
         found = counts[row, : len(classes)]
-        if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() > 0.5 * found.sum():
+        if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() >= 0.5 * found.sum():
             taken_for[row] = int(found.argmax())
             yield (
                 f"{found.max()} of the {found.sum()} objects of class {name} that have a detection near them are found "
@@ -131,15 +132,20 @@ def _offsets(errors: Sequence[BoxError]) -> Iterator[str]:
             "the z of anchors); one of a single class to its anchors."
         )
     for one in errors:
-        if one["matches"] >= MIN_OBJECTS and one["yaw"] > 60:
+        if one["own"] < MIN_OBJECTS:
+            continue
+        if one["yaw"] is not None and one["yaw"] > 60:
             name, turn = one["category"], one["yaw"]
-            yield f"Headings of {name} are off by {turn:.0f} degrees (median): check the convention of yaw."
+            yield (
+                f"Headings of {name} are off by {turn:.0f} degrees (median). After a short training they may not be "
+                "learned yet (about 90 degrees); else check the convention of yaw."
+            )
         wrong = [
             f"{n} {r:.2f}"
             for n, r in zip(("length", "width", "height"), one["size"], strict=True)
             if not 0.75 < r < 1.33
         ]
-        if one["matches"] >= MIN_OBJECTS and wrong:
+        if wrong:
             yield f"Boxes of {one['category']} have the wrong size, as a ratio to the object's: {', '.join(wrong)}."
 
 
@@ -201,4 +207,4 @@ def _restarts(run: RunFiles) -> Iterator[str]:
         redone = sum(start.get("redone", 0) for start in run.starts)
         whys = dict.fromkeys(start.get("why") or "the command was started again" for start in run.restarts)
         count = f"{len(run.restarts)} restart{'' if len(run.restarts) == 1 else 's'}"
-        yield f"{count} ({'; '.join(whys)}); {redone} iterations were done twice."
+        yield f"{count} ({'; '.join(whys)}); {redone or 'no'} iterations were done twice."

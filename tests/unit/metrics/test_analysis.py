@@ -224,6 +224,27 @@ def test_a_shift_of_all_boxes_is_measured() -> None:
         assert one["size"] == [1, 1, 1]
 
 
+def test_sizes_and_headings_are_those_of_detections_of_the_class_itself() -> None:
+    truth, _ = scene(1, frames=40)
+    is_other = np.arange(len(truth.frame)) % 2 == 0
+    found = replace(
+        truth,
+        label=np.where(is_other, (truth.label + 1) % len(CLASSES), truth.label),
+        center=truth.center + np.where(is_other, 0.5, 0.1)[:, None] * np.array([1, 0, 0]),
+        size=truth.size * np.where(is_other, 4, 1)[:, None],
+        yaw=truth.yaw + np.where(is_other, 1.5, 0.1),
+        score=np.full(len(truth.frame), 0.9),
+    )
+    for one in analysis.analyse(truth, found, matched(truth, found), CLASSES)["errors"]:
+        assert 0 < one["own"] < one["matches"]
+        assert one["size"] == [1, 1, 1]
+        assert one["yaw"] == pytest.approx(math.degrees(0.1), abs=0.01)
+        assert 0.1 <= one["forward"] <= 0.5
+    exchanged = replace(found, label=(truth.label + 1) % len(CLASSES))
+    for one in analysis.analyse(truth, exchanged, matched(truth, exchanged), CLASSES)["errors"]:
+        assert (one["own"], one["size"], one["yaw"]) == (0, [], None)
+
+
 def test_nothing_found_and_nothing_to_find() -> None:
     truth, found = scene(2)
     nothing = BoxColumns(*(getattr(found, name)[:0] for name in BoxColumns.__dataclass_fields__))

@@ -32,7 +32,7 @@ def analysis_of(**changes: Any) -> Analysis:
 
 def error(**changes: Any) -> dict[str, Any]:
     sound = {"forward": 0.02, "left": 0.0, "up": 0.01, "spread": 0.1, "size": [1.0, 1.0, 1.0], "yaw": 2.0}
-    return {"category": "Car", "matches": 40, **sound, **changes}
+    return {"category": "Car", "matches": 40, "own": 40, **sound, **changes}
 
 
 def test_a_sound_run_has_no_findings() -> None:
@@ -93,7 +93,8 @@ def test_shifted_boxes_are_named_with_the_direction() -> None:
     [
         ({"yaw": 175.0}, "off by 175 degrees"),
         ({"size": [1.0, 2.0, 1.0]}, "width 2.00"),
-        ({"matches": 2, "yaw": 99.0}, "Nothing"),
+        ({"own": 2, "yaw": 99.0, "size": [4.0, 2.0, 1.0]}, "Nothing"),
+        ({"own": 0, "yaw": None, "size": []}, "Nothing"),
     ],
 )
 def test_wrong_headings_and_sizes_are_named(change: dict[str, Any], words: str) -> None:
