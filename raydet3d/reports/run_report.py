@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,14 @@ from raydet3d.config.differences import Difference, find_differences, read_base
 from raydet3d.errors import InputError
 from raydet3d.reports.detection_sections import detection_sections
 from raydet3d.reports.diagnosis import data_share, find
-from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, render_page
+from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, format_cell, render_page
 from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
 from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart
 
 DOTS, LONG = 60, 2000  # curves with fewer values have dots; those with more have a moving mean
 LOSS_PARTS = 12  # losses drawn besides their sum
 MANY_METRICS = 12  # up to so many metrics are all headline metrics
+MANY_KEYS = 20  # a longer table of differences is folded
 NUM_PICTURES, PICTURE_WIDTH = 6, 900
 _SAME = ("work_dir", "resume", "launcher")  # keys that differ between any two runs
 
@@ -114,7 +115,11 @@ def differences_from_base(run: RunFiles) -> tuple[list[Difference], str]:
 
 def _differences_table(differences: Sequence[Difference], base: str) -> Table | Text:
     rows = [[one.key, one.before, one.now] for one in differences]
-    return Table(["key", "base", "this run"], rows, "Differences from the base", note=base) if rows else Text([base])
+    if not rows:
+        return Text([base])
+    is_folded = len(rows) > MANY_KEYS
+    title = f"Differences from the base: {len(rows)} keys" if is_folded else "Differences from the base"
+    return Table(["key", "base", "this run"], rows, title, note=base, is_folded=is_folded)
 
 
 def _differing_keys(named: Mapping[str, RunFiles]) -> Table | Text:
@@ -156,7 +161,8 @@ def _summary(named: Mapping[str, RunFiles]) -> Table:
     columns = [_facts(run) for run in named.values()]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = [[key, *(column.get(key) for column in columns)] for key in keys]
-    held = [row for row in rows if any(value not in (None, "") for value in row[1:])]
+    # As text: a column of texts and numbers is read more easily with one alignment.
+    held = [list(map(format_cell, row)) for row in rows if any(value not in (None, "") for value in row[1:])]
     return Table(["", *(named if len(named) > 1 else ["this run"])], held)
 
 
@@ -169,7 +175,8 @@ def _facts(run: RunFiles) -> dict[str, Cell]:
     found: dict[str, Cell] = {"state": "finished" if run.is_finished else "not finished"}
     for name in headline(run)[:3]:
         best = best_value(run, name)
-        found[f"best {name}"] = None if best is None else f"{best[0]:.5g} at {best[1]:g}"
+        unit = "epoch" if _is_by_epoch([run]) else "iteration"
+        found[f"best {name}"] = None if best is None else f"{best[0]:.5g} at {unit} {best[1]:g}"
     return found | {
         "iterations": int(train["iter"][-1]) if "iter" in train else None,
         "epoch": int(train["epoch"][-1]) if "epoch" in train else None,
@@ -196,7 +203,8 @@ def _duration(run: RunFiles) -> str | None:
         return None
     steps = np.diff(train["iter"], prepend=0)
     seconds = int(np.nansum(steps * train["time"]))
-    return f"{seconds // 3600} h {seconds // 60 % 60} min {seconds % 60} s"
+    hours = f"{seconds // 3600} h " if seconds >= 3600 else ""
+    return f"{hours}{seconds // 60 % 60} min {seconds % 60} s"
 
 
 def _score_tables(named: Mapping[str, RunFiles]) -> list[Table]:
@@ -205,7 +213,8 @@ def _score_tables(named: Mapping[str, RunFiles]) -> list[Table]:
     skipped = {"iter", "step", "time", "data_time", "epoch", *first}
     others = dict.fromkeys(key for run in named.values() for key in run.scalars.get("val", {}) if key not in skipped)
     single = len(named) == 1
-    head = ["metric", *(["best", "at", "last"] if single else named)]
+    at = "at epoch" if _is_by_epoch(named.values()) else "at iteration"
+    head = ["metric", *(["best", at, "last"] if single else named)]
     tables = []
     for title, names, is_folded in (("", first, False), ("All other metrics", list(others), True)):
         rows: list[list[Cell]] = []
@@ -231,14 +240,15 @@ def _score_charts(named: Mapping[str, RunFiles]) -> list[Chart | None]:
             for title, run in named.items()
             if name in run.scalars.get("val", {})
         ]
-        by_epoch = all(
-            (run.scalars["val"]["step"] < run.scalars["val"]["iter"]).any()
-            for run in named.values()
-            if "val" in run.scalars
-        )
         title = name.rsplit("/", 1)[-1]
-        charts.append(line_chart(title, series, x_label="epoch" if by_epoch else "iteration"))
+        charts.append(line_chart(title, series, x_label="epoch" if _is_by_epoch(named.values()) else "iteration"))
     return charts
+
+
+def _is_by_epoch(runs: Iterable[RunFiles]) -> bool:
+    """Return whether the validations of all runs are counted in epochs."""
+    found = [run.scalars["val"] for run in runs if "val" in run.scalars]
+    return all((val["step"] < val["iter"]).any() for val in found)
 
 
 # ---------------------------------------------------------------------------------------------------------- training

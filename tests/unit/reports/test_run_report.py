@@ -72,6 +72,7 @@ def test_the_scores_are_the_metrics(runs: tuple[Path, Path, dict[str, Any]]) -> 
         [result["best_score"], 3, result["metrics"]["toy/AP"]], rel=1e-4
     )
     assert cells.row("bad steps") == ["2"]
+    assert cells.row("best toy/AP")[0].endswith(" at epoch 3")
 
 
 def test_the_page_is_whole_in_itself_and_marks_bad_steps(runs: tuple[Path, Path, dict[str, Any]]) -> None:
