@@ -160,7 +160,7 @@ def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
             ("Results", args.out),
             ("Predictions", args.save_predictions),
             ("Pictures", args.show_dir),
-            ("Page", args.page),
+            ("Page", args.page and Path(args.page) / "index.html"),
         ):
             if path is not None:
                 print(f"{title}: {path}")

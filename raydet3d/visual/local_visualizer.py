@@ -141,7 +141,7 @@ class Det3DLocalVisualizer(Visualizer):
             o3d_save_path: File for the bird's-eye view alone.
             vis_task: One of `lidar_det`, `lidar_seg`, `multi-modality_det`, `mono_det`, `multi-view_det`.
             pred_score_thr: Minimum score of predictions to draw.
-            step: Iteration.
+            step: Iteration; 0, as of an evaluation, is left out of the title.
             show_pcd_rgb: Colour points by their columns 3 to 5.
         """
         if vis_task not in TASKS:
@@ -153,7 +153,8 @@ class Det3DLocalVisualizer(Visualizer):
         sample = to_plain(data_sample)
         ground_truth = ground_truth_boxes(sample) if draw_gt else BoxSet()
         predictions = predicted_boxes(sample, pred_score_thr) if draw_pred else None
-        title = f"{name}   step {step}" + (f"   score >= {pred_score_thr:g}" if predictions is not None else "")
+        parts_of_title = [name, f"step {step}" if step else "", f"score >= {pred_score_thr:g}" if draw_pred else ""]
+        title = "   ".join(filter(None, parts_of_title))
         points = lidar_points(data_input, self.pcd_mode)
         colors = point_rgb(points) if show_pcd_rgb and points is not None else None
         views = [] if vis_task == "lidar_seg" else camera_views(data_input, sample, self._warn_once)

@@ -215,6 +215,7 @@ function addControls() {
   byId("score-row").hidden = !isScored;
   byId("score").value = state.score;
   byId("score-text").textContent = state.score.toFixed(2);
+  if (page.kinds.every((kind) => kind === "found")) byId("paint").value = "class";  // nothing to compare with
   fillSelect(byId("class"), [["-1", "all"], ...page.classes.map((name, label) => [String(label), name])]);
   byId("notes").hidden = byId("notes").children.length < 2;
 
@@ -354,6 +355,7 @@ async function start() {
   initialize();
   const wanted = decodeURIComponent(location.hash.slice(1));
   await showFrame(Math.max(order.findIndex((i) => page.frames[i].name === wanted), 0));
+  setPaint();
 }
 
 // For tests and for the console: what is shown, where a box lies on the canvas, and one synchronous drawing.
