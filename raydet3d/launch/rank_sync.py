@@ -246,14 +246,11 @@ class RankSyncHook(Hook):
         assert self._total is not None
         rates = (self._total[:, SAMPLES] / self._total[:, SECONDS]).tolist()
         busy = (100 * self._total[:, BUSY] / self._total[:, SECONDS]).tolist()
-        shown = [f"rank {i} {rate:.1f} ({load:.0f} %)" for i, (rate, load) in enumerate(zip(rates, busy, strict=True))]
+        shown = [f"rank {i} {rate:.1f} (busy {busy[i]:.0f} %)" for i, rate in enumerate(rates)]
         if len(shown) > 8:
             shown = [*shown[:4], f"... {len(shown) - 8} more ...", *shown[-4:]]
-        runner.logger.info(
-            "throughput: %.1f samples/s; by worker, with the share of its time up to the end of the forward pass: %s",
-            sum(rates),
-            ", ".join(shown),
-        )
+        ranks = f"; {', '.join(shown)}" if len(rates) > 1 else ""
+        runner.logger.info("throughput: %.1f samples/s%s", sum(rates), ranks)
         scalars: Mapping[str, float] = {
             "workers/samples_per_s": sum(rates),
             **{f"workers/{i}/samples_per_s": rate for i, rate in enumerate(rates)},
