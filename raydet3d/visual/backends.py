@@ -6,6 +6,7 @@ A back end opens its files on first use, so that an unused one leaves nothing be
 from __future__ import annotations
 
 import json
+import logging
 import pprint
 import re
 import time
@@ -261,6 +262,8 @@ class TensorboardVisBackend(BaseVisBackend):
                 raise InputError("TensorboardVisBackend needs a folder: set save_dir on it or on the visualizer")
             from tensorboardX import SummaryWriter  # takes a second to import
 
+            # Its warning names no tag; a score that is not defined is NaN, and TensorBoard shows it as such.
+            logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
             self._writer = SummaryWriter(str(self.save_dir), flush_secs=self.flush_secs)
             events = self._writer.file_writer.event_writer._ev_writer
             self._file = events._py_recordio_writer = _FullDiskWriter(events._py_recordio_writer)

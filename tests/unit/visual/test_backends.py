@@ -100,6 +100,13 @@ def test_v4_tensorboard_by_tensorboardx(tmp_path):
     assert any("config" in tag and b"lr = 0.1" in value.tensor.string_val[0] for tag, _, value in found)
 
 
+def test_tensorboard_takes_a_score_that_is_not_defined_in_silence(tmp_path, caplog):
+    backend = TensorboardVisBackend(save_dir=tmp_path)
+    backend.add_scalars({"AVE": float("nan")}, step=1)
+    backend.close()
+    assert not caplog.records and list(tmp_path.iterdir())
+
+
 def test_tensorboard_curves_and_settings_of_a_trial(tmp_path):
     backend = TensorboardVisBackend(tmp_path)
     backend.add_pr_curve("pr/Car/easy", [0.25, 0.5, 1.0], [1.0, 0.9, 0.4], 3)
