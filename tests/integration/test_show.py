@@ -15,7 +15,7 @@ from torch import nn
 from raydet3d import show
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.registry import DATASETS, HOOKS, INFERENCERS, MODELS
+from raydet3d.registry import DATASETS, HOOKS, MODELS, STRATEGIES
 
 PUBLISHED = "configs/pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py"
 Show = Callable[..., str]
@@ -195,7 +195,7 @@ class TestRegistry:
         rows = {line.split()[0]: line for line in run("registry").splitlines()}
         assert len(rows) == 23
         assert "Muon" in rows["OPTIMIZERS"]
-        assert rows["INFERENCERS"].split() == ["INFERENCERS", "0"]
+        assert rows["STRATEGIES"].split() == ["STRATEGIES", "0"]
 
     @pytest.mark.parametrize("name", ["HOOKS", "hooks", "hook"])
     def test_one(self, run: Show, name: str) -> None:
@@ -206,15 +206,14 @@ class TestRegistry:
         ]
 
     def test_with_a_plug_in(self, run: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "rd_inferencer.py").write_text(
-            "from raydet3d.registry import INFERENCERS\n"
-            "@INFERENCERS.register_module()\nclass Mine:\n    'Mine it is.'\n"
+        (tmp_path / "rd_strategy.py").write_text(
+            "from raydet3d.registry import STRATEGIES\n@STRATEGIES.register_module()\nclass Mine:\n    'Mine it is.'\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
-        path = config(tmp_path, "custom_imports = dict(imports=['rd_inferencer'])\n")
-        with INFERENCERS.temporary():
-            assert run("registry", "inferencers", "--config", path) == "Mine  rd_inferencer  Mine it is.\n"
-        assert "is empty" in run("registry", "INFERENCERS")
+        path = config(tmp_path, "custom_imports = dict(imports=['rd_strategy'])\n")
+        with STRATEGIES.temporary():
+            assert run("registry", "strategies", "--config", path) == "Mine  rd_strategy  Mine it is.\n"
+        assert "is empty" in run("registry", "STRATEGIES")
 
 
 @pytest.mark.parametrize(

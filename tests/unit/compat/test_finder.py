@@ -57,7 +57,7 @@ def test_packages_inner_modules_and_roots_resolve(home: Path) -> None:
     [
         ("from mmengine.hooks import CheckpointHok", "mmengine.hooks.CheckpointHok", "mmengine.hooks.CheckpointHook"),
         ("from mmdet3d.models import TPVFormer", "mmdet3d.models.TPVFormer", ""),
-        ("import mmdet3d.apis", "mmdet3d.apis", ""),
+        ("import mmdet3d.testing", "mmdet3d.testing", ""),
         ("from mmcv.ops import Voxelization", "mmcv.ops", ""),
         ("import mmdet3d.engine.hooks.my_hook", "mmdet3d.engine.hooks.my_hook", "mmdet3d/engine/hooks/my_hook.py"),
     ],

@@ -104,7 +104,8 @@ def test_tensorboard_takes_a_score_that_is_not_defined_in_silence(tmp_path, capl
     backend = TensorboardVisBackend(save_dir=tmp_path)
     backend.add_scalars({"AVE": float("nan")}, step=1)
     backend.close()
-    assert not caplog.records and list(tmp_path.iterdir())
+    assert not caplog.records
+    assert list(tmp_path.iterdir())
 
 
 def test_tensorboard_curves_and_settings_of_a_trial(tmp_path):
