@@ -306,12 +306,15 @@ def read_checkpoints(storage: LocalStorage | ObjectStorage, names: list[str]) ->
 
 
 def _analysis(storage: LocalStorage | ObjectStorage, names: list[str]) -> Analysis | None:
-    """Return the analysis of the best validation, else that of the newest evaluation in the work dir."""
+    """Return the analysis of the best validation, else that of the newest evaluation in the work dir.
+
+    Files that are damaged or of another version, without a key that is read, are left out.
+    """
     places = [ANALYSIS, *(f"{name}/{ANALYSIS}" for name in reversed(names) if name[:1].isdigit())]
     for place in places:
         with suppress(ValueError):
             found: Analysis = json.loads(_bytes(storage, place))
-            if isinstance(found, dict) and "confusion" in found:
+            if isinstance(found, dict) and "confusion" in found and all("own" in one for one in found["errors"]):
                 return found
     return None
 
