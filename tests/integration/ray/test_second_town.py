@@ -33,6 +33,6 @@ def test_the_short_demo_learns_to_find_cars(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     scalars = tmp_path / "work_dirs" / "second_town" / "scalars.json"
-    last = json.loads(scalars.read_text().splitlines()[-1])
+    last = [line for line in map(json.loads, scalars.read_text().splitlines()) if line["mode"] == "val"][-1]
     scores = {key.rsplit("/", 1)[-1]: value for key, value in last.items()}
     assert scores["Car_3D_AP40_moderate_loose"] >= 10
