@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   python -m raydet3d.tune configs/demo/pointpillars_town.py configs/sweeps/lr_asha.yaml
   python -m raydet3d.tune CONFIG SWEEP.yaml --smoke            # the same in small, to see that it works
   python -m raydet3d.tune CONFIG SWEEP.yaml                    # once more: resumes where it was stopped or killed
-  python -m raydet3d.tune --report work_dirs/NAME              # tables, pictures and report.html anew
+  python -m raydet3d.tune --report work_dirs/NAME              # tables and report.html anew
 
 from a notebook:
   from raydet3d.tune import sweep
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try trials that have failed again, from their newest checkpoints"
     )
-    parser.add_argument("--report", metavar="DIR", help="write a sweep's tables, pictures and report anew")
+    parser.add_argument("--report", metavar="DIR", help="write a sweep's tables and report anew")
     parser.add_argument("--version", action="version", version=version())
     return parser
 

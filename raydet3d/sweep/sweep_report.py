@@ -8,17 +8,17 @@ from raydet3d.reports.page import Charts, Code, Section, Table, Text, render_pag
 from raydet3d.reports.run_files import SCALARS, Columns, read_scalars
 from raydet3d.reports.svg_chart import NUM_COLORS, WIDE, Chart, Mark, Plot, Series, line_chart
 from raydet3d.sweep.domains import Value
-from raydet3d.sweep.plots import has_position, plot_results, positions
 from raydet3d.sweep.results import Results
 from raydet3d.sweep.sweep_console import describe, short_names
 from raydet3d.sweep.trial_store import DONE, FAILED, STOPPED, Trial
+from raydet3d.sweep.value_axis import has_position, positions
 
 NAMED = NUM_COLORS - 1  # trials with a colour and a place in the legend
 SCHEDULES = 3  # best trials whose schedules are drawn
 
 
 def write_report(results: Results, out: Path | None = None) -> Path:
-    """Plot the results and write the page.
+    """Write the page.
 
     Args:
         results: The results.
@@ -27,7 +27,6 @@ def write_report(results: Results, out: Path | None = None) -> Path:
     Returns:
         Its path.
     """
-    plot_results(results, results.folder / "pictures")
     path = out or results.folder / "report.html"
     path.write_text(render_page(results.name, _subtitle(results), sweep_sections(results)), encoding="utf-8")
     return path

@@ -209,7 +209,7 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
 
 
 def report(folder: str | Path, out: str | Path | None = None) -> Results:
-    """Write a sweep's tables, pictures, report and best config anew.
+    """Write a sweep's tables, report and best config anew.
 
     Args:
         folder: The sweep's folder.

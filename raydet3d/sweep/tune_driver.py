@@ -49,7 +49,7 @@ from raydet3d.sweep.run_trial import INTERRUPTED, TuneReport, run_trial, sweep_c
 from raydet3d.sweep.trial_schedulers import make_scheduler, trial_id  # noqa: E402
 
 SLOT = "sweep_trial"  # a resource of clusters that are started here, one for each trial at a time
-REPORT_BYTES = 1_000_000  # reserved for the pictures and the page
+REPORT_BYTES = 1_000_000  # reserved for the page
 RELEASE_AFTER_S = 15.0  # after a trial's end; Ray usually frees its reservation earlier
 STOP_TIMEOUT_S = 24.0  # time for trials to save once they are asked to stop
 POLL_S = 0.2

@@ -142,15 +142,13 @@ def test_only_the_two_best_trials_keep_checkpoints(mixed: tuple[Results, Path]) 
     assert with_files == {trial.id for trial in results.trials[:2]}
 
 
-def test_results_are_written_as_table_pictures_and_page_without_links(mixed: tuple[Results, Path]) -> None:
+def test_results_are_written_as_table_and_page_without_links(mixed: tuple[Results, Path]) -> None:
     results, _ = mixed
     with (results.folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [trial.id for trial in results.trials]
     assert float(rows[0]["toy/AP"]) == results.best.best("max")  # type: ignore[union-attr]
     assert rows[-1]["toy/AP"] == ""
-    names = {path.stem for path in (results.folder / "pictures").glob("*.png")}
-    assert names == {"curves", "parallel", "schedules"}
     page = (results.folder / "report.html").read_text()
     for title in ("toy/AP", "Settings and scores", "Learning rate", "Momentum", "Loss"):
         assert f'aria-label="{title}"' in page

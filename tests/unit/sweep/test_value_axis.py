@@ -1,16 +1,17 @@
-"""Plots of a sweep's results."""
+"""Values of a sweep's keys on an axis."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from raydet3d.sweep.plots import has_position, plot_results, positions, read_scalars
 from raydet3d.sweep.results import Results
+from raydet3d.sweep.sweep_report import write_report
+from raydet3d.sweep.value_axis import has_position, positions
 from tests.unit.sweep.test_sweep_console import trial
 
 
-def test_a_baseline_value_without_a_position_on_its_axis_is_left_out_of_the_plot(tmp_path: Path) -> None:
+def test_a_baseline_value_without_a_position_on_its_axis_is_left_out_of_the_chart(tmp_path: Path) -> None:
     outside = [0, None, [0.9, 0.99], -1.0, math.nan, True]
     settings = [{"decay": value, "beta": 0.1 * i} for i, value in enumerate(outside)]
     settings += [{"decay": 10.0**-i, "beta": None if i == 3 else 0.9 + 0.01 * i} for i in range(6)]
@@ -24,7 +25,7 @@ def test_a_baseline_value_without_a_position_on_its_axis_is_left_out_of_the_plot
         kinds={"decay": "log", "beta": "linear"},
         values={f"{i:03d}": setting for i, setting in enumerate(settings)},
     )
-    assert {path.stem for _, path in plot_results(results, tmp_path)} == {"curves", "parallel"}
+    assert 'aria-label="Settings and scores"' in write_report(results).read_text()
     assert [has_position(value, "log") for value in outside] == [False] * 6
     assert [has_position(value, "linear") for value in outside] == [True, False, False, True, False, False]
 
@@ -35,10 +36,3 @@ def test_choices_are_placed_in_the_order_of_numbers_then_names() -> None:
     assert places == [1 / 3, 1.0, 0.0, 2 / 3]
     assert positions([1e-3, 1e-1, 1e-2], "log")[0] == [0.0, 1.0, 0.5]
     assert positions([5.0, 5.0], "linear") == ([0.5, 0.5], {0.5: "5"})
-
-
-def test_damaged_lines_of_scalars_are_skipped(tmp_path: Path) -> None:
-    lines = [b'{"mode": "train", "iter": 5, "lr": 0.1}', b"[1]", b"\xff\xfe", b'{"mode": "train", "lr": 1}', b'{"mode"']
-    (tmp_path / "scalars.json").write_bytes(b"\n".join(lines))
-    assert read_scalars(tmp_path)["lr"] == [(5, 0.1)]
-    assert read_scalars(tmp_path / "none") == {}
