@@ -5,11 +5,10 @@ Source: the format's description, version 0.7, of the Point Cloud Library; LZF's
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet3d.data.ascii_points import parse_ascii_points
 from raydet3d.errors import InputError
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -85,17 +84,7 @@ def _check_size(given: int, needed: int, path: str) -> None:
 
 def _parse_ascii(body: bytes, layout: np.dtype[np.void], num_points: int, path: str) -> list[NDArray[np.generic]]:
     counts = [layout[name].shape[0] for name in layout.names or ()]
-    try:
-        table = np.loadtxt(io.BytesIO(body), dtype=np.float64, ndmin=2, max_rows=num_points) if num_points else None
-    except ValueError as error:
-        raise InputError(f"{path}: a point is malformed ({error})") from None
-    if table is None:
-        table = np.zeros((0, sum(counts)))
-    if table.shape != (num_points, sum(counts)):
-        raise InputError(
-            f"{path}: {len(table)} points of {table.shape[1]} numbers, but its header tells of {num_points} of "
-            f"{sum(counts)}"
-        )
+    table = parse_ascii_points(body, num_points, sum(counts), path)
     return list(np.split(table, np.cumsum(counts)[:-1], axis=1))
 
 

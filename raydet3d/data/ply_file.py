@@ -5,11 +5,10 @@ Source: Greg Turk, "The PLY polygon file format", Stanford, 1994. Of a mesh, onl
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet3d.data.ascii_points import parse_ascii_points
 from raydet3d.errors import InputError
 
 _TYPES = {
@@ -43,17 +42,7 @@ def parse_ply(content: bytes, path: str) -> dict[str, NDArray[np.generic]]:
             raise InputError(f"{path}: {len(body)} bytes of points, but its header tells of {needed}; it is truncated")
         table = np.frombuffer(body, layout, num_points)
         return {name: table[name].astype(layout[name].newbyteorder("=")) for name, _ in properties}
-    try:
-        rows = np.loadtxt(io.BytesIO(body), dtype=np.float64, ndmin=2, max_rows=num_points) if num_points else None
-    except ValueError as error:
-        raise InputError(f"{path}: a point is malformed ({error})") from None
-    if rows is None:
-        rows = np.zeros((0, len(properties)))
-    if rows.shape != (num_points, len(properties)):
-        raise InputError(
-            f"{path}: {len(rows)} points of {rows.shape[1]} numbers, but its header tells of {num_points} of "
-            f"{len(properties)}"
-        )
+    rows = parse_ascii_points(body, num_points, len(properties), path)
     return {name: rows[:, i] for i, (name, _) in enumerate(properties)}
 
 

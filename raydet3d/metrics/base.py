@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from raydet3d.config import ConfigDict
@@ -33,6 +34,8 @@ class BaseMetric(ABC):
     """
 
     default_prefix: ClassVar[str | None] = None
+    info_hint: ClassVar[str] = ""
+    """What makes the info file `ann_file`, for messages; empty for a metric that reads none."""
 
     def __init__(self, collect_device: str = "cpu", prefix: str | None = None, collect_dir: str | None = None) -> None:
         name = type(self).__name__
@@ -49,7 +52,7 @@ class BaseMetric(ABC):
 
     @classmethod
     def check_data(cls, cfg: ConfigDict) -> None:
-        """Check before training that the files that the metric reads exist; here there are none.
+        """Check before training that the files that the metric reads exist: `ann_file`, where there is `info_hint`.
 
         Args:
             cfg: The metric's config.
@@ -57,7 +60,12 @@ class BaseMetric(ABC):
         Raises:
             InputError: One does not exist.
         """
-        return
+        ann_file = Path(cfg.get("ann_file", ""))
+        if cls.info_hint and not ann_file.is_file():
+            raise InputError(
+                f"ann_file {ann_file}: no such info file; the metric needs its whole path (mind the last '/' of "
+                f"data_root); {cls.info_hint}"
+            )
 
     def names(self) -> list[str] | None:
         """Return the names of the results, or None if they are not known before an evaluation.

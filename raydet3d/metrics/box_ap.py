@@ -21,6 +21,7 @@ from raydet3d.metrics import kitti_ap, nuscenes_ap
 from raydet3d.metrics.analysis import Analysis, BoxColumns, Curve, analyse, match_by_score, near_pairs
 from raydet3d.metrics.base import BaseMetric
 from raydet3d.metrics.kitti_objects import Objects, measure
+from raydet3d.metrics.text_table import align_columns
 from raydet3d.registry import METRICS
 from raydet3d.structures import Boxes3D, CameraInstance3DBoxes
 from raydet3d.structures.sample_types import PlainSample
@@ -381,7 +382,7 @@ class Box3DAPMetric(BoxMetric):
             scores |= {f"mAP_{TITLES[kind]}{_suffix(ring)}": value for kind, value in averages.items()}
             rows.append(("mean", _title(ring), "", "", *(f"{value:.2f}" for value in averages.values())))
         head = ("", "range", "objects", "IoU >", *(f"{TITLES[kind]} AP{self.num_recalls}" for kind in self.kinds))
-        table = _table("KITTI's AP of LiDAR boxes, percent", head, rows)
+        table = "\n".join(["KITTI's AP of LiDAR boxes, percent", *align_columns([head, *rows])])
         return {key: round(value, 4) for key, value in scores.items()}, table
 
     @override
@@ -465,7 +466,8 @@ class CenterDistanceAPMetric(BoxMetric):
             rows.append(("mean", _title(ring), "", *blank, *(f"{value:.3f}" for value in averages.values())))
         distances = [f"AP {distance:g} m" for distance in self.distances]
         head = ("", "range", "objects", *distances, "AP", *(ERRORS[key].removeprefix("m") for key in errors))
-        table = _table(f"nuScenes' AP of LiDAR boxes, errors at {self.error_distance:g} m", head, rows)
+        title = f"nuScenes' AP of LiDAR boxes, errors at {self.error_distance:g} m"
+        table = "\n".join([title, *align_columns([head, *rows])])
         return {key: round(value, 4) for key, value in scores.items()}, table
 
     @override
@@ -541,19 +543,6 @@ def _suffix(ring: Ring) -> str:
 
 def _title(ring: Ring) -> str:
     return "all" if ring == EVERYWHERE else f"{ring[0]:g}-{ring[1]:g} m"
-
-
-def _table(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return cells as aligned text: names left, numbers right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, *rows]
-    ]
-    return "\n".join([title, *lines])
 
 
 def _numbers(value: float | Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydet3d.config import ConfigDict, PartCfg
+from raydet3d.config import PartCfg
 from raydet3d.errors import InputError
 from raydet3d.info_file import CameraInfo, FrameInfo, InfoFrames, check_backend, info_format, open_infos
 from raydet3d.metrics.base import BaseMetric
@@ -28,8 +28,6 @@ from raydet3d.metrics.kitti_objects import Annotation
 from raydet3d.metrics.kitti_report import all_ignored, all_left_out, few_objects, table
 from raydet3d.registry import METRICS
 from raydet3d.structures.sample_types import PlainSample
-
-HINT = "'python -m raydet3d.data.prepare kitti ROOT' makes it"
 
 
 @METRICS.register_module()
@@ -58,20 +56,7 @@ class KittiMetric(BaseMetric):
 
     default_prefix: ClassVar[str | None] = "Kitti metric"
     METRICS: ClassVar[tuple[str, ...]] = ("bbox", "img_bbox")
-
-    @classmethod
-    def check_data(cls, cfg: ConfigDict) -> None:
-        """Check before training that the info file exists.
-
-        Raises:
-            InputError: It does not.
-        """
-        ann_file = Path(cfg.get("ann_file", ""))
-        if not ann_file.is_file():
-            raise InputError(
-                f"ann_file {ann_file}: no such info file; the metric needs its whole path (mind the last '/' of "
-                f"data_root); {HINT}"
-            )
+    info_hint: ClassVar[str] = "'python -m raydet3d.data.prepare kitti ROOT' makes it"
 
     def __init__(
         self,
@@ -218,7 +203,7 @@ class KittiMetric(BaseMetric):
                 self._set_names((self.dataset_meta or {}).get("categories"))
             return cast(FrameInfo, own)
         if self._infos is None:
-            self._infos = open_infos(self.ann_file, hint=HINT)
+            self._infos = open_infos(self.ann_file, hint=self.info_hint)
             self._set_names(self._infos.metainfo.get("categories"))
             self._number = {_frame_id(info["sample_idx"]): number for number, info in enumerate(self._infos)}
         if sample_idx not in self._number:

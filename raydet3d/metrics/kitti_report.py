@@ -15,6 +15,7 @@ from raydet3d.metrics.kitti_ap import (
     least_overlaps,
 )
 from raydet3d.metrics.kitti_objects import Objects
+from raydet3d.metrics.text_table import align_columns
 
 TITLES = {"3d": "3D", "bev": "BEV", "bbox": "2D", "aos": "AOS"}
 _OVERLAP_COLUMN = {"bbox": 0, "aos": 0, "bev": 1, "3d": 2}
@@ -43,20 +44,14 @@ def table(report: Report, title: str) -> str:
             if kind in report.kinds:
                 numbers = [f"{report.overall(kind, p, lv):.2f}" for p in ("AP40", "AP11") for lv in LEVELS]
                 rows.append(("Overall" if label == "3D" else "", label, "strict", *numbers))
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    rule_line = "-" * (sum(widths) + 2 * len(widths) - 2)
-    lines = [f"KITTI AP of {title}, percent, {report.num_frames} frames", rule_line, _line(head, widths)]
-    for row in rows:
+    aligned = align_columns([head, *rows], num_names=2)
+    rule_line = "-" * max(map(len, aligned))
+    lines = [f"KITTI AP of {title}, percent, {report.num_frames} frames", rule_line, aligned[0]]
+    for row, line in zip(rows, aligned[1:], strict=True):
         if row[0]:
             lines.append(rule_line)
-        lines.append(_line(row, widths))
+        lines.append(line)
     return "\n".join([*lines, rule_line])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Join cells: names aligned left, numbers right."""
-    aligned = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-    return "  ".join(aligned).rstrip()
 
 
 def few_objects(report: Report) -> str | None:

@@ -23,10 +23,10 @@ from raydet3d.metrics.nuscenes_boxes import (
     true_objects,
     write_submission,
 )
+from raydet3d.metrics.text_table import align_columns
 from raydet3d.registry import METRICS
 from raydet3d.structures import CameraInstance3DBoxes
 
-HINT = "'python -m raydet3d.data.prepare nuscenes ROOT --version v1.0-trainval' makes it"
 Sample = Mapping[str, Any]
 """What a model returned for a sample, or what is kept of it."""
 
@@ -67,20 +67,7 @@ class NuScenesMetric(BaseMetric):
     """
 
     default_prefix: ClassVar[str | None] = "NuScenes metric"
-
-    @classmethod
-    def check_data(cls, cfg: Mapping[str, Any]) -> None:
-        """Check before training that the info file exists.
-
-        Raises:
-            InputError: It does not.
-        """
-        ann_file = Path(cfg.get("ann_file", ""))
-        if not ann_file.is_file():
-            raise InputError(
-                f"ann_file {ann_file}: no such info file; the metric needs its whole path (mind the last '/' of "
-                f"data_root); {HINT}"
-            )
+    info_hint: ClassVar[str] = "'python -m raydet3d.data.prepare nuscenes ROOT --version v1.0-trainval' makes it"
 
     def __init__(
         self,
@@ -220,7 +207,7 @@ class NuScenesMetric(BaseMetric):
 
     def _read_poses(self, frames: Sequence[int]) -> None:
         """Read token and pose of each predicted frame, and the version of the data, from the info file."""
-        infos, wanted = open_infos(self.ann_file, hint=HINT), set(frames)
+        infos, wanted = open_infos(self.ann_file, hint=self.info_hint), set(frames)
         by_index = {int(info["sample_idx"]): info for info in infos if int(info["sample_idx"]) in wanted}
         self._version = str(infos.metainfo.get("version") or (self.dataset_meta or {}).get("version"))
         self._poses: list[FramePose] = []
@@ -274,14 +261,10 @@ def _table(scores: Scores, num_frames: int, truth: Objects) -> str:
     mean = [scores.mean_ap, *(float(np.mean([by[d] for by in scores.ap.values()])) for d in DISTANCES_M)]
     mean += scores.mean_errors.values()
     rows.append(("mean", str(len(truth)), *(f"{value:.3f}" for value in mean)))
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, *rows]
-    ]
     return "\n".join(
-        [f"nuScenes metrics, {num_frames} frames", *lines, f"mAP {scores.mean_ap:.4f}, NDS {scores.nds:.4f}"]
+        [
+            f"nuScenes metrics, {num_frames} frames",
+            *align_columns([head, *rows]),
+            f"mAP {scores.mean_ap:.4f}, NDS {scores.nds:.4f}",
+        ]
     )

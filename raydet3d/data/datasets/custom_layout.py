@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ from raydet3d.data.datasets.kitti_io import (
     read_lines,
 )
 from raydet3d.data.point_cloud_file import SUFFIXES
+from raydet3d.data.split_lists import unique_frames, warn_of_shared_frames
 from raydet3d.errors import InputError, nearest_or_all
-from raydet3d.log import get_logger
 from raydet3d.ops.rigid_transforms import quaternion_to_matrix
 
 LAYOUT = (
@@ -196,19 +196,8 @@ class CustomLayout:
                         f"{path} line {number}: frame {name!r} has no {self.root / 'labels' / name}.json or .txt; a "
                         "frame without objects has an empty list, and only test.txt may name frames without labels"
                     )
-            splits[path.stem] = list(dict.fromkeys(names))
-            if twice := [name for name, count in Counter(names).items() if count > 1]:
-                get_logger().warning(
-                    "%s: %d frames are listed more than once (first: %s) and used once", path, len(twice), twice[0]
-                )
-        both = set(splits.get("train", ())) & set(splits.get("val", ()))
-        if both:
-            get_logger().warning(
-                "%s: %d frames are in train.txt and in val.txt (first: %s): validation scores will be too good",
-                folder,
-                len(both),
-                min(both),
-            )
+            splits[path.stem] = unique_frames(names, path)
+        warn_of_shared_frames(splits, files[0].parent)
         return splits
 
     def _read_records(self) -> dict[str, CloudRecord]:

@@ -23,6 +23,7 @@ from raydet3d.data.prepare.kitti_frames import (
     prepare_frame,
 )
 from raydet3d.data.prepare.preparers import LAYOUTS, PREPARERS, DataLayout, Split, check_writable, report_unwritable
+from raydet3d.data.split_lists import unique_frames, warn_of_shared_frames
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_pickle
 from raydet3d.log import get_logger
@@ -142,20 +143,8 @@ def _read_splits(root: Path) -> dict[str, list[str]]:
             if not (name.isascii() and name.isdigit()):
                 raise InputError(f"{path} line {number}: {name!r} is not the number of a frame, such as 000134")
             names.append(name)
-        splits[split] = list(dict.fromkeys(names))
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            get_logger().warning(
-                "%s: %d frames are listed more than once (first: %s) and used once", path, len(twice), twice[0]
-            )
-    both = set(splits.get("train", ())) & set(splits.get("val", ()))
-    if both:
-        get_logger().warning(
-            "%s: %d frames are in train.txt and in val.txt (first: %s): validation scores will be too good",
-            root / "ImageSets",
-            len(both),
-            min(both),
-        )
+        splits[split] = unique_frames(names, path)
+    warn_of_shared_frames(splits, root / "ImageSets")
     return splits
 
 
