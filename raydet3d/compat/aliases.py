@@ -208,7 +208,7 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "raydet3d.models.losses.base": "weighted_loss",
             "raydet3d.ops.inverse_sigmoid": "inverse_sigmoid",
             "raydet3d.models.task_modules.assigners": "AssignResult BaseAssigner",
-            "raydet3d.models.task_modules.samplers": "SamplingResult",
+            "raydet3d.models.task_modules.pseudo_sampler": "SamplingResult",
             "raydet3d.ops": "gaussian_radius",
             "raydet3d.compat.mmengine_utils": "multi_apply",
         },

@@ -50,7 +50,7 @@ from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
 from raydet3d.models.task_modules.box_coders import BaseBBoxCoder, DeltaXYZWLHRBBoxCoder
 from raydet3d.models.task_modules.center_box_coder import CenterPointBBoxCoder
 from raydet3d.models.task_modules.iou_calculators import BboxOverlapsNearest3D
-from raydet3d.models.task_modules.samplers import PseudoSampler
+from raydet3d.models.task_modules.pseudo_sampler import PseudoSampler
 from raydet3d.models.tta import BaseTTAModel
 from raydet3d.models.voxel_encoders.dynamic_encoders import DynamicPillarFeatureNet, DynamicSimpleVFE, DynamicVFE
 from raydet3d.models.voxel_encoders.hard_vfe import HardVFE

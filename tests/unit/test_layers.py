@@ -204,7 +204,7 @@ def test_no_file_has_a_name_without_meaning() -> None:
 
 def test_no_base_name_stands_for_two_files() -> None:
     """`base.py` and the same thing for two data sets (or two packages' samplers: of batches, of anchors) aside."""
-    allowed = {"__init__.py", "__main__.py", "base.py", "custom.py", "kitti.py", "nuscenes.py", "samplers.py"}
+    allowed = {"__init__.py", "__main__.py", "base.py", "custom.py", "kitti.py", "nuscenes.py"}
     count = Counter(path.name for path in MODULES if path.name not in allowed)
     assert not [name for name, number in count.items() if number > 1]
 

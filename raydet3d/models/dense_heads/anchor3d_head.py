@@ -34,7 +34,7 @@ from raydet3d.models.losses import FocalLoss
 from raydet3d.models.module import ConfigType, InitCfg
 from raydet3d.models.task_modules.anchor_generators import Anchor3DRangeGenerator
 from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
-from raydet3d.models.task_modules.samplers import PseudoSampler
+from raydet3d.models.task_modules.pseudo_sampler import PseudoSampler
 from raydet3d.models.weight_init import bias_init_with_prob
 from raydet3d.ops import (
     limit_period,

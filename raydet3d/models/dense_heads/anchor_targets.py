@@ -17,7 +17,7 @@ from raydet3d.errors import InputError
 from raydet3d.models.dense_heads.base import HeadCfg
 from raydet3d.models.task_modules.assigners import Max3DIoUAssigner
 from raydet3d.models.task_modules.box_coders import DeltaXYZWLHRBBoxCoder
-from raydet3d.models.task_modules.samplers import PseudoSampler
+from raydet3d.models.task_modules.pseudo_sampler import PseudoSampler
 from raydet3d.ops import limit_period
 from raydet3d.structures import InstanceData
 from raydet3d.structures.sample_types import SampleMeta

@@ -1,4 +1,4 @@
-"""Samplers: which of the assigned anchors take part in the loss."""
+"""`PseudoSampler`: the loss of all assigned anchors, without a choice among them, and its result."""
 
 from __future__ import annotations
 
