@@ -1,4 +1,4 @@
-"""What stands out in a run, each in a sentence that names the numbers and what to look at."""
+"""Find likely causes of bad scores in a run: one sentence each, with the numbers and what to check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from raydet3d.reports.run_files import RunFiles, is_less_better
 DATA_SHARE = 0.3
 """Share of the time waiting for data from which a run is said to wait for its loader."""
 FAST_S = 0.01
-"""Seconds per iteration below which nobody waits."""
+"""Seconds per iteration below which the share of waiting for data is not reported."""
 OFFSET_M = 0.15
+"""Mean offset of detected boxes, in metres, from which it is reported."""
 MIN_OBJECTS = 10
 """Objects of a class below which nothing is said about it."""
 
 
 def find(run: RunFiles, differences: Sequence[Difference], scores: Sequence[str]) -> list[str]:
-    """Return the sentences, the most important first.
+    """Return what was found, as sentences, the most important first.
 
     Args:
         run: The run.

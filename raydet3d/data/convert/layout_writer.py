@@ -1,5 +1,8 @@
-"""Write the folder of own recordings, frame by frame: what a converter needs, ours or one's own.
+"""Write recordings as a folder of own data, frame by frame, from a converter.
 
+A converter of one's own takes these lines:
+
+```python
 from raydet3d.data.convert import CustomLayoutWriter
 
 with CustomLayoutWriter("data/mine") as out:
@@ -13,6 +16,7 @@ with CustomLayoutWriter("data/mine") as out:
             ],
             split="train",
         )
+```
 """
 
 from __future__ import annotations
