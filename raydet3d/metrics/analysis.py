@@ -1,4 +1,4 @@
-"""Why a score is what it is: precision by distance and number of points, confusion, calibration, box errors.
+"""Analyse an evaluation's detections: precision by distance and points, confusion, calibration, errors of boxes.
 
 A metric passes its ground truth and predictions as plain columns; what comes back is plain data for `analysis.json`.
 

@@ -1,4 +1,4 @@
-"""`Box3DAPMetric` and `CenterDistanceMetric`: average precision of LiDAR boxes of any classes, without images.
+"""`Box3DAPMetric` and `CenterDistanceAPMetric`: average precision of LiDAR boxes of any classes, without images.
 
 Ground truth comes with the samples (`eval_ann_info` of a data set in test mode), so that no info file is named twice.
 Legend: K objects · N predictions.

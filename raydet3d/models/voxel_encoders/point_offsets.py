@@ -1,4 +1,4 @@
-"""What encoders of voxels and pillars share: offsets of points to their voxel, added to the points' features."""
+"""Base class of the encoders of voxels and pillars: offsets of points to their voxel, added to the points' features."""
 
 from __future__ import annotations
 
