@@ -25,6 +25,11 @@ DISTANCES_M = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, np.inf)
 NUM_POINTS = (1, 6, 21, 101, 501, np.inf)
 NEAREST_M = 2.0
 """Distance between centres, seen from above, up to which a detection may be the nearest one of an object."""
+TOLERANCES_M = (0.25, 0.5, 1.0, NEAREST_M)
+"""Distances between centres up to which a detection is true, whatever the overlap is."""
+ANY_CLASS = "any class"
+OFFSETS_M = np.linspace(-NEAREST_M, NEAREST_M, 41)
+"""Edges of the bins of offsets."""
 SCORE_BINS = 20
 CALIBRATION_BINS = 10
 
@@ -66,13 +71,31 @@ class ScoreBins(TypedDict):
     mean: list[float]
 
 
+class Tolerance(TypedDict):
+    """Average precision of a class, or of `ANY_CLASS` whatever class was detected, at each of `TOLERANCES_M`."""
+
+    category: str
+    ap: list[float]
+
+
+class ClassSizes(TypedDict):
+    """Median length, width and height of the objects of a class, and of the detections that bear its name, metres."""
+
+    category: str
+    objects: int
+    size: list[float]
+    detections: int
+    detected: list[float]
+
+
 class BoxError(TypedDict):
     """Median errors of the nearest detections of the objects of a class: detection minus object.
 
     Offsets are of detections of any class, in metres in the sensor's axes; `spread` is half of their interquartile
     range along the axis where that is wider. Sizes and headings differ between classes: `size` (ratios of length, width
     and height) and `yaw` (absolute error in degrees) are of the `own` detections that have the object's class, and are
-    empty and None without any.
+    empty and None without any. `offsets` counts pairs by the offset forward, left and up, in the bins of `OFFSETS_M`;
+    larger ones are in the outer bins.
     """
 
     category: str
@@ -84,6 +107,7 @@ class BoxError(TypedDict):
     spread: float
     size: list[float]
     yaw: float | None
+    offsets: list[list[int]]
 
 
 class Analysis(TypedDict, total=False):
@@ -99,6 +123,8 @@ class Analysis(TypedDict, total=False):
     confusion: Confusion
     scores: list[ScoreBins]
     errors: list[BoxError]
+    tolerance: list[Tolerance]
+    sizes: list[ClassSizes]
     run: str
     epoch: int
     iter: int
@@ -154,6 +180,8 @@ def analyse(truth: BoxColumns, found: BoxColumns, match: Ints, classes: Sequence
         "confusion": confusion(truth, found, pairs, threshold, classes),
         "scores": score_bins(found, is_hit, is_false, classes),
         "errors": box_errors(truth, found, pairs, classes),
+        "tolerance": ap_by_tolerance(truth, found, near, classes),
+        "sizes": class_sizes(truth, found, found.score >= threshold, classes),
     }
 
 
@@ -367,6 +395,42 @@ def score_bins(found: BoxColumns, is_hit: Mask, is_false: Mask, classes: Sequenc
     return out
 
 
+def ap_by_tolerance(truth: BoxColumns, found: BoxColumns, near: Near, classes: Sequence[str]) -> list[Tolerance]:
+    """Compute AP where a detection is true up to a distance from the centre of an object, of its class and of any.
+
+    An object that does not count may be found as any class.
+    """
+    g, d, num = near.truth, near.found, len(classes)
+    is_own = (truth.label[g] == found.label[d]) | ~truth.counts[g]
+    real = truth.label[truth.counts & (truth.label >= 0)]
+    objects = [*np.bincount(real, minlength=num).tolist(), len(real)]  # the last is any class
+    out: list[Tolerance] = [{"category": name, "ap": []} for name in (*classes, ANY_CLASS)]
+    for limit in TOLERANCES_M:
+        for fits, labels in ((is_own, range(num)), (np.True_, [num])):
+            keep = fits & (near.gap <= limit)
+            match = match_by_score(g[keep], d[keep], -near.gap[keep], truth.counts, found.score)
+            is_hit, is_false = verdicts(truth, found, match)
+            for label in labels:
+                mine = (found.label == label) | (label == num)
+                ap = average_precision(is_hit[mine], is_false[mine], found.score[mine], objects[label])
+                out[label]["ap"].append(round(ap, 2))
+    return [one for one, number in zip(out, objects, strict=True) if number]
+
+
+def class_sizes(truth: BoxColumns, found: BoxColumns, keep: Mask, classes: Sequence[str]) -> list[ClassSizes]:
+    """Return the median sizes of the objects and of the detections to `keep`, by class."""
+    out: list[ClassSizes] = []
+    for label, name in enumerate(classes):
+        objects = truth.size[truth.counts & (truth.label == label)]
+        detections = found.size[keep & found.counts & (found.label == label)]
+        size, detected = (np.median(some, 0).round(2).tolist() if len(some) else [] for some in (objects, detections))
+        numbers = len(objects), len(detections)
+        out.append(
+            {"category": name, "objects": numbers[0], "size": size, "detections": numbers[1], "detected": detected}
+        )
+    return out
+
+
 def box_errors(
     truth: BoxColumns, found: BoxColumns, pairs: tuple[Ints, Ints], classes: Sequence[str]
 ) -> list[BoxError]:
@@ -379,6 +443,7 @@ def box_errors(
         if not len(i):
             continue
         offset = found.center[j] - truth.center[i]
+        inside = np.clip(offset, OFFSETS_M[0], OFFSETS_M[-1])
         forward, left, up = np.median(offset, 0).round(3).tolist()
         low, high = np.percentile(offset[:, :2], [25, 75], axis=0)
         own = found.label[j] == label
@@ -396,6 +461,7 @@ def box_errors(
                 "spread": round(float((high - low).max() / 2), 3),
                 "size": np.median(ratio, 0).round(3).tolist() if len(i) else [],
                 "yaw": round(float(np.degrees(np.median(np.abs(turn)))), 2) if len(i) else None,
+                "offsets": [np.histogram(axis, OFFSETS_M)[0].tolist() for axis in inside.T],
             }
         )
     return out

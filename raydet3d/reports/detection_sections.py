@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from raydet3d.metrics.analysis import SCORE_BINS, Analysis, Group, calibration, calibration_error
+import numpy as np
+
+from raydet3d.metrics.analysis import (
+    OFFSETS_M,
+    SCORE_BINS,
+    TOLERANCES_M,
+    Analysis,
+    BoxError,
+    Group,
+    calibration,
+    calibration_error,
+)
 from raydet3d.reports.page import Cell, Charts, Section, Table, Text
-from raydet3d.reports.svg_chart import Chart, Plot, Series, bar_chart, line_chart
+from raydet3d.reports.svg_chart import Chart, Mark, Plot, Series, bar_chart, line_chart
 
 HOW = (
     "Precision-recall curves, AP by distance and points, confusion and calibration come with each validation by "
@@ -22,12 +33,23 @@ CONFUSION = Text(
     ]
 )
 
+TOLERANCE = Text(
+    [
+        "AP if a detection is true up to this distance between its centre and an object's, whatever their overlap is. "
+        "Low on the left and high on the right: objects are found, at wrong places. Any class far above the classes: "
+        "objects are found, under wrong names."
+    ]
+)
+Sizes = Mapping[str, Sequence[float]]
+"""Length, width and height by class, metres."""
 
-def detection_sections(analyses: Mapping[str, Analysis]) -> list[Section]:
+
+def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, Sizes]) -> list[Section]:
     """Return the sections.
 
     Args:
         analyses: The analyses by the names of their runs.
+        anchors: Sizes of the anchors of each class, for runs whose heads have them.
     """
     if not analyses:
         return [Section("Detections", [Text([HOW])])]
@@ -65,7 +87,16 @@ def detection_sections(analyses: Mapping[str, Analysis]) -> list[Section]:
         Section(
             "Confusion with the nearest class", [*(_confusion_table(*pair) for pair in analyses.items()), CONFUSION]
         ),
-        Section("Errors of the boxes", [_error_table(analyses)]),
+        Section(
+            "Places and sizes of the boxes",
+            [
+                Charts(_tolerance_charts(analyses)),
+                TOLERANCE,
+                Charts(_offset_charts(analyses)),
+                _error_table(analyses),
+                _size_table(analyses, anchors),
+            ],
+        ),
         Section("Scores and calibration", [Charts(_calibration_charts(analyses)), Charts(_score_charts(analyses))]),
     ]
 
@@ -136,6 +167,78 @@ def _confusion_table(name: str, analysis: Analysis) -> Table:
         title=f"{name}, score of at least {found['threshold']:.2f}",
         shade=shade,
     )
+
+
+def _tolerance_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+    """Draw the classes of one run beside each other; of several runs, a chart for each class."""
+    values = {(run, one["category"]): one["ap"] for run, found in analyses.items() for one in found["tolerance"]}
+    groups: dict[str, list[tuple[str, list[float]]]] = {}
+    for (run, category), ap in values.items():
+        title, name = (category, run) if len(analyses) > 1 else ("All classes", category)
+        groups.setdefault(f"{title}: AP by distance between centres", []).append((name, ap))
+    names = [f"{limit:g}" for limit in TOLERANCES_M]
+    return [
+        bar_chart(
+            title,
+            names,
+            [
+                (name, ap, [f"{name}, up to {at} m: AP {v:.2f}" for at, v in zip(names, ap, strict=True)])
+                for name, ap in some
+            ],
+            x_label="distance up to which a detection is true, metres",
+            y_range=(0, 100),
+        )
+        for title, some in groups.items()
+    ]
+
+
+def _offset_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+    """Draw offsets by axis: of one run, of each class; of several, of all classes together."""
+    single = len(analyses) == 1
+    parts: dict[str, list[BoxError]] = {}
+    for run, one in analyses.items():
+        for error in one["errors"]:
+            parts.setdefault(error["category"] if single else run, []).append(error)
+    middle = (OFFSETS_M[:-1] + OFFSETS_M[1:]) / 2
+    charts = []
+    for axis, title in enumerate(("forward", "left", "up")):
+        series = []
+        for name, errors in parts.items():
+            counts = np.sum([error["offsets"][axis] for error in errors], 0)
+            series.append(Series(name, middle, 100 * counts / max(counts.sum(), 1)))
+        charts.append(
+            line_chart(
+                f"Offset of the boxes {title}, % of the pairs",
+                series,
+                x_label=f"metres that the detection is further {title} than its object",
+                marks=[Mark(0, "no offset")],
+            )
+        )
+    return charts
+
+
+def _size_table(analyses: Mapping[str, Analysis], anchors: Mapping[str, Sizes]) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            *(run, one["category"], one["objects"], format_size(one["size"])),
+            *(one["detections"], format_size(one["detected"])),
+            format_size(anchors.get(run, {}).get(one["category"], ())),
+        ]
+        for run, found in analyses.items()
+        for one in found["sizes"]
+    ]
+    head = ["run", "class", "objects", "their size, m", "detections", "their size, m", "anchors, m"]
+    return Table(
+        head,
+        rows,
+        note="Medians of length x width x height by class name, whether a detection is true or not. Rows whose sizes "
+        "differ, and which would fit another row, have classes that are numbered in two ways.",
+    )
+
+
+def format_size(size: Sequence[float]) -> str:
+    """Return length, width and height as text."""
+    return " x ".join(f"{side:.2f}" for side in size)
 
 
 def _error_table(analyses: Mapping[str, Analysis]) -> Table:

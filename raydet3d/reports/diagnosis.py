@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
+from raydet3d.config import ConfigValue
 from raydet3d.config.differences import Difference
-from raydet3d.metrics.analysis import Analysis, BoxError, calibration_error
+from raydet3d.metrics.analysis import ANY_CLASS, TOLERANCES_M, Analysis, BoxError, calibration_error
+from raydet3d.reports.detection_sections import Sizes, format_size
 from raydet3d.reports.run_files import RunFiles, is_less_better
 
 DATA_SHARE = 0.3
@@ -19,19 +22,24 @@ OFFSET_M = 0.15
 """Mean offset of detected boxes, in metres, from which it is reported."""
 MIN_OBJECTS = 10
 """Objects of a class below which nothing is said about it."""
+FOUND_AP = 30
+"""AP up to `NEAREST_M` from the centre from which objects are said to be found."""
+SIZE_GAP = math.log(1.5)
+"""How much nearer another class's size has to be, as the sum of the logarithms of ratios."""
 
 
-def find(run: RunFiles, differences: Sequence[Difference], scores: Sequence[str]) -> list[str]:
+def find(run: RunFiles, differences: Mapping[str, Sequence[Difference]], scores: Sequence[str]) -> list[str]:
     """Return what was found, as sentences, the most important first.
 
     Args:
         run: The run.
-        differences: Of its config from the base.
+        differences: Of its config, by what they are from.
         scores: Names of the metrics that count.
     """
     found = [*_bad_steps(run), *_loss(run), *_learning_rate(differences)]
     if run.analysis is not None:
-        found += [*_confusion(run.analysis), *_offsets(run.analysis["errors"]), *_calibration(run.analysis)]
+        found += [*_anchors(run), *_confusion(run.analysis), *_names(run.analysis), *_places(run.analysis)]
+        found += [*_offsets(run.analysis["errors"]), *_calibration(run.analysis)]
     found += [*_scores(run, scores), *_speed(run), *_restarts(run)]
     return found or ["Nothing stands out."]
 
@@ -85,15 +93,17 @@ def _greatest(run: RunFiles, name: str) -> float:
     return math.nan if values is None else float(np.nanmax(values))
 
 
-def _learning_rate(differences: Sequence[Difference]) -> Iterator[str]:
-    for one in differences:
-        if one.key.rpartition(".")[2] == "lr" and one.key.startswith("optim_wrapper"):
-            try:
-                ratio = float(one.now) / float(one.before)
-            except (ValueError, ZeroDivisionError):
-                continue
-            if ratio > 5 or ratio < 0.2:
-                yield f"{one.key} is {one.now}, {ratio:.3g} times the {one.before} of the base config."
+def _learning_rate(differences: Mapping[str, Sequence[Difference]]) -> Iterator[str]:
+    found: dict[str, str] = {}
+    for where, some in differences.items():
+        for one in some:
+            if one.key.rpartition(".")[2] == "lr" and one.key.startswith("optim_wrapper"):
+                with suppress(ValueError, ZeroDivisionError):
+                    ratio = float(one.now) / float(one.before)
+                    if ratio > 5 or ratio < 0.2:
+                        found.setdefault(one.key, f"{one.now}, {ratio:.3g} times the {one.before} of {where}")
+    for key, text in found.items():
+        yield f"{key} is {text}."
 
 
 def _confusion(analysis: Analysis) -> Iterator[str]:
@@ -115,6 +125,86 @@ def _confusion(analysis: Analysis) -> Iterator[str]:
         yield (
             f"Classes are exchanged as a whole ({names}): compare the order of the class names in the data set "
             "(metainfo.classes), in the head (anchor sizes, tasks) and in the checkpoint."
+        )
+
+
+def class_anchors(run: RunFiles) -> Sizes:
+    """Return the sizes of the anchors by class; empty for heads that do not assign one size to each class."""
+
+    def heads(value: ConfigValue) -> Iterator[Mapping[str, ConfigValue]]:
+        if isinstance(value, Mapping):
+            if value.get("assign_per_class") and isinstance(value.get("anchor_generator"), Mapping):
+                yield value
+            for inner in value.values():
+                yield from heads(inner)
+
+    classes = run.analysis["confusion"]["classes"] if run.analysis is not None else []
+    for head in heads(run.config.get("model")):
+        sizes = head["anchor_generator"].get("sizes") or []
+        if len(sizes) == len(classes) and all(len(size) == 3 and min(size) > 0 for size in sizes):
+            return dict(zip(classes, sizes, strict=True))
+    return {}
+
+
+def _resembles(size: Sequence[float], others: Sizes, own: str) -> str | None:
+    """Return the name whose size is clearly nearer than that of `own`, if there is one."""
+    gaps = {name: float(np.abs(np.log(np.divide(size, other))).sum()) for name, other in others.items()}
+    nearest = min(gaps, key=gaps.__getitem__)
+    return nearest if gaps[own] - gaps[nearest] > SIZE_GAP else None
+
+
+def _anchors(run: RunFiles) -> Iterator[str]:
+    anchors, wrong = class_anchors(run), []
+    for one in run.analysis["sizes"] if run.analysis is not None and anchors else ():
+        name, size = one["category"], one["size"]
+        other = _resembles(size, anchors, name) if one["objects"] >= MIN_OBJECTS else None
+        if other:
+            wrong.append(
+                f"objects of class {name} measure {format_size(size)} m, its anchors {format_size(anchors[name])} m "
+                f"(those of {other} would fit)"
+            )
+    if wrong:
+        yield (
+            f"Anchors have another order than the classes: {'; '.join(wrong)}. Size i of anchor_generator.sizes (and "
+            "range i, assigner i) is that of class i of metainfo.classes; labels of the info file count as well."
+        )
+
+
+def _names(analysis: Analysis) -> Iterator[str]:
+    """Compare the sizes of detections with those of objects, and AP of any class with that of the classes."""
+    objects = {one["category"]: one["size"] for one in analysis["sizes"] if one["objects"] >= MIN_OBJECTS}
+    like = []
+    for one in analysis["sizes"]:
+        name, size = one["category"], one["detected"]
+        if name in objects and one["detections"] >= MIN_OBJECTS and min(size) > 0 and math.isfinite(sum(size)):
+            other = _resembles(size, objects, name)
+            like += [f"{name} are as large as objects of class {other} ({format_size(size)} m)"] if other else []
+    if like:
+        yield (
+            f"Detections of class {'; of class '.join(like)}: labels are numbered in two ways. Compare `categories` "
+            "and labels of the info files of training and validation, metainfo.classes, and the checkpoint's classes."
+        )
+    ap = {one["category"]: one["ap"][-1] for one in analysis["tolerance"]}
+    any_class = ap.pop(ANY_CLASS, 0)
+    mean = sum(ap.values()) / max(len(ap), 1)
+    if any_class >= FOUND_AP and mean < 0.5 * any_class:
+        yield (
+            f"Objects are found under wrong names: AP up to {TOLERANCES_M[-1]:g} m from the centre is {any_class:.0f} "
+            f"whatever class is detected, but {mean:.0f} on average over the classes."
+        )
+
+
+def _places(analysis: Analysis) -> Iterator[str]:
+    near = TOLERANCES_M.index(0.5)
+    lost = [
+        f"{one['category']} {one['ap'][-1]:.0f} and {one['ap'][near]:.0f}"
+        for one in analysis["tolerance"]
+        if one["category"] != ANY_CLASS and one["ap"][-1] >= FOUND_AP and one["ap"][near] < 0.5 * one["ap"][-1]
+    ]
+    if lost:
+        yield (
+            f"Objects are found, but not at their places: AP up to {TOLERANCES_M[-1]:g} m from the centre and up to "
+            f"{TOLERANCES_M[near]:g} m is {', '.join(lost)}."
         )
 
 

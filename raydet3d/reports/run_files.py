@@ -314,7 +314,8 @@ def _analysis(storage: LocalStorage | ObjectStorage, names: list[str]) -> Analys
     for place in places:
         with suppress(ValueError):
             found: Analysis = json.loads(_bytes(storage, place))
-            if isinstance(found, dict) and "confusion" in found and all("own" in one for one in found["errors"]):
+            is_known = isinstance(found, dict) and {"confusion", "tolerance", "sizes"} <= found.keys()
+            if is_known and all("offsets" in one for one in found["errors"]):
                 return found
     return None
 

@@ -16,7 +16,7 @@ from raydet3d.config import Config, find_config
 from raydet3d.config.differences import Difference, find_differences, read_base
 from raydet3d.errors import InputError
 from raydet3d.reports.detection_sections import detection_sections
-from raydet3d.reports.diagnosis import data_share, find
+from raydet3d.reports.diagnosis import class_anchors, data_share, find
 from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, format_cell, render_page
 from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
 from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart
@@ -26,6 +26,7 @@ LOSS_PARTS = 12  # losses drawn besides their sum
 MANY_METRICS = 12  # up to so many metrics are all headline metrics
 MANY_KEYS = 20  # a longer table of differences is folded
 NUM_PICTURES, PICTURE_WIDTH = 6, 900
+OWN_FILE, BASE = "the config file", "the base config"
 _SAME = ("work_dir", "resume", "launcher")  # keys that differ between any two runs
 
 
@@ -45,7 +46,7 @@ def render_runs(runs: Sequence[RunFiles]) -> str:
         Section("What stands out", [Text(_all_findings(named), as_list=True)]),
         Section("Scores", [Charts(_score_charts(named)), *_score_tables(named)]),
         Section("Training", [Charts(_curves_of_several(named))]),
-        *detection_sections({name: run.analysis for name, run in named.items() if run.analysis is not None}),
+        *_detections(named),
         Section("Hardware", [_machines(named)]),
     ]
     return render_page(f"Comparison of {len(runs)} runs", ", ".join(named), sections)
@@ -54,19 +55,24 @@ def render_runs(runs: Sequence[RunFiles]) -> str:
 def run_sections(run: RunFiles) -> list[Section]:
     """Return the sections of the page of one run."""
     named = {run.name: run}
-    differences, base = differences_from_base(run)
+    differences, note = config_differences(run)
     return [
         Section("What stands out", [Text(find(run, differences, headline(run)), as_list=True)]),
         Section("Summary", [_summary(named)]),
         Section("Scores", [*_score_tables(named), Charts(_score_charts(named))]),
         Section("Training", [Charts(_curves_of_one(run)), _mark_note(run)]),
-        *detection_sections({} if run.analysis is None else {run.name: run.analysis}),
+        *_detections(named),
         Section("Pictures", [Pictures(_pictures(run))]),
-        Section("Config", [_differences_table(differences, base), Code(run.config_text, f"All of {run.config_name}")]),
+        Section("Config", [*_difference_tables(differences, note), Code(run.config_text, f"All of {run.config_name}")]),
         Section("Checkpoints", [_checkpoints(run)]),
         Section("Starts", [_starts(run)]),
         Section("Hardware and throughput", [_machines(named), Charts(_worker_charts(run))]),
     ]
+
+
+def _detections(named: Mapping[str, RunFiles]) -> list[Section]:
+    analyses = {name: run.analysis for name, run in named.items() if run.analysis is not None}
+    return detection_sections(analyses, {name: class_anchors(run) for name, run in named.items()})
 
 
 def _names(runs: Sequence[RunFiles]) -> dict[str, RunFiles]:
@@ -86,15 +92,18 @@ def _all_findings(named: Mapping[str, RunFiles]) -> list[str]:
     return [
         f"{name}: {sentence}"
         for name, run in named.items()
-        for sentence in find(run, differences_from_base(run)[0], headline(run))
+        for sentence in find(run, config_differences(run)[0], headline(run))
     ]
 
 
 # ------------------------------------------------------------------------------------------------------------ config
 
 
-def differences_from_base(run: RunFiles) -> tuple[list[Difference], str]:
-    """Return the config's differences from what its file inherits, and a sentence about where that was read."""
+def config_differences(run: RunFiles) -> tuple[dict[str, list[Difference]], str]:
+    """Return the config's differences from its file, from what that inherits, and a sentence about where it was read.
+
+    Differences from the file are those of the command line, if the file has not been changed since.
+    """
     known = [start.get("config") for start in reversed(run.starts)]
     candidates = [Path(path) for path in known if path]
     with suppress(InputError):
@@ -103,23 +112,27 @@ def differences_from_base(run: RunFiles) -> tuple[list[Difference], str]:
         if not path.is_file():
             continue
         try:
+            now = Config(dict(run.config))
+            own = Config.fromfile(path, import_custom_modules=False, require_env=False)
+            found = {OWN_FILE: find_differences(own, now, ignored=_SAME)}
             base = read_base(path)
             if base is None:
-                return [], f"{path} inherits from no other file."
-            now = Config(dict(run.config))
+                return found, f"{path} inherits from no other file."
         except InputError as error:
-            return [], f"The base config cannot be read: {error}"
-        return find_differences(base, now, ignored=_SAME), f"Compared with what {path} inherits, as that is now."
-    return [], "The config's file is not on this machine, so its base is not known."
+            return {}, f"The base config cannot be read: {error}"
+        found[BASE] = find_differences(base, now, ignored=_SAME)
+        return found, f"Compared with {path}, and with what it inherits, as they are now."
+    return {}, "The config's file is not on this machine, so its base is not known."
 
 
-def _differences_table(differences: Sequence[Difference], base: str) -> Table | Text:
-    rows = [[one.key, one.before, one.now] for one in differences]
-    if not rows:
-        return Text([base])
-    is_folded = len(rows) > MANY_KEYS
-    title = f"Differences from the base: {len(rows)} keys" if is_folded else "Differences from the base"
-    return Table(["key", "base", "this run"], rows, title, note=base, is_folded=is_folded)
+def _difference_tables(differences: Mapping[str, Sequence[Difference]], note: str) -> list[Table | Text]:
+    tables: list[Table | Text] = []
+    for where, some in differences.items():
+        rows = [[one.key, one.before, one.now] for one in some]
+        is_folded = len(rows) > MANY_KEYS
+        title = f"Differences from {where}" + (f": {len(rows)} keys" if is_folded else "")
+        tables.append(Table(["key", where, "this run"], rows, title, is_folded=is_folded))
+    return [*tables, Text([note])]
 
 
 def _differing_keys(named: Mapping[str, RunFiles]) -> Table | Text:

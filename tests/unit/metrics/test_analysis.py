@@ -245,6 +245,73 @@ def test_sizes_and_headings_are_those_of_detections_of_the_class_itself() -> Non
         assert (one["own"], one["size"], one["yaw"]) == (0, [], None)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_ap_by_tolerance_equals_a_slow_reading(seed: int) -> None:
+    truth, found = scene(seed)
+    result = {
+        one["category"]: one["ap"]
+        for one in analysis.analyse(truth, found, matched(truth, found), CLASSES)["tolerance"]
+    }
+    for label, name in [*enumerate(CLASSES), (None, analysis.ANY_CLASS)]:
+        own = [d for d in range(len(found.frame)) if label is None or found.label[d] == label]
+        num_objects = int((truth.counts & ((truth.label == label) if label is not None else truth.label >= 0)).sum())
+        for limit, ap in zip(analysis.TOLERANCES_M, result[name], strict=True):
+            taken: set[int] = set()
+            hits = []
+            # Objects that do not count are shared by the detections of all classes, so all are matched.
+            for d in sorted(range(len(found.frame)), key=lambda d: (-found.score[d], d)):
+                options = [
+                    (not truth.counts[g], gap_of(truth, found, g, d), g)
+                    for g in range(len(truth.frame))
+                    if truth.frame[g] == found.frame[d]
+                    and (label is None or not truth.counts[g] or truth.label[g] == found.label[d])
+                    and g not in taken
+                    and gap_of(truth, found, g, d) <= limit
+                ]
+                if options:
+                    taken.add(min(options)[2])
+                if d in own and (options or found.counts[d]) and (not options or truth.counts[min(options)[2]]):
+                    hits.append((found.score[d], bool(options)))
+            assert ap == pytest.approx(slow_ap(hits, num_objects), abs=0.006)
+
+
+def test_offsets_and_sizes_equal_a_slow_reading() -> None:
+    truth, found = scene(4, frames=40)
+    result = analysis.analyse(truth, found, matched(truth, found), CLASSES)
+    threshold = slow_threshold(truth, found)
+    pairs = [(g, d) for g, d in slow_pairs(truth, found, threshold) if truth.counts[g]]
+    for label, (name, error, sizes) in enumerate(zip(CLASSES, result["errors"], result["sizes"], strict=True)):
+        assert name == error["category"] == sizes["category"]
+        for axis, counts in enumerate(error["offsets"]):
+            offsets = [found.center[d, axis] - truth.center[g, axis] for g, d in pairs if truth.label[g] == label]
+            expected = [0] * 40
+            for offset in offsets:
+                expected[min(math.floor((offset + 2) / 0.1), 39)] += 1
+            assert counts == expected
+        objects = [truth.size[g] for g in range(len(truth.frame)) if truth.counts[g] and truth.label[g] == label]
+        seen = [
+            found.size[d]
+            for d in range(len(found.frame))
+            if found.counts[d] and found.label[d] == label and found.score[d] >= threshold
+        ]
+        assert (sizes["objects"], sizes["detections"]) == (len(objects), len(seen))
+        assert sizes["size"] == pytest.approx(np.median(objects, 0), abs=0.006)
+        assert sizes["detected"] == pytest.approx(np.median(seen, 0), abs=0.006)
+
+
+def test_exchanged_classes_are_found_as_any_class_only() -> None:
+    truth, _ = scene(1, frames=40)
+    truth = replace(truth, counts=truth.label >= 0)
+    found = replace(
+        truth, label=np.where(truth.counts, (truth.label + 1) % 3, -1), score=np.full(len(truth.frame), 0.9)
+    )
+    result = {
+        one["category"]: one["ap"]
+        for one in analysis.analyse(truth, found, matched(truth, found), CLASSES)["tolerance"]
+    }
+    assert result == {"any class": [100] * 4, **dict.fromkeys(CLASSES, [0] * 4)}
+
+
 def test_nothing_found_and_nothing_to_find() -> None:
     truth, found = scene(2)
     nothing = BoxColumns(*(getattr(found, name)[:0] for name in BoxColumns.__dataclass_fields__))

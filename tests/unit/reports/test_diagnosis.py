@@ -26,6 +26,8 @@ def analysis_of(**changes: Any) -> Analysis:
         "confusion": {"classes": ["Car", "Cyclist"], "counts": [[40, 0, 5], [0, 30, 5], [3, 2, 0]], "threshold": 0.3},
         "errors": [],
         "scores": [],
+        "tolerance": [],
+        "sizes": [],
     }
     return {**empty, **changes}  # type: ignore[typeddict-item]
 
@@ -45,7 +47,7 @@ def test_a_sound_run_has_no_findings() -> None:
         "data_time": steps * 0,
     }
     run = run_of(train, analysis=analysis_of(errors=[error()]))
-    assert find(run, [], []) == ["Nothing stands out."]
+    assert find(run, {}, []) == ["Nothing stands out."]
 
 
 @pytest.mark.parametrize(
@@ -57,33 +59,80 @@ def test_a_sound_run_has_no_findings() -> None:
     ],
 )
 def test_a_loss_that_does_not_fall_is_named(loss: Any, words: str) -> None:
-    found = find(run_of({"iter": np.arange(100), "loss": loss, "lr": np.full(100, 0.5)}), [], [])
+    found = find(run_of({"iter": np.arange(100), "loss": loss, "lr": np.full(100, 0.5)}), {}, [])
     assert words in found[0]
 
 
 def test_a_learning_rate_far_from_the_base_configs_is_named() -> None:
     differences = [Difference("optim_wrapper.optimizer.lr", "0.001", "0.1"), Difference("model.x", "1", "2")]
-    (found,) = find(run_of(), differences, [])
+    (found,) = find(run_of(), {"the base config": differences}, [])
     assert "100 times the 0.001 of the base config" in found
 
 
 def test_exchanged_classes_are_named() -> None:
     counts = [[1, 40, 5], [30, 2, 5], [0, 0, 0]]
     confusion = {"classes": ["Car", "Cyclist"], "counts": counts, "threshold": 0.3}
-    found = find(run_of(analysis=analysis_of(confusion=confusion)), [], [])
+    found = find(run_of(analysis=analysis_of(confusion=confusion)), {}, [])
     assert "40 of the 41 objects of class Car that have a detection near them are found as Cyclist." in found
     assert any("Classes are exchanged as a whole (Car as Cyclist, Cyclist as Car)" in one for one in found)
 
 
+SIZES = {"Pedestrian": [0.8, 0.6, 1.73], "Cyclist": [1.76, 0.6, 1.73], "Car": [3.9, 1.6, 1.56]}
+
+
+def sizes_of(detected: dict[str, list[float]]) -> list[dict[str, Any]]:
+    return [
+        {"category": name, "objects": 20, "size": size, "detections": 20, "detected": detected[name]}
+        for name, size in SIZES.items()
+    ]
+
+
+def test_detections_as_large_as_another_class_are_named() -> None:
+    detected = {"Pedestrian": SIZES["Car"], "Cyclist": [1.6, 0.7, 1.7], "Car": SIZES["Pedestrian"]}
+    confusion = {"classes": list(SIZES), "counts": [[0] * 4] * 4, "threshold": 0.3}
+    (found,) = find(run_of(analysis=analysis_of(confusion=confusion, sizes=sizes_of(detected))), {}, [])
+    assert "class Pedestrian are as large as objects of class Car (3.90 x 1.60 x 1.56 m)" in found
+    assert "class Car are as large as objects of class Pedestrian" in found
+    assert "class Cyclist are" not in found
+
+
+@pytest.mark.parametrize(
+    ("head", "is_named"),
+    [({"assign_per_class": True}, True), ({"assign_per_class": False}, False), ({}, False)],
+)
+def test_anchors_in_another_order_than_the_classes_are_named(head: dict[str, Any], is_named: bool) -> None:
+    anchors = [SIZES["Car"], SIZES["Cyclist"], SIZES["Pedestrian"]]
+    config = {"model": {"pts_bbox_head": {**head, "anchor_generator": {"sizes": anchors}}}}
+    confusion = {"classes": list(SIZES), "counts": [[0] * 4] * 4, "threshold": 0.3}
+    analysis = analysis_of(confusion=confusion, sizes=sizes_of(SIZES))
+    (found,) = find(run_of(config=config, analysis=analysis), {}, [])
+    words = "class Pedestrian measure 0.80 x 0.60 x 1.73 m, its anchors 3.90 x 1.60 x 1.56 m (those of Car would fit)"
+    assert (words in found) == is_named
+    assert "class Cyclist measure" not in found
+
+
+def test_objects_found_under_wrong_names_and_at_wrong_places_are_named() -> None:
+    def found(**ap: list[float]) -> list[str]:
+        tolerance = [{"category": name.replace("_", " "), "ap": values} for name, values in ap.items()]
+        return find(run_of(analysis=analysis_of(tolerance=tolerance)), {}, [])
+
+    good = [60, 70, 75, 80]
+    assert found(Car=good, Cyclist=good, any_class=good) == ["Nothing stands out."]
+    (names,) = found(Car=[0, 1, 1, 2], Cyclist=[1, 1, 2, 4], any_class=good)
+    assert "is 80 whatever class is detected, but 3 on average" in names
+    (places,) = found(Car=[0, 5, 60, 80], Cyclist=good, any_class=good)
+    assert places.endswith("is Car 80 and 5.")
+
+
 def test_missed_classes_are_named() -> None:
     confusion = {"classes": ["Car"], "counts": [[1, 40], [0, 0]], "threshold": 0.3}
-    (found,) = find(run_of(analysis=analysis_of(confusion=confusion)), [], [])
+    (found,) = find(run_of(analysis=analysis_of(confusion=confusion)), {}, [])
     assert "40 of 41 objects of class Car have no detection" in found
 
 
 def test_shifted_boxes_are_named_with_the_direction() -> None:
     errors = [error(left=-0.6, spread=0.2), error(category="Cyclist", up=0.4, spread=0.1)]
-    (found,) = find(run_of(analysis=analysis_of(errors=errors)), [], [])
+    (found,) = find(run_of(analysis=analysis_of(errors=errors)), {}, [])
     assert "Car 0.60 m right; Cyclist 0.40 m up" in found
     assert "calibration" in found
 
@@ -98,7 +147,7 @@ def test_shifted_boxes_are_named_with_the_direction() -> None:
     ],
 )
 def test_wrong_headings_and_sizes_are_named(change: dict[str, Any], words: str) -> None:
-    found = find(run_of(analysis=analysis_of(errors=[error(**change)])), [], [])
+    found = find(run_of(analysis=analysis_of(errors=[error(**change)])), {}, [])
     assert words in found[0]
 
 
@@ -106,7 +155,7 @@ def test_waiting_for_data_and_for_a_worker_is_named() -> None:
     train = {"iter": [1, 2], "time": [1, 1], "data_time": [0.5, 0.6]}
     workers = {f"workers/{rank}/busy_percent": np.array([value]) for rank, value in enumerate((20.0, 90.0, 22.0))}
     scalars = {"train": {key: np.asarray(value, float) for key, value in train.items()}, "workers": workers}
-    found = find(run_of(scalars=scalars), [], [])
+    found = find(run_of(scalars=scalars), {}, [])
     assert "waited for data 55 %" in found[0]
     assert "wait for rank 1" in found[1]
 
@@ -116,7 +165,7 @@ def test_restarts_and_bad_steps_are_named() -> None:
         {"iteration": 0, "is_first": True},
         {"iteration": 5, "redone": 2, "why": "a worker process died", "is_first": False},
     ]
-    found = find(run_of(starts=starts, bad_steps=[7, 9]), [], [])
+    found = find(run_of(starts=starts, bad_steps=[7, 9]), {}, [])
     assert "2 steps were left out" in found[0]
     assert "first at iteration 7" in found[0]
     assert "1 restart (a worker process died); 2 iterations were done twice." in found[1]

@@ -87,11 +87,12 @@ def test_an_analysis_of_another_version_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "scalars.json").write_text('{"lr": 0.1, "mode": "train", "iter": 5}\n')
     confusion = {"classes": ["Car"], "counts": [[1, 0], [0, 0]], "threshold": 0.3}
     error = {"category": "Car", "matches": 1}
-    for name, known in (("analysis.json", {}), ("20260101_000000/analysis.json", {"own": 1})):
+    for name, known in (("analysis.json", {}), ("20260101_000000/analysis.json", {"offsets": []})):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps({"confusion": confusion, "errors": [{**error, **known}]}))
+        content = {"confusion": confusion, "tolerance": [], "sizes": [], "errors": [{**error, **known}]}
+        (tmp_path / name).write_text(json.dumps(content))
     analysis = read_run(tmp_path).analysis
     assert analysis is not None
-    assert analysis["errors"][0]["own"] == 1
+    assert analysis["errors"][0]["offsets"] == []
     (tmp_path / "20260101_000000" / "analysis.json").unlink()
     assert read_run(tmp_path).analysis is None

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from raydet3d.reports.run_files import read_run
-from raydet3d.reports.run_report import best_value, headline, moving_mean, render_runs
+from raydet3d.reports.run_report import best_value, config_differences, headline, moving_mean, render_runs
 from raydet3d.runtime import assemble
 from tests.kit.toy import ToyModel, toy_cfg
 
@@ -95,6 +95,30 @@ def test_a_comparison_begins_with_the_keys_that_differ(runs: tuple[Path, Path, d
     assert cells.row("model.poison") == ["[8, 10]", "absent"]
     assert "work_dir" not in {row[0] for row in cells.rows if row}
     assert cells.row("bad steps") == ["2", "0"]
+
+
+def test_overrides_of_the_config_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\nval_cfg = dict(a=1)\n"
+    )
+    config = tmp_path / "own.py"
+    config.write_text("_base_ = './base.py'\nval_cfg = dict(a=2)\n")
+    work_dir = tmp_path / "run"
+    work_dir.mkdir()
+    (work_dir / "scalars.json").write_text(json.dumps({"lr": 1.0, "mode": "train", "iter": 5}) + "\n")
+    (work_dir / "starts.jsonl").write_text(json.dumps({"from": 0, "run": "r", "config": str(config)}) + "\n")
+    text = config.read_text().replace(
+        "_base_ = './base.py'", "optim_wrapper = dict(optimizer=dict(type='SGD', lr=1.0))"
+    )
+    (work_dir / "own.py").write_text(text)
+    differences, _ = config_differences(read_run(work_dir))
+    changed = ("optim_wrapper.optimizer.lr", "0.01", "1.0")
+    assert [(one.key, one.before, one.now) for one in differences["the config file"]] == [changed]
+    assert [(one.key, one.before, one.now) for one in differences["the base config"]] == [
+        changed,
+        ("val_cfg.a", "1", "2"),
+    ]
+    assert "lr is 1.0, 100 times the 0.01 of the config file" in render_runs([read_run(work_dir)])
 
 
 def test_the_newest_pictures_are_embedded_in_the_order_of_their_iterations(tmp_path: Path) -> None:
