@@ -64,11 +64,17 @@ def _loss(run: RunFiles) -> Iterator[str]:
     begin, end = float(np.median(values[:part])), float(np.median(values[-part:]))
     sums = np.cumsum(np.r_[0.0, values])
     means = (sums[part:] - sums[:-part]) / part
-    least = int(means.argmin())
+    least, most = int(means.argmin()), int(means.argmax())
     if end > 1.1 * begin:
         yield (
             f"The loss rose from {begin:.4g} to {end:.4g}: the run diverged. The learning rate (up to "
             f"{_greatest(run, 'lr'):.3g}) is likely too high."
+        )
+    elif means[most] > 1.5 * begin:
+        yield (
+            f"The loss rose from {begin:.4g} to {means[most]:.4g} at about iteration "
+            f"{iterations[most + part - 1]:.0f}: the learning rate (up to {_greatest(run, 'lr'):.3g}) is likely too "
+            "high."
         )
     elif end > 1.5 * means[least]:
         yield (
