@@ -70,7 +70,7 @@ def _loss(run: RunFiles) -> Iterator[str]:
             f"The loss rose from {begin:.4g} to {end:.4g}: the run diverged. The learning rate (up to "
             f"{_greatest(run, 'lr'):.3g}) is likely too high."
         )
-    elif means[most] > 1.5 * begin:
+    elif means[most] > 1.5 * max(begin, means[0]):
         yield (
             f"The loss rose from {begin:.4g} to {means[most]:.4g} at about iteration "
             f"{iterations[most + part - 1]:.0f}: the learning rate (up to {_greatest(run, 'lr'):.3g}) is likely too "
@@ -136,20 +136,22 @@ def _confusion(analysis: Analysis) -> Iterator[str]:
 
 def class_anchors(run: RunFiles) -> Sizes:
     """Return the sizes of the anchors by class; empty for heads that do not assign one size to each class."""
-
-    def heads(value: ConfigValue) -> Iterator[Mapping[str, ConfigValue]]:
-        if isinstance(value, Mapping):
-            if value.get("assign_per_class") and isinstance(value.get("anchor_generator"), Mapping):
-                yield value
-            for inner in value.values():
-                yield from heads(inner)
-
     classes = run.analysis["confusion"]["classes"] if run.analysis is not None else []
-    for head in heads(run.config.get("model")):
-        sizes = head["anchor_generator"].get("sizes") or []
-        if len(sizes) == len(classes) and all(len(size) == 3 and min(size) > 0 for size in sizes):
-            return dict(zip(classes, sizes, strict=True))
+    for listed in _sizes_per_class(run.config.get("model")):
+        with suppress(ValueError, TypeError):
+            sizes = np.array(listed, float)
+            if sizes.shape == (len(classes), 3) and (sizes > 0).all():
+                return dict(zip(classes, sizes.tolist(), strict=True))
     return {}
+
+
+def _sizes_per_class(config: ConfigValue) -> Iterator[ConfigValue]:
+    if isinstance(config, Mapping):
+        generator = config.get("anchor_generator")
+        if config.get("assign_per_class") and isinstance(generator, Mapping):
+            yield generator.get("sizes")
+        for inner in config.values():
+            yield from _sizes_per_class(inner)
 
 
 def _resembles(size: Sequence[float], others: Sizes, own: str) -> str | None:
