@@ -210,7 +210,7 @@ def _offset_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
             line_chart(
                 f"Offset of the boxes {title}, % of the pairs",
                 series,
-                x_label=f"metres that the detection is further {title} than its object",
+                x_label=f"metres further {title} than the object",
                 marks=[Mark(0, "no offset")],
             )
         )
@@ -231,6 +231,7 @@ def _size_table(analyses: Mapping[str, Analysis], anchors: Mapping[str, Sizes]) 
     return Table(
         head,
         rows,
+        title="Sizes by class",
         note="Medians of length x width x height by class name, whether a detection is true or not. Rows whose sizes "
         "differ, and which would fit another row, have classes that are numbered in two ways.",
     )

@@ -114,24 +114,25 @@ def _learning_rate(differences: Mapping[str, Sequence[Difference]]) -> Iterator[
 
 def _confusion(analysis: Analysis) -> Iterator[str]:
     classes, counts = analysis["confusion"]["classes"], np.array(analysis["confusion"]["counts"])
-    taken_for = {}
+    taken_for, single = {}, []
     for row, name in enumerate(classes):
         found = counts[row, : len(classes)]
         if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() >= 0.5 * found.sum():
             taken_for[row] = int(found.argmax())
-            yield (
+            single.append(
                 f"{found.max()} of the {found.sum()} objects of class {name} that have a detection near them are found "
                 f"as {classes[taken_for[row]]}."
             )
         total = counts[row].sum()
         if total >= MIN_OBJECTS and counts[row, -1] > 0.7 * total:
-            yield f"{counts[row, -1]} of {total} objects of class {name} have no detection within 2 m."
+            single.append(f"{counts[row, -1]} of {total} objects of class {name} have no detection within 2 m.")
     if len(taken_for) > 1 and set(taken_for) == set(taken_for.values()):
         names = ", ".join(f"{classes[row]} as {classes[other]}" for row, other in taken_for.items())
         yield (
             f"Classes are exchanged as a whole ({names}): compare the order of the class names in the data set "
             "(metainfo.classes), in the head (anchor sizes, tasks) and in the checkpoint."
         )
+    yield from single
 
 
 def class_anchors(run: RunFiles) -> Sizes:
@@ -227,8 +228,9 @@ def _offsets(errors: Sequence[BoxError]) -> Iterator[str]:
     if shifted:
         yield (
             f"Boxes are shifted against the objects: {'; '.join(shifted)} (medians). A shift that all classes share "
-            "points to the calibration (lidar2cam, lidar2ego, cam2img) or the box convention (bottom or centre, see "
-            "the z of anchors); one of a single class to its anchors."
+            "points to calibration or labels that differ between training and validation (lidar2cam, lidar2ego, "
+            "cam2img), or to the box convention (bottom or centre, see the z of anchors); one of a single class to its "
+            "anchors."
         )
     for one in errors:
         if one["own"] < MIN_OBJECTS:
