@@ -161,6 +161,7 @@ def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
             ("Predictions", args.save_predictions),
             ("Pictures", args.show_dir),
             ("Page", args.page and Path(args.page) / "index.html"),
+            ("Logs", result.get("log_dir")),
         ):
             if path is not None:
                 print(f"{title}: {path}")

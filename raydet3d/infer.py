@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raydet3d.cli import FAILED, add_cfg_options, add_ray, check_checkpoint, run_command, version
-from raydet3d.config import Config, parse_options
+from raydet3d.config import Config, is_uri, parse_options
 from raydet3d.errors import InputError
 from raydet3d.files import locked
 from raydet3d.launch.preflight import check_this_machine, check_writable
@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   python -m raydet3d.infer CONFIG CHECKPOINT clouds/ --out found --show-dir pictures
   python -m raydet3d.infer CONFIG CHECKPOINT 'clouds/**/*.bin' --kitti --workers 8
   python -m raydet3d.infer published-1a2b3c4d.pth clouds/    # the config is in the file
+  python -m raydet3d.infer CONFIG CHECKPOINT 's3://bucket/drive_7/*.bin'    # through fsspec (s3:// needs s3fs)
 
 results: OUT/preds/NAME.json for each cloud, OUT/predictions.jsonl with a line for each, in the order of the inputs
 
@@ -56,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         "clouds",
         metavar="CLOUD|FOLDER|GLOB",
         nargs="*",
-        help=f"files, folders (their {', '.join(CLOUD_SUFFIXES)} files) and patterns, ** for any folders",
+        help=f"files, folders (their {', '.join(CLOUD_SUFFIXES)} files) and patterns, ** for any folders; or URIs",
     )
     add_cfg_options(parser)
     parser.add_argument(
@@ -124,7 +125,7 @@ def find_clouds(given: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
     """Find the clouds that the command line names.
 
     Args:
-        given: Files, folders and patterns.
+        given: Files, folders and patterns: paths or URIs.
 
     Returns:
         The folder that all are in, and path and name of each: names are relative to that folder, without suffix.
@@ -134,20 +135,10 @@ def find_clouds(given: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
     """
     paths: dict[str, None] = {}
     for item in given:
-        if os.path.isdir(item):
-            found = sorted(entry.path for entry in os.scandir(item) if entry.name.endswith(CLOUD_SUFFIXES))
-        elif os.path.exists(item):
-            found = [item]
-        else:
-            found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
-        if not found:
-            if not os.path.isdir(item):
-                raise InputError(f"{item}: no such file, and no file that it matches")
-            below = (name for _, _, files in os.walk(item) for name in files if name.endswith(CLOUD_SUFFIXES))
-            pattern = f"{os.path.join(item, '**')}/*{os.path.splitext(next(below, ''))[1]}"
-            hint = f"its subfolders have some: '{pattern}'" if not pattern.endswith("*") else "nor in its subfolders"
-            raise InputError(f"{item}: no {', '.join(CLOUD_SUFFIXES)} file in this folder; {hint}")
-        paths.update(dict.fromkeys(map(os.path.abspath, found)))
+        item = item.removeprefix("file://")
+        paths.update(dict.fromkeys(_remote_clouds(item) if is_uri(item) else map(os.path.abspath, _local_clouds(item))))
+    if len({path.partition("://")[0] if is_uri(path) else "" for path in paths}) > 1:
+        raise InputError("the clouds are in several places; predict on those of one file system at a time")
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     names: dict[str, str] = {}
     for path in paths:
@@ -156,6 +147,41 @@ def find_clouds(given: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
             raise InputError(f"{path} and {names[name]} would have one name, {name}; predict on them one at a time")
         names[name] = path
     return root, [(path, name) for name, path in names.items()]
+
+
+def _local_clouds(item: str) -> list[str]:
+    """Find the clouds of a path or pattern on this machine."""
+    if os.path.isdir(item):
+        found = sorted(entry.path for entry in os.scandir(item) if entry.name.endswith(CLOUD_SUFFIXES))
+    elif os.path.exists(item):
+        found = [item]
+    else:
+        found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
+    if found:
+        return found
+    if not os.path.isdir(item):
+        raise InputError(f"{item}: no such file, and no file that it matches")
+    below = (name for _, _, files in os.walk(item) for name in files if name.endswith(CLOUD_SUFFIXES))
+    pattern = f"{os.path.join(item, '**')}/*{os.path.splitext(next(below, ''))[1]}"
+    hint = f"its subfolders have some: '{pattern}'" if not pattern.endswith("*") else "nor in its subfolders"
+    raise InputError(f"{item}: no {', '.join(CLOUD_SUFFIXES)} file in this folder; {hint}")
+
+
+def _remote_clouds(item: str) -> list[str]:
+    """Find the clouds of a URI: a file, a folder or a pattern on a file system of fsspec's."""
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(item)
+        if system.isdir(path):
+            found = [name for name in system.ls(path, detail=False) if name.endswith(CLOUD_SUFFIXES)]
+        else:
+            found = [path] if system.exists(path) else [name for name in system.glob(path) if system.isfile(name)]
+    except Exception as error:  # noqa: BLE001 - each file system has error classes of its own
+        raise InputError(f"{item} cannot be read: {error}") from None
+    if not found:
+        raise InputError(f"{item}: no such file, and no {', '.join(CLOUD_SUFFIXES)} file there")
+    return [system.unstrip_protocol(name) for name in sorted(found)]
 
 
 def infer(args: argparse.Namespace, request: StopRequest) -> int:
@@ -237,14 +263,20 @@ def _infer(
                 if not outcome.error:
                     del failed[outcome.path]
             progress.step(len(outcomes))
-    lines = write_lines(out, files, sinks[-1], failed)
+    lines, boxes = write_lines(out, files, sinks[-1], failed)
+    drawn_score = DRAWN_SCORE if args.score_thr is None else args.score_thr
+    hidden = ""
+    if (args.show_dir is not None or args.page is not None) and 0 < boxes.best < drawn_score:
+        lower = f"--score-thr {boxes.best / 2:.1g} --fresh"
+        hidden = f"; none is drawn, since pictures show scores of {drawn_score:g} or more: {lower} draws more"
+    least = "" if args.score_thr is None else f" with a score of {args.score_thr:g} or more"
+    print(f"Boxes{least}: {boxes.describe()}{hidden}")
     print(f"Predictions: {lines}")
     if args.show_dir is not None:
         print(f"Pictures: {args.show_dir}")
     if job.page_dir is not None:
-        score = DRAWN_SCORE if args.score_thr is None else args.score_thr
         title = f"{Path(args.checkpoint).name} on {Path(root).name}"
-        page = join_scenes(job.page_dir, job.page_names, title=title, classes=classes, score_thr=score)
+        page = join_scenes(job.page_dir, job.page_names, title=title, classes=classes, score_thr=drawn_score)
         print(f"Page: {page}")
     if not failed:
         return 0

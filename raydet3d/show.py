@@ -56,6 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
             view.add_argument("--diff", metavar="OTHER", help="show only what differs from this config")
         if name == "ray":
             add_ray(view)
+        if name == "hooks":
+            view.add_argument("--workers", metavar="N", help="as for train, which adds hooks of its own")
         if name == "model":
             view.add_argument("--json", action="store_true", help="print JSON")
         if name == "data":
@@ -296,10 +298,12 @@ def counts_iterations(cfg: Mapping[str, Any]) -> bool:
 
 
 def show_hooks(cfg: Config, args: argparse.Namespace) -> None:
-    """Print the hooks of each stage, in calling order."""
+    """Print the hooks of each stage, in calling order: the config's, and those that `train` adds."""
+    from raydet3d.launch.launcher_hooks import hooks_to_show
     from raydet3d.runtime.build import build_hooks
 
-    print(build_hooks(cfg).table())
+    options = RayOptions.from_config(cfg.get("ray"), workers=args.workers)
+    print(build_hooks(cfg, hooks_to_show(options)).table())
 
 
 def show_groups(cfg: Config, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from raydet3d.cli import FAILED, add_cfg_options, run_command, version
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.signals import StopRequest, stop_signals
-from raydet3d.sweep.results import Results
+from raydet3d.sweep.results import TIED_HINT, Results
 from raydet3d.sweep.sweep_run import report, sweep
 from raydet3d.sweep.trial_store import FAILED as FAILED_TRIAL
 
@@ -98,6 +98,8 @@ def print_results(results: Results) -> None:
     best = results.best
     if best is not None:
         print(f"Best: trial {best.id}, {results.metric.rsplit('/', 1)[-1]} {best.best(results.mode):.4f}")
+        if results.is_tied:
+            print(f"All scores are equal, so trial {best.id} is no better than the others: {TIED_HINT}")
         print(f"Best config: {_short(results.best_config)}")
     for title, name in (("Table", "results.csv"), ("Report", "report.html")):
         print(f"{title}: {_short(results.folder / name)}")

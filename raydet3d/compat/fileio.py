@@ -162,7 +162,8 @@ def get_local_path(filepath: FilePath, backend_args: Backend = None) -> Iterator
         yield str(filepath)
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, os.path.basename(path))
+        copy = os.path.join(folder, path.lstrip("/"))  # what reads it may look at its folders' names
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
         system.get_file(path, copy)
         yield copy
 

@@ -394,18 +394,22 @@ class Hooks:
                 if given is not None and name != "auto" and name not in given:
                     raise InputError(f"{where}, but validation gives {nearest_metrics(given, name)}")
 
-    def table(self) -> str:
-        """Return the hooks of each stage as lines of text; stages with the same hooks share a line."""
+    def table(self, stages: Sequence[str] = STAGES) -> str:
+        """Return the hooks of each stage as lines of text; stages with the same hooks share a line.
+
+        Args:
+            stages: The stages, in the order of the lines.
+        """
         lines: dict[str, list[str]] = {}
-        for stage in STAGES:
+        for stage in stages:
             names = " ".join(
                 f"{type(h).__name__}({get_priority(h.priority)})" for h in self._hooks if _implements(h, stage)
             )
             if names:
                 lines.setdefault(names, []).append(stage)
-        stages = [", ".join(group) for group in lines.values()]
-        width = max((len(s) for s in stages if len(s) <= 40), default=0)
-        return "\n".join(f"  {s:<{width}}  {names}" for s, names in zip(stages, lines, strict=True))
+        groups = [", ".join(group) for group in lines.values()]
+        width = max((len(s) for s in groups if len(s) <= 40), default=0)
+        return "\n".join(f"  {s:<{width}}  {names}" for s, names in zip(groups, lines, strict=True))
 
     def state_dict(self) -> list[HookState]:
         """Return the non-empty hook states, each identified by the hook's position and class name."""

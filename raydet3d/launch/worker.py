@@ -99,18 +99,14 @@ def _train(
     asked: Callable[[], str | None] | None,
 ) -> RunResult:
     from raydet3d.dist import require_process_group
-    from raydet3d.launch.hang_watchdog import HangWatchdogHook
-    from raydet3d.launch.rank_sync import RankSyncHook, StepTimer
-    from raydet3d.launch.restart_log import RestartLogHook
+    from raydet3d.launch.launcher_hooks import LauncherHooks
     from raydet3d.runtime.assemble import assemble
 
-    restart_log, timer = RestartLogHook(why=spec.why), StepTimer()
-    watchdog = HangWatchdogHook(spec.hang_timeout_s) if spec.hang_timeout_s else None
-    rank_sync = RankSyncHook(asked or (lambda: None), timer, ratio=spec.straggler_ratio)
+    own = LauncherHooks(asked, why=spec.why, straggler_ratio=spec.straggler_ratio, hang_timeout_s=spec.hang_timeout_s)
     runner = assemble(
         cfg,
         device=device,
-        extra_hooks=[*hooks, restart_log, timer, rank_sync, *([watchdog] if watchdog else [])],
+        extra_hooks=[*hooks, *own.all()],
         timestamp=spec.run_id,
         resume=spec.resume,
         run=spec.run,
@@ -120,7 +116,7 @@ def _train(
     try:
         with require_process_group():
             result = cast("RunResult", runner.train())
-            result["last_is_kept"] = restart_log.finish(runner, result)
+            result["last_is_kept"] = own.restart_log.finish(runner, result)
             return result
     except Stopped as stopped:
         runner.logger.info("%s", stopped)
@@ -130,9 +126,7 @@ def _train(
         runner.close()  # the process may be used for another run
         raise
     finally:
-        restart_log.close()
-        if watchdog is not None:
-            watchdog.close()
+        own.close()
 
 
 def quiet_file_loggers(folder: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydet3d.config import Config
+from raydet3d.compat.fileio import get_local_path
+from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.runtime.frame_sinks import FrameSink, JsonSink, PictureSink
 from raydet3d.runtime.inference import LoadedCloud
@@ -26,7 +27,7 @@ class CloudFile:
     """A point cloud to predict on.
 
     Args:
-        path: The file.
+        path: The file, or its URI.
         name: Where its results go: a path without suffix, relative to the folder of each kind of result.
     """
 
@@ -138,10 +139,20 @@ class FileInferencer:
                 outcomes.append(Outcome(file.path))
                 continue
             try:
-                loaded.append((file, self._inferencer.pipeline(file.path)))
+                loaded.append((file, self._load(file.path)))
             except Exception as error:  # noqa: BLE001 - whatever a file makes a transform trip over
                 outcomes.append(Outcome(file.path, describe(error)))
         return outcomes + self._predict(loaded)
+
+    def _load(self, path: str) -> LoadedCloud:
+        """Load a cloud, of a URI through a copy that is removed again."""
+        if not is_uri(path):
+            return self._inferencer.pipeline(path)
+        with get_local_path(path) as copy:
+            try:
+                return self._inferencer.pipeline(copy)
+            except InputError as error:
+                raise InputError(str(error).replace(copy, path)) from None
 
     def _predict(self, loaded: Sequence[tuple[CloudFile, LoadedCloud]]) -> list[Outcome]:
         if not loaded:

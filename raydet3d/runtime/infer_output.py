@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -91,8 +92,41 @@ def begin(out: Path, record: InferRecord, *, fresh: bool) -> None:
     write_atomic(path, json.dumps(record, indent=1).encode())
 
 
-def write_lines(out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: Mapping[str, str]) -> Path:
-    """Write all predictions to one file, a JSON object for each input, in input order.
+@dataclass
+class FoundBoxes:
+    """Count of the predicted boxes of a job.
+
+    Args:
+        clouds: Clouds with predictions.
+        boxes: Their boxes.
+        best: Highest score; 0 without a box.
+        best_file: The cloud that it is in.
+    """
+
+    clouds: int = 0
+    boxes: int = 0
+    best: float = 0.0
+    best_file: str = ""
+
+    def add(self, file: str, scores: Sequence[float]) -> None:
+        """Count the boxes of a cloud."""
+        self.clouds += 1
+        self.boxes += len(scores)
+        if (best := max(scores, default=0.0)) > self.best:
+            self.best, self.best_file = best, file
+
+    def describe(self) -> str:
+        """Describe them in one line: how many, the best score, and where it is."""
+        clouds = f"{self.clouds} cloud{'s' if self.clouds != 1 else ''}"
+        if not self.boxes:
+            return f"none in {clouds}"
+        return f"{self.boxes} in {clouds}; the best score is {self.best:.2g}, in {self.best_file}"
+
+
+def write_lines(
+    out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: Mapping[str, str]
+) -> tuple[Path, FoundBoxes]:
+    """Write all predictions to one file, a JSON object for each input, in input order; count their boxes.
 
     Args:
         out: Folder of the job.
@@ -101,9 +135,9 @@ def write_lines(out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: 
         failed: Reasons by path of the files without predictions.
 
     Returns:
-        The file.
+        The file, and the boxes in it.
     """
-    path = out / LINES
+    path, boxes = out / LINES, FoundBoxes()
     temporary = path.with_name(f".{LINES}.tmp")
     with temporary.open("w", encoding="utf-8") as lines:
         for file in files:
@@ -111,6 +145,7 @@ def write_lines(out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: 
                 content: dict[str, object] = {"error": failed[file.path]}
             else:
                 content = json.loads(sink.path(file.name).read_text(encoding="utf-8"))
+                boxes.add(file.path, content["scores_3d"])
             lines.write(json.dumps({"file": file.path, **content}) + "\n")
     replace_file(temporary, path)
-    return path
+    return path, boxes

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from raydet3d.runtime.contradiction import Contradiction, Section, error, items, numbers, warning
 
 _PREFIXES = ("", "pts_")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+# By how much an encoder reduces the grid.
+_ENCODER_STRIDES = {"PointPillarsScatter": 1, "SparseEncoder": 8}
 # Data sets whose boxes have no velocity.
 _WITHOUT_VELOCITY = ("KittiDataset", "TownDataset")
 _TOLERANCE = 1e-3
@@ -27,6 +30,7 @@ def find_model_contradictions(
     if grid is not None:
         for prefix in _PREFIXES:
             yield from grid.check_encoders(model, prefix)
+            yield from grid.check_maps(model, prefix)
             yield from grid.check_center_cfgs(model, prefix)
         yield from grid.check_anchor_ranges(model)
         yield from grid.check_pipelines(root)
@@ -85,6 +89,38 @@ class _Grid:
         # The published encoders have one layer more in z than there are voxels.
         if sparse and (sparse[1:] != wanted or sparse[0] - self.size[2] not in (0, 1)):
             yield self._differs(middle.key("sparse_shape"), sparse, f"{[self.size[2] + 1, *wanted]} (z + 1, y, x)")
+
+    def check_maps(self, model: Section, prefix: str) -> Iterator[Contradiction]:
+        """Refuse pillars in several layers, and a grid of which SECOND makes maps that SECONDFPN cannot join."""
+        middle, backbone, neck, head = (
+            model.section(f"{prefix}{name}") for name in ("middle_encoder", "backbone", "neck", "bbox_head")
+        )
+        if middle.kind == "PointPillarsScatter" and self.size[2] != 1:
+            yield error(
+                f"{self.place}: voxel_size={self.voxel} makes {self.size[2]} layers of the height "
+                f"{self.low[2]:g} to {self.high[2]:g} of point_cloud_range, but {middle.path} has room for one: give "
+                f"pillars a height of {self.high[2] - self.low[2]:g}"
+            )
+        strides, up = _strides(backbone, neck)
+        if middle.kind not in _ENCODER_STRIDES or not strides or not up:
+            return
+        unit = _ENCODER_STRIDES[middle.kind] * math.prod(int(stride) for stride in strides)
+        total = _stride(model, prefix)
+        for axis, cells in zip("xy", self.size[:2], strict=True):
+            side, maps = -(-cells // _ENCODER_STRIDES[middle.kind]), []
+            for stride, factor in zip(strides, up, strict=False):
+                side = math.ceil(side / stride)
+                maps.append(int(side * factor) if factor >= 1 else side // round(1 / factor))
+            # The targets of CenterHead have a map of their own.
+            is_cut = head.kind == "CenterHead" and total is not None and maps[0] != cells // total
+            if len(set(maps)) > 1 or is_cut:
+                below = cells // unit * unit
+                yield error(
+                    f"{self.place} makes a grid of {cells} cells along {axis}, and {backbone.path} and {neck.path} "
+                    f"maps of {', '.join(map(str, maps))} cells, which do not fit together: the side of "
+                    f"point_cloud_range divided by voxel_size must be a multiple of {unit}, such as "
+                    f"{f'{below} or ' if below else ''}{below + unit}"
+                )
 
     def _differs(self, key: str, told: list[float], wanted: str) -> Contradiction:
         return error(f"{key}={[int(x) for x in told]}, but {self.place} makes a grid of {wanted}")
@@ -149,12 +185,17 @@ class _Grid:
 def _stride(model: Section, prefix: str) -> float | None:
     """Return by how much encoder, SECOND and SECONDFPN reduce the grid; None for parts that are not known here."""
     middle, backbone, neck = (model.section(f"{prefix}{name}") for name in ("middle_encoder", "backbone", "neck"))
-    encoders = {"PointPillarsScatter": 1, "SparseEncoder": 8}
-    if middle.kind not in encoders or (backbone.kind, neck.kind) != ("SECOND", "SECONDFPN"):
+    strides, up = _strides(backbone, neck)
+    if middle.kind not in _ENCODER_STRIDES or not strides or not up:
         return None
-    strides = numbers(backbone.get("layer_strides", (2, 2, 2)))
-    up = numbers(neck.get("upsample_strides", (1, 2, 4)))
-    return encoders[middle.kind] * strides[0] / up[0] if strides and up else None
+    return _ENCODER_STRIDES[middle.kind] * strides[0] / up[0]
+
+
+def _strides(backbone: Section, neck: Section) -> tuple[list[float], list[float]]:
+    """Return the strides of SECOND's stages and SECONDFPN's factors; empty lists for other parts."""
+    if (backbone.kind, neck.kind) != ("SECOND", "SECONDFPN"):
+        return [], []
+    return numbers(backbone.get("layer_strides", (2, 2, 2))), numbers(neck.get("upsample_strides", (1, 2, 4)))
 
 
 def _center_cfg(model: Section, head: Section, name: str) -> Section:

@@ -24,7 +24,7 @@ from raydet3d import __version__, dist
 from raydet3d.config import Config
 from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.files import set_aside
-from raydet3d.hooks.base import Hook, Hooks
+from raydet3d.hooks.base import STAGES, Hook, Hooks
 from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, Schedulers, TrainLoop
 from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, Schedule, build_param_scheduler
@@ -178,7 +178,7 @@ class RunParts:
         self._has_first_weights = False  # initialised, or set by the user
         self._has_scored_weights = False  # those that a validation or a test is to see
         self._is_finished = False  # whether activation checkpointing and compilation are applied
-        self._is_introduced = False
+        self._is_introduced = self._is_config_dumped = False
 
     @classmethod
     def from_cfg(cls, cfg: PartCfg, **launch: Unpack[LaunchArgs]) -> Self:
@@ -479,8 +479,12 @@ class RunParts:
             )
         optim_wrapper.scale_lr(ratio)
 
-    def _introduce(self) -> None:
-        """Log what runs, and write the config into the work dir."""
+    def _introduce(self, mode: str) -> None:
+        """Log what runs.
+
+        Args:
+            mode: `train`, `val` or `test`: hooks of the other stages are left out, but for a training.
+        """
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
         self.logger.info(
             "raydet3d %s, Python %s, torch %s, %d process(es) on %s, %d torch threads each, seed %d",
@@ -498,8 +502,8 @@ class RunParts:
                 self.batch_workers,
                 self.world_size,
             )
-        self.logger.info("Hooks of each stage, in order (with their priorities):\n%s", self.get_hooks_info())
-        self.dump_config()
+        stages = [stage for stage in STAGES if mode == "train" or stage.split("_")[1] in ("run", "load", mode)]
+        self.logger.info("Hooks of each stage, in order (with their priorities):\n%s", self._hooks.table(stages))
 
     def dump_config(self) -> None:
         """Write the config into the work dir."""

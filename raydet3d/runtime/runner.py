@@ -33,7 +33,7 @@ from raydet3d.runtime.run_setup import (
     log_config_changes,
     remove_empty_dirs,
 )
-from raydet3d.runtime.train_result import TrainResult, headline, to_lines
+from raydet3d.runtime.train_result import TrainResult, headline
 from raydet3d.runtime.train_state import TrainState
 
 DDP_PREFIX = ((r"^module\.", ""),)
@@ -72,7 +72,7 @@ class Runner(RunParts):
         self._run(self.train_loop)
         self.checkpoints.finish()
         result = self._result(time.monotonic() - began)
-        self.logger.info("%s", to_lines(result))
+        self.logger.info("done in %.0f s: epoch %d, iteration %d", result["seconds"], self.epoch, self.iter)
         self.push_logs()
         return result
 
@@ -87,7 +87,7 @@ class Runner(RunParts):
             return self._evaluate("test")
 
     def _evaluate(self, mode: str) -> dict[str, Any]:
-        with self._preparing():
+        with self._preparing(mode):
             loop = self.val_loop if mode == "val" else self.test_loop
             if loop is None:
                 raise InputRuntimeError(
@@ -112,8 +112,12 @@ class Runner(RunParts):
         return result
 
     @contextmanager
-    def _preparing(self) -> Iterator[None]:
-        """Build parts in the block; a failure leaves no files behind, and once all exist, the run is described."""
+    def _preparing(self, mode: str) -> Iterator[None]:
+        """Build parts in the block; a failure leaves no files behind, and once all exist, the run is described.
+
+        Args:
+            mode: `train`, `val` or `test`.
+        """
         try:
             yield
         except BaseException:
@@ -123,11 +127,14 @@ class Runner(RunParts):
             raise
         if not self._is_introduced:
             self._is_introduced = True
-            self._introduce()
+            self._introduce(mode)
             release_buffered(self.logger)
+        if mode == "train" and not self._is_config_dumped:  # a test leaves the config of the folder's training alone
+            self._is_config_dumped = True
+            self.dump_config()
 
     def _prepare_training(self) -> None:
-        with self._preparing():
+        with self._preparing("train"):
             _ = self.train_loop, self.optim_wrapper, self.param_schedulers
             val = self.val_loop
             self._check_steps(["train_step"] if val is None else ["train_step", "val_step"])

@@ -47,13 +47,3 @@ def headline(metrics: Mapping[str, object], wanted: Sequence[str]) -> dict[str, 
     short = [key.rsplit("/", 1)[-1] for key in found]
     unique = len(set(short)) == len(short)
     return dict(zip(short if unique else found, found.values(), strict=True))
-
-
-def to_lines(result: TrainResult) -> str:
-    """Format a result as lines of text."""
-    lines = [f"done in {result['seconds']:.0f} s"]
-    lines += [f"  {name}: {value:.4f}" for name, value in result["headline"].items()]
-    places = ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir")
-    lines += [f"  {key.replace('_', ' ')}: {value}" for key, value in result.items() if key in places and value]
-    lines += [f"  not kept: {name}: {why}" for name, why in result.get("not_kept", {}).items()]
-    return "\n".join(lines)

@@ -17,6 +17,8 @@ from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
+TIED_HINT = "train longer, or rank by a metric that tells them apart"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -51,6 +53,13 @@ class Results:
         """Return the best trial, or None where no trial has a score."""
         first = self.trials[0] if self.trials else None
         return first if first is not None and first.state != FAILED and first.best(self.mode) is not None else None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether several trials have a score and all scores are equal, so that the best one is only the first."""
+        scores = [trial.best(self.mode) for trial in self.trials if trial.state != FAILED]
+        known = [score for score in scores if score is not None]
+        return len(known) > 1 and len(set(known)) == 1
 
     @property
     def best_config(self) -> Path:

@@ -8,7 +8,7 @@ from raydet3d.reports.page import Charts, Code, Section, Table, Text, render_pag
 from raydet3d.reports.run_files import SCALARS, Columns, read_scalars
 from raydet3d.reports.svg_chart import NUM_COLORS, WIDE, Chart, Mark, Plot, Series, line_chart
 from raydet3d.sweep.domains import Value
-from raydet3d.sweep.results import Results
+from raydet3d.sweep.results import TIED_HINT, Results
 from raydet3d.sweep.sweep_console import describe, short_names
 from raydet3d.sweep.trial_store import DONE, FAILED, STOPPED, Trial
 from raydet3d.sweep.value_axis import has_position, positions
@@ -58,6 +58,8 @@ def _best(results: Results) -> list[Text | Code]:
     name = results.metric.rsplit("/", 1)[-1]
     line = f"Trial {best.id}, {name} {best.best(results.mode):.4f}: {describe(best.setting)}"
     more = f"All about it: python -m raydet3d.report {results.folder / 'trials' / best.id}"
+    if results.is_tied:
+        line += f". All scores are equal, so it is no better than the others: {TIED_HINT}."
     return [Text([line]), Code(f"python -m raydet3d.train {results.best_config}"), Text([more])]
 
 

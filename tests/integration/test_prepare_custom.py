@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,53 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     assert not (two / "custom_infos_train.pkl").exists()
     prepare_custom(two)
     assert outputs(one) == outputs(two)
+
+
+def truncate_cloud(root: Path) -> str:
+    path = root / "points/drive0/0001.pcd"
+    path.write_bytes(path.read_bytes()[:-7])
+    return path.name
+
+
+def ask_for_another_column(root: Path) -> str:
+    settings = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**settings, "features": ["x", "y", "z", "ring"]}))
+    return "ring"
+
+
+def name_a_missing_frame(root: Path) -> str:
+    (root / "splits/val.txt").write_text("drive9/0000\n")
+    return "drive9/0000"
+
+
+def change_object(key: str, value: object) -> Callable[[Path], str]:
+    def change(root: Path) -> str:
+        path = root / "labels/drive0/0001.json"
+        content = json.loads(path.read_text())
+        content["objects"][0][key] = value
+        path.write_text(json.dumps(content))
+        return f"{path.name} object 0"
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "break_folder",
+    [
+        pytest.param(truncate_cloud, id="unreadable cloud"),
+        pytest.param(ask_for_another_column, id="wrong columns"),
+        pytest.param(name_a_missing_frame, id="missing frame"),
+        pytest.param(change_object("class", "PKV"), id="unknown class"),
+        pytest.param(change_object("size", [0, 420, 150]), id="size of zero"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_bad_input_is_one_line_and_exit_2(break_folder: Callable[[Path], str], workers: str, tmp_path: Path) -> None:
+    root = write_strange_folder(tmp_path / "s", train=3, val=1)
+    named = break_folder(root)
+    command = [sys.executable, "-m", "raydet3d.data.prepare", "custom", str(root), "--workers", workers]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("raydet3d: error: ")]
+    assert named in line
+    assert "Traceback" not in done.stderr

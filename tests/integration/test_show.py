@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,9 +174,16 @@ def test_hooks(run: Show, tmp_path: Path) -> None:
     with HOOKS.temporary(Mine=Mine):
         out = run("hooks", config(tmp_path, "custom_hooks = [dict(type='Mine')]\n"))
     line = next(line for line in out.splitlines() if "after_val " in line)
-    assert line.split()[-1] == "Mine(100)"
+    assert "Mine(100)" in line.split()
     assert "ParamSchedulerHook" in out
     assert out.index("before_run") < out.index("after_val ")
+
+
+def test_hooks_of_the_launcher_are_shown(run: Show, tmp_path: Path) -> None:
+    path = config(tmp_path, STEPS)
+    names = [set(re.findall(r"(\w+)\(\d+\)", run("hooks", path, "--workers", str(count)))) for count in (0, 2)]
+    assert {"RestartLogHook", "StepTimer", "RankSyncHook"} <= names[0]
+    assert names[1] - names[0] == {"DriverLinkHook", "RayReportHook", "HangWatchdogHook"}
 
 
 class TestConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from raydet3d.errors import InputError
@@ -66,3 +67,22 @@ def test_folder_whose_subfolders_have_the_clouds_is_refused_with_the_pattern_tha
         find_clouds([str(tmp_path / "points")])
     pattern = str(caught.value).split("'")[1]
     assert [name for _, name in find_clouds([pattern])[1]] == ["000001"]
+
+
+def test_uris_of_files_folders_and_patterns_give_their_clouds(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("2.bin", "10.bin", "notes.txt", "more/3.pcd"):
+        memory.pipe_file(f"/infer/{name}", b"")
+    _, folder = find_clouds(["memory://infer"])
+    assert [name for _, name in folder] == ["10", "2"]
+    assert all(path.startswith("memory://") and memory.exists(path) for path, _ in folder)
+    assert [name for _, name in find_clouds(["memory://infer/2.bin", "memory://infer/**/*.pcd"])[1]] == ["2", "more/3"]
+    touch(tmp_path, "a.bin")
+    assert find_clouds([f"file://{tmp_path}/a.bin"])[1] == [(str(tmp_path / "a.bin"), "a")]
+    for given, part in (
+        (["memory://infer/none.bin"], "no such file"),
+        (["nothing://a.bin"], "nothing://a.bin cannot be read"),
+        (["memory://infer/2.bin", str(tmp_path / "a.bin")], "one file system"),
+    ):
+        with pytest.raises(InputError, match=part):
+            find_clouds(given)

@@ -114,6 +114,12 @@ PILLARS = [
     ("test_dataloader/sampler/type", "mmengine.InfiniteSampler", ["test_dataloader.sampler", "never ends"]),
     ("model/middle_encoder/output_shape", [432, 496], ["output_shape=[432, 496]", "[496, 432]"]),
     ("model/data_preprocessor/voxel_layer/voxel_size", [0.32, 0.32, 4], ["voxel_size", "voxel_layer"]),
+    ("model/data_preprocessor/voxel_layer/voxel_size", [0.16, 0.16, 2], ["makes 2 layers", "a height of 4"]),
+    (
+        "model/data_preprocessor/voxel_layer/point_cloud_range",
+        [0, -40, -3, 69.12, 40, 1],
+        ["500 cells along y", "250, 250, 252", "multiple of 8", "496 or 504"],
+    ),
     ("model/voxel_encoder/point_cloud_range", [0, -40, -3, 70.4, 40, 1], ["voxel_encoder.point_cloud_range"]),
     ("model/voxel_encoder/in_channels", 5, ["in_channels=5", "loads 4"]),
     (f"{pipeline_place('LoadPointsFromFile')}/use_dim", 3, ["loads", "numbers a point"]),
@@ -136,6 +142,11 @@ CENTER = [
     ("model/pts_bbox_head/bbox_coder/pc_range", [-54, -54], ["bbox_coder.pc_range"]),
     ("model/train_cfg/pts/code_weights", [1.0] * 8, ["8 numbers", "regresses 10"]),
     ("model/pts_bbox_head/bbox_coder/code_size", 7, ["code_size=7", "9 numbers"]),
+    (
+        "model/data_preprocessor/voxel_layer/point_cloud_range",
+        [-51.4, -51.2, -5, 51.4, 51.2, 3],
+        ["514 cells along x", "128, 129, 130", "512 or 520"],
+    ),
     ("model/pts_neck/upsample_strides", [1, 2, 4], ["out_size_factor=4", "2"]),
 ]
 CASES = [(POINTPILLARS, *case) for case in PILLARS] + [(center_config(), *case) for case in CENTER]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from raydet3d.config import Config
 from raydet3d.data.datasets.kitti_io import read_calib, read_labels
 from raydet3d.errors import InputError
 from raydet3d.runtime.infer_files import CloudFile, FileInferencer, InferJob, is_done, make_sinks
-from raydet3d.runtime.infer_output import begin, make_record, write_lines
+from raydet3d.runtime.infer_output import FoundBoxes, begin, make_record, write_lines
 from raydet3d.runtime.kitti_text_sink import kitti_annotation
 from raydet3d.runtime.scene_sink import join_scenes
 from raydet3d.structures import LiDARInstance3DBoxes
@@ -142,11 +143,39 @@ def test_lines_are_in_input_order_with_an_error_for_what_failed(project: tuple[P
     job = replace(job, out=str(tmp_path))
     files = files_of(folder)[::-1]
     FileInferencer(job).run(sorted(files[1:], key=lambda file: file.name))
-    path = write_lines(tmp_path, files, make_sinks(job)[-1], {files[0].path: "torn"})
+    path, boxes = write_lines(tmp_path, files, make_sinks(job)[-1], {files[0].path: "torn"})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["file"] for line in lines] == [file.path for file in files]
     assert lines[0] == {"file": files[0].path, "error": "torn"}
     assert all(set(line) == {"file", "bboxes_3d", "scores_3d", "labels_3d", "box_type_3d"} for line in lines[1:])
+    assert (boxes.clouds, boxes.boxes) == (len(files) - 1, sum(len(line["scores_3d"]) for line in lines[1:]))
+    best = max(lines[1:], key=lambda line: max(line["scores_3d"]))
+    assert (boxes.best, boxes.best_file) == (max(best["scores_3d"]), best["file"])
+
+
+def test_boxes_are_described_by_number_and_best_score() -> None:
+    boxes = FoundBoxes()
+    boxes.add("a.bin", [])
+    assert boxes.describe() == "none in 1 cloud"
+    boxes.add("b.bin", [0.123, 0.05])
+    assert boxes.describe() == "2 in 2 clouds; the best score is 0.12, in b.bin"
+
+
+def test_a_cloud_behind_a_uri_gives_the_result_of_its_file(project: tuple[Path, InferJob], tmp_path: Path) -> None:
+    folder, job = project
+    own = clouds_of(folder)[0]
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(f"/drive/{own.name}", own.read_bytes())
+    memory.pipe_file("/drive/torn.bin", own.read_bytes()[:-3])
+    uris = [f"memory://drive/{name}" for name in (own.name, "torn.bin", "gone.bin")]
+    inferencer = FileInferencer(replace(job, out=str(tmp_path)))
+    outcomes = inferencer.run([CloudFile(uri, f"uri_{number}") for number, uri in enumerate(uris)])
+    assert not outcomes[0].error
+    assert uris[1] in outcomes[1].error
+    assert "gone.bin" in outcomes[2].error
+    inferencer.run([CloudFile(str(own), "file")])
+    one, other = ((tmp_path / "preds" / f"{name}.json").read_bytes() for name in ("uri_0", "file"))
+    assert one == other
 
 
 def test_a_folder_holds_results_of_one_job_only(project: tuple[Path, InferJob], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as torch_dist
 from raydet3d.errors import InputError
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner, assemble
-from raydet3d.runtime.train_result import headline, to_lines
+from raydet3d.runtime.train_result import headline
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyMetric, toy_cfg
 
@@ -245,14 +245,29 @@ def test_a_mode_without_its_sections_is_refused(tmp_path: Path) -> None:
     assert runner.val()["toy/count"] == 9
 
 
+def test_a_test_leaves_its_log_and_its_scores_and_no_more(tmp_path: Path) -> None:
+    runner = assemble(toy_cfg(tmp_path))
+    runner.test()
+    runner.close()
+    name = runner.timestamp
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        name,
+        f"{name}/{name}.log",
+        f"{name}/{name}.json",
+    }
+    log = (runner.log_dir / f"{name}.log").read_text()
+    assert "after_test_epoch" in log
+    assert "after_train" not in log
+    assert "after_val" not in log
+    runner.train()
+    assert (tmp_path / "config.py").is_file()
+
+
 def test_headlines() -> None:
     metrics = {"Kitti metric/pred/KITTI/Car_3D_strict": 70.5, "Kitti metric/pred/KITTI/Car_BEV_strict": 80, "text": "x"}
     assert headline(metrics, ["3D_strict"]) == {"Car_3D_strict": 70.5}
     assert headline(metrics, []) == {"Car_3D_strict": 70.5, "Car_BEV_strict": 80.0}
     assert headline({str(i): i for i in range(40)}, []) == {}
-    text = to_lines({"seconds": 3.2, "headline": {"AP": 1.5}, **dict.fromkeys(
-        ("best_checkpoint", "last_checkpoint", "log_dir", "picture_dir"))})  # fmt: skip
-    assert text == "done in 3 s\n  AP: 1.5000"
 
 
 class GiveUp(Hook):

@@ -6,9 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from raydet3d.sweep.results import Results, write_tables
 from raydet3d.sweep.sweep_report import write_report
 from raydet3d.sweep.trial_store import FAILED
+from raydet3d.tune import print_results
 from tests.unit.sweep.test_sweep_console import trial
 
 
@@ -57,3 +60,15 @@ def test_the_page_shows_settings_against_scores_and_schedules(tmp_path: Path) ->
     for title in ("toy/AP", "Settings and scores", "Learning rate", "Loss"):
         assert f'aria-label="{title}"' in page
     assert "trial 002" in page
+
+
+@pytest.mark.parametrize(("scores", "is_tied"), [((0.0, 0.0), True), ((0.0, 0.1), False), ((0.5,), False), ((), False)])
+def test_equal_scores_have_no_best_trial(
+    scores: tuple[float, ...], is_tied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = make_results(tmp_path)
+    results.trials[:-1] = [trial(f"{number:03d}", score) for number, score in enumerate(scores)]
+    assert results.is_tied == is_tied
+    print_results(results)
+    assert ("All scores are equal" in capsys.readouterr().out) == is_tied
+    assert ("All scores are equal" in write_report(results).read_text()) == is_tied

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raydet3d.config import Config
@@ -14,7 +15,7 @@ from raydet3d.data.check.sources import splits_of_config, splits_of_root
 from raydet3d.data.check.split_checks import CheckResult, check_splits
 from raydet3d.data.prepare import prepare_custom
 from raydet3d.errors import InputError
-from tests.kit.strange_recorder import CONFIGS, write_strange_folder
+from tests.kit.strange_recorder import CONFIGS, to_stranger, town_frame, write_cloud, write_strange_folder
 
 
 def check(root: Path, out: Path) -> CheckResult:
@@ -46,21 +47,49 @@ def test_sound_recordings_have_no_finding_and_count_the_same_raw_and_prepared(tm
         assert own.histogram("distance").bins == other.histogram("distance").bins
 
 
-def test_faults_of_labels_and_clouds_are_found(tmp_path: Path) -> None:
-    root = write_strange_folder(tmp_path / "s", train=6, val=1, formats=("pcd",))
-    edit_objects(root, "drive0/0000", **{"class": "PKV"})
-    edit_objects(root, "drive0/0001", size=[160.0, 0.0, 150.0])
-    path = edit_objects(root, "drive0/0002", yaw="north")
-    cloud = root / "points" / "drive0" / "0003.pcd"
-    cloud.write_bytes(cloud.read_bytes()[:-40])
-    edit_objects(root, "drive1/0004", center=[1e7, 0.0, 0.0])
+def test_faults_of_ten_kinds_and_more_are_found_and_named(tmp_path: Path) -> None:
+    root = write_strange_folder(tmp_path / "s", train=16, val=1, formats=("pcd",))
+    names = (root / "splits" / "train.txt").read_text().split()
+    labels = [root / "labels" / f"{name}.json" for name in names]
+    clouds = [root / "points" / f"{name}.pcd" for name in names]
+    edit_objects(root, names[0], **{"class": "PKV"})
+    edit_objects(root, names[1], size=[160.0, 0.0, 150.0])
+    edit_objects(root, names[2], yaw="north")
+    clouds[3].write_bytes(clouds[3].read_bytes()[:-40])
+    edit_objects(root, names[4], center=[1e7, 0.0, 0.0])
+    edit_objects(root, names[5], size=[160.0, 42_000.0, 150.0])  # in millimetres
+    edit_objects(root, names[6], yaw=5000.0)
+    edit_objects(root, names[7], center=[float("nan"), 0.0, 0.0])
+    no_points = np.zeros((0, 4), np.float32)
+    write_cloud(root / "points" / names[8], no_points, "pcd")
+    shutil.copy(clouds[9], clouds[10])
+    edit_objects(root, names[11], center=[0.0, 900.0, 2000.0])  # in the air
+    content = json.loads(labels[12].read_text(encoding="utf-8"))
+    labels[12].write_text(json.dumps({"objects": [content["objects"][0], *content["objects"]]}))
+    shutil.copy(clouds[13], root / "points" / f"{(root / 'splits' / 'val.txt').read_text().strip()}.pcd")
+    far, _ = town_frame(14)
+    write_cloud(root / "points" / names[14], np.concatenate([to_stranger(far), [[9e6, 0, 0, 0]]]), "pcd")
     result = check(root, tmp_path / "out")
-    found = {one.kind: one for one in result.findings}
-    assert found["unknown-label"].value == "PKV"
-    assert found["bad-size"].index == 1
-    assert {one.file for one in result.findings if one.kind == "bad-file"} == {str(path), str(cloud)}
-    assert found["absurd-coordinate"].index == 4
-    assert result.num_errors == 5
+    found = {(one.kind, one.file, one.index) for one in result.findings}
+    planted = {
+        ("unknown-label", str(labels[0]), 0),
+        ("bad-size", str(labels[1]), 1),
+        ("bad-file", str(labels[2]), 2),
+        ("bad-file", str(clouds[3]), 3),
+        ("absurd-coordinate", str(labels[4]), 4),
+        ("absurd-size", str(labels[5]), 5),
+        ("absurd-yaw", str(labels[6]), 6),
+        ("nonfinite-box", str(labels[7]), 7),
+        ("empty-cloud", str(clouds[8]), 8),
+        ("duplicate-frame", str(clouds[10]), 10),
+        ("box-without-points", str(labels[11]), 11),
+        ("duplicate-box", str(labels[12]), 12),
+        ("absurd-points", str(clouds[14]), 14),
+    }
+    assert planted <= found, planted - found
+    assert {one.split for one in result.findings if one.kind == "shared-frame"} == {"val"}
+    assert next(one.value for one in result.findings if one.kind == "unknown-label") == "PKV"
+    assert result.num_errors == 9
 
 
 def test_without_a_list_of_classes_those_of_the_labels_are_taken(tmp_path: Path) -> None:
