@@ -159,7 +159,11 @@ def test_missing_checkpoint(town: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "evaluate", "infer", "publish", "show", "export", "benchmark", "data.prepare"]
+    "name",
+    [
+        *("train", "evaluate", "infer", "publish", "show", "tune", "report", "watch", "export", "benchmark"),
+        *("data.prepare", "data.check", "data.convert"),
+    ],
 )
 def test_every_command_has_help(name: str, tmp_path: Path) -> None:
     result = command(name, "--help", cwd=tmp_path)

@@ -74,13 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if source.is_dir():
         if args.cfg_options:
             raise InputError(f"--cfg-options changes a config, but {source} is a folder")
-        splits, expected = splits_of_root(source), Expectations()
+        splits, expected, contradictions = splits_of_root(source), Expectations(), list[str]()
     else:
+        from raydet3d.runtime.consistency import find_contradictions  # here: a folder needs nothing of the runtime
+
         cfg = read_config(args)
         with cfg.origin.located():
             splits, expected = splits_of_config(cfg), read_expectations(cfg)
+            contradictions = [found.message for found in find_contradictions(cfg) if found.is_error]
     folder = Path(args.out) if args.out else Path("work_dirs/data_check", source.resolve().stem)
     result = check_splits(splits, expected, folder, workers=workers)
+    for sentence in contradictions:
+        result.add(Finding("contradiction", args.config, None, sentence))
     suggestions = suggest(
         result.trained_tally(),
         expected,

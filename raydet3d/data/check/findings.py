@@ -40,6 +40,7 @@ KINDS: Mapping[str, Kind] = {
     "absurd-size": Kind("error", "boxes with an absurd size"),
     "absurd-yaw": Kind("error", "boxes with an absurd heading"),
     "unknown-class": Kind("error", "classes of the config that the data set does not have"),
+    "contradiction": Kind("error", "sections of the config that contradict each other"),
     "class-out-of-range": Kind("error", "classes whose objects lie outside of the config's range"),
     "class-without-objects": Kind("warning", "classes without an object to train on"),
     "shared-frame": Kind("warning", "frames shared by splits"),

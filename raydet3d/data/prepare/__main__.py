@@ -16,7 +16,7 @@ from raydet3d.errors import InputError
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
   python -m raydet3d.data.prepare kitti data/kitti --workers 8
   python -m raydet3d.data.prepare nuscenes data/nuscenes --version v1.0-mini
   RAY_ADDRESS=HOST:6379 python -m raydet3d.data.prepare nuscenes /shared/nuscenes --ray    # on a cluster

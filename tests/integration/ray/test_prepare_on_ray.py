@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from raydet3d.cli import run_command
-from raydet3d.data.prepare import prepare_kitti, prepare_nuscenes
+from raydet3d.data.prepare import prepare_custom, prepare_kitti, prepare_nuscenes
 from raydet3d.data.prepare.__main__ import main
+from tests.kit.strange_recorder import write_strange_folder
 from tests.kit.tiny_kitti import write_kitti
 from tests.kit.tiny_nuscenes import VERSION, write_nuscenes
 
@@ -35,11 +36,14 @@ def test_files_are_those_of_one_process(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("here", "ray"):
         write_nuscenes(tmp_path / name / "nuscenes")
         write_kitti(tmp_path / name / "kitti")
+        write_strange_folder(tmp_path / name / "custom", sweeps=1)
     prepare_nuscenes(tmp_path / "here/nuscenes", version=VERSION)
     prepare_kitti(tmp_path / "here/kitti")
+    prepare_custom(tmp_path / "here/custom")
     assert run(monkeypatch, "nuscenes", tmp_path / "ray/nuscenes", "--version", VERSION, "--ray") == 0
     assert run(monkeypatch, "kitti", tmp_path / "ray/kitti", "--ray", "--workers", 1) == 0
-    for name in ("nuscenes", "kitti"):
+    assert run(monkeypatch, "custom", tmp_path / "ray/custom", "--ray") == 0
+    for name in ("nuscenes", "kitti", "custom"):
         here = written(tmp_path / "here" / name, name)
         assert len(here) > 10
         assert written(tmp_path / "ray" / name, name) == here

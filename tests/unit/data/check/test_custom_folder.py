@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from raydet3d.config import Config
+from raydet3d.data.check.__main__ import main
 from raydet3d.data.check.expectations import Expectations, read_expectations
 from raydet3d.data.check.sources import splits_of_config, splits_of_root
 from raydet3d.data.check.split_checks import CheckResult, check_splits
@@ -117,3 +118,15 @@ def test_the_shipped_config_of_own_recordings_is_checked(tmp_path: Path) -> None
     assert result.num_errors == 0
     assert result.expected.anchors
     assert result.splits["train"].counts["points in range"] > 0
+
+
+def test_sections_of_the_config_that_contradict_each_other_are_found(tmp_path: Path) -> None:
+    root = write_strange_folder(tmp_path / "s", train=3, val=1)
+    prepare_custom(root)
+    found = tmp_path / "check.json"
+    options = [f"data_root={root}/", "point_cloud_range=[0, -20, -3, 40.96, 20, 1]"]
+    flags = ["--workers", "0", "--out", str(tmp_path / "out"), "--json", str(found)]
+    assert main([CONFIGS["pointpillars"], *flags, "--cfg-options", *options]) == 2
+    content = json.loads(found.read_text())
+    assert content["totals"]["contradiction"] == content["errors"] == 1
+    assert "along y" in next(one["sentence"] for one in content["findings"] if one["kind"] == "contradiction")
