@@ -15,6 +15,7 @@ from raydet3d.errors import InputError
 from raydet3d.files import replace_file, write_atomic
 from raydet3d.runtime.frame_sinks import FrameSink
 from raydet3d.runtime.infer_files import CloudFile, InferJob
+from raydet3d.runtime.inferencer import PredictionDict
 
 RECORD, LINES = "infer.json", "predictions.jsonl"
 SECTIONS = ("model", "data_preprocessor", "test_dataloader", "test_cfg", "tta_model", "tta_pipeline")
@@ -144,8 +145,9 @@ def write_lines(
             if file.path in failed:
                 content: dict[str, object] = {"error": failed[file.path]}
             else:
-                content = json.loads(sink.path(file.name).read_text(encoding="utf-8"))
-                boxes.add(file.path, content["scores_3d"])
+                predicted: PredictionDict = json.loads(sink.path(file.name).read_text(encoding="utf-8"))
+                boxes.add(file.path, predicted["scores_3d"])
+                content = {**predicted}
             lines.write(json.dumps({"file": file.path, **content}) + "\n")
     replace_file(temporary, path)
     return path, boxes
