@@ -129,7 +129,7 @@ class Runner(RunParts):
             self._is_introduced = True
             self._introduce(mode)
             release_buffered(self.logger)
-        if mode == "train" and not self._is_config_dumped:  # a test leaves the config of the folder's training alone
+        if mode != "test" and not self._is_config_dumped:  # a test leaves the config of the folder's training alone
             self._is_config_dumped = True
             self.dump_config()
 
