@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet3d.cli import add_config, add_launcher_flags, add_ray, check_checkpoint, read_config, run_command, version
-from raydet3d.config import Config, PartCfg, default_work_dir, work_dir_of
+from raydet3d.config import Config, PartCfg, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_this_machine, check_writable
 from raydet3d.launch.ray_options import RayOptions
@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   python -m raydet3d.evaluate CONFIG CHECKPOINT --show-dir pictures/    # bird's-eye pictures of every frame
   python -m raydet3d.evaluate CONFIG CHECKPOINT --page page/ --worst 20 # the 20 worst frames as a 3D page
   python -m raydet3d.evaluate CONFIG CHECKPOINT --save-predictions found.npz
-  python -m raydet3d.evaluate CONFIG --predictions found.npz            # score again, without the model
+  python -m raydet3d.evaluate CONFIG --predictions found.npz --work-dir DIR   # score again, without the model;
+                                                                        # then: python -m raydet3d.report DIR
   torchrun --nproc-per-node 8 -m raydet3d.evaluate CONFIG CHECKPOINT    # the frames dealt out to 8 processes
 
 exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags has to be mended first;
@@ -47,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         help="checkpoint file, ours or MMEngine's weights; left out with --predictions",
     )
-    parser.add_argument("--work-dir", metavar="DIR", help="folder for logs (default: work_dirs/<config's name>)")
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="folder for logs and analysis.json (default: work_dirs/<config's name>)"
+    )
     parser.add_argument("--out", metavar="DIR", help="write result files into this folder (submission_prefix)")
     parser.add_argument("--save-predictions", metavar="FILE", help="write all predictions to this file (.npz)")
     parser.add_argument("--predictions", metavar="FILE", help="score a file of --save-predictions, without the model")
@@ -150,10 +153,10 @@ def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
     cfg = load_config(args)
     with cfg.origin.located():
         options = RayOptions.from_config(cfg.get("ray"), workers="0" if args.workers is None else args.workers)
+        check_writable(cfg["work_dir"], "work_dir")
         if args.predictions is not None:
             result = score_again(cfg, args.predictions)
         else:
-            check_writable(cfg["work_dir"], "work_dir")
             result = run_test(cfg, args, options, request)
     if result.get("is_main", True):
         for title, path in (
@@ -171,16 +174,21 @@ def evaluate(args: argparse.Namespace, request: StopRequest) -> int:
 
 
 def score_again(cfg: Config, file: str) -> RunResult:
-    """Score the predictions of a file."""
+    """Score the predictions of a file, and write the work dir's `analysis.json`."""
     if not Path(file).is_file():
         raise InputError(f"--predictions {file} does not exist")
 
     from raydet3d.runtime.loaders import check_data
-    from raydet3d.runtime.rescore import score_predictions
+    from raydet3d.runtime.rescore import score_predictions, write_analyses
 
     check_data({key: cfg[key] for key in ("test_dataloader", "test_evaluator") if key in cfg})
-    metrics, headline = score_predictions(cfg, Path(file))
-    return {"metrics": metrics, "headline": headline}
+    scores = score_predictions(cfg, Path(file))
+    if scores.analyses:
+        place = f"{cfg['work_dir']}/analysis.json"
+        work_dir = cfg["work_dir"] if is_uri(cfg["work_dir"]) else Path(cfg["work_dir"])
+        is_written = write_analyses(work_dir, scores.analyses, Path(file).name)
+        print(f"Analysis: {place}{'' if is_written else ' is left as it is: its score is better'}")
+    return {"metrics": scores.metrics, "headline": scores.headline}
 
 
 def run_test(cfg: Config, args: argparse.Namespace, options: RayOptions, request: StopRequest) -> RunResult:

@@ -9,8 +9,8 @@ from pathlib import Path
 from raydet3d.checkpoint.storage import ObjectStorage, read
 
 STARTS, REACHED = "starts.jsonl", ".reached"
-JOURNALS = (STARTS, REACHED, "scalars.json")
-"""Files that grow from start to start of a run."""
+JOURNALS = (STARTS, REACHED, "scalars.json", "analysis.json")
+"""Files that are continued from start to start of a run."""
 
 
 class LogUploader:
@@ -30,7 +30,7 @@ class LogUploader:
         self._failed = False
 
     def pull(self, *more: str) -> None:
-        """Download the files that grow from start to start, where another machine has come further.
+        """Download the files that are continued from start to start, where another machine has come further.
 
         Args:
             more: Further files to download.

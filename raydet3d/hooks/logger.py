@@ -10,14 +10,13 @@ from pathlib import Path
 
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.files import write_atomic
+from raydet3d.hooks.analysis_file import ANALYSIS, renewed_analysis
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, PartCfg, Predictions, RunContext
 from raydet3d.progress_bar import LiveLine
 from raydet3d.registry import HOOKS
 from raydet3d.run_status import RunStatus
-
-ANALYSIS = "analysis.json"
 
 
 @HOOKS.register_module()
@@ -159,22 +158,28 @@ class LoggerHook(Hook):
         self._write_analysis(runner, "val", step)
 
     def _write_analysis(self, runner: RunContext, mode: Mode, step: int) -> None:
-        """Hand precision-recall curves to the back ends, and write `analysis.json`.
+        """Hand precision-recall curves to the back ends, and write `analysis.json` of the work dir.
 
-        While training it is that of the best validation, in the work dir; else it is in the log folder.
+        An evaluation on its own has its analysis in the log folder too.
         """
         evaluators = runner.val_evaluator if mode == "val" else runner.test_evaluator
         given = evaluators if isinstance(evaluators, list) else [evaluators]
         metrics = [metric for one in given for metric in getattr(one, "metrics", ())]
+        is_training = mode == "val" and runner.is_training
+        run = runner.run_name if is_training else None
+        about = {"epoch": runner.epoch, "iter": runner.iter} if is_training else {"source": _checkpoint(runner)}
         for analysis in filter(None, [getattr(metric, "analysis", None) for metric in metrics]):
             for curve in analysis["curves"]:
                 name = f"pr/{curve['category']}/{curve['level']}"
                 runner.visualizer.add_pr_curve(name, curve["recall"], curve["precision"], step)
-            whole = {**analysis, "run": runner.run_name, "epoch": runner.epoch, "iter": runner.iter}
-            if mode == "test" or not runner.is_training:
-                write_atomic(runner.log_dir / ANALYSIS, json.dumps(whole).encode())
-            elif not _is_better_there(runner.work_dir / ANALYSIS, runner.run_name, analysis["score"]):
-                write_atomic(runner.work_dir / ANALYSIS, json.dumps(whole).encode())
+            place = runner.work_dir / ANALYSIS
+            content = renewed_analysis(_read(place), analysis, run=run, **about)
+            if content is not None:
+                write_atomic(place, content)
+            elif not is_training:
+                runner.logger.info("%s is left as it is: its score is better", place)
+            if not is_training:
+                write_atomic(runner.log_dir / ANALYSIS, json.dumps({**analysis, **about}).encode())
 
     def after_test_epoch(self, runner: RunContext, metrics: Metrics = None) -> None:
         """Log a line, and write all metrics as one JSON object to the log folder."""
@@ -227,9 +232,12 @@ def _batch_size(loader: DataLoader, workers: int) -> int | None:
     return size * workers if isinstance(size, int) else None
 
 
-def _is_better_there(path: Path, run: str, score: float) -> bool:
-    """Return whether a file holds the analysis of a better validation of this run."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        before = json.loads(path.read_bytes())
-        return bool(before["run"] == run and before["score"] > score)
-    return False
+def _read(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
+def _checkpoint(runner: RunContext) -> str:
+    """Return the name of the checkpoint that is evaluated; empty for weights that come from elsewhere."""
+    return Path(str(runner.cfg.get("load_from") or "")).name

@@ -19,16 +19,22 @@ from raydet3d.hooks.context import DataBatch, DataSample, Metrics, PartCfg, Pred
 from raydet3d.registry import HOOKS
 
 
-@dataclass(order=True)
+@dataclass
 class _Frame:
-    """A frame kept for drawing after the epoch; the greatest has most errors and, of equals, came first."""
+    """A frame kept for drawing after the epoch.
+
+    The greatest has most errors and, of equals, the first name: which frames are the worst does not depend on the
+    number of ranks.
+    """
 
     errors: int
-    order: int
-    name: str = field(compare=False)
-    text: str = field(compare=False)
-    inputs: StateDict = field(compare=False, repr=False)
-    sample: StateDict = field(compare=False, repr=False)
+    name: str
+    text: str
+    inputs: StateDict = field(repr=False)
+    sample: StateDict = field(repr=False)
+
+    def __lt__(self, other: _Frame) -> bool:
+        return (self.errors, other.name) < (other.errors, self.name)
 
 
 @HOOKS.register_module()
@@ -108,7 +114,7 @@ class Det3DVisualizationHook(Hook):
         self.match_iou = match_iou
         self.match_distance = match_distance
         self._num_drawn = 0
-        self._num_seen = 0
+        self._seen: set[str] = set()
         self._kept: list[_Frame] = []
         self._warned: set[str] = set()
 
@@ -118,8 +124,8 @@ class Det3DVisualizationHook(Hook):
 
     @override
     def before_val_epoch(self, runner: RunContext) -> None:
-        self._num_drawn = self._num_seen = 0
-        self._kept = []
+        self._num_drawn = 0
+        self._seen, self._kept = set(), []
 
     @override
     def before_test_epoch(self, runner: RunContext) -> None:
@@ -189,7 +195,7 @@ class Det3DVisualizationHook(Hook):
             self._warn(runner, reason)
             return
         assert isinstance(data_batch, Mapping)
-        name = _frame_name(output, batch_idx, index)
+        name = _frame_name(output, f"batch{batch_idx}_{index}", runner.rank)
         sample = output.to_dict()
         if not _has_truth(sample):
             # A model may return new data samples without ground truth and calibration; take those from the loader's.
@@ -199,8 +205,9 @@ class Det3DVisualizationHook(Hook):
         if self.draw and not self.worst:
             self._draw(runner, mode, name, inputs, sample)
         limit = self.worst or (self.page_frames if self.page else 0)
-        if not limit:
+        if not limit or name in self._seen:  # samplers repeat frames to fill the last batches of the ranks
             return
+        self._seen.add(name)
         errors = runner.visualizer.count_errors(
             sample, pred_score_thr=self.score_thr, match_iou=self.match_iou, match_distance=self.match_distance
         )
@@ -208,11 +215,10 @@ class Det3DVisualizationHook(Hook):
             self._warn(runner, "frames without ground truth or predictions have no errors to sort by")
         misses, false_positives = errors or (0, 0)
         text = f"{name} ({misses} missed, {false_positives} false)"
-        self._num_seen += 1
-        frame = _Frame(misses + false_positives, -self._num_seen, name, text, inputs, sample)
+        frame = _Frame(misses + false_positives, name, text, inputs, sample)
         if len(self._kept) < limit:
             heapq.heappush(self._kept, _copied(frame))
-        elif frame > self._kept[0]:
+        elif self._kept[0] < frame:
             heapq.heapreplace(self._kept, _copied(frame))
 
     def _finish(self, runner: RunContext, mode: str) -> None:
@@ -220,8 +226,8 @@ class Det3DVisualizationHook(Hook):
         if not self._is_active or not (self.worst or self.page):
             return
         kept, self._kept = self._kept, []
-        parts = dist.all_gather_object((self._num_seen, [(frame.name, frame.errors) for frame in kept]))
-        errors = {name: count for _, frames in parts for name, count in frames}
+        parts = dist.all_gather_object((self._seen, [(frame.name, frame.errors) for frame in kept]))
+        errors = {name: count for _, frames in parts for name, count in frames}  # a repeated frame counts once
         chosen = sorted(errors, key=lambda name: (-errors[name], name))[: self.worst or self.page_frames]
         gathered = dist.gather_object([frame for frame in kept if frame.name in chosen])
         if gathered is None or not chosen:
@@ -230,7 +236,9 @@ class Det3DVisualizationHook(Hook):
         worst_first = [frames[name] for name in chosen]
         if self.worst:
             runner.logger.info(
-                "Worst of %d frames: %s", sum(n for n, _ in parts), ", ".join(frame.text for frame in worst_first)
+                "Worst of %d frames: %s",
+                len(set[str]().union(*(seen for seen, _ in parts))),
+                ", ".join(frame.text for frame in worst_first),
             )
             for frame in worst_first if self.draw else ():
                 self._draw(runner, mode, frame.name, frame.inputs, frame.sample)
@@ -329,10 +337,10 @@ def _has_truth(sample: StateDict) -> bool:
     return "eval_ann_info" in sample or "bboxes_3d" in (sample.get("gt_instances_3d") or {})
 
 
-def _frame_name(data_sample: DataSample, batch_idx: int, index: int = 0) -> str:
-    """Format the frame's id with six digits, as in KITTI; use the batch and sample index if it has no id."""
+def _frame_name(data_sample: DataSample, place: str, rank: int) -> str:
+    """Format the frame's id with six digits, as in KITTI; name it by its place on its rank if it has no id."""
     sample_idx = data_sample.get("sample_idx")
     if sample_idx is None:
-        return f"batch{batch_idx}_{index}"
+        return f"{place}_rank{rank}" if rank else place
     text = str(sample_idx)
     return f"{int(text):06d}" if text.isdigit() else "".join(c if c.isalnum() or c in "-_." else "_" for c in text)

@@ -111,7 +111,11 @@ class BoxError(TypedDict):
 
 
 class Analysis(TypedDict, total=False):
-    """Analysis of an evaluation."""
+    """Analysis of an evaluation.
+
+    `epoch` and `iter` are those of a validation of a training; `source` is the checkpoint or the file of predictions of
+    any other evaluation.
+    """
 
     title: str
     score_name: str
@@ -125,9 +129,10 @@ class Analysis(TypedDict, total=False):
     errors: list[BoxError]
     tolerance: list[Tolerance]
     sizes: list[ClassSizes]
-    run: str
+    run: str | None
     epoch: int
     iter: int
+    source: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ from raydet3d.reports.svg_chart import Chart, Mark, Plot, Series, bar_chart, lin
 HOW = (
     "Precision-recall curves, AP by distance and points, confusion and calibration come with each validation by "
     "KittiMetric, NuScenesMetric, Box3DAPMetric or CenterDistanceAPMetric (analysis.json); for a run without: "
-    "python -m raydet3d.evaluate CONFIG CHECKPOINT --work-dir WORK_DIR."
+    "python -m raydet3d.evaluate CONFIG CHECKPOINT --work-dir WORK_DIR, or, of predictions that "
+    "--save-predictions FILE has kept, python -m raydet3d.evaluate CONFIG --predictions FILE --work-dir WORK_DIR."
 )
 
 CONFUSION = Text(
@@ -54,7 +55,7 @@ def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, S
     if not analyses:
         return [Section("Detections", [Text([HOW])])]
     where = [
-        f"{name}: {one['title']}; {one['frames']} frames, after iteration {one.get('iter', '?')}."
+        f"{name}: {one['title']}; {one['frames']} frames, {_origin(one)}; {one['score_name']}: {one['score']:.4g}."
         for name, one in analyses.items()
     ]
     return [
@@ -99,6 +100,13 @@ def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, S
         ),
         Section("Scores and calibration", [Charts(_calibration_charts(analyses)), Charts(_score_charts(analyses))]),
     ]
+
+
+def _origin(analysis: Analysis) -> str:
+    """Return what was evaluated."""
+    if "iter" in analysis:
+        return f"validation after iteration {analysis['iter']}"
+    return f"evaluation of {analysis.get('source') or 'a model'}"
 
 
 def _pr_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:

@@ -14,6 +14,8 @@ from raydet3d.reports.svg_chart import STYLE, Chart
 from raydet3d.visual.html_page import html_page
 
 Cell: TypeAlias = str | float | int | None
+SHORT = 26
+"""Letters of a text up to which it is never wrapped: a time with its offset, a file of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _environment() -> Environment:
     )
     environment.filters["cell"] = format_cell
     environment.tests["numeric"] = lambda value: isinstance(value, int | float)
+    environment.tests["short"] = lambda value: isinstance(value, str) and len(value) <= SHORT
     return environment
 
 

@@ -68,7 +68,7 @@ class RunFiles:
         config_name: File name of the config.
         config: The config as it ran.
         config_text: The same, as text.
-        analysis: Analysis of the best validation.
+        analysis: Analysis of the best validation or evaluation.
     """
 
     location: Location
@@ -122,8 +122,9 @@ def read_run(location: Location) -> RunFiles:
     starts, result, is_finished = read_starts(storage)
     scalars, bad_steps = read_scalars(_bytes(storage, _scalars_name(storage, names)))
     manifests = read_checkpoints(storage, names)
-    if not (starts or scalars or manifests):
-        raise InputError(f"{location}: there is no run here: no {SCALARS}, no {STARTS} and no checkpoint")
+    analysis = _analysis(storage, names)
+    if not (starts or scalars or manifests or analysis):
+        raise InputError(f"{location}: there is no run here: no {SCALARS}, {STARTS}, {ANALYSIS} and no checkpoint")
     config_name, text = read_config_text(storage, names, starts)
     return RunFiles(
         location=location,
@@ -137,7 +138,7 @@ def read_run(location: Location) -> RunFiles:
         config_name=config_name,
         config=parse_config(config_name, text),
         config_text=text,
-        analysis=_analysis(storage, names),
+        analysis=analysis,
     )
 
 
@@ -306,7 +307,7 @@ def read_checkpoints(storage: LocalStorage | ObjectStorage, names: list[str]) ->
 
 
 def _analysis(storage: LocalStorage | ObjectStorage, names: list[str]) -> Analysis | None:
-    """Return the analysis of the best validation, else that of the newest evaluation in the work dir.
+    """Return the analysis of the best validation or evaluation, else that of the newest evaluation.
 
     Files that are damaged or of another version, without a key that is read, are left out.
     """

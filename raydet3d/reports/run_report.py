@@ -185,7 +185,8 @@ def _facts(run: RunFiles) -> dict[str, Cell]:
     batch = last.get("batch_size")
     share = data_share(run)
     seeds = [manifest.seed for manifest in run.manifests[-1:]]
-    found: dict[str, Cell] = {"state": "finished" if run.is_finished else "not finished"}
+    state = "finished" if run.is_finished else "not finished"
+    found: dict[str, Cell] = {"state": state if run.starts or run.scalars or run.manifests else "evaluated only"}
     for name in headline(run)[:3]:
         best = best_value(run, name)
         unit = "epoch" if _is_by_epoch([run]) else "iteration"
@@ -371,7 +372,7 @@ def _checkpoints(run: RunFiles) -> Table:
             manifest.group,
             f"{manifest.size / 2**20:.3g} MiB",
             "yes" if manifest.resumable else "no",
-            manifest.time,
+            manifest.time.replace("T", " "),
         ]
         for manifest in run.manifests
     ]
@@ -381,7 +382,7 @@ def _checkpoints(run: RunFiles) -> Table:
 def _starts(run: RunFiles) -> Table:
     rows: list[list[Cell]] = [
         [
-            start.get("time"),
+            str(start.get("time") or "").replace("T", " "),
             start["iteration"],
             start.get("redone"),
             start.get("workers"),

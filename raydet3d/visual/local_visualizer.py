@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,8 @@ from raydet3d.visual.visualizer import BackendsLike, Inputs, SampleLike, Visuali
 GAP = 4
 WIDEST = 2400
 """Pixels of a picture made of camera images alone."""
+CAMERA_LINES = 2 / 3
+"""Width of lines on camera images as a share of `line_width`."""
 TASKS = ("lidar_det", "lidar_seg", "multi-modality_det", "mono_det", "multi-view_det")
 
 
@@ -53,10 +55,10 @@ class Det3DLocalVisualizer(Visualizer):
         pcd_mode: Axes of clouds: 0 LiDAR, 1 camera, 2 depth sensor.
         vis_backends: See `Visualizer`.
         save_dir: See `Visualizer`.
-        bbox_color: Colours of predictions by label, (red, green, blue) from 0 to 255.
+        bbox_color: Colours of predictions by label: names, or (red, green, blue) from 0 to 255; one serves all labels.
         text_color: Colour of titles on images.
         mask_color: Colours of point classes (`lidar_seg`); the data set's `palette` by default.
-        line_width: Width of outlines in pixels.
+        line_width: Width of outlines in pixels; on camera images they are a third thinner.
         frame_cfg: Coordinate axes to draw in the bird's-eye view, x red and y green: `dict(size=1, origin=[0, 0, 0])`,
             metres. None draws the sensor's place only.
         alpha: Strength of the filling of ground-truth boxes, 0 to 1.
@@ -74,9 +76,9 @@ class Det3DLocalVisualizer(Visualizer):
         pcd_mode: int = 0,
         vis_backends: BackendsLike = None,
         save_dir: str | Path | None = None,
-        bbox_color: Sequence[Color] | Color | None = None,
+        bbox_color: ColorsLike | None = None,
         text_color: ColorLike = (200, 200, 200),
-        mask_color: Sequence[Color] | Color | None = None,
+        mask_color: ColorsLike | None = None,
         line_width: PositiveFloat = 3,
         frame_cfg: PartCfg | None = None,
         alpha: Probability = 0.8,
@@ -242,7 +244,13 @@ class Det3DLocalVisualizer(Visualizer):
         for image, lidar2img in pairs:
             for left, right, text in sides:
                 tile = draw_boxes_on_image(
-                    image, left, right, lidar2img=lidar2img, palette=self.palette, width=min(each, WIDEST // columns)
+                    image,
+                    left,
+                    right,
+                    lidar2img=lidar2img,
+                    palette=self.palette,
+                    line_width=max(1, round(self.line_width * CAMERA_LINES)),
+                    width=min(each, WIDEST // columns),
                 )
                 tiles.append(self._titled(tile, text) if text else tile)
         if len(tiles) == 1:
@@ -475,12 +483,12 @@ class Det3DLocalVisualizer(Visualizer):
             super().show()
 
 
-def _palette(given: Sequence[Color] | Color | None) -> tuple[Color, ...]:
+def _palette(given: ColorsLike | None) -> tuple[Color, ...]:
     """Return colours by label; empty without colours."""
     if given is None or not len(given):
         return ()
-    colors: Any = [given] if isinstance(given[0], int) else given
-    return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
+    is_one = isinstance(given, str) or isinstance(given[0], int | float)
+    return tuple(to_color(color) for color in cast("Sequence[ColorLike]", [given] if is_one else given))
 
 
 def _axes(frame_cfg: PartCfg | None) -> tuple[Sequence[float], float] | None:

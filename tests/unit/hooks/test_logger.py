@@ -184,6 +184,23 @@ def test_the_analysis_of_the_best_validation_is_kept_and_curves_reach_the_back_e
     assert file.read_bytes().count(b"pr/Car/easy") == 3
 
 
+def test_an_evaluation_renews_the_analysis_of_its_work_dir_unless_that_is_better(tmp_path: Path) -> None:
+    class Analysing(ToyMetric):
+        def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
+            score, title = current
+            self.analysis = {"score_name": "AP", "score": score, "title": title, "curves": []}
+            return super().compute_metrics(results)
+
+    file = tmp_path / "analysis.json"
+    file.write_text(json.dumps({"score_name": "AP", "score": 3.0, "title": "", "run": "trained", "iter": 24}))
+    runner = assemble(toy_cfg(tmp_path, test_evaluator={"type": Analysing}))
+    for *current, kept in ((3.0, "equal", "equal"), (2.0, "worse", "equal"), (4.0, "better", "better")):
+        runner.test()
+        found = json.loads(file.read_text())
+        assert (found["title"], found["run"], "iter" in found) == (kept, "trained", False)
+        assert json.loads((runner.log_dir / "analysis.json").read_text())["title"] == current[1]
+
+
 def test_only_folders_are_written_to() -> None:
     LoggerHook(backend_args={"backend": "local"}, file_client_args=None)
     with pytest.raises(InputError, match="LoggerHook: file_client_args asks for 's3'"):

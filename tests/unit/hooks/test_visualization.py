@@ -1,6 +1,8 @@
 """Det3DVisualizationHook: which frames it draws, under which names, from what."""
 
 import logging
+import logging.handlers
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from raydet3d import dist
 from raydet3d.errors import InputError
 from raydet3d.hooks.visualization import Det3DVisualizationHook
 from raydet3d.registry import HOOKS
 from raydet3d.structures import Det3DDataSample, InstanceData, LiDARInstance3DBoxes
 from raydet3d.visual import Det3DLocalVisualizer, Visualizer
 from raydet3d.visual.bev import GROUND_TRUTH_COLOR, PALETTE
+from tests.kit.spawn import run_ranks
 
 CAR = torch.tensor([[20.0, 5, -1.7, 4, 2, 1.5, 0.3]])
 
@@ -197,7 +201,7 @@ def frame(number, *, found, truth, score=0.8):
         scores_3d=torch.full((found,), score),
         labels_3d=torch.zeros(found, dtype=torch.long),
     )
-    output = Det3DDataSample(metainfo={"sample_idx": number}, pred_instances_3d=hits)
+    output = Det3DDataSample(metainfo={} if number is None else {"sample_idx": number}, pred_instances_3d=hits)
     output.eval_ann_info = held
     return {"inputs": {"points": [torch.rand(50, 4) * 30]}, "data_samples": [output]}, [output]
 
@@ -221,6 +225,41 @@ def test_the_frames_with_most_errors_are_drawn(tmp_path, caplog, mode):
     validate_frames(Det3DVisualizationHook(draw=True, worst=2), run_at(tmp_path), *frames, mode=mode)
     assert pictures(tmp_path) == [f"{mode}_{n:06d}_40.png" for n in (2, 3)]
     assert "Worst of 5 frames: 000003 (0 missed, 3 false), 000002 (2 missed, 0 false)" in caplog.text
+
+
+def rank_frames(folder):
+    """On one of two ranks: rank two frames each has alone, one that both have, and unnamed ones."""
+    rank = dist.get_rank()
+    runner = run_at(folder, rank=rank)
+    lines = logging.handlers.BufferingHandler(100)
+    runner.logger.addHandler(lines)
+    frames = [
+        [frame(1, found=3, truth=3), frame(2, found=0, truth=2), frame(7, found=0, truth=4)],
+        [frame(3, found=0, truth=2), frame(4, found=0, truth=5), frame(7, found=0, truth=4)],
+    ][rank]
+    unnamed = frame(None, found=0, truth=3 + rank)
+    hook = Det3DVisualizationHook(draw=True, page=True, worst=5)
+    validate_frames(hook, runner, *frames, unnamed)
+    return [record.getMessage() for record in lines.buffer]
+
+
+def test_the_worst_frames_of_all_ranks_are_drawn_once(tmp_path):
+    first, second = run_ranks(rank_frames, 2, tmp_path)
+    names = ["000004", "000007", "batch3_0_rank1", "batch3_0", "000002"]  # of equals, the first name
+    assert first[0] == "Worst of 7 frames: " + ", ".join(
+        f"{name} ({missed} missed, 0 false)" for name, missed in zip(names, (5, 4, 4, 3, 2), strict=True)
+    )
+    assert second == []
+    assert pictures(tmp_path) == sorted(f"val_{name}_40.png" for name in names)
+    text = (tmp_path / "vis_data" / "scenes_val.html").read_text()
+    assert re.findall(r'"name":"(\w+)","misses"', text) == names
+
+
+def test_which_frames_are_the_worst_does_not_depend_on_their_order(tmp_path):
+    for number, order in enumerate(((1, 2, 3), (3, 2, 1), (2, 3, 1))):
+        hook = Det3DVisualizationHook(draw=True, worst=2)
+        validate_frames(hook, run_at(tmp_path / str(number)), *(frame(n, found=0, truth=2) for n in order))
+        assert pictures(tmp_path / str(number)) == ["val_000001_40.png", "val_000002_40.png"]
 
 
 def test_the_drawn_frames_become_a_page_also_without_pictures(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
+from raydet3d.evaluate import main as evaluate
+from raydet3d.reports.run_files import read_run
+from raydet3d.reports.run_report import render_runs
 from raydet3d.runtime import assemble
 from raydet3d.runtime.rescore import score_predictions
 from tests.kit.small_detector import write_project
@@ -27,16 +31,44 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path, dict
 
 def test_numbers_are_equal(scored: tuple[Config, Path, dict[str, float]]) -> None:
     cfg, saved, metrics = scored
-    again, _ = score_predictions(cfg, saved)
-    assert again == metrics
+    assert score_predictions(cfg, saved).metrics == metrics
     assert len(metrics) > 20
+
+
+def test_scored_predictions_have_a_report(
+    scored: tuple[Config, Path, dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cfg, saved, _ = scored
+    place = tmp_path / "work" / "analysis.json"
+
+    def score() -> str:
+        flags = [str(cfg.filename), "--predictions", str(saved), "--work-dir", str(place.parent)]
+        monkeypatch.setattr("sys.argv", ["evaluate", *flags])
+        assert evaluate() == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert score() == f"Analysis: {place}"
+    analysis = json.loads(place.read_bytes())
+    assert analysis["source"] == "found.npz"
+    page = render_runs([read_run(place.parent)])
+    for text in ("<h2>Precision and recall</h2>", "Pedestrian: AP by distance", "evaluation of found.npz"):
+        assert text in page
+    place.write_text(json.dumps(analysis | {"source": "older"}))
+    assert score() == f"Analysis: {place}"  # an equal score is renewed
+    assert json.loads(place.read_bytes()) == analysis
+    place.write_text(json.dumps(analysis | {"score": 99.0}))
+    assert "left as it is" in score()
+    assert json.loads(place.read_bytes())["score"] == 99
 
 
 def test_a_part_of_the_frames_may_be_scored(scored: tuple[Config, Path, dict[str, float]]) -> None:
     cfg, saved, metrics = scored
     part = cfg.copy()
     part["test_dataloader"]["dataset"]["indices"] = 2
-    assert set(score_predictions(part, saved)[0]) == set(metrics)
+    assert set(score_predictions(part, saved).metrics) == set(metrics)
 
 
 def test_missing_frames_and_other_classes_are_named(scored: tuple[Config, Path, dict[str, float]]) -> None:

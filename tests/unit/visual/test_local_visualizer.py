@@ -104,6 +104,26 @@ def test_points_in_the_colours_of_their_classes():
     assert has(drawn("lidar_seg", build(mask_color=[(1, 200, 200)] * 2), data=data), (1, 200, 200), 1)
 
 
+def test_mmdet3ds_arguments_change_the_picture():
+    """By position, as in MMDetection3D: colours by name, one for all classes; lines and texts on camera images."""
+
+    def build_with(color="b", text="w", width=3):
+        return Det3DLocalVisualizer(
+            "visualizer", None, None, 0, None, None, color, text, None, width, None, 0.8, 3, {"frameon": False}
+        )
+
+    def camera(**changes):
+        return drawn("mono_det", build_with(**changes), draw_gt=True)
+
+    plain, blue = camera(), (0, 0, 255)
+    assert has(plain[:, 604:], blue, 1)
+    assert has(camera(color=["g", "g", (1, 200, 200)])[:, 604:], (1, 200, 200), 1)
+    assert has(plain[:40], (255, 255, 255), 1)
+    assert not has(camera(text="r")[:40], (255, 255, 255), 1)
+    thick = camera(width=9)
+    assert (thick == blue).all(-1).sum() > 1.5 * (plain == blue).all(-1).sum()
+
+
 def test_points_with_colours_of_their_own():
     red = POINTS.clone()
     red[:, 3:] = torch.tensor([1.0, 0, 0])
