@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from raydet3d.metrics.analysis import (
 )
 from raydet3d.reports.page import Cell, Charts, Section, Table, Text
 from raydet3d.reports.svg_chart import Chart, Mark, Plot, Series, bar_chart, line_chart
+
+Colors: TypeAlias = Mapping[str, int | None]
 
 HOW = (
     "Precision-recall curves, AP by distance and points, confusion and calibration come with each validation by "
@@ -45,12 +47,13 @@ Sizes = Mapping[str, Sequence[float]]
 """Length, width and height by class, metres."""
 
 
-def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, Sizes]) -> list[Section]:
+def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, Sizes], colors: Colors) -> list[Section]:
     """Return the sections.
 
     Args:
         analyses: The analyses by the names of their runs.
         anchors: Sizes of the anchors of each class, for runs whose heads have them.
+        colors: Colours of all runs of the page (`run_colors`), of those without an analysis too.
     """
     if not analyses:
         return [Section("Detections", [Text([HOW])])]
@@ -59,12 +62,12 @@ def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, S
         for name, one in analyses.items()
     ]
     return [
-        Section("Precision and recall", [Text(where), Charts(_pr_charts(analyses))]),
+        Section("Precision and recall", [Text(where), Charts(_pr_charts(analyses, colors))]),
         Section(
             "AP by distance and number of points",
             [
-                Charts(_group_charts(analyses, "distance", "distance from the sensor, metres")),
-                Charts(_group_charts(analyses, "points", "points on the object")),
+                Charts(_group_charts(analyses, "distance", "distance from the sensor, metres", colors)),
+                Charts(_group_charts(analyses, "points", "points on the object", colors)),
                 Text(
                     [
                         "AP is the mean over 40 recalls of the greatest precision at that recall or above. By "
@@ -91,14 +94,17 @@ def detection_sections(analyses: Mapping[str, Analysis], anchors: Mapping[str, S
         Section(
             "Places and sizes of the boxes",
             [
-                Charts(_tolerance_charts(analyses)),
+                Charts(_tolerance_charts(analyses, colors)),
                 TOLERANCE,
-                Charts(_offset_charts(analyses)),
+                Charts(_offset_charts(analyses, colors)),
                 _error_table(analyses),
                 _size_table(analyses, anchors),
             ],
         ),
-        Section("Scores and calibration", [Charts(_calibration_charts(analyses)), Charts(_score_charts(analyses))]),
+        Section(
+            "Scores and calibration",
+            [Charts(_calibration_charts(analyses, colors)), Charts(_score_charts(analyses, colors))],
+        ),
     ]
 
 
@@ -109,18 +115,18 @@ def _origin(analysis: Analysis) -> str:
     return f"evaluation of {analysis.get('source') or 'a model'}"
 
 
-def _pr_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+def _pr_charts(analyses: Mapping[str, Analysis], colors: Colors) -> list[Chart | None]:
     charts = []
     for category in _categories(analyses):
         series = []
         for name, one in analyses.items():
             curves = [curve for curve in one["curves"] if curve["category"] == category]
-            if len(analyses) > 1:  # one level each: KITTI's moderate, nuScenes' 2 m
+            if len(colors) > 1:  # one level each: KITTI's moderate, nuScenes' 2 m
                 usual = [curve for curve in curves if curve["level"] in ("moderate", "2 m")]
                 curves = (usual or curves)[:1]
             for curve in curves:
-                label = f"{f'{name}: ' if len(analyses) > 1 else ''}{curve['level']}, AP {curve['ap']:.2f}"
-                series.append(Series(label, curve["recall"], curve["precision"]))
+                label = f"{f'{name}: ' if len(colors) > 1 else ''}{curve['level']}, AP {curve['ap']:.2f}"
+                series.append(Series(label, curve["recall"], curve["precision"], color=colors[name]))
         charts.append(line_chart(category, series, x_label="recall", x_range=(0, 1), y_range=(0, 1)))
     return charts
 
@@ -138,11 +144,12 @@ def _group_name(group: Group, key: str) -> str:
 
 
 def _group_charts(
-    analyses: Mapping[str, Analysis], key: Literal["distance", "points"], label: str
+    analyses: Mapping[str, Analysis], key: Literal["distance", "points"], label: str, colors: Colors
 ) -> list[Chart | None]:
     charts = []
     for category in _categories(analyses):
-        own = {name: [g for g in one[key] if g["category"] == category] for name, one in analyses.items()}
+        given = {name: [g for g in one[key] if g["category"] == category] for name, one in analyses.items()}
+        own = {name: groups for name, groups in given.items() if groups}
         lows = sorted({group["low"] for groups in own.values() for group in groups})
         names = {g["low"]: _group_name(g, key) for groups in own.values() for g in groups}
         series = []
@@ -154,7 +161,8 @@ def _group_charts(
             ]
             series.append((name, [found[low]["ap"] if low in found else None for low in lows], tips))
         title = f"{category}: AP by {key}"
-        charts.append(bar_chart(title, [names[low] for low in lows], series, x_label=label, y_range=(0, 100)))
+        inks = [color for name in own if (color := colors[name]) is not None]
+        charts.append(bar_chart(title, [names[low] for low in lows], series, inks, x_label=label, y_range=(0, 100)))
     return charts
 
 
@@ -177,12 +185,12 @@ def _confusion_table(name: str, analysis: Analysis) -> Table:
     )
 
 
-def _tolerance_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+def _tolerance_charts(analyses: Mapping[str, Analysis], colors: Colors) -> list[Chart | None]:
     """Draw the classes of one run beside each other; of several runs, a chart for each class."""
     values = {(run, one["category"]): one["ap"] for run, found in analyses.items() for one in found["tolerance"]}
     groups: dict[str, list[tuple[str, list[float]]]] = {}
     for (run, category), ap in values.items():
-        title, name = (category, run) if len(analyses) > 1 else ("All classes", category)
+        title, name = (category, run) if len(colors) > 1 else ("All classes", category)
         groups.setdefault(f"{title}: AP by distance between centres", []).append((name, ap))
     names = [f"{limit:g}" for limit in TOLERANCES_M]
     return [
@@ -193,6 +201,7 @@ def _tolerance_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
                 (name, ap, [f"{name}, up to {at} m: AP {v:.2f}" for at, v in zip(names, ap, strict=True)])
                 for name, ap in some
             ],
+            [color for name, _ in some if (color := colors.get(name)) is not None],
             x_label="distance up to which a detection is true, metres",
             y_range=(0, 100),
         )
@@ -200,9 +209,9 @@ def _tolerance_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
     ]
 
 
-def _offset_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+def _offset_charts(analyses: Mapping[str, Analysis], colors: Colors) -> list[Chart | None]:
     """Draw offsets by axis: of one run, of each class; of several, of all classes together."""
-    single = len(analyses) == 1
+    single = len(colors) == 1
     parts: dict[str, list[BoxError]] = {}
     for run, one in analyses.items():
         for error in one["errors"]:
@@ -213,7 +222,7 @@ def _offset_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
         series = []
         for name, errors in parts.items():
             counts = np.sum([error["offsets"][axis] for error in errors], 0)
-            series.append(Series(name, middle, 100 * counts / max(counts.sum(), 1)))
+            series.append(Series(name, middle, 100 * counts / max(counts.sum(), 1), color=colors.get(name)))
         charts.append(
             line_chart(
                 f"Offset of the boxes {title}, % of the pairs",
@@ -269,7 +278,7 @@ def _error_table(analyses: Mapping[str, Analysis]) -> Table:
     )
 
 
-def _calibration_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+def _calibration_charts(analyses: Mapping[str, Analysis], colors: Colors) -> list[Chart | None]:
     charts = []
     for category in dict.fromkeys(bins["category"] for one in analyses.values() for bins in one["scores"]):
         series = []
@@ -278,9 +287,10 @@ def _calibration_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
                 parts = calibration(bins) if bins["category"] == category else []
                 if parts:
                     scores, shares, _ = zip(*parts, strict=True)
-                    label = f"{name}, calibration error {calibration_error(bins):.3f}"
-                    series.append(Series(label, scores, shares, points=True))
-        note = series[0].name if len(series) == 1 else ""
+                    owner = f"{name}, " if len(colors) > 1 else ""
+                    label = f"{owner}calibration error {calibration_error(bins):.3f}"
+                    series.append(Series(label, scores, shares, color=colors[name], points=True))
+        note = series[0].name if len(colors) == 1 and series else ""
         charts.append(
             line_chart(
                 f"{category}: precision by score",
@@ -295,14 +305,14 @@ def _calibration_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
     return charts
 
 
-def _score_charts(analyses: Mapping[str, Analysis]) -> list[Chart | None]:
+def _score_charts(analyses: Mapping[str, Analysis], colors: Colors) -> list[Chart | None]:
     """Draw true and false detections by score, stacked, for each run and class."""
     charts: list[Chart | None] = []
     for name, one in analyses.items():
         for bins in one["scores"]:
             highest = max(map(sum, zip(bins["true"], bins["false"], strict=True)))
             if highest:
-                title = f"{bins['category']}: detections by score" + (f" ({name})" if len(analyses) > 1 else "")
+                title = f"{bins['category']}: detections by score" + (f" ({name})" if len(colors) > 1 else "")
                 charts.append(_stacked(title, bins["true"], bins["false"], highest))
     return charts
 

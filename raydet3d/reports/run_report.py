@@ -19,12 +19,13 @@ from raydet3d.reports.detection_sections import detection_sections
 from raydet3d.reports.diagnosis import class_anchors, data_share, find
 from raydet3d.reports.page import Cell, Charts, Code, Pictures, Section, Table, Text, format_cell, render_page
 from raydet3d.reports.run_files import RunFiles, is_less_better, leaves
-from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart
+from raydet3d.reports.svg_chart import Chart, Floats, Mark, Series, line_chart, run_colors
 
 DOTS, LONG = 60, 2000  # curves with fewer values have dots; those with more have a moving mean
 LOSS_PARTS = 12  # losses drawn besides their sum
 MANY_METRICS = 12  # up to so many metrics are all headline metrics
-MANY_KEYS = 20  # a longer table of differences is folded
+LONG_NAME = 40  # a longer name of a metric is cut to its last part in the summary
+MANY_KEYS = 20  # of a longer table of differences, the rest is folded
 NUM_PICTURES, PICTURE_WIDTH = 6, 900
 OWN_FILE, BASE = "the config file", "the base config"
 _SAME = ("work_dir", "resume", "launcher")  # keys that differ between any two runs
@@ -41,7 +42,7 @@ def render_runs(runs: Sequence[RunFiles]) -> str:
         subtitle = str(runs[0].location)
         return render_page(f"Run {runs[0].name}", subtitle, run_sections(runs[0]))
     sections = [
-        Section("Config keys that differ", [_differing_keys(named)]),
+        Section("Config keys that differ", _differing_keys(named)),
         Section("Summary", [_summary(named)]),
         Section("What stands out", [Text(_all_findings(named), as_list=True)]),
         Section("Scores", [Charts(_score_charts(named)), *_score_tables(named)]),
@@ -72,7 +73,8 @@ def run_sections(run: RunFiles) -> list[Section]:
 
 def _detections(named: Mapping[str, RunFiles]) -> list[Section]:
     analyses = {name: run.analysis for name, run in named.items() if run.analysis is not None}
-    return detection_sections(analyses, {name: class_anchors(run) for name, run in named.items()})
+    anchors = {name: class_anchors(run) for name, run in named.items()}
+    return detection_sections(analyses, anchors, run_colors(named))
 
 
 def _names(runs: Sequence[RunFiles]) -> dict[str, RunFiles]:
@@ -135,12 +137,15 @@ def _difference_tables(differences: Mapping[str, Sequence[Difference]], note: st
     return [*tables, Text([note])]
 
 
-def _differing_keys(named: Mapping[str, RunFiles]) -> Table | Text:
+def _differing_keys(named: Mapping[str, RunFiles]) -> list[Table | Text]:
     values = {name: leaves({k: v for k, v in run.config.items() if k not in _SAME}) for name, run in named.items()}
     keys = dict.fromkeys(key for found in values.values() for key in found)
     differing = [key for key in keys if len({found.get(key) for found in values.values()}) > 1]
     rows = [[key, *(values[name].get(key, "absent") for name in named)] for key in differing]
-    return Table(["key", *named], rows) if rows else Text(["The configs are equal."])
+    if not rows:
+        return [Text(["The configs are equal."])]
+    head, rest = ["key", *named], rows[MANY_KEYS:]
+    return [Table(head, rows[:MANY_KEYS]), Table(head, rest, f"{len(rest)} further keys", is_folded=True)]
 
 
 # ------------------------------------------------------------------------------------------------- summary, scores
@@ -172,7 +177,8 @@ def best_value(run: RunFiles, name: str) -> tuple[float, float] | None:
 
 def _summary(named: Mapping[str, RunFiles]) -> Table:
     columns = [_facts(run) for run in named.values()]
-    keys = dict.fromkeys(key for column in columns for key in column)
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    keys.sort(key=lambda key: not key.startswith(("state", "best ")))  # scores of any run before the rest
     rows = [[key, *(column.get(key) for column in columns)] for key in keys]
     # As text: a column of texts and numbers is read more easily with one alignment.
     held = [list(map(format_cell, row)) for row in rows if any(value not in (None, "") for value in row[1:])]
@@ -186,13 +192,15 @@ def _facts(run: RunFiles) -> dict[str, Cell]:
     share = data_share(run)
     seeds = [manifest.seed for manifest in run.manifests[-1:]]
     state = "finished" if run.is_finished else "not finished"
+    reached = [int(part["iter"][-1]) for part in (train, run.scalars.get("val", {})) if "iter" in part]
     found: dict[str, Cell] = {"state": state if run.starts or run.scalars or run.manifests else "evaluated only"}
     for name in headline(run)[:3]:
         best = best_value(run, name)
         unit = "epoch" if _is_by_epoch([run]) else "iteration"
-        found[f"best {name}"] = None if best is None else f"{best[0]:.5g} at {unit} {best[1]:g}"
+        title = name if len(name) <= LONG_NAME else name.rsplit("/", 1)[-1]
+        found[f"best {title}"] = None if best is None else f"{best[0]:.5g} at {unit} {best[1]:g}"
     return found | {
-        "iterations": int(train["iter"][-1]) if "iter" in train else None,
+        "iterations": max(reached, default=None),
         "epoch": int(train["epoch"][-1]) if "epoch" in train else None,
         "restarts": len(run.restarts),
         "iterations done twice": sum(start.get("redone", 0) for start in run.starts),
@@ -246,13 +254,12 @@ def _score_tables(named: Mapping[str, RunFiles]) -> list[Table]:
 
 def _score_charts(named: Mapping[str, RunFiles]) -> list[Chart | None]:
     charts = []
+    colors = run_colors(named)
     for name in list(dict.fromkeys(name for run in named.values() for name in headline(run)))[:MANY_METRICS]:
         series = [
-            Series(
-                title, run.scalars["val"]["step"], run.scalars["val"][name], points=len(run.scalars["val"][name]) < DOTS
-            )
+            Series(title, val["step"], val[name], color=colors[title], points=len(val[name]) < DOTS)
             for title, run in named.items()
-            if name in run.scalars.get("val", {})
+            if name in (val := run.scalars.get("val", {}))
         ]
         title = name.rsplit("/", 1)[-1]
         charts.append(line_chart(title, series, x_label="epoch" if _is_by_epoch(named.values()) else "iteration"))
@@ -331,13 +338,14 @@ def _curves_of_several(named: Mapping[str, RunFiles]) -> list[Chart | None]:
         "time": "Seconds per iteration",
         "data_time": "Seconds waiting for data per iteration",
     }
+    colors = run_colors(named)
     return [
         line_chart(
             title,
             [
-                Series(name, run.scalars["train"]["iter"], run.scalars["train"][key])
+                Series(name, train["iter"], train[key], color=colors[name])
                 for name, run in named.items()
-                if key in run.scalars.get("train", {})
+                if key in (train := run.scalars.get("train", {}))
             ],
             log_y=key in ("loss", "grad_norm"),
         )

@@ -264,13 +264,15 @@ def line_chart(
         color = one.color if one.color is not None else place % NUM_COLORS + 1
         plot.add_curve(one, color)
         legend.append((color, one.name))
-    return Chart(title, plot.svg(title), legend if len(legend) > 1 else [], note)
+    is_named = len(legend) > 1 or any(one.color for one in series)  # a colour of its own stands for something
+    return Chart(title, plot.svg(title), legend if is_named else [], note)
 
 
 def bar_chart(
     title: str,
     names: Sequence[str],
     series: Sequence[tuple[str, Sequence[float | None], Sequence[str]]],
+    colors: Sequence[int] = (),
     *,
     x_label: str = "",
     y_range: tuple[float, float] | None = None,
@@ -282,6 +284,7 @@ def bar_chart(
         title: Title.
         names: Name of each group.
         series: Name, a value for each group (None where there is none), and a tooltip for each.
+        colors: Colour of each of the series; by place by default.
         x_label: Below the x axis.
         y_range: Least and greatest y; from 0 to the greatest value by default.
         note: A sentence below the chart.
@@ -291,12 +294,19 @@ def bar_chart(
         return None
     plot = Plot((-0.5, len(names) - 0.5), y_range or (0, max(*values, 1e-9)), x_label=x_label, x_names=names)
     width = 0.8 / len(series)
+    inks = colors or [number % NUM_COLORS + 1 for number in range(len(series))]
     for number, (_, some, tips) in enumerate(series):
         for place, (value, tip) in enumerate(zip(some, tips, strict=True)):
             if value is not None:
-                plot.add_bar(place - 0.4 + number * width, width, 0, value, number % NUM_COLORS + 1, tip)
-    legend = [(number % NUM_COLORS + 1, name) for number, (name, *_) in enumerate(series)]
-    return Chart(title, plot.svg(title), legend if len(legend) > 1 else [], note)
+                plot.add_bar(place - 0.4 + number * width, width, 0, value, inks[number], tip)
+    legend = [(ink, name) for ink, (name, *_) in zip(inks, series, strict=True)]
+    return Chart(title, plot.svg(title), legend if len(legend) > 1 or colors else [], note)
+
+
+def run_colors(names: Iterable[str]) -> dict[str, int | None]:
+    """Return a colour for each of several runs, for all charts; None for a single run, which needs no legend."""
+    found = list(names)
+    return {name: place % NUM_COLORS + 1 if len(found) > 1 else None for place, name in enumerate(found)}
 
 
 def thin(x: Floats, y: Floats, columns: int) -> tuple[Floats, Floats]:
@@ -321,10 +331,14 @@ def thin(x: Floats, y: Floats, columns: int) -> tuple[Floats, Floats]:
 
 
 def ticks(low: float, high: float, count: int = 5, *, log: bool = False) -> list[float]:
-    """Return round numbers between two ends; with `log`, whole exponents where there are enough of them."""
+    """Return round numbers between two ends; with `log`, exponents of 1, 2 and 5 times powers of ten if enough fit."""
     if log and high - low >= 2:
         step = math.ceil((high - low) / count)
         return [float(value) for value in range(math.ceil(low), math.floor(high) + 1, step)]
+    powers = range(math.floor(low), math.floor(high) + 1) if log else ()
+    steps = [exponent for power in powers for exponent in (power, power + math.log10(2), power + math.log10(5))]
+    if len(inside := [exponent for exponent in steps if low <= exponent <= high]) > 2:
+        return inside
     if log:
         return [math.log10(value) for value in ticks(10**low, 10**high, count) if value > 0]
     raw = (high - low) / count

@@ -187,8 +187,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, view: View, origin: Sequence[float], l
 def _grid(view: View) -> Array:
     """Return the background with grid lines at round metres."""
     width, height = view.size
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = BACKGROUND
+    canvas = np.array(Image.new("RGB", (width, height), BACKGROUND))
     for x in _ticks(view.x, view):
         canvas[min(int((view.x[1] - x) * view.scale), height - 1)] = GRID
     for y in _ticks(view.y, view):
@@ -246,12 +245,16 @@ def _add_points(canvas: Array, points: Array, view: View, colors: Array, size: i
     place = np.floor(view.pixels(points[:, :2])).astype(int)
     inside = ((place >= 0) & (place < np.array(view.size))).all(1)
     place, colors = place[inside], colors[inside]
-    limit = np.array(view.size) - 1
+    width, height = view.size
     dot = range(size if size is not None else 1 if view.scale < 8 else 2 if view.scale < 20 else 3)
+    shown = np.full(width * height, -1, np.int32)  # number of the point that each pixel shows: quicker than its colour
+    numbers = np.arange(len(place), dtype=np.int32)
+    column, row = place.T
     for right in dot:
         for down in dot:
-            column, row = np.minimum(place + np.array([right, down]), limit).T
-            canvas[row, column] = colors
+            shown[np.minimum(row + down, height - 1) * width + np.minimum(column + right, width - 1)] = numbers
+    covered = np.flatnonzero(shown >= 0)
+    canvas.reshape(-1, 3)[covered] = colors[shown[covered]]
 
 
 def _add_boxes(

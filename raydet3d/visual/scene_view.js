@@ -69,8 +69,8 @@ function pick(left, top) {
 function resetView() {
   const [[x0, x1], [y0, y1]] = frame.points.extent;
   const size = Math.min(Math.max(x1 - x0, y1 - y0, 20), 150);
-  Object.assign(view, { yaw: 0, pitch: 0.6, isOrtho: false, distance: size,
-    center: [(x0 + x1) / 2, (y0 + y1) / 2, frame.points.heights[1]] });
+  Object.assign(view, { yaw: 0, pitch: 0.6, isOrtho: false, distance: 1.1 * size,
+    center: [x0 + 0.45 * (x1 - x0), (y0 + y1) / 2, frame.points.heights[1]] });
   requestDraw();
 }
 
@@ -328,7 +328,7 @@ function drawRingTexts(ratio) {
   let last = null;
   for (const radius of RINGS) {
     const place = project([radius, 0, frame.points.heights[1]]);
-    if (!place || (last && Math.hypot(place[0] - last[0], place[1] - last[1]) < 34)) continue;
+    if (!place || place[1] < 16 || (last && Math.hypot(place[0] - last[0], place[1] - last[1]) < 34)) continue;
     context.strokeText(`${radius} m`, place[0], place[1] - 3);
     context.fillText(`${radius} m`, place[0], place[1] - 3);
     last = place;

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from raydet3d.config import Config
 from raydet3d.hooks import Det3DVisualizationHook
 from raydet3d.runtime import assemble
 from raydet3d.visual import Det3DLocalVisualizer
+from tests.benchmarks.bench_scene import sweep
 
 
 class Stopwatch:
@@ -72,7 +74,7 @@ def train(config: str, folder: str, epochs: int, hook: dict[str, Any]) -> Stopwa
 def draw_picture(num_points: int = 120_000, repeat: int = 5) -> float:
     """Return the least CPU seconds of a picture of a dense cloud with boxes and a camera image."""
     rng = np.random.default_rng(0)
-    points = rng.normal(0, [25, 25, 0.8, 0.3], (num_points, 4)).astype(np.float32)
+    points = sweep(num_points)
     boxes = np.column_stack(
         [rng.uniform([5, -20, -1.7], [60, 20, -1.7], (30, 3)), np.tile([3.9, 1.6, 1.5, 0.3], (30, 1))]
     )
@@ -82,7 +84,8 @@ def draw_picture(num_points: int = 120_000, repeat: int = 5) -> float:
         "pred_instances_3d": {"bboxes_3d": boxes, "labels_3d": labels, "scores_3d": scores},
         "lidar2img": np.array([[620.0, -720, 0, 0], [187, 0, -720, 0], [1, 0, 0, 0]]),
     }
-    inputs = {"points": points, "img": rng.integers(0, 255, (375, 1242, 3), np.uint8)}
+    image = np.asarray(Image.fromarray(rng.integers(0, 255, (24, 78, 3), np.uint8)).resize((1242, 375)))
+    inputs = {"points": points, "img": image}
     costs = []
     with tempfile.TemporaryDirectory() as folder:
         visualizer = Det3DLocalVisualizer(vis_backends=[{"type": "LocalVisBackend"}], save_dir=folder)

@@ -155,6 +155,35 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "y/run" in page
 
 
+def test_a_run_of_a_comparison_has_its_colour_and_name_in_every_chart(tmp_path: Path) -> None:
+    """Also where the others have no values: the second run's own metric and class are drawn in its colour."""
+    bins = {"true": [0] * 19 + [3], "false": [0] * 19 + [1], "mean": [0.0] * 19 + [0.97]}
+    for name, metric in (("a", "first/AP"), ("b", "second/AP")):
+        train = {"lr": 0.1, "loss": 2.0, "step": 5, "mode": "train", "iter": 5}
+        val = {metric: 0.5, "step": 5, "mode": "val", "iter": 7}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scalars.json").write_text(f"{json.dumps(train)}\n{json.dumps(val)}\n")
+    analysis = {
+        **{"title": "by hand", "frames": 1, "score_name": "AP", "score": 0.5, "iter": 5, "errors": []},
+        "curves": [{"category": "Car", "level": "2 m", "ap": 50.0, "recall": [0, 1], "precision": [1, 0]}],
+        "distance": [{"category": "Car", "low": 0.0, "high": 10.0, "objects": 2, "ap": 50.0}],
+        "points": [],
+        "confusion": {"classes": ["Car"], "counts": [[2, 0], [0, 0]], "threshold": 0.5},
+        "scores": [{"category": "Car", **bins}],
+    }
+    (tmp_path / "b" / "analysis.json").write_text(json.dumps(analysis))
+    page = render_runs([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+    charts = dict(re.findall(r"<figure class=\"panel\"><h3>(.*?)</h3>(.*?)</figure>", page, re.DOTALL))
+    used = {
+        title: set(re.findall(r"\b[cf](\d)\b", charts[title]))
+        for title in ("AP", "Car", "Car: AP by distance", "Car: precision by score", "Loss")
+    }
+    assert used.pop("Loss") == {"1", "2"}
+    assert set(map(frozenset, used.values())) == {frozenset("2")}
+    assert all('<span class="swatch f2"></span>b' in charts[title] for title in used)
+    assert Cells(page).row("iterations") == ["7", "7"]
+
+
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     line = {"lr": 0.1, "<script>loss": 2.0, "loss": 1.0, "step": 5, "mode": "train", "iter": 5}
     start = {"from": 0, "redone": 0, "run": "r", "why": ""}

@@ -104,6 +104,14 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     assert len(set(np.diff(found).round(12))) <= 2
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.09, 1.4, [0.1, 0.2, 0.5, 1]), (0.85, 2.7, [1, 1.5, 2, 2.5]), (1e-4, 3, [1e-4, 1e-3, 0.01, 0.1, 1])],
+)
+def test_ticks_of_a_logarithmic_scale(low: float, high: float, expected: list[float]) -> None:
+    assert [10**value for value in ticks(np.log10(low), np.log10(high), log=True)] == pytest.approx(expected)
+
+
 def test_names_are_escaped() -> None:
     chart = line_chart("<b>", [Series("<i>&", [0, 1], [1, 2], points=True)], x_label="<u>")
     assert chart is not None
