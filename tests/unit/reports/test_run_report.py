@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raydet3d.metrics.analysis import TOLERANCES_M
 from raydet3d.reports.run_files import read_run
 from raydet3d.reports.run_report import best_value, config_differences, headline, moving_mean, render_runs
 from raydet3d.runtime import assemble
@@ -170,13 +171,18 @@ def test_a_run_of_a_comparison_has_its_colour_and_name_in_every_chart(tmp_path: 
         "points": [],
         "confusion": {"classes": ["Car"], "counts": [[2, 0], [0, 0]], "threshold": 0.5},
         "scores": [{"category": "Car", **bins}],
+        "tolerance": [{"category": "Car", "ap": [50.0] * len(TOLERANCES_M)}],
+        "sizes": [],
     }
     (tmp_path / "b" / "analysis.json").write_text(json.dumps(analysis))
     page = render_runs([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
     charts = dict(re.findall(r"<figure class=\"panel\"><h3>(.*?)</h3>(.*?)</figure>", page, re.DOTALL))
     used = {
         title: set(re.findall(r"\b[cf](\d)\b", charts[title]))
-        for title in ("AP", "Car", "Car: AP by distance", "Car: precision by score", "Loss")
+        for title in (
+            *("AP", "Loss", "Car", "Car: AP by distance", "Car: AP by distance between centres"),
+            "Car: precision by score",
+        )
     }
     assert used.pop("Loss") == {"1", "2"}
     assert set(map(frozenset, used.values())) == {frozenset("2")}
