@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TypedDict
+from typing import TypedDict, cast
 
 ANALYSIS = "analysis.json"
 
@@ -14,6 +14,7 @@ class ScoredAnalysis(TypedDict, total=False):
 
     score_name: str
     score: float
+    run: str | None
 
 
 def renewed_analysis(before: bytes, analysis: ScoredAnalysis, *, run: str | None, **about: str | int) -> bytes | None:
@@ -27,10 +28,10 @@ def renewed_analysis(before: bytes, analysis: ScoredAnalysis, *, run: str | None
         run: Name of the run that trains; None for an evaluation on its own.
         **about: Further entries: what was evaluated.
     """
-    old: ScoredAnalysis = {}
+    found: object = None
     with suppress(ValueError):
         found = json.loads(before)
-        old = found if isinstance(found, dict) else old
+    old = cast(ScoredAnalysis, found) if isinstance(found, dict) else ScoredAnalysis()
     is_comparable = old.get("run") == run if run else old.get("score_name") == analysis.get("score_name")
     best = old.get("score")
     if is_comparable and isinstance(best, int | float) and best > analysis["score"]:
