@@ -48,7 +48,7 @@ def test_scored_predictions_have_a_report(
         flags = [str(cfg.filename), "--predictions", str(saved), "--work-dir", str(place.parent)]
         monkeypatch.setattr("sys.argv", ["evaluate", *flags])
         assert evaluate() == 0
-        return capsys.readouterr().out.splitlines()[0]
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Analysis: "))
 
     assert score() == f"Analysis: {place}"
     analysis = json.loads(place.read_bytes())
@@ -59,9 +59,9 @@ def test_scored_predictions_have_a_report(
     place.write_text(json.dumps(analysis | {"source": "older"}))
     assert score() == f"Analysis: {place}"  # an equal score is renewed
     assert json.loads(place.read_bytes()) == analysis
-    place.write_text(json.dumps(analysis | {"score": 99.0}))
+    place.write_text(json.dumps(analysis | {"score": 101.0}))
     assert "left as it is" in score()
-    assert json.loads(place.read_bytes())["score"] == 99
+    assert json.loads(place.read_bytes())["score"] == 101
 
 
 def test_a_part_of_the_frames_may_be_scored(scored: tuple[Config, Path, dict[str, float]]) -> None:
