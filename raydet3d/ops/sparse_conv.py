@@ -45,6 +45,11 @@ class SparseConvPairs:
     num_outputs: int
     identity: int | None = None
 
+    @property
+    def num_positions(self) -> int:
+        """K."""
+        return len(self.inputs)
+
     @cached_property
     def transposed(self) -> SparseConvPairs:
         """The pairs of the inverse convolution, from outputs to inputs."""

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from raydet3d.errors import InputError
 from raydet3d.ops.sparse_conv import SparseConvPairs, Triple, sparse_conv, strided_pairs, submanifold_pairs
+from raydet3d.ops.spconv_backend import Kind, SpconvOutput, SpconvPairs, can_use_spconv, check_spconv, spconv_conv
 from raydet3d.registry import MODELS
 
 
@@ -29,11 +30,13 @@ class ActiveCells:
         indices: (N, 4) batch, z, y, x.
         spatial_shape: (D, H, W).
         pairs: Pairs of convolutions, with the cells that they lead to.
+        spconv_pairs: Pairs of submanifold convolutions by spconv.
     """
 
     indices: Tensor
     spatial_shape: Triple
     pairs: dict[tuple[Triple, ...], tuple[SparseConvPairs, ActiveCells]] = field(default_factory=dict)
+    spconv_pairs: dict[tuple[Triple, ...], SpconvPairs] = field(default_factory=dict)
 
     def submanifold(self, kernel_size: Triple, dilation: Triple) -> tuple[SparseConvPairs, ActiveCells]:
         """Return the pairs of a submanifold convolution, and these cells."""
@@ -63,14 +66,24 @@ class SparseConvTensor:
         indices: (N, 4) distinct batch, z, y, x.
         spatial_shape: (D, H, W).
         batch_size: B.
+        backend: What convolves it and all that follows from it: "torch", or "spconv" where that is installed.
     """
 
-    def __init__(self, features: Tensor, indices: Tensor, spatial_shape: Sequence[int], batch_size: int) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        indices: Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        *,
+        backend: str = "torch",
+    ) -> None:
         depth, height, width = spatial_shape
+        self.backend = backend
         self.features = features
         self.cells = ActiveCells(indices, (depth, height, width))
         self.batch_size = batch_size
-        self.indice_dict: dict[str, tuple[SparseConvPairs, ActiveCells]] = {}
+        self.indice_dict: dict[str, tuple[SparseConvPairs | SpconvPairs, ActiveCells]] = {}
 
     @property
     def indices(self) -> Tensor:
@@ -87,6 +100,7 @@ class SparseConvTensor:
         other = SparseConvTensor.__new__(SparseConvTensor)
         other.features, other.batch_size, other.indice_dict = features, self.batch_size, self.indice_dict
         other.cells = self.cells if cells is None else cells
+        other.backend = self.backend
         return other
 
     def dense(self) -> Tensor:
@@ -157,8 +171,31 @@ class _SparseConvolution(nn.Module):
 
     def forward(self, x: SparseConvTensor) -> SparseConvTensor:
         """Convolve."""
+        # It reads weights of a single position in another layout.
+        if x.backend == "spconv" and math.prod(self.kernel_size) > 1 and can_use_spconv(x.features):
+            return self.forward_spconv(x)
         pairs, cells = self.find_pairs(x)
         return x.replace_feature(sparse_conv(x.features, self.weight.flatten(0, 2), pairs, self.bias), cells)
+
+    def forward_spconv(self, x: SparseConvTensor) -> SparseConvTensor:
+        """Convolve with spconv."""
+        raise NotImplementedError
+
+    def run_spconv(self, kind: Kind, x: SparseConvTensor, pairs: SpconvPairs | None = None) -> SpconvOutput:
+        """Call spconv with this layer's weights and settings."""
+        return spconv_conv(
+            kind,
+            x.features,
+            self.weight,
+            self.bias,
+            x.indices,
+            x.spatial_shape,
+            x.batch_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            pairs=pairs,
+        )
 
     def adapt_weight(self, weight: Tensor) -> Tensor:
         """Return a weight of spconv 2's layout (C_out, kd, kh, kw, C_in) in this one's; others as they are."""
@@ -187,6 +224,13 @@ class SubMConv3d(_SparseConvolution):
     def find_pairs(self, x: SparseConvTensor) -> tuple[SparseConvPairs, ActiveCells]:
         return x.cells.submanifold(self.kernel_size, self.dilation)
 
+    @override
+    def forward_spconv(self, x: SparseConvTensor) -> SparseConvTensor:
+        shared, key = x.cells.spconv_pairs, (self.kernel_size, self.dilation)
+        out = self.run_spconv("submanifold", x, shared.get(key))
+        shared[key] = out.pairs
+        return x.replace_feature(out.features)
+
 
 @MODELS.register_module()
 class SparseConv3d(_SparseConvolution):
@@ -198,6 +242,13 @@ class SparseConv3d(_SparseConvolution):
         if self.indice_key is not None:
             x.indice_dict[self.indice_key] = pairs, x.cells
         return pairs, cells
+
+    @override
+    def forward_spconv(self, x: SparseConvTensor) -> SparseConvTensor:
+        out = self.run_spconv("strided", x)
+        if self.indice_key is not None:
+            x.indice_dict[self.indice_key] = out.pairs, x.cells
+        return x.replace_feature(out.features, ActiveCells(out.indices, out.spatial_shape))
 
 
 @MODELS.register_module()
@@ -222,18 +273,30 @@ class SparseInverseConv3d(_SparseConvolution):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key)
 
-    @override
-    def find_pairs(self, x: SparseConvTensor) -> tuple[SparseConvPairs, ActiveCells]:
+    def find_counterpart(self, x: SparseConvTensor) -> tuple[SparseConvPairs | SpconvPairs, ActiveCells]:
+        """Return the pairs of the strided convolution and the cells of its input."""
         assert self.indice_key is not None
         if self.indice_key not in x.indice_dict:
             raise InputError(f"SparseInverseConv3d: no convolution with indice_key={self.indice_key!r} came before")
         pairs, cells = x.indice_dict[self.indice_key]
-        if len(pairs.inputs) != math.prod(self.kernel_size):
+        if pairs.num_positions != math.prod(self.kernel_size):
             raise InputError(
                 f"SparseInverseConv3d: kernel_size={self.kernel_size} is not that of {self.indice_key!r}, whose kernel "
-                f"has {len(pairs.inputs)} positions"
+                f"has {pairs.num_positions} positions"
             )
+        return pairs, cells
+
+    @override
+    def find_pairs(self, x: SparseConvTensor) -> tuple[SparseConvPairs, ActiveCells]:
+        pairs, cells = self.find_counterpart(x)
+        assert isinstance(pairs, SparseConvPairs)
         return pairs.transposed, cells
+
+    @override
+    def forward_spconv(self, x: SparseConvTensor) -> SparseConvTensor:
+        pairs, cells = self.find_counterpart(x)
+        assert isinstance(pairs, SpconvPairs)
+        return x.replace_feature(self.run_spconv("inverse", x, pairs).features, cells)
 
 
 class SparseSequential(nn.Sequential):
@@ -247,6 +310,14 @@ class SparseSequential(nn.Sequential):
             else:
                 x = x.replace_feature(apply_to_features(module, x.features))
         return x
+
+
+def check_backend(owner: str, backend: str) -> None:
+    """Raise `InputError` unless a back end is known and installed."""
+    if backend not in ("torch", "spconv"):
+        raise InputError(f"{owner}: backend must be 'torch' or 'spconv', got {backend!r}")
+    if backend == "spconv":
+        check_spconv(owner)
 
 
 def apply_to_features(module: nn.Module, features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raydet3d.config import ConfigValue
 from raydet3d.errors import InputError
 from raydet3d.models.layers.sparse_block import SparseBasicBlock, make_sparse_convmodule
-from raydet3d.models.layers.sparse_conv3d import SparseConvTensor, SparseSequential
+from raydet3d.models.layers.sparse_conv3d import SparseConvTensor, SparseSequential, check_backend
 from raydet3d.registry import MODELS
 
 Paddings = Sequence[int | Sequence[int]]
@@ -35,6 +35,7 @@ class SparseEncoder(nn.Module):
         block_type: "conv_module" (each stage but the first begins with a strided convolution) or "basicblock" (each
             stage but the last ends with one, after residual blocks).
         return_middle_feats: Return the sparse output of each stage as well.
+        backend: What convolves: "torch", or "spconv" (on a GPU) where that is installed. Weights are the same.
     """
 
     def __init__(
@@ -49,8 +50,11 @@ class SparseEncoder(nn.Module):
         encoder_paddings: Sequence[Paddings] = ((1,), (1, 1, 1), (1, 1, 1), ((0, 1, 1), 1, 1)),
         block_type: str = "conv_module",
         return_middle_feats: bool = False,
+        backend: str = "torch",
     ) -> None:
         super().__init__()
+        check_backend(type(self).__name__, backend)
+        self.backend = backend
         if block_type not in ("conv_module", "basicblock"):
             raise InputError(f"SparseEncoder: block_type must be 'conv_module' or 'basicblock', got {block_type!r}")
         if list(order) != ["conv", "norm", "act"]:
@@ -111,7 +115,9 @@ class SparseEncoder(nn.Module):
             (B, output_channels * D_out, H_out, W_out), stored channels-last; with `return_middle_feats` also the
             sparse tensors of the stages.
         """
-        x = self.conv_input(SparseConvTensor(voxel_features, coors, self.sparse_shape, batch_size))
+        x = self.conv_input(
+            SparseConvTensor(voxel_features, coors, self.sparse_shape, batch_size, backend=self.backend)
+        )
         stages = []
         for stage in self.encoder_layers:
             x = stage(x)

@@ -46,6 +46,7 @@ class SparseEncoderSASSD(SparseEncoder):
         block_type: "conv_module" or "basicblock".
         point_cloud_range: (x0, y0, z0) of the grid, or all six numbers; metres.
         voxel_size: (dx, dy, dz) of a voxel of the input; metres.
+        backend: As for `SparseEncoder`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SparseEncoderSASSD(SparseEncoder):
         block_type: str = "conv_module",
         point_cloud_range: Sequence[float] = (0, -40, -3, 70.4, 40, 1),
         voxel_size: Sequence[float] = (0.05, 0.05, 0.1),
+        backend: str = "torch",
     ) -> None:
         super().__init__(
             in_channels,
@@ -73,6 +75,7 @@ class SparseEncoderSASSD(SparseEncoder):
             encoder_paddings,
             block_type,
             return_middle_feats=True,
+            backend=backend,
         )
         self.point_cloud_range, self.voxel_size = tuple(point_cloud_range), tuple(voxel_size)
         channels = sum(widths[-1] for widths in encoder_channels[:3])

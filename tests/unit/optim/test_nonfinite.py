@@ -320,6 +320,7 @@ def test_a_missing_private_kernel_changes_nothing(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_verdicts_of_a_gpu_arrive_without_waiting():
     model = small_model().cuda()
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))

@@ -155,6 +155,7 @@ def test_reads_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_nothing_is_read_between_log_points_on_a_gpu(tmp_path: Path) -> None:
     class Strict(Hook):
         """Torch raises an error at every operation that waits for the GPU, but at log points and at the first steps."""
