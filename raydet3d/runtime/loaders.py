@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
@@ -26,6 +26,8 @@ from raydet3d.log import get_logger
 from raydet3d.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, METRICS, Registry
 from raydet3d.worker_process import init_worker_process, stop_signals_blocked
 
+_LoaderT = TypeVar("_LoaderT")
+
 _TORCHS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout", "pin_memory_device")
 
 
@@ -41,7 +43,7 @@ def build_dataloader(
 
     Args:
         cfg: `dataset`, `sampler` (or `batch_sampler`), `batch_size`, `num_workers`, `collate_fn`,
-            `num_batch_per_epoch`, and other `DataLoader` arguments; or a data loader, which is returned unchanged.
+            `num_batch_per_epoch`, and other `DataLoader` arguments; or a data loader, which is returned.
         seed: Seed of the run.
         mp_start_method: Start method of the worker processes; None is the platform's default.
         key: Config path of the loader, for messages.
@@ -51,7 +53,7 @@ def build_dataloader(
         InputError: `cfg` is neither a data loader nor a dict.
     """
     if isinstance(cfg, DataLoader):
-        return cfg
+        return protect_workers(cfg)
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key} must be a dict, got {cfg!r}")
     read_loader(cfg, key)
@@ -79,11 +81,23 @@ def build_dataloader(
     )
 
 
-class RunLoader(DataLoader[Any]):
+class ProtectedLoader(DataLoader[Any]):
     """`DataLoader` whose worker processes survive a stop signal sent to the process group.
 
-    `sampler` is the one that draws the indices, which the batch sampler holds.
+    Its `worker_init_fn` calls `init_worker_process`.
     """
+
+    @override
+    def __iter__(self) -> Any:
+        if self.num_workers == 0:
+            return super().__iter__()
+        context = self.multiprocessing_context
+        with stop_signals_blocked(context.get_start_method() if context is not None else None):
+            return super().__iter__()
+
+
+class RunLoader(ProtectedLoader):
+    """A loader of the config: `sampler` is the one that draws the indices, which the batch sampler holds."""
 
     @property
     def sampler(self) -> Any:
@@ -94,13 +108,26 @@ class RunLoader(DataLoader[Any]):
     def sampler(self, placeholder: object) -> None:
         """Ignore the sampler that torch sets beside a batch sampler and never uses."""
 
-    @override
-    def __iter__(self) -> Any:
-        if self.num_workers == 0:
-            return super().__iter__()
-        context = self.multiprocessing_context
-        with stop_signals_blocked(context.get_start_method() if context is not None else None):
-            return super().__iter__()
+
+def protect_workers(loader: _LoaderT) -> _LoaderT:
+    """Make the worker processes of a ready `DataLoader` survive a stop signal sent to the process group.
+
+    The loader stays the same object, because its owner may hold it; its class becomes a subclass of the one it had.
+    Its own `worker_init_fn` is called as before. Persistent workers that are running already are started again.
+
+    Args:
+        loader: A loader; what is no `DataLoader` stays as it is.
+
+    Returns:
+        The loader.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader, ProtectedLoader) or loader.num_workers == 0:
+        return loader
+    kind = type(loader)
+    loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+    loader._iterator = None
+    loader.__class__ = ProtectedLoader if kind is DataLoader else type(kind.__name__, (ProtectedLoader, kind), {})
+    return loader
 
 
 class Loaders:

@@ -19,7 +19,7 @@ from raydet3d.hooks.context import DataBatch, DataLoader, PartCfg, RunContext, S
 from raydet3d.registry import LOOPS
 from raydet3d.runtime import rng
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.loaders import Loaders, build_dataloader
+from raydet3d.runtime.loaders import Loaders, build_dataloader, protect_workers
 from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
 
@@ -75,7 +75,9 @@ class BaseLoop(ABC):
     def __init__(self, runner: RunContext, dataloader: DataLoader | Loaders | PartCfg) -> None:
         self._runner = runner
         self.dataloader: Any = (
-            build_dataloader(dataloader, seed=runner.seed) if isinstance(dataloader, Mapping) else dataloader
+            build_dataloader(dataloader, seed=runner.seed)
+            if isinstance(dataloader, Mapping)
+            else protect_workers(dataloader)
         )
 
     @property

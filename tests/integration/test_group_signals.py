@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from tests.kit.groups import CommandGroup
-from tests.kit.runs import assert_same_weights, finish, read_reached, write_config
+from tests.kit.runs import ROOT, assert_same_weights, finish, read_reached, write_config
+from tests.kit.strange_recorder import write_strange_folder
 from tests.kit.tiny_kitti import write_kitti
+from tests.kit.tiny_nuscenes import VERSION, write_nuscenes
 
 SLOW = {"type": "Slow", "seconds": 0.1}
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
@@ -27,8 +29,8 @@ def slow(number: signal.Signals) -> Any:
 
 
 @contextmanager
-def running(command: Sequence[object], folder: Path) -> Iterator[CommandGroup]:
-    group = CommandGroup(command, folder)
+def running(command: Sequence[object], folder: Path, env: Mapping[str, str] | None = None) -> Iterator[CommandGroup]:
+    group = CommandGroup(command, folder, env)
     try:
         yield group
     finally:
@@ -176,6 +178,158 @@ def test_a_stop_while_the_users_modules_are_imported_is_no_mistake(delay: float,
         time.sleep(delay)
         run.signal_group(signal.SIGTERM)
         assert run.wait() == 75, run.text()
+
+
+READY_LOADER = """
+import os
+import signal
+
+from torch.utils.data import DataLoader
+
+from raydet3d.data import pseudo_collate
+from raydet3d.registry import RUNNERS
+from raydet3d.runtime.runner import Runner
+from tests.kit.toy import ToyData
+
+
+class OwnLoader(DataLoader):
+    pass
+
+
+def start_worker(worker_id):
+    open(f"started_{worker_id}", "w").close()
+
+
+def make_loader(kind, method):
+    return kind(
+        ToyData(size=48), batch_size=2, shuffle=True, num_workers=2, persistent_workers=True,
+        collate_fn=pseudo_collate, worker_init_fn=start_worker, multiprocessing_context=method,
+    )
+"""
+
+TRAINED_BY_COMMAND = """
+from raydet3d.runtime import EpochBasedTrainLoop
+
+
+@RUNNERS.register_module()
+class RunnerWithALoader(Runner):
+    def build_train_loop(self, loop):
+        return EpochBasedTrainLoop(self, make_loader(OwnLoader, "fork"), max_epochs=3)
+"""
+
+TRAINED_BY_SCRIPT = """
+import sys
+
+from raydet3d.hooks import Hook
+from tests.kit.faults import Slow
+from tests.kit.toy import toy_cfg
+
+
+class SaveOnSignal(Hook):
+    received = None
+
+    def receive(self, number, frame):
+        self.received = number
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        open(f"reached_{runner.iter}", "w").close()
+        if self.received:
+            runner.save_checkpoint(runner.work_dir, "on_signal.pth")
+            sys.exit(40)
+
+
+if __name__ == "__main__":
+    hook = SaveOnSignal()
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, hook.receive)
+    cfg = toy_cfg("work", train_cfg__max_epochs=40).to_dict()
+    cfg["train_dataloader"] = make_loader(DataLoader, sys.argv[1])
+    cfg["custom_hooks"] = [hook, Slow(0.05)]
+    Runner(**cfg).train()
+"""
+
+
+def test_workers_of_a_ready_loader_survive_in_a_command(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(READY_LOADER + TRAINED_BY_COMMAND)
+    config = write_config(tmp_path, SLOW, loaders=2)
+    text = config.read_text().replace('imports=["tests.kit', 'imports=["mine", "tests.kit')
+    config.write_text(f"{text}\nrunner_type = 'RunnerWithALoader'\n")
+    with running(train(config, "--workers", 0), tmp_path) as run:
+        run.until(lambda: (read_reached(tmp_path / "work") or 0) >= 5)
+        assert {path.name for path in tmp_path.glob("started_*")} == {"started_0", "started_1"}
+        run.signal_group(signal.SIGTERM)
+        assert run.wait() == 75, run.text()
+        assert "killed" not in run.text()
+    assert list((tmp_path / "work").glob("stop_iter_*.pth"))
+    finish(config, "--workers", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *map(slow, (signal.SIGUSR1, signal.SIGINT))], ids=lambda n: n.name)
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_a_ready_loader_survive_in_a_script(method: str, number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(READY_LOADER + TRAINED_BY_SCRIPT)
+    with running(["-m", "script", method], tmp_path, {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}) as run:
+        run.until(lambda: len(list(tmp_path.glob("reached_*"))) >= 3)
+        assert {path.name for path in tmp_path.glob("started_*")} == {"started_0", "started_1"}
+        run.signal_group(number)
+        assert run.wait() == 40, run.text()
+        assert "killed" not in run.text()
+        assert not run.members()
+    assert (tmp_path / "work" / "on_signal.pth").is_file()
+
+
+IMPORTING = {
+    "evaluate": ["-m", "raydet3d.evaluate", "toy.py", "weights.pth"],
+    "tune": ["-m", "raydet3d.tune", "toy.py", "sweep.yaml"],
+    "infer": ["-m", "raydet3d.infer", "toy.py", "weights.pth", "cloud.bin"],
+    "export": ["-m", "raydet3d.export", "toy.py", "weights.pth", "--format", "torch-export", "--out", "graphs"],
+    "check": ["-m", "raydet3d.data.check", "toy.py"],
+    "benchmark": ["-m", "raydet3d.benchmark", "toy.py"],
+    "show": ["-m", "raydet3d.show", "hooks", "toy.py"],
+    "publish": ["-m", "raydet3d.publish", "weights.pth", "published", "--config", "toy.py"],
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("infer", "tune"))) for name in IMPORTING]
+)
+def test_a_stop_while_any_command_imports_the_users_modules_is_no_mistake(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, time\npathlib.Path('importing').touch()\n"
+        "for _ in range(100):\n    try:\n        time.sleep(0.1)\n    except Exception:\n        pass\n"
+    )
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace('imports=["tests.kit', 'imports=["mine", "tests.kit'))
+    (tmp_path / "weights.pth").write_bytes(b"not reached")
+    (tmp_path / "cloud.bin").write_bytes(bytes(16))
+    (tmp_path / "sweep.yaml").write_text(
+        "metric: AP\nmode: max\ntrials: 2\nspace: {optim_wrapper.optimizer.lr: [0.1, 0.2]}\n"
+    )
+    with running(IMPORTING[name], tmp_path) as run:
+        run.until((tmp_path / "importing").exists)
+        run.signal_group(signal.SIGTERM)
+        assert run.wait() == 75, run.text()
+        assert "Traceback" not in run.text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["kitti", "nuscenes", "custom", "check"])
+def test_a_stop_in_the_first_seconds_of_a_preparation_or_check(layout: str, tmp_path: Path) -> None:
+    write = {"nuscenes": write_nuscenes, "custom": write_strange_folder}.get(layout, write_kitti)
+    for i in range(8):
+        root = write(tmp_path / f"{layout}{i}")
+        words = ["-m", "raydet3d.data.prepare", layout, root, *(["--version", VERSION] * (layout == "nuscenes"))]
+        if layout == "check":
+            words = ["-m", "raydet3d.data.check", root]
+        with running(words, tmp_path) as run:
+            time.sleep(0.5 + 0.25 * i)
+            has_begun = bool(run.text()) or any(root.glob(".*.lock"))
+            run.signal_group(signal.SIGTERM)
+            code = run.wait()
+            assert code in ((75, 0) if has_begun else (75, 0, -signal.SIGTERM)), (i, run.text())
+            assert "Traceback" not in run.text()
+        with running(words, tmp_path) as run:
+            assert run.wait() == 0, run.text()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,34 @@ def test_more_that_is_refused() -> None:
         build_dataloader(3, seed=1, key="d")
     with pytest.raises(InputError, match="d has no dataset"):
         build_dataloader({"sampler": {"type": "DefaultSampler"}}, seed=1, key="d")
-    ready_made = DataLoader([1, 2])  # type: ignore[arg-type]
-    assert build_dataloader(ready_made, seed=1) is ready_made
+
+
+class OwnLoader(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        self.iterated = True
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("kind", [DataLoader, OwnLoader])
+def test_a_ready_loader_stays_the_same_object_of_its_class(kind: type[DataLoader[Any]]) -> None:
+    called = multiprocessing.Value("i", 0)
+
+    def count(worker_id: int) -> None:
+        with called.get_lock():
+            called.value += 1
+
+    plain = kind([1, 2])  # type: ignore[arg-type]
+    assert build_dataloader(plain, seed=1) is plain
+    assert type(plain) is kind
+    ready = kind([1, 2], num_workers=2, persistent_workers=True, worker_init_fn=count)  # type: ignore[arg-type]
+    list(ready)
+    for _ in range(2):
+        assert build_dataloader(ready, seed=1) is ready
+        assert isinstance(ready, kind)
+        assert [batch.item() for batch in ready] == [1, 2]
+    release(ready)
+    assert called.value == 4  # two before the run, two of the run's
+    assert getattr(ready, "iterated", kind is DataLoader)
 
 
 def test_data_are_made_ready_through_wrappers(tmp_path: Path) -> None:
