@@ -13,6 +13,7 @@ from raydet3d.cli import add_config, read_config, run_command, version
 from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
+from raydet3d.launch.preflight import check_writable_file
 
 if TYPE_CHECKING:
     from raydet3d.runtime.speed import SpeedReport
@@ -67,6 +68,8 @@ def benchmark(args: argparse.Namespace) -> int:
         raise InputError(f"--num-workers must be 0 or more, got {args.num_workers}")
     if args.checkpoint is not None and not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    if args.out is not None:
+        check_writable_file(args.out, "--out")
     with cfg.origin.located():
         report = measure(cfg, args)
     text = json.dumps(asdict(report), indent=1)

@@ -11,7 +11,7 @@ from typing import Any
 from raydet3d.cli import add_config, add_launcher_flags, add_ray, check_checkpoint, read_config, run_command, version
 from raydet3d.config import Config, PartCfg, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
-from raydet3d.launch.preflight import check_this_machine, check_writable
+from raydet3d.launch.preflight import check_this_machine, check_writable, check_writable_file
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.run_spec import RunResult, RunSpec, new_run_id
 from raydet3d.launch.signals import StopRequest, stop_signals
@@ -89,12 +89,16 @@ def load_config(args: argparse.Namespace) -> Config:
         for flag in ("show_dir", "page", "tta", "save_predictions", "workers"):
             if getattr(args, flag):
                 raise InputError(f"--{flag.replace('_', '-')} needs a model; --predictions scores without one")
+    for flag in ("show_dir", "page"):
+        if getattr(args, flag):
+            check_writable(getattr(args, flag), f"--{flag.replace('_', '-')}", "choose another folder")
     if args.out is not None:
+        check_writable(Path(args.out).absolute().parent, "--out", "choose another folder")
         for evaluator in _metrics(cfg):
             evaluator["submission_prefix"] = str(Path(args.out).absolute())
     if args.save_predictions is not None:
         file = Path(args.save_predictions).absolute()
-        check_writable(file.parent, "--save-predictions", "choose another file")
+        check_writable_file(file, "--save-predictions")
         if isinstance(cfg.get("test_dataloader"), list | tuple):
             raise InputError("--save-predictions: the config has several test data sets; name one of them alone")
         _add_metric(cfg, {"type": "PredictionFile", "out_file": str(file)})

@@ -11,6 +11,7 @@ from raydet3d.cli import FAILED, add_config, read_config, run_command, version
 from raydet3d.config import Config, is_uri
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
+from raydet3d.launch.preflight import check_writable
 
 DESCRIPTION = "deployment.json"
 
@@ -51,6 +52,7 @@ def export(args: argparse.Namespace) -> int:
         raise InputError(f"checkpoint {args.checkpoint} does not exist")
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out} is a file; name a folder")
+    check_writable(args.out, "--out", "choose another folder")
     with cfg.origin.located():
         return _export(cfg, args)
 

@@ -197,7 +197,9 @@ def infer(args: argparse.Namespace, request: StopRequest) -> int:
     with cfg.origin.located():
         options = RayOptions.from_config(cfg.get("ray"), workers="0" if args.workers is None else args.workers)
         out = Path(args.out).absolute()
-        check_writable(out, "--out", "choose another folder")
+        for flag, folder in (("--out", out), ("--show-dir", args.show_dir), ("--page", args.page)):
+            if folder is not None:
+                check_writable(folder, flag, "choose another folder")
         busy = f"--out {args.out}: another command is writing there; wait for its end, or choose another folder"
         connecting: ConnectThread | None = None
         with locked(out / ".lock", timeout_s=1, busy=busy, required=False, keep_file=False):
@@ -223,6 +225,7 @@ def _infer(
     connecting: ConnectThread | None,
     request: StopRequest,
 ) -> int:
+    from raydet3d.runtime.frame_sinks import JsonSink
     from raydet3d.runtime.infer_files import DRAWN_SCORE, CloudFile, FileInferencer, InferJob, is_done, make_sinks
     from raydet3d.runtime.infer_output import begin, make_record, write_lines
     from raydet3d.runtime.scene_sink import MAX_FRAMES, join_scenes
@@ -263,7 +266,7 @@ def _infer(
                 if not outcome.error:
                     del failed[outcome.path]
             progress.step(len(outcomes))
-    lines, boxes = write_lines(out, files, sinks[-1], failed)
+    lines, boxes = write_lines(out, files, JsonSink(out), failed)
     drawn_score = DRAWN_SCORE if args.score_thr is None else args.score_thr
     hidden = ""
     if (args.show_dir is not None or args.page is not None) and 0 < boxes.best < drawn_score:

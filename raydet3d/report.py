@@ -8,6 +8,7 @@ from pathlib import Path
 from raydet3d.cli import run_command, version
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
+from raydet3d.launch.preflight import check_writable_file
 
 EXAMPLES = """examples:
   python -m raydet3d.report work_dirs/pointpillars_town                     # work_dirs/pointpillars_town/report.html
@@ -38,6 +39,8 @@ def report(args: argparse.Namespace) -> int:
     for place in (args.work_dir, *args.compare):
         if not is_uri(place) and not Path(place).is_dir():
             raise InputError(f"{place}: there is no such folder; give a run's work dir")
+    if args.out is not None:
+        check_writable_file(args.out, "--out")
     if not is_uri(args.work_dir) and (Path(args.work_dir) / "sweep.json").is_file():
         if args.compare:
             raise InputError(f"{args.work_dir} is a sweep, which --compare does not take; compare its trials/NUMBER")

@@ -49,6 +49,22 @@ def check_writable(folder: Path | str, what: str, hint: str = "choose another wi
         raise InputError(f"{what} {folder} cannot be written to ({reason_of(error)}); {hint}") from None
 
 
+def check_writable_file(path: Path | str, what: str) -> None:
+    """Refuse a file that cannot be written; its folder is checked as `check_writable` does.
+
+    Args:
+        path: The file.
+        what: What messages call it.
+
+    Raises:
+        InputError: It is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder; name a file")
+    check_writable(path.parent, what, "choose another file")
+
+
 def _write_once(path: Path) -> None:
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:

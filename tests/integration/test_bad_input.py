@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from raydet3d.cli import run_command
 from raydet3d.runtime import assemble
 from raydet3d.train import main
+from tests.kit.small_detector import write_project
+from tests.kit.tiny_kitti import write_kitti
 from tests.kit.toy import ToyModel, toy_cfg
 
 CONFIG = """
@@ -113,3 +116,69 @@ def test_nan_from_the_first_step_is_bad_input(tmp_path: Path, monkeypatch: pytes
     code, said = run_train(tmp_path, monkeypatch, capsys, lines=lines)
     assert code == 2
     assert "steps in a row were bad" in said
+
+
+COMMANDS_THAT_WRITE = [
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--work-dir", "FILE/work"]),
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--show-dir", "FILE/pictures"]),
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--page", "FILE/page"]),
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--out", "FILE/out"]),
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--save-predictions", "FILE/found.npz"]),
+    ("raydet3d.evaluate", ["CONFIG", "WEIGHTS", "--save-predictions", "FOLDER"]),
+    ("raydet3d.infer", ["CONFIG", "WEIGHTS", "FILE", "--out", "FILE/out"]),
+    ("raydet3d.infer", ["CONFIG", "WEIGHTS", "FILE", "--show-dir", "FILE/pictures"]),
+    ("raydet3d.infer", ["CONFIG", "WEIGHTS", "FILE", "--page", "FILE/page"]),
+    ("raydet3d.export", ["CONFIG", "WEIGHTS", "--format", "torch-export", "--out", "FILE/out"]),
+    ("raydet3d.publish", ["WEIGHTS", "FILE/published"]),
+    ("raydet3d.benchmark", ["CONFIG", "--out", "FILE/speed.json"]),
+    ("raydet3d.benchmark", ["CONFIG", "--out", "FOLDER"]),
+    ("raydet3d.report", ["FOLDER", "--out", "FILE/page.html"]),
+    ("raydet3d.report", ["FOLDER", "--out", "FOLDER"]),
+    ("raydet3d.data.check", ["FOLDER/kitti", "--out", "FILE/check"]),
+    ("raydet3d.data.check", ["FOLDER/kitti", "--out", "FOLDER/check", "--json", "FILE/check.json"]),
+    ("raydet3d.data.check", ["FOLDER/kitti", "--out", "FOLDER/check", "--json", "FOLDER"]),
+    ("raydet3d.data.convert", ["kitti_tracking", "FOLDER", "FILE/data"]),
+    ("raydet3d.data.prepare", ["kitti", "FILE/kitti"]),
+    ("raydet3d.data.prepare", ["custom", "FILE/own"]),
+    ("raydet3d.data.prepare", ["nuscenes", "FILE/nuscenes"]),
+    ("raydet3d.tune", ["CONFIG", "SWEEP", "--work-dir", "FILE/sweep"]),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What `COMMANDS_THAT_WRITE` names: FILE stands where a folder is needed, FOLDER where a file is."""
+    folder = tmp_path_factory.mktemp("places")
+    config, weights = write_project(folder, val=1)
+    (folder / "folder").mkdir()
+    write_kitti(folder / "folder" / "kitti", train=1, val=1)
+    (folder / "cloud.bin").write_bytes(bytes(16))
+    (folder / "sweep.yaml").write_text("metric: AP40\nmode: max\ntrials: 2\nspace: {randomness.seed: [1, 2]}\n")
+    return {
+        "CONFIG": config,
+        "WEIGHTS": weights,
+        "FILE": folder / "cloud.bin",
+        "FOLDER": folder / "folder",
+        "SWEEP": folder / "sweep.yaml",
+    }
+
+
+@pytest.mark.parametrize(("module", "arguments"), COMMANDS_THAT_WRITE, ids=lambda x: x if isinstance(x, str) else x[-2])
+def test_a_place_that_cannot_be_written_is_one_line_before_any_work(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: Any, module: str, arguments: list[str]
+) -> None:
+    words = []
+    for word in arguments:
+        name, slash, rest = word.partition("/")
+        words.append(f"{places[name]}{slash}{rest}" if name in places else word)
+    before = sorted(places["FOLDER"].rglob("*"))
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    command = importlib.import_module(module + (".__main__" if module.startswith("raydet3d.data.") else ""))
+    with pytest.raises(SystemExit) as ended:
+        run_command(command.main)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2, said
+    assert len(said) == 1, said
+    assert str(places["FILE"]) in said[0] or str(places["FOLDER"]) in said[0]
+    assert sorted(places["FOLDER"].rglob("*")) == before
+    assert places["FILE"].is_file()

@@ -21,6 +21,7 @@ from raydet3d.data.check.suggestions import Suggestions, suggest
 from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
 from raydet3d.host import num_processors
+from raydet3d.launch.preflight import check_writable, check_writable_file
 from raydet3d.visual.bev import BoxSet, draw_bev, find_view
 from raydet3d.visual.html_page import html_page
 
@@ -83,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             splits, expected = splits_of_config(cfg), read_expectations(cfg)
             contradictions = [found.message for found in find_contradictions(cfg) if found.is_error]
     folder = Path(args.out) if args.out else Path("work_dirs/data_check", source.resolve().stem)
+    check_writable(folder, "--out", "choose another folder")
+    if args.json is not None:
+        check_writable_file(args.json, "--json")
     result = check_splits(splits, expected, folder, workers=workers)
     for sentence in contradictions:
         result.add(Finding("contradiction", args.config, None, sentence))

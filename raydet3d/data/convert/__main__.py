@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from raydet3d.cli import run_command, version
 from raydet3d.data.convert import CONVERTERS
 from raydet3d.errors import InputError
+from raydet3d.launch.preflight import check_writable
 
 EXAMPLES = """examples:
   python -m raydet3d.data.convert kitti_tracking data/kitti_tracking data/tracks --val 0003 0011
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key in more:
         if key not in inspect.signature(convert).parameters:
             raise InputError(f"--{key}: {options.layout} does not take it")
+    check_writable(options.root, "ROOT", "choose another folder")
     convert(options.source, options.root, **more)
     return 0
 
