@@ -70,7 +70,7 @@ class AliasFinder(MetaPathFinder, Loader):
             file = folder / "__init__.py"
             if file.is_file() and (name in EDITED or not is_whole(folder, name)):
                 # As if the user had added these lines to theirs.
-                exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), module.__dict__)
+                exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
 
 
 FINDER = AliasFinder()
