@@ -3,8 +3,9 @@
 `SOURCE.cache` lies beside its source. It is renamed into place when it is complete, and made again when the source or
 the version of its content changes. It holds numbers only, so reading it runs no code.
 
-Layout: the arrays' bytes, each at a multiple of 64; a table in JSON (`stamp`, and dtype, shape and offset by name); the
-length of the table, 8 bytes little endian; `MAGIC`.
+Layout: the arrays' bytes, each at a multiple of 64; a table in JSON (`stamp`, and dtype, shape, offset and CRC-32 by
+name); length and CRC-32 of the table, 8 bytes little endian each; `MAGIC`. The table and all but the large arrays are
+compared with their checksums when a cache is opened.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydet3d.errors import InputError
-from raydet3d.files import locked
+from raydet3d.files import locked, replace_file
 from raydet3d.log import get_logger
 
 MAGIC = b"raydet3d"
 MIN_SOURCE_BYTES = 1 << 20
 """Sources below this size have no cache: reading them takes a few milliseconds."""
+
+MAX_CHECKED_BYTES = 16 << 20
+"""Arrays up to this size are compared with their checksums: it takes at most 10 ms. Those are the ones that index."""
 
 _ALIGNMENT = 64
 Stamp = list[str | int]
@@ -47,7 +52,7 @@ class ArrayWriter:
         self.is_cache = is_cache
         self._file = file
         self._offset = 0
-        self._table: dict[str, tuple[str, list[int], int]] = {}
+        self._table: dict[str, tuple[str, list[int], int, int]] = {}
 
     def add(self, name: str, parts: Iterable[NDArray[np.generic]], like: NDArray[np.generic]) -> None:
         """Write an array given as parts, which are concatenated along the first axis.
@@ -58,18 +63,20 @@ class ArrayWriter:
             like: Any array, also an empty one, with the dtype and the shape after the first axis.
         """
         self._write(bytes(-self._offset % _ALIGNMENT))
-        offset, rows = self._offset, 0
+        offset, rows, checksum = self._offset, 0, 0
         for part in parts:
             assert part.dtype == like.dtype
             assert part.shape[1:] == like.shape[1:]
-            self._write(np.ascontiguousarray(part).data.cast("B") if part.size else b"")
+            data = np.ascontiguousarray(part).data.cast("B") if part.size else b""
+            checksum = crc32(data, checksum)
+            self._write(data)
             rows += len(part)
-        self._table[name] = (like.dtype.str, [rows, *like.shape[1:]], offset)
+        self._table[name] = (like.dtype.str, [rows, *like.shape[1:]], offset, checksum)
 
     def finish(self, stamp: Stamp) -> None:
         """Write the table."""
         table = json.dumps({"stamp": stamp, "arrays": self._table}).encode()
-        self._write(table + len(table).to_bytes(8, "little") + MAGIC)
+        self._write(table + len(table).to_bytes(8, "little") + crc32(table).to_bytes(8, "little") + MAGIC)
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
@@ -95,17 +102,22 @@ class CachedArrays(Mapping[str, NDArray[Any]]):
         self.path = path
         self.is_new = is_new
         self._data = data
-        end = len(data) - len(MAGIC) - 8
+        end = len(data) - len(MAGIC) - 16
         size = int.from_bytes(data[end : end + 8], "little")
-        if end < 0 or data[end + 8 :] != MAGIC or size > end:
+        if end < 0 or data[end + 16 :] != MAGIC or size > end:
             raise ValueError("it is no cache, or not complete")
-        table = json.loads(data[end - size : end])
-        if table.get("stamp") != stamp:
+        table = data[end - size : end]
+        if crc32(table) != int.from_bytes(data[end + 8 : end + 16], "little"):
+            raise ValueError("its table is damaged")
+        content = json.loads(table)
+        if content["stamp"] != stamp:
             raise ValueError("it was made from another source")
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
-            for name, (dtype, shape, offset) in table["arrays"].items()
-        }
+        self._arrays: dict[str, NDArray[Any]] = {}
+        for name, (dtype, shape, offset, checksum) in content["arrays"].items():
+            array = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=offset)
+            if array.nbytes <= MAX_CHECKED_BYTES and crc32(array.data.cast("B") if array.size else b"") != checksum:
+                raise ValueError(f"its array {name} is damaged")
+            self._arrays[name] = array.reshape(shape)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
@@ -176,7 +188,7 @@ def _make(path: Path, stamp: Stamp, fill: Callable[[ArrayWriter], None]) -> Cach
                 writer = ArrayWriter(file, is_cache=True)
                 fill(writer)
                 writer.finish(stamp)
-            temporary.replace(path)
+            replace_file(temporary, path)
             made = _map(path, stamp, is_new=True)
         except OSError as error:
             get_logger().warning("%s: the cache cannot be written (%s); going on without it", path, error.strerror)

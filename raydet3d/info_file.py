@@ -189,6 +189,18 @@ def read_infos(path: str | Path, *, hint: str = "") -> Any:
         raise InputError(f"{path}: the info file is damaged ({size} bytes: {error}); prepare it again") from None
 
 
+def read_plain_pickle(data: bytes) -> Any:
+    """Read a pickle of plain containers, strings, numbers, numpy arrays and numpy scalars.
+
+    Raises:
+        InputError: It holds anything else, or is damaged.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # noqa: BLE001 - reading damaged bytes may raise nearly anything
+        raise InputError(f"a pickle cannot be read: {error}") from None
+
+
 def to_v2(infos: object, path: str | Path = "info file") -> Infos:
     """Return info content in the v2 layout; an older layout is converted by its data set's `InfoFormat`.
 

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import cast
 
 from typing_extensions import override
 
-from raydet3d.runtime.inferencer import LidarDet3DInferencer, PredictedFrame, save_picture, to_dict, write_json
+from raydet3d.runtime.inferencer import (
+    LidarDet3DInferencer,
+    PredictedFrame,
+    PredictionDict,
+    read_json,
+    save_picture,
+    to_dict,
+    write_json,
+)
+
+LISTS = ("bboxes_3d", "scores_3d", "labels_3d")
+"""Keys of a frame's JSON file that hold an entry for each box."""
 
 
 class FrameSink(ABC):
@@ -31,6 +43,10 @@ class FrameSink(ABC):
         """Return whether a file of this frame is written."""
         return True
 
+    def is_done(self, name: str) -> bool:
+        """Return whether the file of a frame exists and can be used."""
+        return self.path(name).is_file()
+
     @abstractmethod
     def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:
         """Write the file of a frame, whole or not at all.
@@ -48,8 +64,21 @@ class JsonSink(FrameSink):
         super().__init__(Path(out) / "preds", ".json")
 
     @override
+    def is_done(self, name: str) -> bool:
+        return self.read(name) is not None
+
+    @override
     def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:
         write_json(self.path(frame.name), to_dict(frame.sample))
+
+    def read(self, name: str) -> PredictionDict | None:
+        """Return the predictions of a frame; None where there are none, or where their file is damaged."""
+        found = read_json(self.path(name))
+        if found is None or not all(isinstance(found.get(key), list) for key in LISTS):
+            return None
+        is_whole = len({len(found[key]) for key in LISTS}) == 1
+        are_scores = all(isinstance(score, int | float) for score in found["scores_3d"])
+        return cast(PredictionDict, found) if is_whole and are_scores else None
 
 
 class PictureSink(FrameSink):

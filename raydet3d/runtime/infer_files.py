@@ -1,7 +1,7 @@
 """Predict on files: load, predict, and hand each frame to the sinks, which write its files.
 
-A frame is done when all of its files exist. Each is written whole or not at all, the JSON file last, so that a job that
-was killed goes on with the frames that are not done.
+A frame is done when all of its files exist and the JSON files among them can be read. Each is written whole or not at
+all, the JSON file last, so that a job that was killed goes on with the frames that are not done.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def make_sinks(job: InferJob) -> list[FrameSink]:
 
 
 def is_done(sinks: Sequence[FrameSink], file: CloudFile) -> bool:
-    """Return whether all files of a frame exist."""
-    return all(sink.path(file.name).is_file() for sink in sinks if sink.wants(file.name))
+    """Return whether all files of a frame exist and can be used."""
+    return all(sink.is_done(file.name) for sink in sinks if sink.wants(file.name))
 
 
 class FileInferencer:

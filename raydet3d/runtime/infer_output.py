@@ -13,9 +13,9 @@ from typing import TypedDict
 from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.files import replace_file, write_atomic
-from raydet3d.runtime.frame_sinks import FrameSink
+from raydet3d.runtime.frame_sinks import JsonSink
 from raydet3d.runtime.infer_files import CloudFile, InferJob
-from raydet3d.runtime.inferencer import PredictionDict
+from raydet3d.runtime.inferencer import read_json
 
 RECORD, LINES = "infer.json", "predictions.jsonl"
 SECTIONS = ("model", "data_preprocessor", "test_dataloader", "test_cfg", "tta_model", "tta_pipeline")
@@ -71,17 +71,18 @@ def begin(out: Path, record: InferRecord, *, fresh: bool) -> None:
         InputError: The folder holds results of another job.
     """
     path = out / RECORD
-    before: Mapping[str, object] = {}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {"weights": "an unknown checkpoint"}
-    if before and fresh:
+    is_there = path.is_file()
+    before = read_json(path)
+    if is_there and fresh:
         for folder in ("preds", "kitti"):
             shutil.rmtree(out / folder, ignore_errors=True)
         (out / LINES).unlink(missing_ok=True)
-    elif before:
+    elif is_there and (before is None or not before.keys() >= record.keys()):
+        raise InputError(
+            f"{path} is damaged, so it is not known what the results in this folder were made with; choose another "
+            "--out, or make them anew with --fresh"
+        )
+    elif before is not None:
         what = {"inputs": "files of another folder", "weights": "another checkpoint", "config": "another config"}
         for key, value in record.items():
             if key not in ("checkpoint", "classes") and before.get(key) != value:
@@ -125,7 +126,7 @@ class FoundBoxes:
 
 
 def write_lines(
-    out: Path, files: Sequence[CloudFile], sink: FrameSink, failed: Mapping[str, str]
+    out: Path, files: Sequence[CloudFile], sink: JsonSink, failed: Mapping[str, str]
 ) -> tuple[Path, FoundBoxes]:
     """Write all predictions to one file, a JSON object for each input, in input order; count their boxes.
 
@@ -142,12 +143,12 @@ def write_lines(
     temporary = path.with_name(f".{LINES}.tmp")
     with temporary.open("w", encoding="utf-8") as lines:
         for file in files:
-            if file.path in failed:
-                content: dict[str, object] = {"error": failed[file.path]}
+            found = None if file.path in failed else sink.read(file.name)
+            if found is None:
+                content: dict[str, object] = {"error": failed.get(file.path, "its result was removed")}
             else:
-                predicted: PredictionDict = json.loads(sink.path(file.name).read_text(encoding="utf-8"))
-                boxes.add(file.path, predicted["scores_3d"])
-                content = {**predicted}
+                boxes.add(file.path, found["scores_3d"])
+                content = {**found}
             lines.write(json.dumps({"file": file.path, **content}) + "\n")
     replace_file(temporary, path)
     return path, boxes

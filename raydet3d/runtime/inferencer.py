@@ -250,6 +250,15 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     write_atomic(path, json.dumps(content).encode())
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read an object from a JSON file; None where there is no file, or a damaged one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def save_picture(picture: NDArray[np.uint8], path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     buffer = BytesIO()

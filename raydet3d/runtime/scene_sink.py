@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from typing_extensions import override
 
+from raydet3d.config.type_check import field_types, fits
 from raydet3d.runtime.frame_sinks import FrameSink
-from raydet3d.runtime.inferencer import LidarDet3DInferencer, PredictedFrame, write_json
+from raydet3d.runtime.inferencer import LidarDet3DInferencer, PredictedFrame, read_json, write_json
 from raydet3d.visual.scene_page import PackedScene, write_scene_page
 
 MAX_FRAMES = 30
@@ -36,6 +36,18 @@ class SceneSink(FrameSink):
         return name in self._names
 
     @override
+    def is_done(self, name: str) -> bool:
+        return self.read(name) is not None
+
+    def read(self, name: str) -> PackedScene | None:
+        """Return a packed frame; None where there is none, or where its file is damaged."""
+        found = read_json(self.path(name))
+        types = {**field_types(PackedScene), "kinds": list[str]}
+        if found is None or not all(key in found and fits(kind, found[key]) for key, kind in types.items()):
+            return None
+        return PackedScene(**{key: frozenset(found[key]) if key == "kinds" else found[key] for key in types})
+
+    @override
     def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:
         scene = inferencer.visualizer.pack_scene(
             frame.name, {"points": frame.points}, frame.sample, draw_gt=False, pred_score_thr=self._score_thr
@@ -56,9 +68,5 @@ def join_scenes(
         score_thr: Initial minimum score of the boxes to show.
     """
     sink = SceneSink(folder, score_thr, names)
-    scenes = []
-    for file in [sink.path(name) for name in names]:
-        if file.is_file():
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            scenes.append(PackedScene(**{**fields, "kinds": frozenset(fields["kinds"])}))
+    scenes = [scene for name in names if (scene := sink.read(name)) is not None]
     return write_scene_page(Path(folder) / "index.html", scenes, title=title, classes=classes, score_thr=score_thr)

@@ -12,7 +12,7 @@ from raydet3d.config import Config
 from raydet3d.errors import InputError
 from raydet3d.sweep.ranking import Ranking
 from raydet3d.sweep.sweep_console import align, describe, to_rows
-from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, read_json
+from raydet3d.sweep.trial_store import FAILED, Trial, TrialStore, read_sweep_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,25 +139,25 @@ def read_results(folder: Path) -> Results:
     Raises:
         InputError: There is no sweep in it.
     """
-    about = read_json(folder / "sweep.json")
+    about = read_sweep_record(folder)
     ledger = TrialStore(folder)
-    if not isinstance(about, dict) or "metric" not in about:
+    if about is None:
         if not ledger.trials.is_dir():
             raise InputError(f"{folder} holds no sweep: it has neither sweep.json nor trials/")
         raise InputError(f"{folder / 'sweep.json'} cannot be read; run the sweep's command again, which repairs it")
     trials, _ = ledger.load()
-    own = about.get("own_values", {})
+    own = about["own_values"]
     return Results(
         folder=folder,
-        name=str(about.get("name", folder.name)),
+        name=about["name"],
         metric=about["metric"],
         mode=about["mode"],
         counter=about["counter"],
         trials=Ranking(trials, about["mode"]).trials(),
-        kinds=about.get("kinds", {}),
+        kinds=about["kinds"],
         values={trial.id: {**own, **trial.setting} for trial in trials},
         seconds=ledger.time_spent(),
-        num_seeds=int(about.get("num_seeds", 1)),
+        num_seeds=about["num_seeds"],
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from raydet3d.config import Config, find_config
 from raydet3d.errors import InputError
-from raydet3d.files import locked
+from raydet3d.files import locked, set_aside
 from raydet3d.launch.preflight import check_writable
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.log import get_logger
@@ -21,7 +21,16 @@ from raydet3d.sweep.results import Results, read_results, write_best_config, wri
 from raydet3d.sweep.spec import Sweep, read_sweep
 from raydet3d.sweep.sweep_console import SweepConsole
 from raydet3d.sweep.trial_config import TrialConfigBuilder, digest, run_length
-from raydet3d.sweep.trial_store import FAILED, OPEN, WAITING, SweepRecord, Trial, TrialStore, read_json, write_json
+from raydet3d.sweep.trial_store import (
+    FAILED,
+    OPEN,
+    WAITING,
+    SweepRecord,
+    Trial,
+    TrialStore,
+    read_sweep_record,
+    write_json,
+)
 from raydet3d.sweep.validation import (
     check_configs,
     check_folder,
@@ -114,8 +123,10 @@ def _known_trials(store: TrialStore, *, retry_failed: bool) -> list[Trial]:
     for sentence in wrong:
         get_logger().warning("%s", sentence)
     record = store.path / "sweep.json"
-    if trials and read_json(record) is None:
-        get_logger().warning("%s cannot be read: the sweep resumes from its %d trials", record, len(trials))
+    if trials and read_sweep_record(store.path) is None:
+        moved = set_aside(record)
+        kept = f" and is kept as {moved.name}" if moved is not None else ""
+        get_logger().warning("%s cannot be read%s: the sweep resumes from its %d trials", record, kept, len(trials))
     for trial in trials if retry_failed else ():
         if trial.state == FAILED and trial.setting is not None:
             trial.state, trial.reason, trial.restarts = WAITING, "", 0
@@ -164,7 +175,7 @@ def _machine(spec: Sweep) -> dict[str, float] | None:
 
 
 def _record(queue: TrialQueue, *, name: str, counter: str, own: Config) -> SweepRecord:
-    spec, before = queue.sweep, read_json(queue.store.path / "sweep.json")
+    spec, before = queue.sweep, read_sweep_record(queue.store.path)
     kinds = {
         key: ("log" if domain.log else "linear") if isinstance(domain, Range) else "choice"
         for key, domain in spec.space.domains.items()
@@ -181,7 +192,7 @@ def _record(queue: TrialQueue, *, name: str, counter: str, own: Config) -> Sweep
         "kinds": kinds,
         "own_values": queue.filled({}),
         "digest": digest(own),
-        "started": (before or {}).get("started", time.strftime("%Y-%m-%d %H:%M:%S")),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S") if before is None else before["started"],
     }
 
 
@@ -191,8 +202,8 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
     Raises:
         InputError: They differ.
     """
-    about = read_json(folder / "sweep.json")
-    if not isinstance(about, dict) or "spec" not in about:
+    about = read_sweep_record(folder)
+    if about is None:
         return
     before = about["spec"]
     now = json.loads(json.dumps(spec.raw, default=str))
@@ -202,7 +213,7 @@ def _check_same(folder: Path, spec: Sweep, own: Config) -> None:
                 f"{folder} holds a sweep with another {key} ({before.get(key)!r}, in {spec.file} {now.get(key)!r}); "
                 "choose another folder with --work-dir DIR"
             )
-    if about.get("digest") not in (None, digest(own)):
+    if about["digest"] != digest(own):
         raise InputError(
             f"{folder} holds a sweep over another config (it has changed since); choose another --work-dir DIR"
         )
@@ -221,6 +232,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Results:
     from raydet3d.sweep.sweep_report import write_report
 
     results = read_results(Path(folder).absolute())
+    check_writable(results.folder, "the sweep's folder", "copy it to where its tables can be written")
     write_tables(results)
     if results.best is not None:
         cfg = _config_of(results, results.best)
@@ -232,7 +244,8 @@ def report(folder: str | Path, out: str | Path | None = None) -> Results:
 
 def _config_of(results: Results, trial: Trial) -> Config | None:
     """Return the config with which a trial would train outside of its sweep."""
-    about = read_json(results.folder / "sweep.json")
+    about = read_sweep_record(results.folder)
+    assert about is not None  # `read_results` has read it
     try:
         spec = read_sweep({**about["spec"]})
         builder = TrialConfigBuilder(config=Path(about["config"]), sweep=spec, options=about["options"])

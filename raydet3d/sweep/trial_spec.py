@@ -88,9 +88,9 @@ def read_end(folder: Path, generation: int) -> tuple[str, str] | None:
         generation: Which of its generations.
     """
     found = read_json(folder / END)
-    if not isinstance(found, dict) or found.get("generation") != generation:
+    if not isinstance(found, dict) or found.get("generation") != generation or not isinstance(found.get("state"), str):
         return None
-    return str(found["state"]), str(found["reason"])
+    return found["state"], str(found.get("reason", ""))
 
 
 class TrialHook(Hook):
@@ -177,8 +177,9 @@ class TrialHook(Hook):
     def after_train(self, runner: RunContext) -> None:
         """Hand the setting with the best score to the back ends."""
         record = read_json(self.trial.folder / "trial.json") if runner.rank == 0 else None
-        if isinstance(record, dict) and record.get("setting") and self._best is not None:
-            runner.visualizer.add_hparams(record["setting"], {self.trial.metric: self._best})
+        setting = record.get("setting") if isinstance(record, dict) else None
+        if setting and isinstance(setting, dict) and self._best is not None:
+            runner.visualizer.add_hparams(setting, {self.trial.metric: self._best})
 
     def _check_finite(self, runner: RunContext, score: float, at: float) -> None:
         """End a trial whose metric is not finite, or that has made no finite step since the last report.

@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeGuard, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeGuard, cast, get_type_hints
 
 from annotated_types import Gt, Lt
 
@@ -270,6 +270,16 @@ def _read_record(path: Path) -> Trial | None:
         fits(types[key], value) for key, value in given.items()
     )
     return Trial(**given) if is_whole and all(map(_is_exploit, given.get("exploits", []))) else None
+
+
+def read_sweep_record(folder: Path) -> SweepRecord | None:
+    """Read a sweep's definition; None where there is none that can be used."""
+    record = read_json(folder / "sweep.json")
+    types = get_type_hints(SweepRecord)
+    is_whole = isinstance(record, dict) and all(
+        key in record and fits(kind, record[key]) for key, kind in types.items()
+    )
+    return cast(SweepRecord, record) if is_whole and record["mode"] in ("max", "min") else None
 
 
 def read_json(path: Path) -> Any:

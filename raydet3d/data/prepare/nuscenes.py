@@ -6,8 +6,10 @@ import hashlib
 import json
 import pickle
 import shutil
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from raydet3d.data.prepare.nuscenes_frames import (
 from raydet3d.data.prepare.preparers import LAYOUTS, PREPARERS, DataLayout, Split, check_writable, report_unwritable
 from raydet3d.errors import InputError, nearest
 from raydet3d.files import locked, write_atomic, write_pickle
-from raydet3d.info_file import read_infos
+from raydet3d.info_file import read_plain_pickle
 from raydet3d.log import get_logger
 from raydet3d.progress_bar import ProgressBar
 
@@ -141,15 +143,21 @@ def _prepare(root: Path, version: str, workers: int, runner: JobRunner) -> None:
         return
     # What another version left is replaced: it has the same names.
     for other in SPLITS:
-        (root / f".prepare.{other}.json").unlink(missing_ok=True)
+        with suppress(FileNotFoundError, IsADirectoryError):
+            (root / f".prepare.{other}.json").unlink()
     for folder in {job.result.parent for job in jobs} | {root / DATABASE for job in jobs if job.cut_out}:
         check_writable(folder)
-    todo = [job for job in jobs if not job.result.is_file()]
+    todo = [job for job in jobs if _read_record(job.result) is None]
     with ProgressBar(len(jobs), "nuscenes scenes") as bar:
         bar.skip(len(jobs) - len(todo))
         for _ in runner(prepare_scene, todo, workers):
             bar.step()
-    records = {job.name: _read_record(job.result) for job in jobs}
+    records: dict[str, SceneRecord] = {}
+    for job in jobs:
+        found = _read_record(job.result)
+        if found is None:
+            raise InputError(f"{job.result}: cannot be read although it was written just now; the same command goes on")
+        records[job.name] = found
     if any(job.cut_out for job in jobs):
         _write_database(root, database, [records[job.name] for job in jobs if job.cut_out])
     for split, path in outputs.items():
@@ -173,12 +181,12 @@ def _is_done(path: Path, digest: str, outputs: Sequence[Path]) -> bool:
     return bool(found == {"digest": digest, "files": sizes})
 
 
-def _read_record(path: Path) -> SceneRecord:
+def _read_record(path: Path) -> SceneRecord | None:
+    """Return the result of a scene; None where there is none, or a damaged one."""
     try:
-        record: SceneRecord = read_infos(path)
-    except InputError:
-        path.unlink(missing_ok=True)
-        raise
+        record: SceneRecord = read_plain_pickle(zlib.decompress(path.read_bytes()))
+    except (OSError, zlib.error, InputError):
+        return None
     return record
 
 

@@ -6,6 +6,7 @@ Legend: K annotations of a frame · N points.
 from __future__ import annotations
 
 import pickle
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -145,7 +146,7 @@ class SceneJob:
         name: Name of the scene.
         frames: Its keyframes.
         cut_out: Whether its objects go to the database.
-        result: File for the result, a pickled `SceneRecord`.
+        result: File for the result: a `SceneRecord`, pickled and compressed by zlib, which finds out damage.
     """
 
     root: Path
@@ -202,7 +203,7 @@ def prepare_scene(job: SceneJob) -> str:
                 record["objects"] += _cut_out(job.root, frame, info)
         record["infos"].append(info)
     record["others"] = sorted(others)
-    write_atomic(job.result, pickle.dumps(record, protocol=4))
+    write_atomic(job.result, zlib.compress(pickle.dumps(record, protocol=4), 1))
     return job.name
 
 
