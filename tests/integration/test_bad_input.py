@@ -141,7 +141,6 @@ COMMANDS_THAT_WRITE = [
     ("raydet3d.data.prepare", ["kitti", "FILE/kitti"]),
     ("raydet3d.data.prepare", ["custom", "FILE/own"]),
     ("raydet3d.data.prepare", ["nuscenes", "FILE/nuscenes"]),
-    ("raydet3d.tune", ["CONFIG", "SWEEP", "--work-dir", "FILE/sweep"]),
 ]
 
 
@@ -153,13 +152,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "folder").mkdir()
     write_kitti(folder / "folder" / "kitti", train=1, val=1)
     (folder / "cloud.bin").write_bytes(bytes(16))
-    (folder / "sweep.yaml").write_text("metric: AP40\nmode: max\ntrials: 2\nspace: {randomness.seed: [1, 2]}\n")
     return {
         "CONFIG": config,
         "WEIGHTS": weights,
         "FILE": folder / "cloud.bin",
         "FOLDER": folder / "folder",
-        "SWEEP": folder / "sweep.yaml",
     }
 
 
