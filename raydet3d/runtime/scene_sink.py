@@ -45,7 +45,8 @@ class SceneSink(FrameSink):
         types = {**field_types(PackedScene), "kinds": list[str]}
         if found is None or not all(key in found and fits(kind, found[key]) for key, kind in types.items()):
             return None
-        return PackedScene(**{key: frozenset(found[key]) if key == "kinds" else found[key] for key in types})
+        known = {key: found[key] for key in types}
+        return PackedScene(**{**known, "kinds": frozenset(found["kinds"])})
 
     @override
     def take(self, frame: PredictedFrame, inferencer: LidarDet3DInferencer) -> None:

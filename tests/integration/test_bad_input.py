@@ -13,6 +13,7 @@ import torch
 from raydet3d.cli import run_command
 from raydet3d.runtime import assemble
 from raydet3d.train import main
+from tests.kit.runs import write_config
 from tests.kit.small_detector import write_project
 from tests.kit.tiny_kitti import write_kitti
 from tests.kit.toy import ToyModel, toy_cfg
@@ -141,6 +142,7 @@ COMMANDS_THAT_WRITE = [
     ("raydet3d.data.prepare", ["kitti", "FILE/kitti"]),
     ("raydet3d.data.prepare", ["custom", "FILE/own"]),
     ("raydet3d.data.prepare", ["nuscenes", "FILE/nuscenes"]),
+    ("raydet3d.tune", ["TOY", "SWEEP", "--work-dir", "FILE/sweep"]),
 ]
 
 
@@ -152,8 +154,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "folder").mkdir()
     write_kitti(folder / "folder" / "kitti", train=1, val=1)
     (folder / "cloud.bin").write_bytes(bytes(16))
+    (folder / "sweep.yaml").write_text(
+        "metric: AP\nmode: max\ntrials: 2\nspace: {optim_wrapper.optimizer.lr: [0.1, 0.2]}\n"
+    )
     return {
         "CONFIG": config,
+        "TOY": write_config(folder / "toy"),
+        "SWEEP": folder / "sweep.yaml",
         "WEIGHTS": weights,
         "FILE": folder / "cloud.bin",
         "FOLDER": folder / "folder",
