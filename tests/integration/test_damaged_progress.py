@@ -128,7 +128,7 @@ def infer_all(job: InferJob, files: list[CloudFile], inferencer: FileInferencer)
     out = Path(job.out)
     begin(out, make_record(job, "/clouds", ["Car"]), fresh=False)
     failed = {one.path: one.error for one in inferencer.run(files) if one.error}
-    lines = write_lines(out, files, JsonSink(out), failed)
+    lines, _ = write_lines(out, files, JsonSink(out), failed)
     assert job.page_dir is not None
     page = join_scenes(job.page_dir, job.page_names, title="clouds", classes=["Car"], score_thr=0.3)
     return {"lines": lines.read_bytes(), "page": page.read_bytes()}
