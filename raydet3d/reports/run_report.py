@@ -191,9 +191,10 @@ def _facts(run: RunFiles) -> dict[str, Cell]:
     batch = last.get("batch_size")
     share = data_share(run)
     seeds = [manifest.seed for manifest in run.manifests[-1:]]
-    state = "finished" if run.is_finished else "not finished"
+    is_training = bool(run.starts or run.scalars or run.manifests)
+    state = ("finished" if run.is_finished else "not finished") if is_training else "evaluated only"
     reached = [int(part["iter"][-1]) for part in (train, run.scalars.get("val", {})) if "iter" in part]
-    found: dict[str, Cell] = {"state": state if run.starts or run.scalars or run.manifests else "evaluated only"}
+    found: dict[str, Cell] = {"state": state}
     for name in headline(run)[:3]:
         best = best_value(run, name)
         unit = "epoch" if _is_by_epoch([run]) else "iteration"
@@ -202,9 +203,9 @@ def _facts(run: RunFiles) -> dict[str, Cell]:
     return found | {
         "iterations": max(reached, default=None),
         "epoch": int(train["epoch"][-1]) if "epoch" in train else None,
-        "restarts": len(run.restarts),
-        "iterations done twice": sum(start.get("redone", 0) for start in run.starts),
-        "bad steps": len(run.bad_steps),
+        "restarts": len(run.restarts) if is_training else None,
+        "iterations done twice": sum(start.get("redone", 0) for start in run.starts) if is_training else None,
+        "bad steps": len(run.bad_steps) if is_training else None,
         "workers": last.get("workers"),
         "samples per iteration": batch or None,
         "seconds per iteration": seconds,

@@ -54,8 +54,14 @@ def test_scored_predictions_have_a_report(
     analysis = json.loads(place.read_bytes())
     assert analysis["source"] == "found.npz"
     page = render_runs([read_run(place.parent)])
-    for text in ("<h2>Precision and recall</h2>", "Pedestrian: AP by distance", "evaluation of found.npz"):
+    for text in (
+        "<h2>Precision and recall</h2>",
+        "Pedestrian: AP by distance",
+        "evaluation of found.npz",
+        "evaluated only",
+    ):
         assert text in page
+    assert "bad steps" not in page
     place.write_text(json.dumps(analysis | {"source": "older"}))
     assert score() == f"Analysis: {place}"  # an equal score is renewed
     assert json.loads(place.read_bytes()) == analysis
