@@ -114,7 +114,8 @@ def _learning_rate(differences: Mapping[str, Sequence[Difference]]) -> Iterator[
 
 def _confusion(analysis: Analysis) -> Iterator[str]:
     classes, counts = analysis["confusion"]["classes"], np.array(analysis["confusion"]["counts"])
-    taken_for, single = {}, []
+    taken_for: dict[int, int] = {}
+    single: list[str] = []
     for row, name in enumerate(classes):
         found = counts[row, : len(classes)]
         if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() >= 0.5 * found.sum():
