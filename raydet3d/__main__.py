@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-
-from raydet3d.cli import run_command, version
+from raydet3d.cli import make_command_parser, run_command
 
 COMMANDS = """commands:
   python -m raydet3d.train CONFIG                    train on Ray workers (--workers 0: in this process)
@@ -26,13 +24,9 @@ each of them explains itself with --help"""
 
 def main() -> int:
     """Print the version or the list of commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d",
-        description="Train 3D object detectors from a config, on one machine or on a Ray cluster.",
-        epilog=COMMANDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "", "Train 3D object detectors from a config, on one machine or on a Ray cluster.", COMMANDS
     )
-    parser.add_argument("--version", action="version", version=version())
     parser.parse_args()
     parser.print_help()
     return 0

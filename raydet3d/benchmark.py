@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydet3d.cli import add_config, read_config, run_command, version
-from raydet3d.config import Config, is_uri
+from raydet3d.cli import add_config, check_checkpoint, make_command_parser, read_config, run_command, version
+from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.files import write_atomic
+from raydet3d.files import write_output
 from raydet3d.launch.preflight import check_writable_file
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ exit codes: 0 done; 1 failed; 2 the config, the checkpoint or a flag is wrong"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.benchmark",
-        description="Measure samples/s of loading, training and inference, latency, memory, and the largest costs.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "benchmark",
+        "Measure samples/s of loading, training and inference, latency, memory, and the largest costs.",
+        EXAMPLES,
     )
     add_config(parser)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights; by default the model's initial ones")
@@ -53,7 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-amp", action="store_true", help="do not measure training with mixed precision")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON into this file")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 
@@ -66,19 +64,15 @@ def benchmark(args: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {given}")
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num-workers must be 0 or more, got {args.num_workers}")
-    if args.checkpoint is not None and not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
-        raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    if args.checkpoint is not None:
+        check_checkpoint(args.checkpoint)
     if args.out is not None:
         check_writable_file(args.out, "--out")
     with cfg.origin.located():
         report = measure(cfg, args)
     text = json.dumps(asdict(report), indent=1)
     if args.out is not None:
-        try:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(args.out, text.encode())
-        except OSError as error:
-            raise InputError(f"cannot write {args.out}: {error.strerror}") from None
+        write_output(args.out, text.encode())
     print(text if args.json else describe(report))
     return 0
 

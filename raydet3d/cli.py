@@ -24,6 +24,18 @@ from raydet3d.launch.signals import Stopped, StopRequest, stop_signals
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 
 
+def make_command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Make the parser of `python -m raydet3d.NAME`, with `--version`; lines of the epilog stay as they are."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m raydet3d.{name}".rstrip("."),
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    return parser
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the config argument and the overrides of its keys."""
     parser.add_argument("config", metavar="CONFIG", help="config file (.py, .yaml or .json), or a shipped one's path")

@@ -8,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_launcher_flags, add_ray, check_checkpoint, read_config, run_command, version
+from raydet3d.cli import (
+    add_config,
+    add_launcher_flags,
+    add_ray,
+    check_checkpoint,
+    make_command_parser,
+    read_config,
+    run_command,
+)
 from raydet3d.config import Config, PartCfg, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_this_machine, check_writable, check_writable_file
@@ -34,12 +42,10 @@ exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags h
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.evaluate",
-        description="Score a checkpoint, or saved predictions, on the config's test set (test_dataloader, "
-        "test_evaluator).",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "evaluate",
+        "Score a checkpoint, or saved predictions, on the config's test set (test_dataloader, test_evaluator).",
+        EXAMPLES,
     )
     add_config(parser)
     parser.add_argument(
@@ -66,7 +72,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--threads", type=int, metavar="N", help="torch threads (default: ray.threads_per_worker, or 1)"
     )
     add_launcher_flags(parser)
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

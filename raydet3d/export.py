@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from raydet3d.cli import FAILED, add_config, read_config, run_command, version
-from raydet3d.config import Config, is_uri
+from raydet3d.cli import FAILED, add_config, check_checkpoint, make_command_parser, read_config, run_command
+from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.files import write_atomic
+from raydet3d.files import write_output
 from raydet3d.launch.preflight import check_writable
 
 DESCRIPTION = "deployment.json"
@@ -30,26 +30,21 @@ is wrong, a package is missing, or an operator cannot be exported"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.export",
-        description="Export the dense parts of a detector as graphs for other runtimes.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "export", "Export the dense parts of a detector as graphs for other runtimes.", EXAMPLES
     )
     add_config(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file, ours or MMEngine's")
     parser.add_argument("--format", choices=["onnx", "torch-export"], default="onnx", help="default: onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: torch's choice)")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 
 def export(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     cfg = read_config(args)
-    if not is_uri(args.checkpoint) and not Path(args.checkpoint).exists():
-        raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    check_checkpoint(args.checkpoint)
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out} is a file; name a folder")
     check_writable(args.out, "--out", "choose another folder")
@@ -95,24 +90,15 @@ def _export(cfg: Config, args: argparse.Namespace) -> int:
     description["config"], description["checkpoint"] = Path(args.config).name, Path(args.checkpoint).name
     description["not_exported"] = left_out
     description["checked"] = {"frames": frames.source, "batch_sizes": [1, 2], "largest_difference": worst}
-    _write(args.out, {made.file_name: made.data for made in exported}, json.dumps(description, indent=1))
+    for made in exported:
+        write_output(args.out / made.file_name, made.data, durable=True)
+    write_output(args.out / DESCRIPTION, json.dumps(description, indent=1).encode(), durable=True)  # last
     for part, reason in left_out.items():
         print(f"{part} ({type(getattr(model, part)).__name__}) is not exported: {reason}")
     print(f"largest difference from the model: {worst:.2g} ({frames.source}; batches of 1 and 2)")
     for name in (*(made.file_name for made in exported), DESCRIPTION):
         print(f"wrote {args.out / name}")
     return 0
-
-
-def _write(folder: Path, files: dict[str, bytes], description: str) -> None:
-    """Write the graphs, each whole or not at all, and their description last."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomic(folder / name, data, durable=True)
-        write_atomic(folder / DESCRIPTION, description.encode(), durable=True)
-    except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}") from None
 
 
 def main() -> int:

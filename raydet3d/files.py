@@ -54,6 +54,17 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False)
     replace_file(temporary, path)
 
 
+def write_output(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file that the user has asked for, with its folder; where that fails, the path is bad input."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data, durable=durable)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def replace_file(source: Path, target: Path) -> None:
     """Rename a file in place of another one; a folder that has the name is set aside."""
     if target.is_dir() and not target.is_symlink():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydet3d.cli import FAILED, add_cfg_options, add_ray, check_checkpoint, run_command, version
+from raydet3d.cli import FAILED, add_cfg_options, add_ray, check_checkpoint, make_command_parser, run_command
 from raydet3d.config import Config, is_uri, parse_options
 from raydet3d.errors import InputError
 from raydet3d.files import locked
@@ -43,11 +43,8 @@ SIGUSR1) or 130 (Ctrl-C): the same command goes on with the clouds that are not 
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.infer",
-        description="Predict on point clouds; they are loaded as the config's test_dataloader says.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "infer", "Predict on point clouds; they are loaded as the config's test_dataloader says.", EXAMPLES
     )
     parser.add_argument(
         "config", metavar="CONFIG", help="config file; may be left out where the checkpoint holds the config"
@@ -82,7 +79,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fresh", action="store_true", help="predict on all clouds anew")
     add_ray(parser, default="0", verb="predicts")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

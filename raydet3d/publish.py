@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raydet3d.cli import check_checkpoint, run_command, version
+from raydet3d.cli import check_checkpoint, make_command_parser, run_command
 from raydet3d.config import Config
 
 EXAMPLES = """examples:
@@ -18,17 +18,15 @@ exit codes: 0 done; 1 failed; 2 the checkpoint, the config or a flag is wrong"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.publish",
-        description="Write a small file of a checkpoint's weights (the averaged ones, where EMAHook made some), its "
+    parser = make_command_parser(
+        "publish",
+        "Write a small file of a checkpoint's weights (the averaged ones, where EMAHook made some), its "
         "config and class names, under a name that ends in 8 hex digits of its SHA-256.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of ours or of MMEngine's")
     parser.add_argument("out", metavar="OUT", type=Path, help="name of the new file, or a folder that exists")
     parser.add_argument("--config", metavar="CONFIG", help="config to put in (default: the one in the checkpoint)")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

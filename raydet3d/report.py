@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raydet3d.cli import run_command, version
+from raydet3d.cli import make_command_parser, run_command
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
+from raydet3d.files import write_output
 from raydet3d.launch.preflight import check_writable_file
 
 EXAMPLES = """examples:
@@ -21,16 +22,12 @@ exit codes: 0 done; 1 failed; 2 there is no run or a flag is wrong"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.report",
-        description="Write one HTML page about a run from its files alone: scores, curves, config, detections.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "report", "Write one HTML page about a run from its files alone: scores, curves, config, detections.", EXAMPLES
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="a run's work dir, a URI, or a sweep's folder")
     parser.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="further runs to show beside it")
     parser.add_argument("--out", metavar="FILE", help="the page (default: report.html in the work dir)")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 
@@ -56,11 +53,7 @@ def report(args: argparse.Namespace) -> int:
 
     out = Path(args.out) if args.out else Path(args.work_dir) / ("comparison.html" if args.compare else "report.html")
     text = render_runs([read_run(place if is_uri(place) else Path(place)) for place in (args.work_dir, *args.compare)])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
+    write_output(out, text.encode())
     print(f"Report: {out}")
     return 0
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from raydet3d.cli import add_config, add_ray, read_config, run_command, version
+from raydet3d.cli import add_config, add_ray, make_command_parser, read_config, run_command
 from raydet3d.config import Config
 from raydet3d.config.dump import redact
 from raydet3d.errors import InputError, nearest
@@ -38,13 +38,11 @@ exit codes: 0 done; 2 the config or a flag is wrong"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.show",
-        description="Show what a run with a config will do. Nothing is trained; only `model` and `data` read the data.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "show",
+        "Show what a run with a config will do. Nothing is trained; only `model` and `data` read the data.",
+        EXAMPLES,
     )
-    parser.add_argument("--version", action="version", version=version())
     views = parser.add_subparsers(
         dest="view", required=True, metavar="config|schedule|hooks|groups|model|ray|data|registry"
     )

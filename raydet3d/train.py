@@ -18,9 +18,9 @@ from raydet3d.cli import (
     add_config,
     add_launcher_flags,
     add_ray,
+    make_command_parser,
     read_config,
     run_command,
-    version,
 )
 from raydet3d.config import Config, default_work_dir, is_uri, work_dir_of
 from raydet3d.errors import InputError
@@ -53,11 +53,10 @@ exit codes: 0 done; 1 failed; 2 something in the config, the data or the flags h
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.train",
-        description="Train a 3D object detector from a config: on Ray workers, under torchrun, or in this process.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "train",
+        "Train a 3D object detector from a config: on Ray workers, under torchrun, or in this process.",
+        EXAMPLES,
     )
     add_config(parser)
     parser.add_argument(
@@ -83,7 +82,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="scale the learning rate by batch size, as auto_scale_lr.base_batch_size says",
     )
     add_launcher_flags(parser)
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raydet3d.cli import FAILED, add_cfg_options, run_command, version
+from raydet3d.cli import FAILED, add_cfg_options, make_command_parser, run_command
 from raydet3d.config import parse_options
 from raydet3d.errors import InputError
 from raydet3d.launch.signals import StopRequest, stop_signals
@@ -34,11 +34,10 @@ command resumes"""
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.tune",
-        description="Try settings of a config: search, stop the hopeless early, rank, and write the best as a config.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "tune",
+        "Try settings of a config: search, stop the hopeless early, rank, and write the best as a config.",
+        EXAMPLES,
     )
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="config file, or a shipped one's path")
     parser.add_argument("sweep", metavar="SWEEP.yaml", nargs="?", help="what is tried, and how")
@@ -51,7 +50,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--retry-failed", action="store_true", help="try trials that have failed again, from their newest checkpoints"
     )
     parser.add_argument("--report", metavar="DIR", help="write a sweep's tables and report anew")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from raydet3d.cli import run_command, version
+from raydet3d.cli import make_command_parser, run_command
 from raydet3d.config import is_uri
 from raydet3d.errors import InputError
 from raydet3d.progress_bar import LiveLine
@@ -24,17 +24,15 @@ exit codes: 0 the run is finished, or --once; 2 there is no run or a flag is wro
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydet3d.watch",
-        description="Show epoch, losses, speed and best scores of a run from its files alone; the run is not asked.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "watch",
+        "Show epoch, losses, speed and best scores of a run from its files alone; the run is not asked.",
+        EXAMPLES,
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="the run's work dir: a folder, or a URI")
     parser.add_argument("--once", action="store_true", help="print the state once")
     parser.add_argument("--json", action="store_true", help="print it as JSON, one object a line")
     parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between looks (default: 2)")
-    parser.add_argument("--version", action="version", version=version())
     return parser
 
 

@@ -17,7 +17,7 @@ from raydet3d.config import Config
 from raydet3d.config.differences import read_dump
 from raydet3d.download import fetch
 from raydet3d.errors import InputError
-from raydet3d.files import write_atomic
+from raydet3d.files import write_output
 
 META = ("cfg", "dataset_meta", "CLASSES", "epoch", "iter", "experiment_name", "raydet3d_version", "mmengine_version")
 """Entries of `meta` that describe the weights; the others are of the machine and the run that made them."""
@@ -65,11 +65,7 @@ def publish(checkpoint: str, out: Path, *, cfg: Config | None = None) -> tuple[P
     data, digest = _packed({"meta": meta, "state_dict": weights})
     target = out / Path(str(location)).name if out.is_dir() else out
     file = target.with_name(f"{target.name.removesuffix('.pth')}-{digest}.pth")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, data)
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}") from None
+    write_output(file, data)
     return file, "ema_state_dict" in content
 
 

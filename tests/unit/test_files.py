@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.files import locked, parse_bytes
+from raydet3d.files import locked, parse_bytes, write_output
 
 
 def test_lock_is_exclusive_and_removed(tmp_path: Path) -> None:
@@ -89,3 +89,18 @@ def test_sizes_are_parsed_with_decimal_and_binary_units(text: int | str, size: i
 def test_malformed_sizes_are_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="a size is a number of bytes or text like"):
         parse_bytes(text)
+
+
+def test_an_output_file_is_written_with_its_folder(tmp_path: Path) -> None:
+    write_output(tmp_path / "new" / "page.html", b"page")
+    assert (tmp_path / "new" / "page.html").read_bytes() == b"page"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_an_output_file_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "page.html", tmp_path / "folder"):
+        with pytest.raises(InputError, match=f"cannot write {path}"):
+            write_output(path, b"page")
+    assert (tmp_path / "folder").is_dir()
