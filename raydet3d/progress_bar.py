@@ -45,7 +45,8 @@ class LiveLine:
         self._num_shown = len(lines)
 
     def clear(self) -> None:
-        """Erase what is shown, so that other output can take its place."""
+        """Erase what is shown, so that other output can take its place; it may be drawn again at once."""
+        self._next = 0.0
         if self._num_shown:
             self.stream.write(self._erasure())
             self.stream.flush()

@@ -1,15 +1,10 @@
-"""Ranking of a sweep's trials, which stays sorted while they report."""
+"""Ranking of a sweep's trials while they report."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable
-from operator import itemgetter
 
 from raydet3d.sweep.trial_store import FAILED, Rank, Trial
-
-_Key = tuple[int, bool, float, float, str]
-_first = itemgetter(0)
 
 
 class Ranking:
@@ -30,18 +25,19 @@ class Ranking:
         self.means: dict[int, float] = {}
         self._settings: dict[int, list[Trial]] = {}
         self._best: dict[str, float | None] = {}
-        self._keys: dict[str, _Key] = {}
-        self._order: list[tuple[_Key, Trial]] = []
+        self._keys: dict[str, tuple[int, bool, float, float, str]] = {}
+        self._trials: list[Trial] = []
         for trial in trials:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
         """Add a trial."""
+        self._trials.append(trial)
         self._settings.setdefault(trial.number, []).append(trial)
         self.update(trial)
 
     def update(self, trial: Trial) -> None:
-        """Move a trial that has reported or ended, and the other seeds of its setting, to their new places."""
+        """Rank a trial that has reported or ended anew, and the other seeds of its setting."""
         some = self.of_setting(trial.number)
         self._best[trial.id] = trial.best(self.mode)
         values = [value for one in some if one.state != FAILED and (value := self._best[one.id]) is not None]
@@ -52,15 +48,11 @@ class Ranking:
         has_failed = any(one.state == FAILED for one in some)
         sign = -1.0 if self.mode == "max" else 1.0
         for one in some:
-            if (before := self._keys.get(one.id)) is not None:
-                del self._order[bisect_left(self._order, before, key=_first)]
             value = self._best[one.id]
             if one.state == FAILED or value is None:
-                key = (2 if one.state == FAILED else 1, False, 0.0, 0.0, one.id)
+                self._keys[one.id] = (2 if one.state == FAILED else 1, False, 0.0, 0.0, one.id)
             else:
-                key = (0, has_failed, sign * self.means[one.number], sign * value, one.id)
-            self._keys[one.id] = key
-            insort(self._order, (key, one), key=_first)
+                self._keys[one.id] = (0, has_failed, sign * self.means[one.number], sign * value, one.id)
 
     def of_setting(self, number: int) -> list[Trial]:
         """Return the trials of a setting."""
@@ -68,7 +60,8 @@ class Ranking:
 
     def trials(self) -> list[Trial]:
         """Return the trials, best first."""
-        return [trial for _, trial in self._order]
+        self._trials.sort(key=lambda trial: self._keys[trial.id])  # quick, since they are nearly sorted
+        return list(self._trials)
 
     def ranks(self) -> list[Rank]:
         """Return their states and best values, best first."""

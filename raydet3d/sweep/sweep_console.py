@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from raydet3d.progress_bar import LiveLine
 from raydet3d.sweep.domains import Value
 from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial
 
@@ -31,23 +30,19 @@ class SweepConsole:
         self.metric = metric.rsplit("/", 1)[-1]
         self.mode = mode
         self.counter = counter
-        self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
-        self._shown = 0
-        self._next = 0.0
+        self._table = LiveLine(stream, PERIOD_S)
 
     def print(self, text: str) -> None:
         """Print a line above the live table."""
-        self._erase()
-        self.stream.write(f"{text}\n")
-        self.stream.flush()
-        self._next = 0.0
+        self._table.clear()
+        self._table.stream.write(f"{text}\n")
+        self._table.stream.flush()
 
     def event(self, trial: Trial, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
         """Print a trial's new state; on a terminal only a final one, since the table shows the rest."""
         best = trial.best(self.mode)
         at = f"{self.counter} {trial.at:g}/{trial.length:g}"
-        if trial.state == RUNNING and self.live:
+        if trial.state == RUNNING and self._table.is_terminal:
             return
         if trial.state == RUNNING:
             score = f"{self.metric} {trial.reports[-1]['score']:.4g}" if trial.reports else "starts"
@@ -58,15 +53,15 @@ class SweepConsole:
             what = f"{trial.state} at {at}" + (f"  best {best:.4g}" if best is not None else "")
             what += f"  ({trial.reason})" if trial.reason else ""
         line = f"trial {trial.id}  {what}"
-        self.print(line if self.live else f"{line}  | {self.summary(trials, total=total, left_s=left_s)}")
+        more = "" if self._table.is_terminal else f"  | {self.summary(trials, total=total, left_s=left_s)}"
+        self.print(f"{line}{more}")
 
     def is_due(self) -> bool:
         """Return whether there is a table and it was drawn a second ago or longer."""
-        return self.live and time.monotonic() >= self._next
+        return self._table.is_due()
 
     def show(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> None:
         """Draw the table anew."""
-        self._next = time.monotonic() + PERIOD_S
         columns = shutil.get_terminal_size().columns
         lines = [
             self.summary(trials, total=total, left_s=left_s),
@@ -75,15 +70,11 @@ class SweepConsole:
         shown = lines[: ROWS + 2]
         if len(lines) > len(shown):
             shown.append(f"... and {len(lines) - len(shown)} more")
-        self._erase()
-        self.stream.write("".join(f"{line[: columns - 1]}\n" for line in shown))
-        self.stream.flush()
-        self._shown = len(shown)
+        self._table.show("".join(f"{line[: columns - 1]}\n" for line in shown))
 
     def close(self) -> None:
         """Erase the table."""
-        self._erase()
-        self.stream.flush()
+        self._table.clear()
 
     def summary(self, trials: Sequence[Trial], *, total: int | None, left_s: float | None) -> str:
         """Summarize the sweep in one line."""
@@ -96,11 +87,6 @@ class SweepConsole:
         if left_s is not None:
             parts.append(f"~{_format_duration(left_s)} left")
         return ", ".join(parts)
-
-    def _erase(self) -> None:
-        if self._shown:
-            self.stream.write(f"\x1b[{self._shown}A\x1b[J")
-            self._shown = 0
 
 
 def to_rows(trials: Sequence[Trial], mode: str, metric: str, counter: str) -> list[str]:
