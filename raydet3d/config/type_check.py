@@ -8,6 +8,7 @@ the first check and not with this module: its import takes about 0.2 s.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 import sys
@@ -15,9 +16,9 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
@@ -27,6 +28,8 @@ from raydet3d.errors import InputError, InputTypeError, nearest_or_all
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 TypeForm: TypeAlias = object
 """A type, or a special form such as `Annotated[int, Ge(1)]`, as in PEP 747, for which Python 3.11 has no type."""
@@ -156,7 +159,20 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
     for name, value in arguments.items():
         annotation = next((known[name] for known in signatures if name in known), Any)
         if not fits(annotation, map_leaves(value, lambda leaf, _: _with_integer(leaf))):
-            raise InputError(f"{where}: {name} must be {describe(annotation)}, got {value!r}")
+            raise InputTypeError(f"{where}: {name} must be {describe(annotation)}, got {value!r}")
+
+
+def checked(constructor: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a constructor to check its arguments against its annotations where it is called without a registry."""
+    signature = inspect.signature(constructor)
+
+    @wraps(constructor)
+    def check_and_call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        check_arguments(constructor, given, type(given["self"]).__name__)
+        return constructor(*args, **kwargs)
+
+    return check_and_call
 
 
 @cache
@@ -166,7 +182,7 @@ def _own_annotations(function: Callable[..., object]) -> list[dict[str, Any]]:
     if isinstance(function, type):
         makers = [vars(kind)["__init__"] for kind in function.__mro__ if "__init__" in vars(kind)]
     found = []
-    for maker in makers:
+    for maker in map(inspect.unwrap, makers):
         module = sys.modules.get(getattr(maker, "__module__", None) or "")
         is_own = module is not None and module.__name__.partition(".")[0] == __name__.partition(".")[0]
         space = {**vars(typing), **vars(module)} if is_own else {}

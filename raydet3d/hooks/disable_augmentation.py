@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
-from raydet3d.errors import InputError
+from raydet3d.config.type_check import NonNegativeInt, checked
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import RunContext
 from raydet3d.registry import HOOKS
@@ -30,13 +30,10 @@ class DisableAugHook(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, disable_after_epoch: int = 15, disable_aug_list: Sequence[str] = ()) -> None:
-        if isinstance(disable_aug_list, str):
-            disable_aug_list = [disable_aug_list]
-        if disable_after_epoch < 0:
-            raise InputError(f"{type(self).__name__}: disable_after_epoch must be 0 or more, got {disable_after_epoch}")
+    @checked
+    def __init__(self, disable_after_epoch: NonNegativeInt = 15, disable_aug_list: str | Sequence[str] = ()) -> None:
         self.disable_after_epoch = disable_after_epoch
-        self.disable_aug_list = list(disable_aug_list)
+        self.disable_aug_list = [disable_aug_list] if isinstance(disable_aug_list, str) else list(disable_aug_list)
 
     def before_train(self, runner: RunContext) -> None:
         """Set the epoch after which the dataset disables the transforms."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from raydet3d.errors import InputAssertionError, InputError
+from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt, checked
+from raydet3d.errors import InputAssertionError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import Metrics, RunContext, StateDict
 from raydet3d.hooks.metric_rules import given_score, infer_rule, is_better
@@ -31,22 +33,17 @@ class EarlyStoppingHook(Hook):
 
     priority = "LOWEST"
 
+    @checked
     def __init__(
         self,
         monitor: str,
-        rule: str | None = None,
-        min_delta: float = 0.1,
+        rule: Literal["greater", "less"] | None = None,
+        min_delta: NonNegativeFloat = 0.1,
         strict: bool = False,
         check_finite: bool = True,
-        patience: int = 5,
+        patience: NonNegativeInt = 5,
         stopping_threshold: float | None = None,
     ) -> None:
-        if rule not in ("greater", "less", None):
-            raise InputError(f"EarlyStoppingHook: rule must be 'greater' or 'less', got {rule!r}")
-        if patience < 0:
-            raise InputError(f"EarlyStoppingHook: patience must be 0 or more, got {patience}")
-        if min_delta < 0:
-            raise InputError(f"EarlyStoppingHook: min_delta must be 0 or more, got {min_delta}")
         self.monitor = monitor
         self.rule = rule or infer_rule(monitor, owner="EarlyStoppingHook", key="monitor")
         self.min_delta = min_delta

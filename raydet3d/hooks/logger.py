@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from raydet3d.errors import InputError, InputTypeError
+from raydet3d.config.type_check import PositiveInt, checked
+from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
 from raydet3d.hooks.analysis_file import ANALYSIS, renewed_analysis
 from raydet3d.hooks.backend_args import only_local
@@ -42,11 +43,12 @@ class LoggerHook(Hook):
 
     priority = "BELOW_NORMAL"
 
+    @checked
     def __init__(
         self,
-        interval: int = 10,
+        interval: PositiveInt = 10,
         ignore_last: bool = True,
-        interval_exp_name: int = 1000,
+        interval_exp_name: PositiveInt = 1000,
         out_dir: str | Path | None = None,
         out_suffix: str | Sequence[str] = (".json", ".log", ".py", "yaml"),
         keep_local: bool = True,
@@ -55,16 +57,6 @@ class LoggerHook(Hook):
         backend_args: PartCfg | None = None,
         headline: Sequence[str] = (),
     ) -> None:
-        for name, value in (("interval", interval), ("interval_exp_name", interval_exp_name)):
-            if not isinstance(value, int) or value <= 0:
-                raise InputTypeError(f"LoggerHook: {name} must be an integer above 0, got {value!r}")
-        if not isinstance(ignore_last, bool):
-            raise InputTypeError(f"LoggerHook: ignore_last must be True or False, got {ignore_last!r}")
-        if out_dir is not None and not isinstance(out_dir, str | Path):
-            raise InputTypeError(f"LoggerHook: out_dir must be a path, got {out_dir!r}")
-        suffixes = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
-        if not all(isinstance(suffix, str) for suffix in suffixes):
-            raise InputTypeError(f"LoggerHook: out_suffix must be a text or a list of texts, got {out_suffix!r}")
         only_local("LoggerHook", backend_args, file_client_args)
         if out_dir is None and file_client_args is not None:
             raise InputError("LoggerHook: file_client_args is for copying to out_dir, which is not given")
@@ -72,7 +64,7 @@ class LoggerHook(Hook):
         self.ignore_last = ignore_last
         self.interval_exp_name = interval_exp_name
         self.out_dir = out_dir
-        self.out_suffix = suffixes
+        self.out_suffix = (out_suffix,) if isinstance(out_suffix, str) else tuple(out_suffix)
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._headline = tuple(headline)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import profiler
 
+from raydet3d.config.type_check import PositiveInt, checked
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, PartCfg, RunContext
@@ -42,11 +43,12 @@ class ProfilerHook(Hook):
 
     priority = "VERY_LOW"
 
+    @checked
     def __init__(
         self,
         *,
         by_epoch: bool = True,
-        profile_times: int = 1,
+        profile_times: PositiveInt = 1,
         activity_with_cpu: bool = True,
         activity_with_cuda: bool = False,
         schedule: PartCfg | None = None,
@@ -57,8 +59,6 @@ class ProfilerHook(Hook):
         with_flops: bool = False,
         json_trace_path: str | None = None,
     ) -> None:
-        if profile_times < 1:
-            raise InputError(f"ProfilerHook: profile_times must be 1 or more, got {profile_times}")
         if by_epoch and profile_times > 1:
             raise InputError(
                 f"ProfilerHook: by_epoch=True profiles one epoch, got profile_times={profile_times}; for a number of "

@@ -6,13 +6,14 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Gt, Le
 from torch import Tensor
 from typing_extensions import override
 
 from raydet3d import dist
-from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from raydet3d.errors import InputError
+from raydet3d.config.type_check import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from raydet3d.hooks.backend_args import only_local
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, DataSample, Metrics, PartCfg, Predictions, RunContext, StateDict
@@ -72,10 +73,11 @@ class Det3DVisualizationHook(Hook):
 
     priority = "NORMAL"
 
+    @checked
     def __init__(
         self,
         draw: bool = False,
-        interval: int = 50,
+        interval: PositiveInt = 50,
         score_thr: float = 0.3,
         show: bool = False,
         vis_task: str = "lidar_det",
@@ -89,13 +91,9 @@ class Det3DVisualizationHook(Hook):
         worst: NonNegativeInt = 0,
         page: bool | str = False,
         page_frames: PositiveInt = 30,
-        match_iou: PositiveFloat = 0.5,
+        match_iou: Annotated[float, Gt(0), Le(1)] = 0.5,
         match_distance: PositiveFloat | None = None,
     ) -> None:
-        if interval < 1:
-            raise InputError(f"Det3DVisualizationHook: interval must be 1 or more, got {interval}")
-        if match_iou > 1:
-            raise InputError(f"Det3DVisualizationHook: match_iou must be at most 1, got {match_iou}")
         only_local("Det3DVisualizationHook", backend_args)
         self.draw = draw
         self.interval = interval

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
+from raydet3d.config.type_check import PositiveFloat, PositiveInt, read_section
 from raydet3d.errors import InputError
 from raydet3d.log import MMLogger
 from raydet3d.optim.constructor import DefaultOptimWrapperConstructor
@@ -92,6 +94,15 @@ DEPTHS: dict[tuple[str, str], Callable[[str, int], int]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerDecayCfg:
+    """Keys of `paramwise_cfg`; see `LearningRateDecayOptimizerConstructor`."""
+
+    num_layers: PositiveInt
+    decay_rate: PositiveFloat
+    decay_type: str = "layer_wise"
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """Groups of one depth each, with `lr * decay_rate ** (num_layers + 1 - depth)`; the head has the full rate.
@@ -107,15 +118,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """
 
     def _validate_cfg(self) -> None:
-        cfg = self.paramwise_cfg
-        for key in cfg:
-            if key not in ("num_layers", "decay_rate", "decay_type"):
-                raise InputError(f"paramwise_cfg has no {key!r}; layer decay takes num_layers, decay_rate, decay_type")
-        layers, rate = cfg.get("num_layers"), cfg.get("decay_rate")
-        if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
-            raise InputError(f"paramwise_cfg.num_layers must be an integer of at least 1, got {layers!r}")
-        if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not rate > 0:
-            raise InputError(f"paramwise_cfg.decay_rate must be a number above 0, got {rate!r}")
+        self._decay = read_section(LayerDecayCfg, self.paramwise_cfg, "paramwise_cfg")
         for key, value in (("lr", self.base_lr), ("weight_decay", self.base_wd)):
             if value is None:
                 raise InputError(f"layer decay needs optim_wrapper.optimizer.{key}")
@@ -132,7 +135,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             is_dcn_module: Not used.
         """
         depth_of = self._depth_rule(module)
-        layers, rate = self.paramwise_cfg["num_layers"], self.paramwise_cfg["decay_rate"]
+        layers, rate = self._decay.num_layers, self._decay.decay_rate
         groups: dict[str, Group] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
@@ -162,8 +165,8 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         params.extend(groups.values())
 
     def _depth_rule(self, model: nn.Module) -> Callable[[str, int], int]:
-        kind = self.paramwise_cfg.get("decay_type", "layer_wise")
-        wanted = "layer_wise" if isinstance(kind, str) and "layer_wise" in kind else kind
+        kind = self._decay.decay_type
+        wanted = "layer_wise" if "layer_wise" in kind else kind
         backbone = type(getattr(model, "backbone", None)).__name__
         rule = next((rule for (part, how), rule in DEPTHS.items() if part in backbone and how == wanted), None)
         if rule is None:

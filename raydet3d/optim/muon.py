@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from raydet3d.errors import InputError
+from raydet3d.config.type_check import NonNegativeFloat, checked
 from raydet3d.optim.param_groups import Group
 from raydet3d.registry import OPTIMIZERS
 
@@ -37,20 +37,18 @@ class MuonAdamW(torch.optim.Optimizer):
         ns_steps: Newton-Schulz steps.
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable[Tensor] | list[Group],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        weight_decay: float = 0.01,
+        lr: NonNegativeFloat = 1e-3,
+        momentum: NonNegativeFloat = 0.95,
+        weight_decay: NonNegativeFloat = 0.01,
         nesterov: bool = True,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         ns_steps: int = 5,
     ) -> None:
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if value < 0:
-                raise InputError(f"MuonAdamW: {name} must be 0 or more, got {value!r}")
         super().__init__(
             params,
             {

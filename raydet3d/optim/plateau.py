@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
 
+from annotated_types import Lt
 from torch import Tensor
 from typing_extensions import override
 
 from raydet3d.config import ConfigValue
+from raydet3d.config.type_check import NonNegativeFloat, checked
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError
 from raydet3d.optim.curves import FOREVER
 from raydet3d.optim.param_groups import Value
@@ -17,8 +20,6 @@ from raydet3d.optim.schedule import AnyOptimizer, ParamScheduler, SchedulerState
 from raydet3d.optim.wrapper import OptimWrapper
 from raydet3d.registry import PARAM_SCHEDULERS
 
-RULES = ("less", "greater")
-THRESHOLD_RULES = ("rel", "abs")
 SETTINGS = ("monitor", "rule", "factor", "patience", "threshold", "threshold_rule", "cooldown", "min_value", "eps")
 STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_step", "_global_step")
 
@@ -60,16 +61,17 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
 
     need_val_args = True
 
+    @checked
     def __init__(
         self,
         optimizer: AnyOptimizer,
         param_name: str,
         monitor: str = "loss",
-        rule: str = "less",
-        factor: float = 0.1,
+        rule: Literal["less", "greater"] = "less",
+        factor: Annotated[float, Lt(1)] = 0.1,
         patience: int = 10,
-        threshold: float = 1e-4,
-        threshold_rule: str = "rel",
+        threshold: NonNegativeFloat = 1e-4,
+        threshold_rule: Literal["rel", "abs"] = "rel",
         cooldown: int = 0,
         min_value: float | Sequence[float] = 0.0,
         eps: float = 1e-8,
@@ -83,14 +85,6 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
             raise InputAssertionError("ReduceOnPlateau acts on validations: by_epoch must be True")
         if not isinstance(last_step, int) or last_step < -1:
             raise InputAssertionError(f"last_step must be an integer of at least -1, got {last_step!r}")
-        if threshold < 0:
-            raise InputError(f"threshold must be at least 0, got {threshold}")
-        if not factor < 1:
-            raise InputError(f"factor must be below 1, got {factor}")
-        if rule not in RULES:
-            raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-        if threshold_rule not in THRESHOLD_RULES:
-            raise InputError(f"threshold_rule must be one of {', '.join(THRESHOLD_RULES)}, got {threshold_rule!r}")
         self.monitor, self.rule, self.factor, self.patience = monitor, rule, factor, patience
         self.threshold, self.threshold_rule, self.cooldown, self.eps = threshold, threshold_rule, cooldown, eps
         self.min_value = min_value

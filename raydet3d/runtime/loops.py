@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from numbers import Real
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from raydet3d.config.type_check import NonNegativeInt, PositiveInt, checked
 from raydet3d.dist import all_gather_object, broadcast_buffers
 from raydet3d.errors import InputError
 from raydet3d.hooks.base import sample_ids
@@ -24,6 +24,8 @@ from raydet3d.runtime.micro_batch import train_in_parts
 from raydet3d.runtime.progress import Phase
 
 T = TypeVar("T")
+Intervals: TypeAlias = Sequence[tuple[PositiveInt, PositiveInt]] | None
+"""Pairs of a milestone and the validation interval from there on."""
 
 
 def set_position(loader: DataLoader, epoch: int, batches: int) -> None:
@@ -37,31 +39,6 @@ def set_position(loader: DataLoader, epoch: int, batches: int) -> None:
     stamped: Any = getattr(loader, "batch_sampler", None)
     if hasattr(stamped, "set_position"):
         stamped.set_position(epoch, batches)
-
-
-def _is_count(value: object) -> bool:
-    """Return whether a value is a whole number above 0; 2.0 is accepted."""
-    return not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer() and float(value) > 0
-
-
-def _read_pairs(dynamic_intervals: Sequence[Sequence[int]] | None) -> list[tuple[int, int]]:
-    """Return the (milestone, interval) pairs, sorted by milestone.
-
-    Args:
-        dynamic_intervals: Tuples or lists (YAML has no tuples) of two numbers; or None.
-
-    Raises:
-        InputError: An item is not a pair of whole numbers above 0.
-    """
-    pairs = []
-    for pair in dynamic_intervals or []:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(map(_is_count, pair)):
-            raise InputError(
-                "train_cfg.dynamic_intervals must be a list of (milestone, interval) pairs of whole numbers above 0, "
-                f"got {pair!r}"
-            )
-        pairs.append((int(pair[0]), int(pair[1])))
-    return sorted(pairs)
 
 
 class BaseLoop(ABC):
@@ -116,24 +93,18 @@ class _TrainLoop(BaseLoop):
         runner: RunContext,
         dataloader: DataLoader,
         limit: int,
-        name: str,
         val_begin: int,
         val_interval: int,
-        dynamic_intervals: Sequence[Sequence[int]] | None,
+        dynamic_intervals: Intervals,
     ) -> None:
         if len(dataloader) == 0:
             raise InputError("train_dataloader gives no batch: fewer samples than batch_size, with drop_last=True?")
-        for key, value in ((name, limit), ("val_interval", val_interval)):
-            if not _is_count(value):
-                raise InputError(f"train_cfg.{key} must be a whole number above 0, got {value!r}")
         super().__init__(runner, dataloader)
         self.limit = int(limit)
-        if val_begin != 0 and not _is_count(val_begin):
-            raise InputError(f"train_cfg.val_begin must be a whole number of at least 0, got {val_begin!r}")
         self.val_begin: int = int(val_begin)
         self.val_interval: int = int(val_interval)
         self.stop_training: bool = False
-        pairs = _read_pairs(dynamic_intervals)
+        pairs = sorted((int(milestone), int(interval)) for milestone, interval in dynamic_intervals or ())
         self._milestones: list[int] = [0, *(milestone for milestone, _ in pairs)]
         self._intervals: list[int] = [self.val_interval, *(interval for _, interval in pairs)]
 
@@ -240,16 +211,17 @@ class EpochBasedTrainLoop(_TrainLoop):
 
     by_epoch = True
 
+    @checked
     def __init__(
         self,
         runner: RunContext,
         dataloader: DataLoader,
-        max_epochs: int,
-        val_begin: int = 1,
-        val_interval: int = 1,
-        dynamic_intervals: Sequence[Sequence[int]] | None = None,
+        max_epochs: PositiveInt,
+        val_begin: NonNegativeInt = 1,
+        val_interval: PositiveInt = 1,
+        dynamic_intervals: Intervals = None,
     ) -> None:
-        super().__init__(runner, dataloader, max_epochs, "max_epochs", val_begin, val_interval, dynamic_intervals)
+        super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         self.max_epochs = self.limit
         self.max_iters = self.max_epochs * len(dataloader)
 
@@ -303,16 +275,17 @@ class IterBasedTrainLoop(_TrainLoop):
     by_epoch = False
     max_epochs = 1
 
+    @checked
     def __init__(
         self,
         runner: RunContext,
         dataloader: DataLoader,
-        max_iters: int,
-        val_begin: int = 1,
-        val_interval: int = 1000,
-        dynamic_intervals: Sequence[Sequence[int]] | None = None,
+        max_iters: PositiveInt,
+        val_begin: NonNegativeInt = 1,
+        val_interval: PositiveInt = 1000,
+        dynamic_intervals: Intervals = None,
     ) -> None:
-        super().__init__(runner, dataloader, max_iters, "max_iters", val_begin, val_interval, dynamic_intervals)
+        super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
         self.max_iters = self.limit
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ from raydet3d.config.section_schemas import RunConfig, read_run_config
 from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import PartCfg
-from raydet3d.registry import LOOPS, Registry
+from raydet3d.registry import LOOPS, check_constructor
 from raydet3d.runtime.consistency import check_consistency
 
 TRIPLES = {
@@ -53,7 +53,7 @@ def check_sections(cfg: PartCfg) -> RunConfig:
         if len(there) == 3 and not hasattr(cfg[f"{mode}_cfg"], "run"):  # a loop that is already built has it
             key = f"{mode}_cfg"
             with config_context(key):
-                _check_arguments(LOOPS, loop_cfg(cfg[key], mode))
+                _check_arguments(loop_cfg(cfg[key], mode))
     refuse_deleted_optimizer(cfg)
     check_consistency(cfg)
     return run
@@ -124,16 +124,9 @@ def custom_hook_cfgs(custom_hooks: CustomHooks) -> list[tuple[str, Hook | PartCf
     return [(f"custom_hooks[{i}]", mine) for i, mine in enumerate(custom_hooks or ())]
 
 
-def _check_arguments(table: Registry, cfg: PartCfg) -> None:
+def _check_arguments(cfg: PartCfg) -> None:
     """Refuse wrong, unknown and missing arguments of a loop without building it."""
     kind = cfg["type"]
-    loop = table.get(kind) if isinstance(kind, str) else kind
-    signature = inspect.signature(loop)
-    given = {name: None for name in _GIVEN if name in signature.parameters}
-
-    def substitute(**_: object) -> None:
-        """Do nothing, with the loop's signature."""
-
-    substitute.__signature__ = signature  # type: ignore[attr-defined]
-    substitute.__name__ = getattr(loop, "__name__", str(loop))
-    table.build({**given, **cfg, "type": substitute})
+    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    given = {name: None for name in _GIVEN if name in inspect.signature(loop).parameters}
+    check_constructor(LOOPS, loop, {**given, **{key: value for key, value in cfg.items() if key != "type"}})

@@ -21,7 +21,7 @@ from raydet3d.config.type_check import (
     read_section,
 )
 from raydet3d.errors import InputError
-from raydet3d.hooks import CheckpointHook
+from raydet3d.hooks import CheckpointHook, EarlyStoppingHook
 from raydet3d.registry import HOOKS, LOG_PROCESSORS
 
 
@@ -161,3 +161,21 @@ def test_functions_of_other_packages_are_not_checked() -> None:
     def function(count: int) -> None: ...
 
     check_arguments(function, {"count": "three"}, "a function")
+
+
+def test_checked_constructors_refuse_wrong_arguments_when_they_are_called_directly() -> None:
+    with pytest.raises(InputError, match="EarlyStoppingHook: patience must be an integer of at least 0, got -1"):
+        EarlyStoppingHook("loss", patience=-1)
+    with pytest.raises(InputError, match="hook EarlyStoppingHook: patience must be an integer of at least 0"):
+        HOOKS.build({"type": "EarlyStoppingHook", "monitor": "loss", "patience": -1})
+    with pytest.raises(TypeError, match="a"):
+        EarlyStoppingHook()  # type: ignore[call-arg]
+
+
+def test_a_checked_constructor_of_a_base_class_names_the_class_that_is_made() -> None:
+    class Named(EarlyStoppingHook):
+        """Of another name."""
+
+    with pytest.raises(InputError, match="Named: patience"):
+        Named("loss", patience=-1)
+    assert Named("loss", patience=0).patience == 0

@@ -88,9 +88,9 @@ def test_a_metric_that_validation_never_gives(tmp_path: Path) -> None:
     ("args", "words"),
     [
         ({"monitor": "height"}, "is more or less of monitor='height' better"),
-        ({"monitor": "AP", "rule": "more"}, "rule must be 'greater' or 'less', got 'more'"),
-        ({"monitor": "AP", "patience": -1}, "patience must be 0 or more"),
-        ({"monitor": "AP", "min_delta": -1}, "min_delta must be 0 or more"),
+        ({"monitor": "AP", "rule": "more"}, "rule must be one of greater, less, got 'more'"),
+        ({"monitor": "AP", "patience": -1}, "patience must be an integer of at least 0"),
+        ({"monitor": "AP", "min_delta": -1}, "min_delta must be a number of at least 0"),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:

@@ -209,5 +209,5 @@ def test_only_folders_are_written_to() -> None:
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5])
 def test_bad_intervals(interval: Any) -> None:
-    with pytest.raises(InputError, match="interval must be an integer above 0"):
+    with pytest.raises(InputError, match="interval must be an integer of at least 1"):
         LoggerHook(interval=interval)

@@ -106,7 +106,7 @@ def test_a_profile_by_a_schedule_and_a_function_of_ones_own(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"profile_times": 0}, "profile_times must be 1 or more"),
+        ({"profile_times": 0}, "profile_times must be an integer of at least 1"),
         ({"profile_times": 2}, "by_epoch=True profiles one epoch, got profile_times=2"),
         ({"activity_with_cpu": False}, "nothing to record"),
         ({"on_trace_ready": {"type": "print"}}, "must be log_trace or tb_trace, got 'print'"),

@@ -188,7 +188,7 @@ def test_mmdet3ds_arguments_are_accepted():
     Det3DVisualizationHook(
         True, 10, 0.1, False, "multi-modality_det", 1.0, "out", True, True, show_pcd_rgb=False, backend_args=None
     )
-    with pytest.raises(InputError, match="interval must be 1 or more, got 0"):
+    with pytest.raises(InputError, match="interval must be an integer of at least 1, got 0"):
         Det3DVisualizationHook(interval=0)
 
 
@@ -315,5 +315,5 @@ def test_what_cannot_be_drawn_is_said_once(tmp_path, caplog):
 
 
 def test_the_rule_for_a_detection_is_refused_where_it_is_impossible():
-    with pytest.raises(InputError, match="match_iou must be at most 1, got 50"):
+    with pytest.raises(InputError, match="match_iou must be a number above 0 and of at most 1, got 50"):
         Det3DVisualizationHook(match_iou=50)

@@ -119,8 +119,8 @@ def test_one_group_for_each_depth_and_decay():
 @pytest.mark.parametrize(
     ("paramwise", "what"),
     [
-        ({"decay_rate": 0.5}, "num_layers must be an integer of at least 1, got None"),
-        ({"num_layers": 6}, "decay_rate must be a number above 0, got None"),
+        ({"decay_rate": 0.5}, "no num_layers, which must be an integer of at least 1"),
+        ({"num_layers": 6}, "no decay_rate, which must be a number above 0"),
         ({"num_layers": 6, "decay_rate": "0.5"}, "decay_rate must be"),
         ({"num_layers": 6, "decay_rate": 0.5, "rate": 1}, "has no 'rate'"),
         ({"num_layers": 6, "decay_rate": 0.5, "decay_type": "stages"}, "no layer decay 'stages' for .* ConvNeXt"),

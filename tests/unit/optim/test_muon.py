@@ -62,5 +62,5 @@ def test_a_convolution_is_a_matrix_of_outputs_by_the_rest() -> None:
 
 
 def test_a_negative_rate_is_refused() -> None:
-    with pytest.raises(InputError, match="lr must be 0 or more"):
+    with pytest.raises(InputError, match="lr must be a number of at least 0"):
         MuonAdamW([nn.Parameter(torch.ones(1))], lr=-1.0)

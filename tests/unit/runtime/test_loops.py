@@ -337,13 +337,10 @@ def test_ids_of_samples() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"dynamic_intervals": [(3,)]},
-            r"must be a list of \(milestone, interval\) pairs .*got \(3,\)",
-        ),
+        ({"dynamic_intervals": [(3,)]}, r"dynamic_intervals must be a list of lists of 2 integers .*got \[\(3,\)\]"),
         ({"dynamic_intervals": [3, 1]}, r"dynamic_intervals must be "),
-        ({"dynamic_intervals": [[2, 0]]}, r"dynamic_intervals must be .*got \[2, 0\]"),
-        ({"val_begin": -1}, "train_cfg.val_begin must be a whole number of at least 0, got -1"),
+        ({"dynamic_intervals": [[2, 0]]}, r"dynamic_intervals must be .*got \[\[2, 0\]\]"),
+        ({"val_begin": -1}, "train_cfg: .*val_begin must be an integer of at least 0, got -1"),
         ({"max_iters": 5}, "no argument 'max_iters'"),
     ],
 )
