@@ -308,7 +308,7 @@ def open_infos(path: str | Path, *, hint: str = "") -> InfoFrames:
 def check_backend(backend_args: Mapping[str, object] | None) -> None:
     """Refuse storage back ends other than the local one (`backend_args=None`)."""
     name = (backend_args or {}).get("backend", "local")
-    if str(name).lower() not in ("local", "disk", "harddisk", "localbackend"):
+    if str(name).lower() not in ("local", "disk", "harddisk", "localbackend", "harddiskbackend"):
         raise InputError(
             f"backend_args: backend {name!r} is not known here; files are read from local or mounted paths"
         )

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from raydet3d.config import is_uri
@@ -49,50 +49,11 @@ class HashingWriter:
         self._file.flush()
 
 
-class Storage(Protocol):
-    """Where checkpoints are stored. Names may contain folders, with `/`."""
-
-    def location(self, name: str) -> Location:
-        """Return the path or URI of a file."""
-
-    def names(self, folder: str = "") -> list[str]:
-        """List the names of files and folders."""
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading."""
-
-    def prepare(self, name: str, fill: Callable[[HashingWriter], object]) -> tuple[str, int]:
-        """Write a temporary file; returns its digest and size. `commit` puts it in place, `discard` deletes it."""
-
-    def commit(self, name: str) -> None:
-        """Put what was prepared in place."""
-
-    def discard(self, name: str) -> None:
-        """Delete what was prepared, as far as it is there."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all."""
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
-
-    def stat(self, name: str) -> tuple[int, int]:
-        """Return the size of a file in bytes and its modification time in nanoseconds."""
-
-    def remove(self, name: str) -> None:
-        """Delete a file, or a folder with all that is in it, if it is there."""
-
-    def move(self, name: str, target: str) -> None:
-        """Give a file or folder another name, in place of what has that name."""
-
-    def leftovers(self) -> list[str]:
-        """Return the names of files that were prepared and not committed, by killed writers or by a live one."""
-
-    def free(self) -> int | None:
-        """Return the free bytes; None where that is not known."""
+Storage: TypeAlias = "LocalStorage | ObjectStorage"
+"""Where checkpoints are stored: two classes with the same methods. Names may contain folders, with `/`."""
 
 
-def open_storage(where: Location) -> LocalStorage | ObjectStorage:
+def open_storage(where: Location) -> Storage:
     """Open the storage of a path or a URI.
 
     Raises:

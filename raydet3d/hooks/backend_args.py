@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import PartCfg
+from raydet3d.info_file import check_backend
 from raydet3d.log import MMLogger
 
 
@@ -24,9 +24,5 @@ def only_local(owner: str, backend_args: PartCfg | None, file_client_args: PartC
         raise InputError(f"{owner}: file_client_args is the old name of backend_args; give one of them")
     if file_client_args is not None:
         MMLogger.get_current_instance().warning("%s: file_client_args is the old name of backend_args", owner)
-    for name, given in (("backend_args", backend_args), ("file_client_args", file_client_args)):
-        if given is None:
-            continue
-        backend = given.get("backend", "local") if isinstance(given, Mapping) else given
-        if backend not in ("local", "disk", "LocalBackend", "HardDiskBackend"):
-            raise InputError(f"{owner}: {name} asks for {backend!r}; files go to folders: only backend='local' exists")
+    with config_context(owner):
+        check_backend(backend_args or file_client_args)

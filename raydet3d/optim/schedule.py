@@ -12,7 +12,7 @@ import types
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -88,16 +88,6 @@ class Schedule:
                 scheduler.step(metrics)
 
 
-class Target(Protocol):
-    """The place of a scheduled value in a param group."""
-
-    def read(self, group: Group) -> Value:
-        """Return the current value."""
-
-    def write(self, group: Group, value: Value) -> None:
-        """Set the value."""
-
-
 @dataclass(frozen=True)
 class Field:
     """A field of the given name.
@@ -138,6 +128,10 @@ class FirstBeta:
         """Set the value."""
         group["betas"] = (value, *group["betas"][1:])
         group["momentum"] = value
+
+
+Target: TypeAlias = Field | FirstBeta
+"""The place of a scheduled value in a param group."""
 
 
 def momentum_target(optimizer: AnyOptimizer) -> Target:

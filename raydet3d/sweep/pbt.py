@@ -27,7 +27,7 @@ from raydet3d.sweep import spec
 from raydet3d.sweep.run_trial import POINTER
 from raydet3d.sweep.trial_config import digest
 from raydet3d.sweep.trial_queue import TrialQueue
-from raydet3d.sweep.trial_schedulers import Controller, common_options, trial_id
+from raydet3d.sweep.trial_schedulers import common_options, trial_id
 from raydet3d.sweep.trial_spec import TrialSpec
 from raydet3d.sweep.trial_store import OPEN, Trial, TrialReport, read_json, write_json
 
@@ -81,7 +81,7 @@ class Population(PopulationBasedTraining):
         return object, ()  # as the driver
 
     @override
-    def on_trial_add(self, tune_controller: Controller, trial: RayTrial) -> None:
+    def on_trial_add(self, tune_controller: object, trial: RayTrial) -> None:
         """Add a trial in the state that it had in an earlier start."""
         # Ray refuses search algorithms beside a population, since most of them learn from results. Ours only hands out
         # the trials that the sweep has decided on, so the check is given a controller without one.
@@ -105,17 +105,17 @@ class Population(PopulationBasedTraining):
         return tune.Checkpoint.from_directory(str(folder))
 
     @override
-    def on_trial_result(self, tune_controller: Controller, trial: RayTrial, result: TrialReport) -> str:
+    def on_trial_result(self, tune_controller: object, trial: RayTrial, result: TrialReport) -> str:
         unpin(self._queue.trials[trial_id(trial)])  # it has saved before it reports
         return str(super().on_trial_result(tune_controller, trial, result))
 
     @override
-    def on_trial_complete(self, tune_controller: Controller, trial: RayTrial, result: TrialReport) -> None:
+    def on_trial_complete(self, tune_controller: object, trial: RayTrial, result: TrialReport) -> None:
         unpin(self._queue.trials[trial_id(trial)])
         super().on_trial_complete(tune_controller, trial, result)
 
     @override
-    def on_trial_error(self, tune_controller: Controller, trial: RayTrial) -> None:
+    def on_trial_error(self, tune_controller: object, trial: RayTrial) -> None:
         unpin(self._queue.trials[trial_id(trial)])
         super().on_trial_error(tune_controller, trial)
 

@@ -9,7 +9,6 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -21,13 +20,6 @@ from raydet3d.sweep.trial_store import FAILED, OPEN, Trial, TrialReport
 
 OPTIONAL = {"hyperband": "raydet3d.sweep.hyperband", "pbt": "raydet3d.sweep.pbt"}
 """Modules of schedulers by type; each has a `make_scheduler`."""
-
-
-class Controller(Protocol):
-    """What a scheduler is given of Ray Tune's loop."""
-
-    def get_trials(self) -> list[RayTrial]:
-        """Return all trials."""
 
 
 def trial_id(trial: RayTrial) -> str:
@@ -94,7 +86,7 @@ class _Resumed(FIFOScheduler):
         """Replay a report of an earlier start."""
 
     @override
-    def on_trial_add(self, tune_controller: Controller, trial: RayTrial) -> None:
+    def on_trial_add(self, tune_controller: object, trial: RayTrial) -> None:
         super().on_trial_add(tune_controller, trial)
         before = self._open.pop(trial_id(trial), None)
         for report in before.reports if before is not None else ():
@@ -117,6 +109,6 @@ class Median(_Resumed, MedianStoppingRule):
         MedianStoppingRule.on_trial_complete(self, None, trial, report)  # which does nothing but note the report
 
     @override
-    def on_trial_complete(self, tune_controller: Controller, trial: RayTrial, result: TrialReport) -> None:
+    def on_trial_complete(self, tune_controller: object, trial: RayTrial, result: TrialReport) -> None:
         if "score" in result:  # one that has failed early has none
             super().on_trial_complete(tune_controller, trial, result)

@@ -119,7 +119,7 @@ def test_a_metric_that_validation_never_gives(tmp_path: Path) -> None:
             {"keep_bytes": "much"},
             "keep_bytes: a size is a number of bytes or text",
         ),
-        ({"backend_args": {"backend": "petrel"}}, "backend_args asks for 'petrel'; files go to folders"),
+        ({"backend_args": {"backend": "petrel"}}, "CheckpointHook: backend_args: backend 'petrel' is not known"),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], words: str) -> None:
