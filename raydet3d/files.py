@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,14 @@ def set_aside(path: Path) -> Path | None:
     except OSError:
         return None
     return target
+
+
+def append_json_line(path: Path, entry: Mapping[str, object]) -> None:
+    """Add an object to a JSON lines file, on the disk before this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json_lines(

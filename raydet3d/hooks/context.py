@@ -285,10 +285,6 @@ class RunContext(Protocol):
         """The visualizer, which receives scalars and images."""
 
     @property
-    def home(self) -> Location:
-        """Where the run's checkpoints are kept: the work dir, or a URI."""
-
-    @property
     def store(self) -> CheckpointStore:
         """The checkpoint store of the work dir."""
 

@@ -6,8 +6,6 @@ is kept in a file of a few bytes that every iteration updates (2 microseconds); 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, cast
@@ -60,14 +58,6 @@ def _is_entry(entry: Mapping[str, object]) -> bool:
         return all(isinstance(entry.get(key), int) for key in ("from", "redone"))
     has_counts = isinstance(entry.get("iter"), int) and isinstance(entry.get("saved"), int | None)
     return has_counts and isinstance(entry.get("result", {}), dict)
-
-
-def append_start(work_dir: Path, entry: RestartEntry) -> None:
-    """Add a line, on the disk before this returns."""
-    with (work_dir / STARTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_reached(work_dir: Path) -> int | None:

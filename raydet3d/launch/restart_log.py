@@ -11,10 +11,11 @@ import torch
 from typing_extensions import override
 
 from raydet3d import __version__, dist
-from raydet3d.checkpoint.log_upload import REACHED
+from raydet3d.checkpoint.log_upload import REACHED, STARTS
+from raydet3d.files import append_json_line
 from raydet3d.hooks.base import Hook
 from raydet3d.host import Machine, describe_machine
-from raydet3d.launch.restart_file import RestartEntry, append_start, read_reached, read_starts
+from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
 from raydet3d.launch.run_spec import RunResult
 from raydet3d.runtime.loaders import global_batch_size
 
@@ -109,4 +110,4 @@ class RestartLogHook(Hook):
 
 def _append(runner: RunContext, entry: RestartEntry) -> None:
     entry |= {"run": runner.run_name, "start": runner.timestamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    append_start(runner.work_dir, entry)
+    append_json_line(runner.work_dir / STARTS, entry)

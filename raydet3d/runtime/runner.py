@@ -190,11 +190,6 @@ class Runner(RunParts):
     # -- weights and checkpoints --------------------------------------------------------------------------------
 
     @property
-    def home(self) -> Location:
-        """Where the run's checkpoints are kept: the work dir, or a URI."""
-        return self.checkpoints.home
-
-    @property
     def store(self) -> CheckpointStore:
         """The checkpoint store of the work dir."""
         return self.checkpoints.store

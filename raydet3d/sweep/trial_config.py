@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from raydet3d.config import Config
 from raydet3d.config.cfg_options import set_key, split_key
-from raydet3d.config.config_dict import DELETE, to_plain
+from raydet3d.config.config_dict import DELETE, to_plain, walk
 from raydet3d.config.section_schemas import KNOWN_KEYS
 from raydet3d.config.type_check import check_value
 from raydet3d.errors import InputError, nearest
@@ -72,7 +72,7 @@ class TrialConfigBuilder:
         return Config(values, filename=cfg.filename, origin=cfg.origin)
 
     def _unknown(self, key: str, values: Mapping[str, Value]) -> InputError:
-        near = nearest(key, list(all_keys(values)))
+        near = nearest(key, all_keys(values))
         return InputError(
             f"{self.sweep.file}: space.{key}: {self.config.name} has no such key{near}"
             + ("" if near else "; put it there first with cfg_options, with a value that the class takes")
@@ -96,15 +96,10 @@ def find_values(values: Value, key: str) -> list[Value]:
     return [here]
 
 
-def all_keys(values: Mapping[str, Value] | Sequence[Value], prefix: str = "") -> Iterator[str]:
-    """Iterate over the dotted keys of a config."""
-    items = values.items() if isinstance(values, Mapping) else enumerate(values)
-    for name, value in items:
-        step = f'"{name}"' if isinstance(name, str) and "." in name else str(name)
-        path = f"{prefix}.{step}" if prefix else step
-        yield path
-        if isinstance(value, Mapping | list | tuple):
-            yield from all_keys(value, path)
+def all_keys(values: Mapping[str, Value]) -> list[str]:
+    """Return the dotted keys of a config."""
+    places = [place for place, _ in walk(values) if place]
+    return [".".join(f'"{step}"' if "." in str(step) else str(step) for step in place) for place in places]
 
 
 def digest(cfg: Config) -> str:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from raydet3d import dist
 from raydet3d.errors import InputError
+from raydet3d.files import append_json_line
 from raydet3d.hooks.base import Hook
 from raydet3d.launch.failures import NonFiniteError
 from raydet3d.launch.ray_options import RayOptions
@@ -22,7 +23,7 @@ from raydet3d.launch.signal_channel import Report
 from raydet3d.sweep.spec import Keep
 from raydet3d.sweep.stop_rules import matching_metrics
 from raydet3d.sweep.trial_retention import RetentionPolicy
-from raydet3d.sweep.trial_store import TrialReport, TrialStore, append_report, read_json, write_json
+from raydet3d.sweep.trial_store import REPORTS, TrialReport, TrialStore, read_json, write_json
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
@@ -163,7 +164,7 @@ class TrialHook(Hook):
             "metrics": scalars,
         }
         if runner.rank == 0:
-            append_report(self.trial.folder, report)
+            append_json_line(self.trial.folder / REPORTS, report)
         runner.progress.validated = runner.iter
         saved = self._save(runner, at, scalars)
         goes_on = True

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +36,7 @@ DONE: State = "done"
 STOPPED: State = "stopped"
 FAILED: State = "failed"
 OPEN = (WAITING, RUNNING)
+REPORTS = "reports.jsonl"
 STATES = (*OPEN, DONE, STOPPED, FAILED)
 Finite = Annotated[float, Gt(-1e300), Lt(1e300)]
 
@@ -194,7 +194,7 @@ class TrialStore:
 
     def reports(self, trial: str) -> list[TrialReport]:
         """Return a trial's validations, each point of the run once; log damaged lines and set them aside."""
-        lines, damage = read_json_lines(self.folder(trial) / "reports.jsonl", _is_report)
+        lines, damage = read_json_lines(self.folder(trial) / REPORTS, _is_report)
         if damage is not None:
             get_logger().warning("%s", damage)
         by_point: dict[float, TrialReport] = {}
@@ -223,14 +223,6 @@ class TrialStore:
         """Return what `write_ranking` has written, without damaged entries."""
         found = read_json(self.path / "standing.json")
         return [entry for entry in found if _is_rank(entry)] if isinstance(found, list) else []
-
-
-def append_report(folder: Path, report: TrialReport) -> None:
-    """Add a line to a trial's reports, on the disk before this returns."""
-    with (folder / "reports.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(report) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from raydet3d.checkpoint.safe_load import read_checkpoint
+from raydet3d.files import append_json_line
 from raydet3d.sweep.ranking import Ranking
-from raydet3d.sweep.trial_store import State, Trial, TrialReport, TrialStore, append_report
+from raydet3d.sweep.trial_store import REPORTS, State, Trial, TrialReport, TrialStore
 from tests.kit.command import INTERRUPTED, interrupt, run_train, toy_config
 from tests.kit.damage import damage
 
@@ -102,7 +103,7 @@ def write_sweep(folder: Path) -> list[Trial]:
                 "iter": 4 * at,
                 "metrics": {"toy/AP": at},
             }
-            append_report(store.folder(trial.id), report)
+            append_json_line(store.folder(trial.id) / REPORTS, report)
             trial.reports.append(report)
         store.save(trial)
         trials.append(trial)
@@ -132,7 +133,7 @@ def test_a_sweep_reads_what_is_left_of_its_records(tmp_path: Path, count: int, s
         assert store.time_spent() >= 0, what
         assert len(Ranking(trials, "max").trials()) == 3, what
         for trial in trials:  # what a start writes
-            append_report(store.folder(trial.id), {"at": 9, "score": 1.0})
+            append_json_line(store.folder(trial.id) / REPORTS, {"at": 9, "score": 1.0})
             store.save(trial)
         store.write_ranking(Ranking(trials, "max").ranks())
         store.note_time(13.0)

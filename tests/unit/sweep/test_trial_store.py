@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raydet3d.errors import InputError
-from raydet3d.files import locked
-from raydet3d.sweep.trial_store import DONE, FAILED, RUNNING, STOPPED, Trial, TrialStore, append_report
+from raydet3d.files import append_json_line, locked
+from raydet3d.sweep.trial_store import DONE, FAILED, REPORTS, RUNNING, STOPPED, Trial, TrialStore
 
 
 def trial(name: str, *scores: float, state: str = DONE, number: int | None = None) -> Trial:
@@ -22,7 +22,7 @@ def trial(name: str, *scores: float, state: str = DONE, number: int | None = Non
 def write(ledger: TrialStore, one: Trial) -> Path:
     ledger.create(one)
     for report in one.reports:
-        append_report(ledger.folder(one.id), report)
+        append_json_line(ledger.folder(one.id) / REPORTS, report)
     return ledger.folder(one.id)
 
 
@@ -36,7 +36,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_reports_of_a_resumed_run_replace_later_ones(tmp_path: Path) -> None:
     folder = write(TrialStore(tmp_path), trial("000", 1.0, 2.0, 3.0))
-    append_report(folder, {"at": 2, "score": 5.0, "time": 9.0})
+    append_json_line(folder / REPORTS, {"at": 2, "score": 5.0, "time": 9.0})
     with (folder / "reports.jsonl").open("a") as file:
         file.write('{"at": 3, "sco')  # killed while writing
     assert [(r["at"], r["score"]) for r in TrialStore(tmp_path).reports("000")] == [(1, 1.0), (2, 5.0)]
