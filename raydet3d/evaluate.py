@@ -204,28 +204,37 @@ def run_test(cfg: Config, args: argparse.Namespace, options: RayOptions, request
     """Test in this process, as one of torchrun's ranks, or on Ray workers."""
     spec = RunSpec(
         cfg=cfg.to_dict(),
-        filename=None if cfg.filename is None else str(cfg.filename),
+        filename=cfg.filename,
         origin=cfg.origin,
         run_id=new_run_id(default_work_dir(cfg, cfg.filename)),
         task="test",
         tta=args.tta,
         threads=args.threads or options.threads_per_worker,
-        cwd=str(Path.cwd()),
     )
     if options.max_workers > 0 and not is_torchrun():
         check_this_machine(options)
-        from raydet3d.launch.evaluation import evaluate_on_ray
+        from raydet3d.launch.ray_run import run_on_ray
 
         if args.threads:
             options = replace(options, threads_per_worker=args.threads)
-        return evaluate_on_ray(cfg, spec, options, request)
+        # Ray's own files go to the folder of this start: those of the work dir are a training's.
+        place = f"{cfg['work_dir']}/{spec.run_id}"
+        return run_on_ray(spec, options, request, work_dir=place, check=lambda: check_parts(cfg))
 
     from raydet3d.dist import broadcast_object, is_main_process, join_torchrun, on_rank0
-    from raydet3d.launch.evaluation import check_parts
 
     device = join_torchrun((cfg.get("env_cfg") or {}).get("dist_cfg")) if is_torchrun() else None
     on_rank0(lambda: check_parts(cfg))
     return {**run_worker(broadcast_object(spec), device=device), "is_main": is_main_process()}
+
+
+def check_parts(cfg: Config) -> None:
+    """Check what a test needs before anything is built, and generate data that are made on first use."""
+    from raydet3d.runtime.consistency import warn_of_contradictions
+    from raydet3d.runtime.loaders import check_data
+
+    warn_of_contradictions(cfg)
+    check_data(cfg)
 
 
 def main() -> int:

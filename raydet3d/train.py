@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from raydet3d.checkpoint.earlier_runs import EARLIER
 from raydet3d.cli import (
@@ -250,13 +250,12 @@ def make_run_spec(cfg: Config, options: RayOptions, resume: bool | str, run: str
         cfg["randomness"] = {**randomness, "seed": int.from_bytes(os.urandom(4), "little") >> 1}
     return RunSpec(
         cfg=cfg.to_dict(),
-        filename=None if cfg.filename is None else str(cfg.filename),
+        filename=cfg.filename,
         origin=cfg.origin,
         run_id=new_run_id(default_work_dir(cfg, cfg.filename)),
         resume=resume,
         run=run,
         threads=options.threads_per_worker if is_torchrun() else None,
-        cwd=str(Path.cwd()),
         batch_workers=options.batch_workers,
         hang_timeout_s=options.hang_timeout_s if is_torchrun() else 0,
         straggler_ratio=options.straggler_ratio,
@@ -298,31 +297,22 @@ def train_on_ray(
     cfg: Config, spec: RunSpec, options: RayOptions, request: StopRequest, asked: Callable[[], str | None]
 ) -> RunResult:
     """Train on Ray workers, or in this process with 0 workers."""
-    connecting: Any = None
-    if options.max_workers > 0:
-        from raydet3d.launch.cluster import ConnectThread
 
-        connecting = ConnectThread(options, cfg["work_dir"])
-        connecting.start()  # connecting takes seconds, so it overlaps with importing PyTorch and checking the data
-    try:
+    def check() -> None:
         check_parts(cfg)
         from raydet3d.runtime.loaders import check_data
 
         check_data(cfg)
         if not is_uri(cfg["work_dir"]):
             check_room_on_disk(Path(cfg["work_dir"]), checkpoint_size(cfg))
-        if connecting is None:
-            request.trains = True
-            return {**run_worker(spec, asked=asked), "workers": 0, "cpus": num_processors()}
-        from raydet3d.launch.retry_loop import fit
 
-        cluster = connecting.wait()
-        request.listen()
-        request.trains = True
-        return fit(spec, options, work_dir=cfg["work_dir"], request=request, cluster=cluster)
-    finally:
-        if connecting is not None:
-            connecting.close()
+    if options.max_workers > 0:
+        from raydet3d.launch.ray_run import run_on_ray
+
+        return run_on_ray(spec, options, request, work_dir=cfg["work_dir"], check=check)
+    check()
+    request.trains = True
+    return {**run_worker(spec, asked=asked), "workers": 0, "cpus": num_processors()}
 
 
 def print_result(result: RunResult, *, seconds: float) -> None:

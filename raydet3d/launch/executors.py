@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol
 
 import ray
 
@@ -41,14 +42,6 @@ MakeHooks = Callable[[WorkerLink], "Sequence[Hook]"]
 """Makes the further hooks of a worker; sent to the workers, so it is a function of a module or a partial of one."""
 OnReport = Callable[[Report], bool]
 """Takes a report of the workers, in the driver, and returns whether the run continues."""
-
-
-class TrainLoopConfig(TypedDict):
-    """What a worker of Ray Train gets."""
-
-    spec: RunSpec
-    channel: str
-    make_hooks: MakeHooks | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +156,9 @@ class _TorchAttempt:
         from ray.train.torch import TorchTrainer
 
         one, options = self._try, self._try.options
-        config: TrainLoopConfig = {"spec": one.spec, "channel": self._channel.name, "make_hooks": one.make_hooks}
         use_gpu = bool(options.gpus_per_worker)
         return TorchTrainer(
-            train_loop,
-            train_loop_config=dict(config),
+            partial(train_loop, one.spec, self._channel.name, one.make_hooks),
             torch_config=_torch_config(one.spec.cfg.get("env_cfg"), options, use_gpu),
             scaling_config=train.ScalingConfig(
                 num_workers=one.workers,
@@ -258,13 +249,13 @@ def _release(prefix: str) -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
-def train_loop(config: TrainLoopConfig) -> RunResult | None:
+def train_loop(spec: RunSpec, channel_name: str, make_hooks: MakeHooks | None) -> RunResult | None:
     """Run on each worker of Ray Train; rank 0's return value is the run's result."""
     import ray.train.torch
     from ray.util import get_current_placement_group
 
     quiet_file_loggers(str(Path(ray.__file__).parent))
-    channel, make_hooks = SignalChannel(config["channel"]), config["make_hooks"]
+    channel = SignalChannel(channel_name)
     hooks = [RayReportHook()] if make_hooks is None else make_hooks(channel)
     is_main = ray.train.get_context().get_world_rank() == 0
     listener = None
@@ -274,7 +265,7 @@ def train_loop(config: TrainLoopConfig) -> RunResult | None:
             channel.put(GROUP, group.id.hex())
     try:
         result = run_worker(
-            config["spec"],
+            spec,
             device=ray.train.torch.get_device(),
             hooks=[DriverLinkHook(channel), *hooks],
             asked=lambda: listener.reason if listener is not None else None,
@@ -390,7 +381,8 @@ class WorkerProcess:
         from raydet3d.launch.process_isolation import isolated
 
         try:
-            with isolated(spec):
+            spec.config()  # what the modules that it imports enter into the tables stays there
+            with isolated():
                 hooks = make_hooks(self) if make_hooks is not None else ()
                 return run_worker(
                     spec,

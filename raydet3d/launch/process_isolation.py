@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from raydet3d import registry
-from raydet3d.config import Config
-from raydet3d.launch.run_spec import RunSpec
 
 FULL_COLLECTION_EVERY = 10
 _runs = itertools.count(1)
@@ -20,19 +18,12 @@ _has_failed = False  # the last run: the traceback of its error may have kept it
 
 
 @contextmanager
-def isolated(spec: RunSpec) -> Iterator[None]:
-    """Restore registries, generators, threads, folder, environment, torch's flags and memory after a run.
-
-    Modules that the config imports stay imported, and what they entered into the tables stays there.
-
-    Args:
-        spec: The run.
-    """
+def isolated() -> Iterator[None]:
+    """Restore registries, generators, threads, folder, environment, torch's flags and memory after a run."""
     global _has_failed
     import numpy as np
     import torch
 
-    Config(spec.cfg, filename=spec.filename).import_custom_modules()
     environment, folder = dict(os.environ), os.getcwd()
     cudnn = torch.backends.cudnn
     benchmark, deterministic = cudnn.benchmark, cudnn.deterministic

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from raydet3d.config import Config
 from raydet3d.config.provenance import Origin
 
 
@@ -26,7 +27,7 @@ class RunSpec:
         run: With `resume=True`, name of the run in the work dir to resume; empty: the one that saved last.
         retry: Whether this start was tried before: its own newest checkpoint comes first then.
         threads: Torch threads of a process; None leaves torch's default.
-        cwd: Folder that relative paths of the config start from.
+        cwd: Folder that relative paths of the config start from; that of this process.
         modules: Folders of the user's modules: `PYTHONPATH` of the process that starts the run. The workers of a
             cluster that is joined were started with another one.
         batch_workers: How many workers' batches make an iteration; None: as many as when the run began.
@@ -46,7 +47,7 @@ class RunSpec:
     run: str = ""
     retry: bool = False
     threads: int | None = None
-    cwd: str = "."
+    cwd: str = field(default_factory=os.getcwd)
     modules: list[str] = field(default_factory=lambda: module_folders())
     batch_workers: int | None = None
     why: str = ""
@@ -54,6 +55,12 @@ class RunSpec:
     straggler_ratio: float = 1.5
     origin: Origin = field(default_factory=Origin)
     lock_file: str | None = None
+
+    def config(self) -> Config:
+        """Return the config, with its custom modules imported."""
+        cfg = Config(self.cfg, filename=self.filename, origin=self.origin)
+        cfg.import_custom_modules()
+        return cfg
 
 
 class RunResult(TypedDict, total=False):

@@ -50,8 +50,7 @@ def run_worker(
             busy = f"{Path(spec.lock_file).parent}: another run is active there"
             stack.enter_context(locked(Path(spec.lock_file), timeout_s=LOCK_TIMEOUT_S, busy=busy))
         enter_process(spec.cwd, spec.modules, spec.threads)
-        cfg = Config(spec.cfg, filename=spec.filename, origin=spec.origin)
-        cfg.import_custom_modules()
+        cfg = spec.config()
         return _test(spec, cfg, device) if spec.task == "test" else _train(spec, cfg, device, hooks, asked)
 
 

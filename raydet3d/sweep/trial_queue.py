@@ -195,13 +195,12 @@ class TrialQueue:
         options = trial_options(self.sweep, cfg)
         run = RunSpec(
             cfg=cfg.to_dict(),
-            filename=None if cfg.filename is None else str(cfg.filename),
+            filename=cfg.filename,
             origin=cfg.origin,
             run_id=f"gen{trial.generation}",
             resume=start,
             retry=True,
             threads=options.threads_per_worker,
-            cwd=str(Path.cwd()),
             lock_file=str(folder / ".lock"),
         )
         return TrialSpec(

@@ -235,7 +235,6 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
     import torch
 
     from raydet3d.launch.process_isolation import isolated
-    from raydet3d.launch.run_spec import RunSpec
     from raydet3d.runtime.assemble import assemble
 
     small = cfg.copy()
@@ -249,7 +248,7 @@ def _validate_once(cfg: Config) -> tuple[list[str], int]:
     small["log_level"] = "CRITICAL"
     small["load_from"], small["resume"] = None, False
     small.pop("test_dataloader"), small.pop("test_cfg"), small.pop("test_evaluator")
-    with tempfile.TemporaryDirectory() as folder, isolated(RunSpec(cfg={}, filename=None, run_id="probe")):
+    with tempfile.TemporaryDirectory() as folder, isolated():
         small["work_dir"] = folder
         small.import_custom_modules()
         runner = assemble(small, device=torch.device("cpu"))

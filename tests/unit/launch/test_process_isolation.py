@@ -12,9 +12,6 @@ import pytest
 import torch
 
 from raydet3d.launch.process_isolation import isolated
-from raydet3d.launch.run_spec import RunSpec
-
-SPEC = RunSpec(cfg={}, filename=None, run_id="probe")
 
 
 class Cycle:
@@ -28,7 +25,7 @@ def test_generators_environment_and_threads_are_restored(monkeypatch: pytest.Mon
     monkeypatch.setenv("BEFORE", "1")
     random.seed(1)
     state, threads = random.getstate(), torch.get_num_threads()
-    with isolated(SPEC):
+    with isolated():
         random.random()
         torch.set_num_threads(threads + 1)
         os.environ["AFTER"] = "1"
@@ -39,7 +36,7 @@ def test_generators_environment_and_threads_are_restored(monkeypatch: pytest.Mon
 
 
 def test_objects_of_a_run_are_freed_at_its_end() -> None:
-    with isolated(SPEC):
+    with isolated():
         reference = weakref.ref(Cycle())
         gc.disable()
     gc.enable()
@@ -56,11 +53,11 @@ def test_objects_of_a_failed_run_are_freed_before_the_next_one() -> None:
         raise ValueError
 
     try:
-        with isolated(SPEC):
+        with isolated():
             fail()
     except ValueError as error:
         kept.append(error)  # and with its traceback, the object
     assert kept[0]() is not None
     del kept[1]
-    with isolated(SPEC):
+    with isolated():
         assert kept[0]() is None
