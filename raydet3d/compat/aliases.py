@@ -94,8 +94,8 @@ _ROWS: dict[str, tuple[str, dict[str, str]]] = {
             "trunc_normal_init uniform_init xavier_init",
             "raydet3d.models": "BaseAveragedModel BaseDataPreprocessor BaseModel BaseTTAModel "
             "ExponentialMovingAverage ImgDataPreprocessor MomentumAnnealingEMA StochasticWeightAverage stack_batch",
-            "raydet3d.runtime.ddp": "convert_sync_batchnorm=to_sync_bn is_model_wrapper "
-            "revert_sync_batchnorm=from_sync_bn",
+            "raydet3d.dist": "is_model_wrapper",
+            "raydet3d.runtime.ddp": "convert_sync_batchnorm=to_sync_bn revert_sync_batchnorm=from_sync_bn",
             "MODEL_WRAPPERS": "MMDistributedDataParallel MMSeparateDistributedDataParallel",
         },
     ),

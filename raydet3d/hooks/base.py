@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, TypedDict
 
+from raydet3d.dist import get_world_size
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import (
     DataBatch,
@@ -89,6 +90,15 @@ def sample_ids(data_batch: DataBatch) -> list[int | str]:
     samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
     ids = [getattr(sample, "sample_idx", None) for sample in samples or ()]
     return [number for number in ids if number is not None]
+
+
+def global_batch_size(loader: DataLoader) -> int:
+    """Return the number of samples per iteration over all ranks; 0 if the loader has no batch size."""
+    batches: Any = loader.batch_sampler
+    if hasattr(batches, "global_batch_size"):
+        return int(batches.global_batch_size)
+    size = getattr(getattr(batches, "batch_sampler", batches), "batch_size", None)
+    return size * get_world_size() if isinstance(size, int) else 0
 
 
 class Hook:

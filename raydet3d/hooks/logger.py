@@ -13,7 +13,7 @@ from raydet3d.errors import InputError
 from raydet3d.files import write_atomic
 from raydet3d.hooks.analysis_file import ANALYSIS, renewed_analysis
 from raydet3d.hooks.backend_args import only_local
-from raydet3d.hooks.base import Hook
+from raydet3d.hooks.base import Hook, global_batch_size
 from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Metrics, Mode, PartCfg, Predictions, RunContext
 from raydet3d.progress_bar import LiveLine
 from raydet3d.registry import HOOKS
@@ -102,7 +102,7 @@ class LoggerHook(Hook):
         momenta = {key: values[0] for key, values in runner.optim_wrapper.get_momentum().items() if values}
         runner.scalar_log.write({**tag, **momenta}, mode="train", iteration=step, step=step)
         if self._live.is_terminal:
-            self._status.read_scalars(tag, _batch_size(runner.train_dataloader, runner.world_size))
+            self._status.read_scalars(tag, global_batch_size(runner.train_dataloader))
 
     def _panel(self, runner: RunContext) -> str:
         """Return the panel of the current state; values of the device are those of the newest log line."""
@@ -213,15 +213,6 @@ def _plain(value: object) -> object:
 
 def _num_batches(loader: DataLoader | None) -> int:
     return 0 if loader is None else len(loader)
-
-
-def _batch_size(loader: DataLoader, workers: int) -> int | None:
-    """Return the samples of an iteration over all workers."""
-    sampler = loader.batch_sampler
-    if (size := getattr(sampler, "global_batch_size", None)) is not None:
-        return int(size)
-    size = getattr(getattr(sampler, "batch_sampler", sampler), "batch_size", None)
-    return size * workers if isinstance(size, int) else None
 
 
 def _read(path: Path) -> bytes:

@@ -74,11 +74,11 @@ def nearest_metrics(names: Sequence[str], metric: str) -> str:
 
 def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
     """Return the numeric metrics as floats, including one-element tensors and arrays."""
-    found = {}
-    for name, value in metrics.items():
-        size = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
-        if size == 1 and hasattr(value, "item"):
-            value = value.item()
-        if isinstance(value, (int, float)):
-            found[name] = float(value)
-    return found
+    plain = {name: to_number(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in plain.items() if isinstance(value, (int, float))}
+
+
+def to_number(value: object) -> object:
+    """Convert a one-element tensor or array to a number; return anything else unchanged."""
+    size = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
+    return value.item() if size == 1 and hasattr(value, "item") else value

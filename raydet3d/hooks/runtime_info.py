@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from raydet3d import __version__
 from raydet3d.hooks.base import Hook
 from raydet3d.hooks.context import DataBatch, Losses, Metrics, RunContext
+from raydet3d.hooks.metric_rules import to_number
 from raydet3d.registry import HOOKS
 
 
@@ -106,17 +105,10 @@ class RuntimeInfoHook(Hook):
 
     def _keep(self, runner: RunContext, mode: str, metrics: Metrics) -> None:
         hub = runner.message_hub
-        found = {key: _number(value) for key, value in (metrics or {}).items()}
+        found = {key: to_number(value) for key, value in (metrics or {}).items()}
         hub.update_info(f"{mode}_metrics", found)
         for key, value in found.items():
             if isinstance(value, (int, float)):
                 hub.update_scalar(f"{mode}/{key}", value)
             else:
                 hub.update_info(f"{mode}/{key}", value)
-
-
-def _number(value: object) -> object:
-    """Convert a one-element tensor or array to a number; return anything else unchanged."""
-    if isinstance(value, torch.Tensor):
-        return value.item() if value.numel() == 1 else value
-    return value.item() if getattr(value, "size", None) == 1 and hasattr(value, "item") else value

@@ -13,11 +13,10 @@ from typing_extensions import override
 from raydet3d import __version__, dist
 from raydet3d.checkpoint.log_upload import REACHED, STARTS
 from raydet3d.files import append_json_line
-from raydet3d.hooks.base import Hook
+from raydet3d.hooks.base import Hook, global_batch_size
 from raydet3d.host import Machine, describe_machine
 from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
 from raydet3d.launch.run_spec import RunResult
-from raydet3d.runtime.loaders import global_batch_size
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import DataBatch, Losses, RunContext

@@ -17,6 +17,7 @@ from raydet3d.config import Config
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import EnvCfg
 from raydet3d.config.type_check import read_section
+from raydet3d.dist import unwrapped
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError, nearest
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, TrainLoop
@@ -31,7 +32,7 @@ from raydet3d.registry import (
     OPTIMIZERS,
     VISUALIZERS,
 )
-from raydet3d.runtime.ddp import check_optimizers, from_sync_bn, is_sharded, needs_all_ranks, to_sync_bn, unwrapped
+from raydet3d.runtime.ddp import check_optimizers, from_sync_bn, is_sharded, needs_all_ranks, to_sync_bn
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders, build_dataloader
 from raydet3d.runtime.log_processor import LogProcessor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from raydet3d.dist import all_reduce_params, broadcast, is_model_wrapper, unwrapped
+from raydet3d.dist import all_reduce_params, broadcast
 from raydet3d.errors import InputError
 from raydet3d.hooks.context import DataBatch, DataSample, PartCfg
 from raydet3d.log import get_logger
@@ -20,21 +20,6 @@ from raydet3d.models.detectors.base import BaseModel, Losses, StepOptimizer
 from raydet3d.models.module import BatchData
 from raydet3d.optim import OptimWrapper, OptimWrapperDict
 from raydet3d.registry import MODEL_WRAPPERS
-
-__all__ = [
-    "MMDistributedDataParallel",
-    "MMSeparateDistributedDataParallel",
-    "ModelWrapper",
-    "check_optimizers",
-    "config_needs_all_ranks",
-    "find_unused_parameters",
-    "from_sync_bn",
-    "is_model_wrapper",
-    "is_sharded",
-    "needs_all_ranks",
-    "to_sync_bn",
-    "unwrapped",
-]
 
 
 class ModelWrapper:

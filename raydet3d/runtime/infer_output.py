@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.files import replace_file, write_atomic
+from raydet3d.files import replace_file, write_output
 from raydet3d.runtime.frame_sinks import JsonSink
 from raydet3d.runtime.infer_files import CloudFile, InferJob
 from raydet3d.runtime.inferencer import read_json
@@ -90,8 +90,7 @@ def begin(out: Path, record: InferRecord, *, fresh: bool) -> None:
                 raise InputError(
                     f"--out {out} holds results of {other}; choose another folder, or make them anew with --fresh"
                 )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(record, indent=1).encode())
+    write_output(path, json.dumps(record, indent=1).encode())
 
 
 @dataclass

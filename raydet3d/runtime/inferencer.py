@@ -20,7 +20,7 @@ from torch import Tensor
 from raydet3d.checkpoint.published_file import config_in_checkpoint
 from raydet3d.config import Config
 from raydet3d.errors import InputError
-from raydet3d.files import write_atomic
+from raydet3d.files import write_output
 from raydet3d.hooks.context import PartCfg
 from raydet3d.progress_bar import ProgressBar
 from raydet3d.registry import INFERENCERS
@@ -246,8 +246,7 @@ def to_dict(sample: Det3DDataSample) -> PredictionDict:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(content).encode())
+    write_output(path, json.dumps(content).encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -263,8 +262,7 @@ def save_picture(picture: NDArray[np.uint8], path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())
 
 
 def _clouds(inputs: Inputs) -> list[CloudLike]:

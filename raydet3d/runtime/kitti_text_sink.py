@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from raydet3d.data.datasets.kitti_io import Calib, read_calib
-from raydet3d.files import write_atomic
+from raydet3d.files import write_output
 from raydet3d.metrics.kitti_files import result_text
 from raydet3d.metrics.kitti_objects import Annotation
 from raydet3d.runtime.frame_sinks import FrameSink
@@ -38,9 +38,7 @@ class KittiTextSink(FrameSink):
         calib = None if self._calib_dir is None else read_calib(self._calib_dir / f"{frame.name}.txt")
         found = frame.sample.pred_instances_3d.to_dict()
         text = result_text(kitti_annotation(found, inferencer.dataset_meta["classes"], calib))
-        path = self.path(frame.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.encode())
+        write_output(self.path(frame.name), text.encode())
 
 
 def kitti_annotation(found: PlainInstances, classes: Sequence[str], calib: Calib | None) -> Annotation:

@@ -243,15 +243,6 @@ def _build_dataset(cfg: Dataset | PartCfg, key: str, seed: int) -> Dataset:
     return dataset
 
 
-def global_batch_size(loader: LoaderProtocol) -> int:
-    """Return the number of samples per iteration over all ranks; 0 if the loader has no batch size."""
-    batches: Any = loader.batch_sampler
-    if hasattr(batches, "global_batch_size"):
-        return int(batches.global_batch_size)
-    size = getattr(getattr(batches, "batch_sampler", batches), "batch_size", None)
-    return size * get_world_size() if isinstance(size, int) else 0
-
-
 def num_batch_workers(loader: LoaderProtocol) -> int:
     """Return the number of logical ranks of a loader; the world size if it has none."""
     return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from raydet3d.dist import get_world_size
+from raydet3d.dist import get_world_size, unwrapped
 from raydet3d.hooks.context import DataBatch
 from raydet3d.optim import OptimWrapper, OptimWrapperDict
 from raydet3d.runtime import rng
-from raydet3d.runtime.ddp import needs_all_ranks, unwrapped
+from raydet3d.runtime.ddp import needs_all_ranks
 
 
 def diagnose_nonfinite(

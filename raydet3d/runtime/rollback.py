@@ -10,9 +10,9 @@ from raydet3d.checkpoint.load import load_metadata, load_shards
 from raydet3d.checkpoint.load_weights import load_weights
 from raydet3d.checkpoint.manifest import Manifest
 from raydet3d.checkpoint.storage import Location
+from raydet3d.dist import unwrapped
 from raydet3d.optim import OptimWrapper, OptimWrapperDict
 from raydet3d.optim.param_groups import Group, settings_of
-from raydet3d.runtime.ddp import unwrapped
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import RunContext

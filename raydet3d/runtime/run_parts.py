@@ -22,19 +22,19 @@ from torch import nn
 
 from raydet3d import __version__, dist
 from raydet3d.config import Config
+from raydet3d.dist import unwrapped
 from raydet3d.errors import InputError, InputRuntimeError, InputTypeError
 from raydet3d.files import set_aside
-from raydet3d.hooks.base import STAGES, Hook, Hooks
+from raydet3d.hooks.base import STAGES, Hook, Hooks, global_batch_size
 from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, Schedulers, TrainLoop
 from raydet3d.log import open_logger
 from raydet3d.optim import OptimWrapper, Schedule, build_param_scheduler
 from raydet3d.runtime import build
 from raydet3d.runtime.build import LAUNCH, LaunchArgs, launching
-from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.frozen_parts import freeze_parts
 from raydet3d.runtime.history import History
-from raydet3d.runtime.loaders import build_dataloader, global_batch_size, num_batch_workers
+from raydet3d.runtime.loaders import build_dataloader, num_batch_workers
 from raydet3d.runtime.log_processor import LogProcessor
 from raydet3d.runtime.progress import Phase, Progress
 from raydet3d.runtime.rng import RngState

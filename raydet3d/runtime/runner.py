@@ -19,13 +19,14 @@ from raydet3d.checkpoint.nested import is_sharded as holds_shards
 from raydet3d.checkpoint.safe_load import content_of_file
 from raydet3d.checkpoint.storage import Location
 from raydet3d.checkpoint.store import CheckpointStore
+from raydet3d.dist import unwrapped
 from raydet3d.download import fetch
 from raydet3d.errors import InputAssertionError, InputError, InputRuntimeError
 from raydet3d.hooks.context import DataBatch, EvalLoop, StateDict, TrainLoop
 from raydet3d.log import close_logger, release_buffered
 from raydet3d.registry import RUNNERS
 from raydet3d.runtime import build
-from raydet3d.runtime.ddp import is_sharded, unwrapped
+from raydet3d.runtime.ddp import is_sharded
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.run_parts import RunParts

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from raydet3d import __version__, dist
+from raydet3d.dist import unwrapped
 from raydet3d.errors import InputError
-from raydet3d.hooks.base import Hooks
+from raydet3d.hooks.base import Hooks, global_batch_size
 from raydet3d.hooks.context import Schedulers, StateDict, TrainLoop
 from raydet3d.optim import OptimWrapper, OptimWrapperDict, ParamScheduler, resume_schedulers
 from raydet3d.optim.schedule import SchedulerState
 from raydet3d.runtime import rng
-from raydet3d.runtime.ddp import is_sharded, unwrapped
+from raydet3d.runtime.ddp import is_sharded
 from raydet3d.runtime.history import History, is_plain
-from raydet3d.runtime.loaders import global_batch_size, num_batch_workers
+from raydet3d.runtime.loaders import num_batch_workers
 from raydet3d.runtime.progress import Progress
 from raydet3d.runtime.rng import RngState
 

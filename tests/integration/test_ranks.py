@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from raydet3d import dist
+from raydet3d.dist import unwrapped
 from raydet3d.hooks import Hook
 from raydet3d.launch.signals import Stopped
 from raydet3d.runtime import assemble
-from raydet3d.runtime.ddp import unwrapped
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import SaveAt, ToyModel, toy_cfg
 from tests.kit.trace import WriteSamples, read_steps

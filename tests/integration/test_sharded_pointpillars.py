@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from raydet3d import dist
+from raydet3d.dist import unwrapped
 from raydet3d.optim import build_optim_wrapper
 from raydet3d.registry import MODELS
 from raydet3d.runtime.build import wrap_model
-from raydet3d.runtime.ddp import unwrapped
 from raydet3d.runtime.rng import set_seed
 from tests.kit.pointpillars import a_frame, reduced
 from tests.kit.spawn import run_ranks

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydet3d import dist
+from raydet3d.dist import is_model_wrapper, unwrapped
 from raydet3d.errors import InputError
 from raydet3d.optim import OptimWrapperDict, build_optim_wrapper
 from raydet3d.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -19,9 +20,7 @@ from raydet3d.runtime.ddp import (
     MMDistributedDataParallel,
     MMSeparateDistributedDataParallel,
     from_sync_bn,
-    is_model_wrapper,
     to_sync_bn,
-    unwrapped,
 )
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyData, ToyModel, toy_cfg
