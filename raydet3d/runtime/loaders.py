@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
-from raydet3d.config.section_schemas import read_loader
+from raydet3d.config.section_schemas import DataLoaderCfg, read_loader
 from raydet3d.data.dataset import check_dataset
 from raydet3d.data.global_batch import ElasticBatchSampler
 from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, seeded_generators
@@ -56,25 +56,22 @@ def build_dataloader(
         return protect_workers(cfg)
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key} must be a dict, got {cfg!r}")
-    read_loader(cfg, key)
-    args = dict(cfg)
-    batch_workers = _possible_batch_workers(args, batch_workers or get_world_size(), key)
-    dataset = _build_dataset(args["dataset"], key, seed)
-    limit = args.pop("num_batch_per_epoch", None)
-    if limit is not None:
-        dataset = Slice(dataset, int(limit) * int(args.get("batch_size", 1)) * batch_workers)
-    workers = args.get("num_workers", 0)
-    options: dict[str, Any] = {name: args[name] for name in _TORCHS if args.get(name) is not None}
-    if workers == 0:  # PyTorch rejects both without worker processes
+    given = read_loader(cfg, key)
+    batch_workers = _possible_batch_workers(given, batch_workers or get_world_size(), key)
+    dataset = _build_dataset(given.dataset, key, seed)
+    if given.num_batch_per_epoch is not None:
+        dataset = Slice(dataset, given.num_batch_per_epoch * given.batch_size * batch_workers)
+    options = {name: value for name in _TORCHS if (value := getattr(given, name)) is not None}
+    if given.num_workers == 0:  # PyTorch rejects both without worker processes
         options.pop("persistent_workers", None)
         options.pop("prefetch_factor", None)
     elif mp_start_method is not None:
         options["multiprocessing_context"] = mp_start_method
     return RunLoader(
         SeededDataset(dataset, seed),
-        batch_sampler=_build_batches(args, {"dataset": dataset, "seed": seed}, batch_workers, key),
-        collate_fn=build_function(args.get("collate_fn") or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
-        worker_init_fn=_worker_init(args.get("worker_init_fn"), workers, seed, key),
+        batch_sampler=_build_batches(given, {"dataset": dataset, "seed": seed}, batch_workers, key),
+        collate_fn=build_function(given.collate_fn or {"type": "pseudo_collate"}, f"{key}.collate_fn"),
+        worker_init_fn=_worker_init(given.worker_init_fn, given.num_workers, seed, key),
         # Not the global generator: every `iter()` draws a seed, and a resumed run calls it once more often.
         generator=torch.Generator().manual_seed(seed),
         **options,
@@ -248,7 +245,7 @@ def num_batch_workers(loader: LoaderProtocol) -> int:
     return int(getattr(loader.batch_sampler, "num_logical_ranks", get_world_size()))
 
 
-def _possible_batch_workers(args: PartCfg, batch_workers: int, key: str) -> int:
+def _possible_batch_workers(loader: DataLoaderCfg, batch_workers: int, key: str) -> int:
     """Return `batch_workers` if the sampler supports it; else log a warning and return the world size.
 
     The sampler must accept `rank` and `world_size`, and the config must not set a `batch_sampler`.
@@ -256,12 +253,11 @@ def _possible_batch_workers(args: PartCfg, batch_workers: int, key: str) -> int:
     here = get_world_size()
     if batch_workers == here:
         return here
-    sampler = args.get("sampler")
-    kind = sampler.get("type") if isinstance(sampler, Mapping) else None
+    kind = loader.sampler.get("type") if isinstance(loader.sampler, Mapping) else None
     with config_context(f"{key}.sampler"):
         made = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     placed = made is not None and {"rank", "world_size"} <= set(inspect.signature(made).parameters)
-    if placed and args.get("batch_sampler") is None:
+    if placed and loader.batch_sampler is None:
         return batch_workers
     get_logger().warning(
         "%s: %s cannot be set to another number of ranks, so an iteration is %d batches here and not the %d that the "
@@ -274,30 +270,27 @@ def _possible_batch_workers(args: PartCfg, batch_workers: int, key: str) -> int:
     return here
 
 
-def _build_batches(args: PartCfg, given: PartCfg, batch_workers: int, key: str) -> Any:
+def _build_batches(loader: DataLoaderCfg, given: PartCfg, batch_workers: int, key: str) -> Any:
     """Build this rank's batch sampler of (epoch, index), or its share of the batches of all logical ranks."""
     rank, here = get_rank(), get_world_size()
     if batch_workers == here:
-        return _build_stream(args, given, key)
+        return _build_stream(loader, given, key)
     streams = [
-        _build_stream(args, {**given, "rank": slot, "world_size": batch_workers}, key) for slot in range(batch_workers)
+        _build_stream(loader, {**given, "rank": slot, "world_size": batch_workers}, key)
+        for slot in range(batch_workers)
     ]
     return ElasticBatchSampler(streams, rank=rank, world_size=here)
 
 
-def _build_stream(args: PartCfg, given: PartCfg, key: str) -> EpochBatchSampler:
+def _build_stream(loader: DataLoaderCfg, given: PartCfg, key: str) -> EpochBatchSampler:
+    """Build the sampler, and the batch sampler that groups its indices."""
     with config_context(f"{key}.sampler"):
-        sampler = _build(DATA_SAMPLERS, args.get("sampler"), given)
-    return EpochBatchSampler(_group(args, sampler, key), sampler)
-
-
-def _group(args: PartCfg, sampler: Iterable[int], key: str) -> Any:
-    """Build the batch sampler that groups the indices of a sampler."""
-    size = args.get("batch_size", 1)
-    if args.get("batch_sampler") is None:
-        return BatchSampler(sampler, size, bool(args.get("drop_last", False)))
+        sampler = _build(DATA_SAMPLERS, loader.sampler, given)
+    if loader.batch_sampler is None:
+        return EpochBatchSampler(BatchSampler(sampler, loader.batch_size, loader.drop_last), sampler)
     with config_context(f"{key}.batch_sampler"):
-        return _build(DATA_SAMPLERS, args["batch_sampler"], {"sampler": sampler, "batch_size": size})
+        batches = _build(DATA_SAMPLERS, loader.batch_sampler, {"sampler": sampler, "batch_size": loader.batch_size})
+    return EpochBatchSampler(batches, sampler)
 
 
 def _build(table: Registry, cfg: object, given: PartCfg) -> Any:
