@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from raydet3d.errors import InputError, nearest
+from raydet3d.runtime.model_parts import find_parts
 
 
 def checkpoint_activations(model: nn.Module, names: Sequence[str]) -> None:
@@ -26,11 +26,7 @@ def checkpoint_activations(model: nn.Module, names: Sequence[str]) -> None:
     Raises:
         InputError: The model has no submodule of that name.
     """
-    parts = dict(model.named_modules())
-    for name in names:
-        if name not in parts or not name:
-            raise InputError(f"activation_checkpointing: the model has no part {name!r}{nearest(name, list(parts))}")
-        part = parts[name]
+    for part in find_parts(model, names, "activation_checkpointing"):
         kind = type(part)
         # Subclass, since a `forward` assigned to the instance would use the original's weights in copies of the model.
         part.__class__ = type(kind.__name__, (kind,), {"forward": _forward_of(kind), "__module__": kind.__module__})

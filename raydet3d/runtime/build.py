@@ -18,7 +18,7 @@ from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import EnvCfg
 from raydet3d.config.type_check import read_section
 from raydet3d.dist import unwrapped
-from raydet3d.errors import InputAssertionError, InputError, InputTypeError, nearest
+from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.hooks.base import Hook, Hooks
 from raydet3d.hooks.context import DataLoader, EvalLoop, PartCfg, RunContext, TrainLoop
 from raydet3d.optim import OptimWrapper, build_optim_wrapper
@@ -36,6 +36,7 @@ from raydet3d.runtime.ddp import check_optimizers, from_sync_bn, is_sharded, nee
 from raydet3d.runtime.evaluator import Evaluator
 from raydet3d.runtime.loaders import Loaders, build_dataloader
 from raydet3d.runtime.log_processor import LogProcessor
+from raydet3d.runtime.model_parts import find_parts
 from raydet3d.runtime.validate import TRIPLES, hook_cfgs, loop_cfg, refuse_deleted_optimizer
 from raydet3d.visual import Visualizer
 
@@ -182,14 +183,13 @@ def finish_model(model: nn.Module, cfg: PartCfg) -> None:
         return
     with config_context("compile"):
         options = dict(given) if isinstance(given, Mapping) else {}
-        modules = dict(unwrapped(model).named_modules())
-        names = options.pop("parts", None) or [""]  # the model itself
-        if unknown := [name for name in names if name not in modules]:
-            raise InputError(f"compile.parts: the model has no part {unknown[0]!r}{nearest(unknown[0], list(modules))}")
+        whole = unwrapped(model)
+        names = options.pop("parts", None)
+        parts = find_parts(whole, names, "compile.parts") if names else [whole]
         try:
-            for name in names:
+            for part in parts:
                 # In place: names in checkpoints stay as they are, and a wrapper's hooks stay outside of the graph.
-                modules[name].compile(**options)
+                part.compile(**options)
         except (RuntimeError, ValueError) as error:  # an unknown back end or mode
             raise InputError(str(error).splitlines()[0]) from None
 

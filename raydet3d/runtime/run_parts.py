@@ -32,10 +32,10 @@ from raydet3d.optim import OptimWrapper, Schedule, build_param_scheduler
 from raydet3d.runtime import build
 from raydet3d.runtime.build import LAUNCH, LaunchArgs, launching
 from raydet3d.runtime.evaluator import Evaluator
-from raydet3d.runtime.frozen_parts import freeze_parts
 from raydet3d.runtime.history import History
 from raydet3d.runtime.loaders import build_dataloader, num_batch_workers
 from raydet3d.runtime.log_processor import LogProcessor
+from raydet3d.runtime.model_parts import freeze_parts
 from raydet3d.runtime.progress import Phase, Progress
 from raydet3d.runtime.rng import RngState
 from raydet3d.runtime.run_checkpoints import RunCheckpoints
