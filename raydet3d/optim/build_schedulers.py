@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from raydet3d.config import PartCfg
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputAssertionError, InputError, InputTypeError
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
 from raydet3d.optim.schedule import AnyOptimizer, CurveScheduler, ParamScheduler
@@ -99,11 +100,8 @@ def build_list(
         lasts = end is not None and args.get("end") is None
         if lasts:
             args["end"] = end
-        try:
+        with config_context(f"{key}[{i}]"):
             made = PARAM_SCHEDULERS.build(args, {"optimizer": optim_wrapper, "epoch_length": epoch_length})
-        except InputError as error:
-            error.args = (f"{key}[{i}]: {error}",)
-            raise
         if isinstance(made, CurveScheduler):
             made.lasts_all_iters = lasts and not made.by_epoch and made.epoch_length is None
         built.append(made)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raydet3d.config import ConfigValue, PartCfg
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputAssertionError, InputError, InputKeyError, InputTypeError, nearest
 from raydet3d.log import MMLogger
 from raydet3d.optim.multi_optim_wrapper import OptimWrapperDict
@@ -169,11 +170,8 @@ class DefaultOptimWrapperConstructor:
         return wrapper
 
     def _build_optimizer(self, params: Iterable[Tensor] | list[Group]) -> Optimizer:
-        try:
+        with config_context("optim_wrapper.optimizer"):
             return build_optimizer(self.optimizer_cfg, params)
-        except InputError as error:
-            error.args = (f"optim_wrapper.optimizer: {error}",)
-            raise
 
     def add_params(
         self, params: list[Group], module: nn.Module, prefix: str = "", is_dcn_module: bool | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raydet3d.config import Config, ConfigValue, PartCfg
+from raydet3d.config.provenance import config_context
 from raydet3d.errors import InputError
 from raydet3d.log import get_logger
 from raydet3d.optim.build_schedulers import SchedulersCfg, build_list, build_param_scheduler
@@ -57,14 +58,12 @@ def _try_wrapper(given: PartCfg | OptimWrapper) -> OptimWrapper | None:
     if given and all(isinstance(value, OptimWrapper) for value in given.values()):
         return None
     optimizer = given.get("optimizer")
-    if optimizer is None:
-        raise InputError("optim_wrapper: has no optimizer; did a _delete_=True remove it?")
     kinds = [(OPTIM_WRAPPERS, given.get("type", "OptimWrapper"), "optim_wrapper")]
     if isinstance(optimizer, Mapping):
         kinds.append((OPTIMIZERS, optimizer.get("type"), "optim_wrapper.optimizer"))
     if not all(_is_harmless(table, kind, key) for table, kind, key in kinds):
         return None
-    with _named("optim_wrapper"):
+    with config_context("optim_wrapper"):
         # Two dimensions, since some optimizers want matrices.
         return build_optim_wrapper(nn.Linear(1, 1, bias=False), given)
 
@@ -87,21 +86,11 @@ def _try_schedule(given: SchedulersCfg, wrapper: OptimWrapper | None, key: str, 
 
 def _is_harmless(table: Registry, kind: ConfigValue, key: str) -> bool:
     """Return whether a type is torch's or ours; refuse an unknown name."""
-    with _named(key):
+    with config_context(key):
         if kind is None:
             raise InputError("needs a 'type'")
         cls = table.get(kind) if isinstance(kind, str) else kind
     return isinstance(cls, type) and cls.__module__.startswith(HARMLESS)
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        if not str(error).startswith(key):
-            error.args = (f"{key}: {error}",)
-        raise
 
 
 @contextmanager

@@ -28,8 +28,6 @@ from raydet3d.registry import (
     LOOPS,
     MODEL_WRAPPERS,
     MODELS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
     VISUALIZERS,
 )
 from raydet3d.runtime.ddp import check_optimizers, from_sync_bn, is_sharded, needs_all_ranks, to_sync_bn
@@ -252,26 +250,11 @@ def build_optim(cfg: PartCfg, model: nn.Module) -> OptimWrapper:
     given = cfg.get("optim_wrapper")
     if given is None:
         raise InputError(f"the config has nothing to train with: no {', '.join(TRIPLES['train'])}")
-    if isinstance(given, Mapping) and not all(isinstance(value, OptimWrapper) for value in given.values()):
-        _check_optim_cfg(cfg, given)
+    refuse_deleted_optimizer(cfg)
     with config_context("optim_wrapper"):
         wrapper: OptimWrapper = build_optim_wrapper(unwrapped(model), given)
     check_optimizers(model, wrapper)
     return wrapper
-
-
-def _check_optim_cfg(cfg: PartCfg, given: PartCfg) -> None:
-    """Refuse a wrapper without an optimizer, and unknown types of both."""
-    refuse_deleted_optimizer(cfg)
-    optimizer = given.get("optimizer")
-    with config_context("optim_wrapper"):
-        if optimizer is None and given.get("constructor") is None:
-            raise InputError("has no optimizer; give it optimizer=dict(type=..., lr=...)")
-        if isinstance(given.get("type"), str):
-            OPTIM_WRAPPERS.get(given["type"])
-    if isinstance(optimizer, Mapping) and isinstance(optimizer.get("type"), str):
-        with config_context("optim_wrapper.optimizer"):
-            OPTIMIZERS.get(optimizer["type"])
 
 
 def lr_ratio(auto_scale_lr: PartCfg | None, batch_size: int) -> float | None:

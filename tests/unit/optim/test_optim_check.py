@@ -26,7 +26,7 @@ def cfg(optim_wrapper=None, param_scheduler=None, **changes):
 
 
 BAD = [
-    ({"optimizer": None}, None, "optim_wrapper: has no optimizer; did a _delete_=True remove it?"),
+    ({"optimizer": None}, None, "optim_wrapper.optimizer must be a dict with a 'type', got None"),
     ({"clip_grad": {}}, None, "optim_wrapper: clip_grad of type 'norm' needs 'max_norm'; got {}"),
     ({"clip_grad": {"type": "value"}}, None, "optim_wrapper: clip_grad of type 'value' needs 'clip_value'"),
     ({"clip_grad": {"max_norm": "10"}}, None, "clip_grad.max_norm must be a number of at least 0, got '10'"),
