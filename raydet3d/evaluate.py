@@ -21,9 +21,10 @@ from raydet3d.config import Config, PartCfg, default_work_dir, is_uri, work_dir_
 from raydet3d.errors import InputError
 from raydet3d.launch.preflight import check_this_machine, check_writable, check_writable_file
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunResult, RunSpec, new_run_id
+from raydet3d.launch.run_spec import RunSpec, new_run_id
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.worker import is_torchrun, run_worker
+from raydet3d.run_status import RunResult
 
 EXAMPLES = """examples:
   python -m raydet3d.evaluate configs/demo/pointpillars_town.py work_dirs/pointpillars_town/epoch_8.pth

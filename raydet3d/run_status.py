@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import TypedDict
 
 from raydet3d.progress_bar import draw_bar
 
@@ -22,6 +23,42 @@ _HEAD = re.compile(
 )
 _NO_LOSSES = {"eta", "time", "data_time", "memory", "lr", "base_lr", "grad_norm"}
 MAX_LOSSES = 6  # losses in the panel; the log has all
+
+
+class RunResult(TypedDict, total=False):
+    """What a run returns: of one that has finished its scores and files, of one that was stopped where it resumes.
+
+    Keys:
+        metrics: All numbers of the last validation.
+        headline: The metrics that count, by the last part of their name.
+        best_score, best_checkpoint, last_checkpoint: Of the checkpoint hook; None without it.
+        last_is_kept: Whether the last checkpoint could be written.
+        not_kept: Checkpoints that could not be written, with the reasons.
+        log_dir, picture_dir: Folders; no picture folder where nothing was drawn.
+        epoch, iter, seconds: What was done, and how long it took.
+        stopped, checkpoint: Why it was stopped, and the checkpoint from which it resumes.
+        is_main: Whether this process is rank 0.
+        workers, cpus, restarts: What it ran on, and how often it was tried again.
+    """
+
+    metrics: dict[str, float]
+    headline: dict[str, float]
+    best_score: float | None
+    best_checkpoint: str | None
+    last_checkpoint: str | None
+    last_is_kept: bool
+    not_kept: dict[str, str]
+    log_dir: str
+    picture_dir: str | None
+    epoch: int
+    iter: int | None
+    seconds: float
+    stopped: str
+    checkpoint: str | None
+    is_main: bool
+    workers: int | None
+    cpus: int
+    restarts: int
 
 
 @dataclass(kw_only=True)

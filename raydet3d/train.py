@@ -28,10 +28,11 @@ from raydet3d.files import locked
 from raydet3d.host import num_processors
 from raydet3d.launch.preflight import check_output_folders, check_room_on_disk, check_this_machine, checkpoint_size
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunResult, RunSpec, new_run_id
+from raydet3d.launch.run_spec import RunSpec, new_run_id
 from raydet3d.launch.signals import StopRequest, stop_signals
 from raydet3d.launch.work_dir_state import PreviousRun, WorkDirState, inspect_work_dir
 from raydet3d.launch.worker import is_torchrun, run_worker
+from raydet3d.run_status import RunResult
 
 BUSY_S = 15.0  # seconds; a killed run and its dataloader workers have released the lock by then
 

@@ -18,7 +18,7 @@ import ray
 
 from raydet3d.launch.ray_options import RayOptions
 from raydet3d.launch.ray_report import DriverLinkHook, RayReportHook
-from raydet3d.launch.run_spec import RunResult, RunSpec
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signal_channel import (
     FIRST_STEP,
     GROUP,
@@ -31,6 +31,7 @@ from raydet3d.launch.signal_channel import (
     purge,
 )
 from raydet3d.launch.worker import quiet_file_loggers, run_worker
+from raydet3d.run_status import RunResult
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from raydet3d.launch.cluster import ConnectThread
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunResult, RunSpec
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import StopRequest
+from raydet3d.run_status import RunResult
 
 
 def run_on_ray(

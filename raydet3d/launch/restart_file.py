@@ -13,8 +13,8 @@ from typing import TypedDict, cast
 from raydet3d.checkpoint.log_upload import REACHED, STARTS
 from raydet3d.files import read_json_lines, set_aside
 from raydet3d.host import Machine
-from raydet3d.launch.run_spec import RunResult
 from raydet3d.log import get_logger
+from raydet3d.run_status import RunResult
 
 RestartEntry = TypedDict(
     "RestartEntry",

@@ -16,7 +16,7 @@ from raydet3d.files import append_json_line
 from raydet3d.hooks.base import Hook, global_batch_size
 from raydet3d.host import Machine, describe_machine
 from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
-from raydet3d.launch.run_spec import RunResult
+from raydet3d.run_status import RunResult
 
 if TYPE_CHECKING:
     from raydet3d.hooks.context import DataBatch, Losses, RunContext

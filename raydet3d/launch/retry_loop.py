@@ -33,10 +33,11 @@ from raydet3d.launch.failures import process_death, user_mistake, was_not_placed
 from raydet3d.launch.hang_watchdog import read_stacks
 from raydet3d.launch.ray_console import divert_ray_lines
 from raydet3d.launch.ray_options import RayOptions
-from raydet3d.launch.run_spec import RunResult, RunSpec
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import Stopped, StopRequest
 from raydet3d.launch.status_line import status_line
 from raydet3d.log import close_logger, open_logger
+from raydet3d.run_status import RunResult
 from raydet3d.runtime.ddp import config_needs_all_ranks
 
 LOST_NODE_TIMEOUT_S = 600.0  # how long to wait for resources once a run has begun

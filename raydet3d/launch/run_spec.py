@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from raydet3d.config import Config
 from raydet3d.config.provenance import Origin
@@ -61,29 +61,6 @@ class RunSpec:
         cfg = Config(self.cfg, filename=self.filename, origin=self.origin)
         cfg.import_custom_modules()
         return cfg
-
-
-class RunResult(TypedDict, total=False):
-    """What a run returns: of one that has finished its scores and files, of one that was stopped where it resumes."""
-
-    metrics: dict[str, float]
-    last_is_kept: bool
-    headline: dict[str, float]
-    best_score: float | None
-    best_checkpoint: str | None
-    last_checkpoint: str | None
-    not_kept: dict[str, str]
-    log_dir: str
-    picture_dir: str | None
-    epoch: int
-    iter: int | None
-    seconds: float
-    stopped: str
-    checkpoint: str | None
-    is_main: bool
-    workers: int | None
-    cpus: int
-    restarts: int
 
 
 def new_run_id(work_dir: Path) -> str:

@@ -17,7 +17,7 @@ from raydet3d.config import Config, is_uri
 from raydet3d.config.differences import find_differences, read_dump
 from raydet3d.errors import InputError
 from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
-from raydet3d.launch.run_spec import RunResult
+from raydet3d.run_status import RunResult
 
 # Keys that say where and how a run works, and not what it learns.
 _ABOUT = ("ray", "work_dir", "resume", "load_from", "log_level", "launcher", "experiment_name", "visualizer")

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from raydet3d.config import Config
 from raydet3d.files import locked
 from raydet3d.launch.malloc import keep_freed_memory
-from raydet3d.launch.run_spec import RunResult, RunSpec
+from raydet3d.launch.run_spec import RunSpec
 from raydet3d.launch.signals import Stopped
+from raydet3d.run_status import RunResult
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ def _train(
     )
     try:
         with require_process_group():
-            result = cast("RunResult", runner.train())
+            result = runner.train()
             result["last_is_kept"] = own.restart_log.finish(runner, result)
             return result
     except Stopped as stopped:

@@ -25,6 +25,7 @@ from raydet3d.errors import InputAssertionError, InputError, InputRuntimeError
 from raydet3d.hooks.context import DataBatch, EvalLoop, StateDict, TrainLoop
 from raydet3d.log import close_logger, release_buffered
 from raydet3d.registry import RUNNERS
+from raydet3d.run_status import RunResult
 from raydet3d.runtime import build
 from raydet3d.runtime.ddp import is_sharded
 from raydet3d.runtime.loaders import release
@@ -34,7 +35,7 @@ from raydet3d.runtime.run_setup import (
     log_config_changes,
     remove_empty_dirs,
 )
-from raydet3d.runtime.train_result import TrainResult, headline
+from raydet3d.runtime.train_result import headline
 from raydet3d.runtime.train_state import TrainState
 
 DDP_PREFIX = ((r"^module\.", ""),)
@@ -49,12 +50,12 @@ class Runner(RunParts):
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def train(self) -> TrainResult:
+    def train(self) -> RunResult:
         """Train to the end, validating on the way, and return the result."""
         with activate(self), dist.require_process_group():
             return self._train()
 
-    def _train(self) -> TrainResult:
+    def _train(self) -> RunResult:
         began = time.monotonic()
         self._prepare_training()
         if self.val_loop is None:
@@ -153,7 +154,7 @@ class Runner(RunParts):
             if not hasattr(model, name):
                 raise InputAssertionError(f"the model {type(model).__name__} has no {name}, which this run calls")
 
-    def _result(self, seconds: float) -> TrainResult:
+    def _result(self, seconds: float) -> RunResult:
         info = self.message_hub.get_info
         metrics = {k: v for k, v in info("val_metrics", {}).items() if isinstance(v, (int, float))}
         best, last = self.checkpoints.existing(info("best_ckpt"), info("last_ckpt"))

@@ -1,36 +1,12 @@
-"""The result of a training run: its scores, checkpoints and folders."""
+"""The result of a training run: select its headline metrics, and format it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+
+from raydet3d.run_status import RunResult
 
 FEW = 12  # metrics that are all shown; where there are more, hooks say which
-
-
-class TrainResult(TypedDict):
-    """What `Runner.train` returns.
-
-    Keys:
-        metrics: All numbers of the last validation.
-        headline: The metrics that count, by the last part of their name.
-        best_score, best_checkpoint, last_checkpoint: Of the checkpoint hook; None without it.
-        not_kept: Checkpoints that could not be written, with the reasons.
-        log_dir, picture_dir: Folders; no picture folder where nothing was drawn.
-        epoch, iter, seconds: What was done, and how long it took.
-    """
-
-    metrics: dict[str, float]
-    headline: dict[str, float]
-    best_score: float | None
-    best_checkpoint: str | None
-    last_checkpoint: str | None
-    not_kept: dict[str, str]
-    log_dir: str
-    picture_dir: str | None
-    epoch: int
-    iter: int
-    seconds: float
 
 
 def headline(metrics: Mapping[str, object], wanted: Sequence[str]) -> dict[str, float]:

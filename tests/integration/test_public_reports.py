@@ -12,8 +12,8 @@ from typing_extensions import override
 from raydet3d.config import Config
 from raydet3d.hooks import Hook
 from raydet3d.hooks.context import RunContext
+from raydet3d.run_status import RunResult
 from raydet3d.runtime import assemble
-from raydet3d.runtime.train_result import TrainResult
 from tests.kit.toy import ToyMetric, toy_cfg
 
 
@@ -44,7 +44,7 @@ class RecordSteps(Hook):
 
 def train(
     cfg: Config, epochs: int | None = None, *, resume: bool = False
-) -> tuple[list[tuple[int, float, bool]], TrainResult]:
+) -> tuple[list[tuple[int, float, bool]], RunResult]:
     """Train, and return the steps that were done and the run's result."""
     if epochs is not None:
         cfg.train_cfg.max_epochs = epochs
