@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # How a DataLoader passes on what one of its processes raised: the traceback as text, our sentence on a line of it.
 _FROM_A_LOADER = re.compile(r"^Caught .*^(?:[\w.]+\.)?\w+: (?P<sentence>[^\n]*)", re.DOTALL | re.MULTILINE)
@@ -52,6 +52,12 @@ class InputRuntimeError(InputError, RuntimeError):
 
 class InputAssertionError(InputError, AssertionError):
     """Settings contradict each other, or one is missing; MMEngine raises an AssertionError there."""
+
+
+def some_of(names: Sequence[object], limit: int, *, separator: str = ", ") -> str:
+    """Join the first names for a message, and count those over the limit: `a, b and 3 more`."""
+    shown = separator.join(map(str, names[:limit]))
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def nearest(name: str, names: Iterable[object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raydet3d.checkpoint.nested import with_versions
 from raydet3d.checkpoint.safe_load import content_of_file, read_checkpoint
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, some_of
 from raydet3d.log import get_logger
 
 SHOWN = 8  # names in a message; the rest are counted
@@ -59,13 +59,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool, 
         "not in the model": loaded.unexpected_keys,
         "of another shape": [f"{name} {shapes[name][0]} for {shapes[name][1]}" for name in reshaped],
     }
-    faults = [f"{len(names)} {what}: {_listed(names)}" for what, names in found.items() if names]
+    faults = [f"{len(names)} {what}: {some_of(names, SHOWN)}" for what, names in found.items() if names]
     if strict and faults:
         raise InputError(f"{title} does not fit the model: {'; '.join(faults)}")
     count = len(same_shape) - len(loaded.unexpected_keys)
     if not count:
         raise InputError(
-            f"{title} does not fit the model at all: it has {_listed(list(weights))}, the model {_listed(list(mine))}"
+            f"{title} does not fit the model at all: it has {some_of(list(weights), SHOWN)}, "
+            f"the model {some_of(list(mine), SHOWN)}"
         )
     done = f"loaded {count} of {len(mine)} tensors of the model from {title}"
     return f"{done}; {'; '.join(faults)}" if faults else done
@@ -84,11 +85,6 @@ def _adapt_layouts(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, An
 
 def _shape(value: Tensor | float | None) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def load_checkpoint(

@@ -18,7 +18,7 @@ import ray
 
 from raydet3d.checkpoint.storage import open_storage
 from raydet3d.config import default_work_dir, is_uri
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, some_of
 from raydet3d.launch.capacity import (
     Node,
     draining_nodes,
@@ -87,9 +87,8 @@ def fit(
     try:
         if left := files.clear():  # they may be damaged, and nothing reads them
             loop.log.info(
-                "removed Ray's own files of an earlier start (%s%s): a run resumes from its own checkpoints",
-                ", ".join(left[:3]),
-                ", ..." if len(left) > 3 else "",
+                "removed Ray's own files of an earlier start (%s): a run resumes from its own checkpoints",
+                some_of(left, 3),
             )
         with divert_ray_lines(loop.log_dir / "ray.log"), status_line(spec.cfg.get("train_cfg"), str(work_dir)):
             result = loop.run()

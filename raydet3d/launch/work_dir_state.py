@@ -15,13 +15,12 @@ from raydet3d.checkpoint.manifest import Manifest, text_digest
 from raydet3d.checkpoint.storage import ObjectStorage
 from raydet3d.config import Config, is_uri
 from raydet3d.config.differences import find_differences, read_dump
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, some_of
 from raydet3d.launch.restart_file import RestartEntry, read_reached, read_starts
 from raydet3d.run_status import RunResult
 
 # Keys that say where and how a run works, and not what it learns.
 _ABOUT = ("ray", "work_dir", "resume", "load_from", "log_level", "launcher", "experiment_name", "visualizer")
-_MANY = 6  # differences that a message lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,7 @@ class PreviousRun:
         """Describe the differences briefly."""
         if not self.differences:
             return "whose config is not known" if self.differences is None else "with the same config"
-        more = f" and {len(self.differences) - _MANY} more" if len(self.differences) > _MANY else ""
-        return f"whose config differs ({'; '.join(self.differences[:_MANY])}{more})"
+        return f"whose config differs ({some_of(self.differences, 6, separator='; ')})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict
 from torch import Tensor
 from torch.optim import Optimizer
 
-from raydet3d.errors import InputError
+from raydet3d.errors import InputError, some_of
 
 Group = dict[str, Any]
 """A param group as torch holds it: `params` and their settings."""
@@ -260,7 +260,7 @@ class Groups:
                 raise InputError(
                     "the optimizer state does not fit the model: "
                     + "; ".join(
-                        f"{what} {', '.join(which[:4])}{' ...' if len(which) > 4 else ''}"
+                        f"{what} {some_of(which, 4)}"
                         for what, which in (("it lacks", lost), ("the model has no", strange))
                         if which
                     )

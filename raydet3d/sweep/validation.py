@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raydet3d.config import Config
-from raydet3d.errors import InputError, nearest
+from raydet3d.errors import InputError, nearest, some_of
 from raydet3d.host import num_processors
 from raydet3d.log import get_logger
 from raydet3d.sweep.domains import Value
@@ -225,9 +225,9 @@ def match_metric(sweep: Sweep, given: list[str], wanted: str | None = None) -> s
     if found:
         raise InputError(f"{sweep.file}: metric {wanted!r} could be {' or '.join(found)}; give the whole name")
     short = [name.rsplit("/", 1)[-1] for name in given]
+    shown = some_of(short, 12) or "nothing"
     near = nearest(wanted, [*given, *short])
-    shown = ", ".join(short[:12]) + (f" and {len(short) - 12} others" if len(short) > 12 else "")
-    raise InputError(f"{sweep.file}: validation never gives {wanted!r}{near}; it gives {shown or 'nothing'}")
+    raise InputError(f"{sweep.file}: validation never gives {wanted!r}{near}; it gives {shown}")
 
 
 def _validate_once(cfg: Config) -> tuple[list[str], int]:
