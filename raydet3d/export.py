@@ -92,7 +92,7 @@ def _export(cfg: Config, args: argparse.Namespace) -> int:
     description["checked"] = {"frames": frames.source, "batch_sizes": [1, 2], "largest_difference": worst}
     for made in exported:
         write_output(args.out / made.file_name, made.data, durable=True)
-    write_output(args.out / DESCRIPTION, json.dumps(description, indent=1).encode(), durable=True)  # last
+    write_output(args.out / DESCRIPTION, json.dumps(description, indent=1, default=str).encode(), durable=True)  # last
     for part, reason in left_out.items():
         print(f"{part} ({type(getattr(model, part)).__name__}) is not exported: {reason}")
     print(f"largest difference from the model: {worst:.2g} ({frames.source}; batches of 1 and 2)")

@@ -8,6 +8,8 @@ from typing import TypeAlias, TypeVar, cast
 
 from torch import Tensor
 
+from raydet3d.config.config_dict import walk
+
 Key = TypeVar("Key", str, int, str | int)
 T = TypeVar("T")
 Scalar: TypeAlias = str | bytes | int | float | None
@@ -55,11 +57,7 @@ def with_versions(weights: Mapping[Key, T], versions: Mapping[str, object] | Non
 
 def find_tensors(value: Nested) -> Iterator[Tensor]:
     """Yield every tensor in nested containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from find_tensors(item)
+    return (item for _, item in walk(value) if isinstance(item, Tensor))
 
 
 def is_sharded(value: Nested) -> bool:

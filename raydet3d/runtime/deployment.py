@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,6 @@ from raydet3d.models.export_graphs import LAYERED_ENCODERS
 from raydet3d.ops import grid_size
 from raydet3d.runtime.example_frames import loading_steps, num_point_features
 from raydet3d.runtime.graph_files import ExportedGraph, GraphTensors
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 _NEEDED = ("data_preprocessor", "voxel_encoder", "middle_encoder", "backbone", "bbox_head")
 # What a head's outputs are decoded with, where the head has it.
@@ -53,8 +50,8 @@ def exportable(model: nn.Module) -> BaseModel:
 
 def describe_deployment(
     cfg: PartCfg, model: nn.Module, exported: Sequence[ExportedGraph], tensors: Mapping[str, GraphTensors]
-) -> dict[str, Json]:
-    """Describe an exported detector as plain data for a JSON file.
+) -> dict[str, object]:
+    """Describe an exported detector, for a JSON file; what JSON has not is to be given by its text.
 
     Args:
         cfg: The config.
@@ -74,7 +71,7 @@ def describe_deployment(
         "torch": torch.__version__,
         "detector": type(model).__name__,
         "graphs": {one.graph.name: _describe_graph(one, *tensors[one.graph.name]) for one in exported},
-        "classes": plain(vars(model)["dataset_meta"]["classes"]),
+        "classes": vars(model)["dataset_meta"]["classes"],
         "points": {"num_features": features, "loading": [_describe_loading(step) for step in loading_steps(cfg)]},
         "voxels": {
             "type": preprocessor.voxel_type,
@@ -94,14 +91,14 @@ def describe_deployment(
         },
         "head": {
             "type": type(head).__name__,
-            **{name: plain(getattr(head, name)) for name in _HEAD_SETTINGS if hasattr(head, name)},
-            **{name: plain(head_cfg[name]) for name in _HEAD_CONFIGS if name in head_cfg},
+            **{name: getattr(head, name) for name in _HEAD_SETTINGS if hasattr(head, name)},
+            **{name: head_cfg[name] for name in _HEAD_CONFIGS if name in head_cfg},
         },
         "post_processing": {"score": "sigmoid", **_settings(getattr(head, "test_cfg", None))},
     }
 
 
-def _describe_graph(one: ExportedGraph, given: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Json]:
+def _describe_graph(one: ExportedGraph, given: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, object]:
     """Describe a graph's file; the first axis is given by its name, since its size is free."""
     axis = one.graph.dynamic_axis
     return {
@@ -112,26 +109,15 @@ def _describe_graph(one: ExportedGraph, given: Tensor, outputs: Mapping[str, Ten
     }
 
 
-def plain(value: object) -> Json:
-    """Return a config value as JSON has it; what JSON has not is given by its text."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return str(value)
-
-
-def _settings(test_cfg: object) -> dict[str, Json]:
+def _settings(test_cfg: object) -> dict[str, object]:
     """Return a head's test settings."""
     given = asdict(test_cfg) if is_dataclass(test_cfg) and not isinstance(test_cfg, type) else test_cfg
-    return {str(key): plain(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
+    return dict(given) if isinstance(given, Mapping) else {}
 
 
-def _describe_loading(step: PartCfg) -> dict[str, Json]:
+def _describe_loading(step: PartCfg) -> dict[str, object]:
     """Describe a transform that loads points; of own recordings, with the axes, units and columns of their clouds."""
-    described = {key: plain(value) for key, value in step.items() if key not in ("backend_args", "file_client_args")}
+    described = {key: value for key, value in step.items() if key not in ("backend_args", "file_client_args")}
     if str(step["type"]).rpartition(".")[2] == LoadCustomPointsFromFile.__name__:
-        described["conventions"] = plain(asdict(read_conventions(Path(step["data_root"]))))
+        described["conventions"] = asdict(read_conventions(Path(step["data_root"])))
     return described

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from raydet3d.config.config_dict import map_leaves, walk
 from raydet3d.errors import InputError, nearest
 from raydet3d.sweep.domains import Value
 
@@ -28,11 +29,7 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {"round": round, "int": int, "flo
 
 def has_expression(value: Value) -> bool:
     """Whether a value contains a `${...}` at any depth."""
-    if isinstance(value, Mapping):
-        return any(map(has_expression, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(has_expression, value))
-    return isinstance(value, str) and _WHOLE.fullmatch(value.strip()) is not None
+    return any(isinstance(leaf, str) and _WHOLE.fullmatch(leaf.strip()) for _, leaf in walk(value))
 
 
 def fill(value: Value, names: Mapping[str, Value], *, where: str) -> Value:
@@ -46,11 +43,13 @@ def fill(value: Value, names: Mapping[str, Value], *, where: str) -> Value:
     Raises:
         InputError: An expression is not arithmetic, or a name is not a number of the config.
     """
-    if isinstance(value, Mapping):
-        return {key: fill(item, names, where=f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        filled = [fill(item, names, where=f"{where}.{i}") for i, item in enumerate(value)]
-        return tuple(filled) if isinstance(value, tuple) else filled
+    filled: Value = map_leaves(
+        value, lambda leaf, place: _fill_leaf(leaf, names, where=".".join(map(str, (where, *place))))
+    )
+    return filled
+
+
+def _fill_leaf(value: object, names: Mapping[str, Value], *, where: str) -> object:
     if not isinstance(value, str) or (found := _WHOLE.fullmatch(value.strip())) is None:
         return value
     text = found["text"]

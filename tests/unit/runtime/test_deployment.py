@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -18,8 +19,7 @@ def test_description_of_a_detector_for_own_recordings_says_how_their_clouds_are_
     cfg = Config.fromfile(CONFIGS["pointpillars"], {"data_root": f"{root}/"})
     tensors: dict[str, GraphTensors] = {"pts_backbone_neck_head": (torch.zeros(1, 2, 3, 4), {})}
     points = describe_deployment(cfg, init_model(cfg, device="cpu"), [], tensors)["points"]
-    assert isinstance(points, dict)
-    (loading,) = points["loading"]
+    (loading,) = json.loads(json.dumps(points))["loading"]
     assert loading["conventions"]["axes"] == ["right", "forward", "up"]
     assert loading["conventions"]["units"] == {"length": "cm", "angle": "deg", "time": "us"}
     assert loading["conventions"]["columns"] == ["x", "y", "z", "intensity"]
