@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -74,29 +74,17 @@ class MapDataset(Protocol):
         """Return a sample."""
 
 
-class SeededDataset(Dataset[Any]):
-    """Wrap a loader's data set: take (epoch, index), seed the generators, return sample `index`.
-
-    Other attributes are read from and set on the wrapped data set, so that hooks find `metainfo` and may replace
-    `pipeline`; `isinstance` sees the wrapped data set's class. A plain integer index is passed on without seeding.
+class DatasetProxy(Dataset[Any]):
+    """Wrap a data set: attributes other than the wrapper's own are read from and set on the wrapped one.
 
     Args:
-        dataset: A map-style data set; it receives plain integers.
-        seed: The run's seed.
+        dataset: Data set to wrap.
     """
 
-    def __init__(self, dataset: MapDataset, seed: int) -> None:
+    own: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def __init__(self, dataset: MapDataset) -> None:
         self.dataset = dataset
-        self.seed = int(seed)
-
-    @property
-    def __class__(self) -> Any:
-        """The class of the wrapped data set."""
-        return type(self.dataset) if "dataset" in vars(self) else type(self)
-
-    @__class__.setter
-    def __class__(self, kind: object) -> None:
-        raise TypeError("the class of a wrapped data set cannot be set")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -108,10 +96,37 @@ class SeededDataset(Dataset[Any]):
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name.startswith("_") or name in ("dataset", "seed"):
+        if name.startswith("_") or name in self.own:
             super().__setattr__(name, value)
         else:
             setattr(self.dataset, name, value)
+
+
+class SeededDataset(DatasetProxy):
+    """Wrap a loader's data set: take (epoch, index), seed the generators, return sample `index`.
+
+    Hooks find the data set's `metainfo` and may replace its `pipeline`; `isinstance` sees the data set's class. A plain
+    integer index is passed on without seeding.
+
+    Args:
+        dataset: A map-style data set; it receives plain integers.
+        seed: The run's seed.
+    """
+
+    own = ("dataset", "seed")
+
+    def __init__(self, dataset: MapDataset, seed: int) -> None:
+        super().__init__(dataset)
+        self.seed = int(seed)
+
+    @property
+    def __class__(self) -> Any:
+        """The class of the wrapped data set."""
+        return type(self.dataset) if "dataset" in vars(self) else type(self)
+
+    @__class__.setter
+    def __class__(self, kind: object) -> None:
+        raise TypeError("the class of a wrapped data set cannot be set")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loader worker must import the plug-ins before it unpickles objects of their classes.

@@ -24,6 +24,7 @@ NAMESPACE = b"raydet3d"
 STOP, FIRST_STEP, NODES, GROUP = "stop", "first_step", "node/", "group"
 REPORT, ANSWER = "report", "answer"
 POLL_S = 0.02
+STOP_POLL_S = 0.25  # between two looks for a stop
 
 Report = Mapping[str, object]
 """What a validation hands to the driver: a few numbers and texts."""
@@ -110,21 +111,20 @@ class StopListener:
 
     Args:
         channel: Channel of this try.
-        interval_s: Seconds between two polls.
 
     Attributes:
         reason: Why the run is to stop, or None.
     """
 
-    def __init__(self, channel: SignalChannel, *, interval_s: float = 0.25) -> None:
+    def __init__(self, channel: SignalChannel) -> None:
         self.reason: str | None = None
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._poll, args=(channel.get, interval_s), name="stop-listener")
+        self._thread = threading.Thread(target=self._poll, args=(channel.get,), name="stop-listener")
         self._thread.daemon = True
         self._thread.start()
 
-    def _poll(self, get: Callable[[str], str | None], interval_s: float) -> None:
-        while self.reason is None and not self._closed.wait(interval_s):
+    def _poll(self, get: Callable[[str], str | None]) -> None:
+        while self.reason is None and not self._closed.wait(STOP_POLL_S):
             with suppress(Exception):  # a head that does not answer is no reason to stop
                 self.reason = get(STOP)
 

@@ -71,9 +71,7 @@ def missing_info_file(cfg: PartCfg, mode: str) -> str | None:
     return None
 
 
-def example_frames(
-    cfg: PartCfg, model: nn.Module, count: int, *, mode: str = "test", num_points: int | None = None
-) -> ExampleFrames:
+def example_frames(cfg: PartCfg, model: nn.Module, count: int, *, mode: str = "test") -> ExampleFrames:
     """Read the first frames of a config's data set, or generate frames where its info file is not here.
 
     Args:
@@ -81,7 +79,6 @@ def example_frames(
         model: Its model, which says what generated frames must look like.
         count: Number of frames, at least 1.
         mode: `train`, `val` or `test`: which data loader's data set and pipeline.
-        num_points: Points of a generated frame; by default 20,000 for each sweep that the config loads.
     """
     reason = missing_info_file(cfg, mode)
     if reason is None:
@@ -89,7 +86,7 @@ def example_frames(
         samples = [dataset[i] for i in range(min(count, len(dataset)))]
         return ExampleFrames(samples, f"{len(samples)} frames of {mode}_dataloader")
     generator = torch.Generator().manual_seed(0)
-    num_points = num_points or POINTS_OF_A_SWEEP * (1 + _num_sweeps(cfg))
+    num_points = POINTS_OF_A_SWEEP * (1 + _num_sweeps(cfg))
     samples = [generate_frame(cfg, model, generator, num_points) for _ in range(count)]
     return ExampleFrames(samples, f"{count} generated frames of {num_points} points ({reason})")
 

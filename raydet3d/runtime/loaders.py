@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
-from torch.utils.data import Dataset as TorchDataset
 from typing_extensions import override
 
 from raydet3d.config.provenance import config_context
 from raydet3d.config.section_schemas import DataLoaderCfg, read_loader
 from raydet3d.data.dataset import check_dataset
 from raydet3d.data.global_batch import ElasticBatchSampler
-from raydet3d.data.seeded import EpochBatchSampler, SeededDataset, seeded_generators
+from raydet3d.data.seeded import DatasetProxy, EpochBatchSampler, SeededDataset, seeded_generators
 from raydet3d.dist import get_rank, get_world_size
 from raydet3d.errors import InputError, InputTypeError
 from raydet3d.hooks.context import DataLoader as LoaderProtocol
@@ -201,16 +200,18 @@ def release(loader: LoaderProtocol) -> None:
         loader._iterator = None
 
 
-class Slice(TorchDataset[Any]):
-    """Limit a data set to its first samples; other attributes are read from and set on the wrapped data set.
+class Slice(DatasetProxy):
+    """Limit a data set to its first samples.
 
     Args:
         dataset: Data set to wrap.
         length: Maximum number of samples.
     """
 
+    own = ("dataset", "length")
+
     def __init__(self, dataset: Dataset, length: int) -> None:
-        self.dataset = dataset
+        super().__init__(dataset)
         self.length = min(length, len(dataset))
 
     def __len__(self) -> int:
@@ -218,17 +219,6 @@ class Slice(TorchDataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name.startswith("_") or name in ("dataset", "length"):
-            super().__setattr__(name, value)
-        else:
-            setattr(self.dataset, name, value)
 
 
 def _build_dataset(cfg: Dataset | PartCfg, key: str, seed: int) -> Dataset:
