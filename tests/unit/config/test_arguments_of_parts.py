@@ -1,5 +1,6 @@
 """Arguments of this package's registered parts: the wrong type or range is refused before the part is made."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -54,5 +55,4 @@ def test_a_wrong_argument_is_named(table: Registry, cfg: dict[str, Any]) -> None
 
 
 def _parameters(function: Any) -> set[str]:
-    code = function.__init__.__code__
-    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    return set(inspect.signature(function).parameters)
