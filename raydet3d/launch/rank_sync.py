@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from raydet3d.hooks.context import DataBatch, DataLoader, Losses, Predictions, RunContext
 
 GROUP = "stop"
-WINDOW_S = 10.0  # ranks are compared over
-REPORT_S = 60.0  # from one line about throughput to the next
 ASKED, BUSY, ITERATIONS, SAMPLES, SECONDS = range(5)
 
 
@@ -69,6 +67,8 @@ class RankSyncHook(Hook):
         asked: Returns the reason to stop the run (one of `REASONS`), or None. Any rank's answer counts.
         timer: This rank's, registered as a hook too.
         interval_s: Seconds between two syncs, about.
+        window_s: Seconds over which ranks are compared.
+        report_s: Seconds from one line about throughput to the next.
         ratio: A rank that takes so many times as long as the median of the others is named a straggler.
     """
 
@@ -80,11 +80,13 @@ class RankSyncHook(Hook):
         timer: StepTimer,
         *,
         interval_s: float = 0.5,
+        window_s: float = 10.0,
+        report_s: float = 60.0,
         ratio: float = 1.5,
     ) -> None:
         self._asked = asked
         self._timer = timer
-        self.interval_s, self.ratio = interval_s, ratio
+        self.interval_s, self.window_s, self.report_s, self.ratio = interval_s, window_s, report_s, ratio
         self._left = 1
         self._iterations = self._samples = 0
         self._since = 0.0
@@ -208,12 +210,12 @@ class RankSyncHook(Hook):
         if runner.rank != 0:
             return
         self._window = rows if self._window is None else self._window + rows
-        if float(self._window[0, SECONDS]) < WINDOW_S:
+        if float(self._window[0, SECONDS]) < self.window_s:
             return
         self._compare(runner, self._window)
         self._total = self._window if self._total is None else self._total + self._window
         self._window = None
-        if float(self._total[0, SECONDS]) >= REPORT_S:
+        if float(self._total[0, SECONDS]) >= self.report_s:
             self._report(runner, iteration)
             self._total = None
 

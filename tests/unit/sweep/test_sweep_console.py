@@ -60,14 +60,14 @@ def test_on_a_terminal_the_table_is_redrawn_in_place() -> None:
     console = SweepConsole(metric="toy/AP", mode="max", counter="epoch", stream=stream)
     assert console.is_due()
     console.show(TRIALS, total=5, left_s=None)
-    shown = stream.getvalue().splitlines()
+    shown = stream.getvalue().removeprefix("\r\x1b[K").splitlines()
     assert shown[0].startswith("best 4 (000), 1 running")
     assert shown[1].split() == ["trial", "AP", "epoch", "state", "setting"]
     assert shown[2].split()[:4] == ["000", "4", "4/4", "done"]
     assert len(shown) == 5
     assert not console.is_due()  # within the same second
     console.event(TRIALS[1], TRIALS, total=5, left_s=None)  # running trials are in the table
-    assert stream.getvalue().splitlines() == shown
+    assert stream.getvalue().removeprefix("\r\x1b[K").splitlines() == shown
     console.event(TRIALS[0], TRIALS, total=5, left_s=None)
     assert stream.getvalue().endswith("\x1b[5A\x1b[Jtrial 000  done at epoch 4/4  best 4\n")
 
