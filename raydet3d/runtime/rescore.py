@@ -18,7 +18,7 @@ from raydet3d.metrics.analysis import Analysis
 from raydet3d.metrics.prediction_file import read_predictions
 from raydet3d.registry import DATASETS
 from raydet3d.runtime.build import build_evaluator, build_hooks
-from raydet3d.runtime.train_result import headline
+from raydet3d.runtime.headline import headline
 
 ANNOTATION = "eval_ann_info"
 

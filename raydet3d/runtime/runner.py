@@ -28,6 +28,7 @@ from raydet3d.registry import RUNNERS
 from raydet3d.run_status import RunResult
 from raydet3d.runtime import build
 from raydet3d.runtime.ddp import is_sharded
+from raydet3d.runtime.headline import headline
 from raydet3d.runtime.loaders import release
 from raydet3d.runtime.rollback import roll_back
 from raydet3d.runtime.run_parts import RunParts
@@ -35,7 +36,6 @@ from raydet3d.runtime.run_setup import (
     log_config_changes,
     remove_empty_dirs,
 )
-from raydet3d.runtime.train_result import headline
 from raydet3d.runtime.train_state import TrainState
 
 DDP_PREFIX = ((r"^module\.", ""),)

@@ -12,7 +12,7 @@ import torch.distributed as torch_dist
 from raydet3d.errors import InputError
 from raydet3d.hooks import Hook
 from raydet3d.runtime import Runner, assemble
-from raydet3d.runtime.train_result import headline
+from raydet3d.runtime.headline import headline
 from tests.kit.spawn import run_ranks
 from tests.kit.toy import ToyMetric, toy_cfg
 

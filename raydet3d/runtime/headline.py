@@ -1,10 +1,8 @@
-"""The result of a training run: select its headline metrics, and format it."""
+"""The metrics that count in the result of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from raydet3d.run_status import RunResult
 
 FEW = 12  # metrics that are all shown; where there are more, hooks say which
 
