@@ -37,6 +37,14 @@ def running(command: Sequence[object], folder: Path, env: Mapping[str, str] | No
         group.close()
 
 
+def all_end(run: CommandGroup, seconds: float = 5) -> bool:
+    """Whether the other processes of a group end within a time."""
+    deadline = time.monotonic() + seconds
+    while run.members() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not run.members()
+
+
 def train(config: Path, *flags: object) -> list[object]:
     return ["-m", "raydet3d.train", config, "--work-dir", config.parent / "work", *flags]
 
@@ -109,10 +117,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         assert len(workers) == 2
         run.process.kill()
         run.process.wait()
-        deadline = time.monotonic() + 5
-        while run.members() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not run.members()
+        assert all_end(run)
 
 
 def test_evaluate_with_loader_workers_is_resumable(undisturbed: Path, tmp_path: Path) -> None:
@@ -274,7 +279,7 @@ def test_workers_of_a_ready_loader_survive_in_a_script(method: str, number: sign
         run.signal_group(number)
         assert run.wait() == 40, run.text()
         assert "killed" not in run.text()
-        assert not run.members()
+        assert all_end(run)
     assert (tmp_path / "work" / "on_signal.pth").is_file()
 
 
