@@ -113,11 +113,6 @@ def test_gradients_at_published_size_differ_only_where_a_relu_turns(seed: int) -
     assert max(errors(found.gradients, expected.gradients).values()) < 5e-3
     same = training_pass(model, ready, expected.active)
     worst = errors(same.gradients, expected.gradients)
-    print(
-        f"seed {seed}: {turned} of {units} units; gradients off by at most "
-        f"{max(errors(found.gradients, expected.gradients).values()):.1e}, "
-        f"with float64's units by at most {max(worst.values()):.1e}"
-    )
     assert max(worst.values()) < 1e-3, worst
 
 
