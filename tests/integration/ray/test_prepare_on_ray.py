@@ -27,8 +27,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def written(root: Path, prefix: str) -> dict[str, bytes]:
     """Content of the info files and of the database."""
-    files = [*root.glob(f"{prefix}_*.pkl"), *root.glob(f"{prefix}_gt_database*/*"), *root.glob("*.bin")]
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+    files = [*root.glob(f"{prefix}_*.pkl"), *root.glob(f"{prefix}_gt_database*/**/*"), *root.glob("*.bin")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.is_file()}
 
 
 @pytest.mark.usefixtures("two_cpus")
