@@ -9,8 +9,6 @@ from raydet3d.runtime.contradiction import Contradiction, Section, error, items,
 
 _PREFIXES = ("", "pts_")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-# By how much an encoder reduces the grid.
-_ENCODER_STRIDES = {"PointPillarsScatter": 1, "SparseEncoder": 8}
 # Data sets whose boxes have no velocity.
 _WITHOUT_VELOCITY = ("KittiDataset", "TownDataset")
 _TOLERANCE = 1e-3
@@ -102,12 +100,13 @@ class _Grid:
                 f"pillars a height of {self.high[2] - self.low[2]:g}"
             )
         strides, up = _strides(backbone, neck)
-        if middle.kind not in _ENCODER_STRIDES or not strides or not up:
+        reduction = _encoder_stride(middle)
+        if reduction is None or not strides or not up:
             return
-        unit = _ENCODER_STRIDES[middle.kind] * math.prod(int(stride) for stride in strides)
+        unit = reduction * math.prod(int(stride) for stride in strides)
         total = _stride(model, prefix)
         for axis, cells in zip("xy", self.size[:2], strict=True):
-            side, maps = -(-cells // _ENCODER_STRIDES[middle.kind]), []
+            side, maps = -(-cells // reduction), []
             for stride, factor in zip(strides, up, strict=False):
                 side = math.ceil(side / stride)
                 maps.append(int(side * factor) if factor >= 1 else side // round(1 / factor))
@@ -186,9 +185,17 @@ def _stride(model: Section, prefix: str) -> float | None:
     """Return by how much encoder, SECOND and SECONDFPN reduce the grid; None for parts that are not known here."""
     middle, backbone, neck = (model.section(f"{prefix}{name}") for name in ("middle_encoder", "backbone", "neck"))
     strides, up = _strides(backbone, neck)
-    if middle.kind not in _ENCODER_STRIDES or not strides or not up:
+    reduction = _encoder_stride(middle)
+    if reduction is None or not strides or not up:
         return None
-    return _ENCODER_STRIDES[middle.kind] * strides[0] / up[0]
+    return reduction * strides[0] / up[0]
+
+
+def _encoder_stride(middle: Section) -> int | None:
+    """Return by how much an encoder reduces the grid: a sparse one halves it between two stages."""
+    if middle.kind == "SparseEncoder":
+        return int(2 ** (len(items(middle.get("encoder_channels", (0,) * 4))) - 1))
+    return 1 if middle.kind == "PointPillarsScatter" else None
 
 
 def _strides(backbone: Section, neck: Section) -> tuple[list[float], list[float]]:

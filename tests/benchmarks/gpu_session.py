@@ -37,7 +37,7 @@ TINY = {
     "pointpillars": "demo/pointpillars_kitti_frames.py",
     "second": "demo/second_kitti_frames.py",
     "centerpoint_pillar": "demo/centerpoint_kitti_frames.py",
-    "centerpoint_voxel": "demo/centerpoint_town.py",
+    "centerpoint_voxel": "demo/centerpoint_nuscenes_frame.py",
 }
 MIDDLE_ENCODER = {"second": "middle_encoder", "centerpoint_voxel": "pts_middle_encoder"}
 NUM_OPERATORS = 15

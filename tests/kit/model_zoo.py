@@ -178,7 +178,7 @@ def training_samples(cfg: Config) -> int | None:
 def training_hours(cfg: Config, multiply_adds: float, reference: Mapping[str, float]) -> float | None:
     """Estimate hours on 8 V100: the published rate of a model of the kind, scaled by multiply-adds of a frame."""
     samples = training_samples(cfg)
-    if samples is None:
+    if samples is None or "indices" in cfg["train_dataloader"]["dataset"]:  # a part of the data set
         return None
     parts = " ".join(str(one.get("type")) for one in cfg["model"].values() if isinstance(one, Mapping))
     kind = "sparse" if "SparseEncoder" in parts else "dense"
