@@ -158,7 +158,8 @@ def _sizes_per_class(config: ConfigValue) -> Iterator[ConfigValue]:
 
 def _resembles(size: Sequence[float], others: Sizes, own: str) -> str | None:
     """Return the name whose size is clearly nearer than that of `own`, if there is one."""
-    gaps = {name: float(np.abs(np.log(np.divide(size, other))).sum()) for name, other in others.items()}
+    with np.errstate(all="ignore"):  # a model that has diverged predicts sizes of 0, infinity and NaN
+        gaps = {name: float(np.abs(np.log(np.divide(size, other))).sum()) for name, other in others.items()}
     nearest = min(gaps, key=gaps.__getitem__)
     return nearest if gaps[own] - gaps[nearest] > SIZE_GAP else None
 
@@ -168,7 +169,9 @@ def _anchors(run: RunFiles) -> Iterator[str]:
     for one in run.analysis["sizes"] if run.analysis is not None and anchors else ():
         name, size = one["category"], one["size"]
         other = _resembles(size, anchors, name) if one["objects"] >= MIN_OBJECTS else None
-        if other:
+        # Detections that fit the anchors: the head was trained well, and the objects of validation are named otherwise.
+        is_learned = one["detections"] >= MIN_OBJECTS and _resembles(one["detected"], anchors, name) is None
+        if other and not is_learned:
             wrong.append(
                 f"objects of class {name} measure {format_size(size)} m, its anchors {format_size(anchors[name])} m "
                 f"(those of {other} would fit)"
@@ -186,7 +189,7 @@ def _names(analysis: Analysis) -> Iterator[str]:
     like = []
     for one in analysis["sizes"]:
         name, size = one["category"], one["detected"]
-        if name in objects and one["detections"] >= MIN_OBJECTS and min(size) > 0 and math.isfinite(sum(size)):
+        if name in objects and one["detections"] >= MIN_OBJECTS:
             other = _resembles(size, objects, name)
             like += [f"{name} are as large as objects of class {other} ({format_size(size)} m)"] if other else []
     if like:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,27 @@ def test_anchors_in_another_order_than_the_classes_are_named(head: dict[str, Any
     anchors = [SIZES["Car"], SIZES["Cyclist"], SIZES["Pedestrian"]]
     config = {"model": {"pts_bbox_head": {**head, "anchor_generator": {"sizes": anchors}}}}
     confusion = {"classes": list(SIZES), "counts": [[0] * 4] * 4, "threshold": 0.3}
-    analysis = analysis_of(confusion=confusion, sizes=sizes_of(SIZES))
+    sizes = [{**one, "detections": 0, "detected": []} for one in sizes_of(SIZES)]
+    analysis = analysis_of(confusion=confusion, sizes=sizes)
     (found,) = find(run_of(config=config, analysis=analysis), {}, [])
     words = "class Pedestrian measure 0.80 x 0.60 x 1.73 m, its anchors 3.90 x 1.60 x 1.56 m (those of Car would fit)"
     assert (words in found) == is_named
     assert "class Cyclist measure" not in found
+
+
+def test_anchors_that_the_detections_fit_are_in_order() -> None:
+    config = {"model": {"bbox_head": {"assign_per_class": True, "anchor_generator": {"sizes": [*SIZES.values()]}}}}
+    confusion = {"classes": list(SIZES), "counts": [[0] * 4] * 4, "threshold": 0.3}
+    turned = dict(zip(SIZES, [SIZES["Cyclist"], SIZES["Car"], SIZES["Pedestrian"]], strict=True))
+    sizes = [{**one, "size": turned[one["category"]]} for one in sizes_of(SIZES)]
+    (found,) = find(run_of(config=config, analysis=analysis_of(confusion=confusion, sizes=sizes)), {}, [])
+    assert "labels are numbered in two ways" in found
+
+
+@pytest.mark.parametrize("side", [0.0, math.inf, math.nan])
+def test_sizes_of_a_model_that_has_diverged_name_nothing(side: float) -> None:
+    sizes = sizes_of({name: [side] * 3 for name in SIZES})
+    assert find(run_of(analysis=analysis_of(sizes=sizes)), {}, []) == ["Nothing stands out."]
 
 
 def test_objects_found_under_wrong_names_and_at_wrong_places_are_named() -> None:
