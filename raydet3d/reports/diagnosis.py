@@ -38,8 +38,11 @@ def find(run: RunFiles, differences: Mapping[str, Sequence[Difference]], scores:
     """
     found = [*_bad_steps(run), *_loss(run), *_learning_rate(differences)]
     if run.analysis is not None:
-        found += [*_anchors(run), *_confusion(run.analysis), *_names(run.analysis), *_places(run.analysis)]
-        found += [*_offsets(run.analysis["errors"]), *_calibration(run.analysis)]
+        errors = run.analysis["errors"]
+        causes = [*_anchors(run), *_exchange(run.analysis), *_names(run.analysis), *_shifts(errors)]
+        found += [*causes, *_places(run.analysis), *_misses(run.analysis), *_headings(errors)]
+        # Wrong sizes and scores follow from the causes above.
+        found += [] if causes else [*_wrong_sizes(errors), *_calibration(run.analysis)]
     found += [*_scores(run, scores), *_speed(run), *_restarts(run)]
     return found or ["Nothing stands out."]
 
@@ -112,28 +115,42 @@ def _learning_rate(differences: Mapping[str, Sequence[Difference]]) -> Iterator[
         yield f"{key} is {text}."
 
 
-def _confusion(analysis: Analysis) -> Iterator[str]:
+def _taken_for(analysis: Analysis) -> dict[int, int]:
+    """Return the classes that are mostly found as another one, by index."""
     classes, counts = analysis["confusion"]["classes"], np.array(analysis["confusion"]["counts"])
-    taken_for: dict[int, int] = {}
-    single: list[str] = []
-    for row, name in enumerate(classes):
-        found = counts[row, : len(classes)]
-        if found.sum() >= MIN_OBJECTS and found.argmax() != row and found.max() >= 0.5 * found.sum():
-            taken_for[row] = int(found.argmax())
-            single.append(
-                f"{found.max()} of the {found.sum()} objects of class {name} that have a detection near them are found "
-                f"as {classes[taken_for[row]]}."
-            )
-        total = counts[row].sum()
-        if total >= MIN_OBJECTS and counts[row, -1] > 0.7 * total:
-            single.append(f"{counts[row, -1]} of {total} objects of class {name} have no detection within 2 m.")
+    found = counts[:, : len(classes)]
+    return {
+        row: int(found[row].argmax())
+        for row in range(len(classes))
+        if found[row].sum() >= MIN_OBJECTS and found[row].argmax() != row and found[row].max() >= 0.5 * found[row].sum()
+    }
+
+
+def _exchange(analysis: Analysis) -> Iterator[str]:
+    classes, taken_for = analysis["confusion"]["classes"], _taken_for(analysis)
     if len(taken_for) > 1 and set(taken_for) == set(taken_for.values()):
         names = ", ".join(f"{classes[row]} as {classes[other]}" for row, other in taken_for.items())
         yield (
             f"Classes are exchanged as a whole ({names}): compare the order of the class names in the data set "
             "(metainfo.classes), in the head (anchor sizes, tasks) and in the checkpoint."
         )
-    yield from single
+
+
+def _misses(analysis: Analysis) -> Iterator[str]:
+    classes, counts = analysis["confusion"]["classes"], np.array(analysis["confusion"]["counts"])
+    for row, other in _taken_for(analysis).items():
+        found = counts[row, : len(classes)]
+        yield (
+            f"{found[other]} of the {found.sum()} objects of class {classes[row]} that have a detection near them are "
+            f"found as {classes[other]}."
+        )
+    missed = [
+        f"{row[-1]} of {row.sum()} {name}"
+        for name, row in zip(classes, counts, strict=False)
+        if row.sum() >= MIN_OBJECTS and row[-1] > 0.7 * row.sum()
+    ]
+    if missed:
+        yield f"Objects without a detection within 2 m: {', '.join(missed)}."
 
 
 def class_anchors(run: RunFiles) -> Sizes:
@@ -191,7 +208,7 @@ def _names(analysis: Analysis) -> Iterator[str]:
         name, size = one["category"], one["detected"]
         if name in objects and one["detections"] >= MIN_OBJECTS:
             other = _resembles(size, objects, name)
-            like += [f"{name} are as large as objects of class {other} ({format_size(size)} m)"] if other else []
+            like += [f"{name} measure {format_size(size)} m, as objects of class {other} do"] if other else []
     if like:
         yield (
             f"Detections of class {'; of class '.join(like)}: labels are numbered in two ways. Compare `categories` "
@@ -221,7 +238,7 @@ def _places(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _offsets(errors: Sequence[BoxError]) -> Iterator[str]:
+def _shifts(errors: Sequence[BoxError]) -> Iterator[str]:
     """Name shifts that are large against the spread, together where all classes have them."""
     shifted = []
     for one in errors:
@@ -236,15 +253,19 @@ def _offsets(errors: Sequence[BoxError]) -> Iterator[str]:
             "cam2img), or to the box convention (bottom or centre, see the z of anchors); one of a single class to its "
             "anchors."
         )
+
+
+def _headings(errors: Sequence[BoxError]) -> Iterator[str]:
     for one in errors:
-        if one["own"] < MIN_OBJECTS:
-            continue
-        if one["yaw"] is not None and one["yaw"] > 60:
-            name, turn = one["category"], one["yaw"]
+        if one["own"] >= MIN_OBJECTS and one["yaw"] is not None and one["yaw"] > 60:
             yield (
-                f"Headings of {name} are off by {turn:.0f} degrees (median). After a short training they may not be "
-                "learned yet (about 90 degrees); else check the convention of yaw."
+                f"Headings of {one['category']} are off by {one['yaw']:.0f} degrees (median). After a short training "
+                "they may not be learned yet (about 90 degrees); else check the convention of yaw."
             )
+
+
+def _wrong_sizes(errors: Sequence[BoxError]) -> Iterator[str]:
+    for one in (one for one in errors if one["own"] >= MIN_OBJECTS):
         wrong = [
             f"{n} {r:.2f}"
             for n, r in zip(("length", "width", "height"), one["size"], strict=True)

@@ -93,9 +93,9 @@ def test_detections_as_large_as_another_class_are_named() -> None:
     detected = {"Pedestrian": SIZES["Car"], "Cyclist": [1.6, 0.7, 1.7], "Car": SIZES["Pedestrian"]}
     confusion = {"classes": list(SIZES), "counts": [[0] * 4] * 4, "threshold": 0.3}
     (found,) = find(run_of(analysis=analysis_of(confusion=confusion, sizes=sizes_of(detected))), {}, [])
-    assert "class Pedestrian are as large as objects of class Car (3.90 x 1.60 x 1.56 m)" in found
-    assert "class Car are as large as objects of class Pedestrian" in found
-    assert "class Cyclist are" not in found
+    assert "class Pedestrian measure 3.90 x 1.60 x 1.56 m, as objects of class Car do" in found
+    assert "class Car measure 0.80 x 0.60 x 1.73 m, as objects of class Pedestrian do" in found
+    assert "class Cyclist measure" not in found
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_objects_found_under_wrong_names_and_at_wrong_places_are_named() -> None
 def test_missed_classes_are_named() -> None:
     confusion = {"classes": ["Car"], "counts": [[1, 40], [0, 0]], "threshold": 0.3}
     (found,) = find(run_of(analysis=analysis_of(confusion=confusion)), {}, [])
-    assert "40 of 41 objects of class Car have no detection" in found
+    assert "without a detection within 2 m: 40 of 41 Car" in found
 
 
 def test_shifted_boxes_are_named_with_the_direction() -> None:
@@ -187,3 +187,12 @@ def test_restarts_and_bad_steps_are_named() -> None:
     assert "2 steps were left out" in found[0]
     assert "first at iteration 7" in found[0]
     assert "1 restart (a worker process died); 2 iterations were done twice." in found[1]
+
+
+def test_a_cause_comes_before_what_follows_from_it() -> None:
+    confusion = {"classes": ["Car", "Cyclist"], "counts": [[2, 30, 80], [0, 40, 5], [0, 0, 0]], "threshold": 0.3}
+    errors = [error(category=name, forward=0.9, spread=0.1, size=[0.5, 1.0, 1.0]) for name in ("Car", "Cyclist")]
+    found = find(run_of(analysis=analysis_of(confusion=confusion, errors=errors)), {}, [])
+    assert "Boxes are shifted" in found[0]
+    assert sum("found as Cyclist" in text or "without a detection" in text for text in found[1:]) == 2
+    assert not any("wrong size" in text for text in found)
