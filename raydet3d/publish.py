@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from raydet3d.cli import check_checkpoint, make_command_parser, run_command
@@ -27,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of ours or of MMEngine's")
     parser.add_argument("out", metavar="OUT", type=Path, help="name of the new file, or a folder that exists")
     parser.add_argument("--config", metavar="CONFIG", help="config to put in (default: the one in the checkpoint)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -39,7 +41,11 @@ def main() -> int:
     from raydet3d.checkpoint.published_file import publish
 
     file, is_average = publish(args.checkpoint, args.out, cfg=cfg)
-    print(f"Published: {file} ({file.stat().st_size / 2**20:.1f} MB)" + (", averaged weights" if is_average else ""))
+    size = file.stat().st_size
+    if args.json:
+        print(json.dumps({"file": str(file), "bytes": size, "averaged": is_average}))
+    else:
+        print(f"Published: {file} ({size / 2**20:.1f} MB)" + (", averaged weights" if is_average else ""))
     return 0
 
 

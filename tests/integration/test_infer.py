@@ -115,6 +115,9 @@ def test_publish_then_infer_without_the_config(project: Path, tmp_path: Path) ->
     out, _ = finish(start(project, "publish", "small.pth", tmp_path / "mine"))
     (file,) = tmp_path.glob("mine-????????.pth")
     assert str(file) in out
+    out, _ = finish(start(project, "publish", "small.pth", tmp_path / "again", "--json"))
+    (again,) = tmp_path.glob("again-????????.pth")
+    assert json.loads(out) == {"file": str(again), "bytes": again.stat().st_size, "averaged": False}
     cloud = clouds_of(project)[0]
     pictures = tmp_path / "pictures"
     finish(start(project, "infer", file, cloud, "--out", tmp_path / "a", "--show-dir", pictures))
