@@ -56,8 +56,6 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False)
 
 def write_output(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a file that the user has asked for, with its folder; where that fails, the path is bad input."""
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data, durable=durable)

@@ -62,7 +62,7 @@ def check_writable_file(path: Path | str, what: str) -> None:
     path = Path(path).absolute()
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder; name a file")
-    check_writable(path.parent, what, "choose another file")
+    check_writable(path.parent, f"{what} {path}: the folder", "choose another file")
 
 
 def _write_once(path: Path) -> None:

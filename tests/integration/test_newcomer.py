@@ -21,7 +21,7 @@ from tests.kit.docs import README, blocks
 from tests.kit.runs import PATIENCE, ROOT
 
 MODEL = "configs/demo/pointpillars_town.py"
-OPTIONS = ("--cfg-options", "town_seed=3", "num_train=12", "num_val=2", "epoch_num=2")
+OPTIONS = ("--cfg-options", "town_seed=3", "num_train=40", "num_val=2", "epoch_num=2")
 SMALL = Path("work_dirs/small")
 CHECKPOINT = SMALL / "epoch_2.pth"
 
@@ -86,9 +86,9 @@ def test_saved_predictions_are_scored_as_the_checkpoint_was(session: Session) ->
     scored = session("evaluate", MODEL, CHECKPOINT, *flags, *OPTIONS)
     again = session("evaluate", MODEL, "--predictions", "found.npz", *OPTIONS)
     assert scored.splitlines()[-3:] == again.splitlines()[-3:]
-    assert (session.cwd / "pictures" / "000012.png").is_file()
+    assert (session.cwd / "pictures" / "000040.png").is_file()
     (page,) = re.findall(r"^Page: (.*)$", scored, re.MULTILINE)
-    assert "000013" in (session.cwd / page).read_text(encoding="utf-8")
+    assert "000041" in (session.cwd / page).read_text(encoding="utf-8")
 
 
 def test_clouds_are_predicted_on_and_shown(session: Session) -> None:

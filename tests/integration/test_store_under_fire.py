@@ -224,7 +224,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     out, err = capfd.readouterr()
     assert "checkpoint epoch_2.pth could not be written: No space left on device (it needs 0.0 MB, 0.0 MB" in out
     assert "training continues, earlier checkpoints are untouched" in out
-    assert "not kept: epoch_2.pth: No space left on device" in out
+    assert "No space left on device" in result["not_kept"]["epoch_2.pth"]
     assert "Traceback" not in out + err
     read_checkpoint(small_disk / "run" / "epoch_1.pth")
     assert CheckpointStore(small_disk / "run").latest() == small_disk / "run" / "epoch_3.pth"
@@ -282,14 +282,13 @@ def test_a_run_whose_work_dir_is_a_uri_is_the_run(tmp_path: Path, monkeypatch: p
     assemble(toy_cfg(tmp_path / "plain", default_hooks__checkpoint=best)).train()
     uri = f"local://{tmp_path}/bucket/run"
     cfg = toy_cfg(uri, default_hooks__checkpoint=best, visualizer=visual())
-    first = assemble(cfg)
-    result = first.train()
+    result = assemble(cfg).train()
     assert result["last_checkpoint"] == f"{uri}/epoch_3.pth"
     assert result["best_checkpoint"] == f"{uri}/best_toy_AP_epoch_3.pth"
     there = tmp_path / "bucket" / "run"
     same_run(tmp_path / "plain" / "epoch_3.pth", there / "epoch_3.pth")
     log = next(there.glob("*/*.log")).read_text()
-    assert log.rstrip().splitlines()[-1].endswith(f"log dir: {first.log_dir}")
+    assert log.rstrip().endswith("epoch 3, iteration 36")
     assert (there / "scalars.json").read_text().count("\n") > 3
     assert list(there.glob("*/vis_data/events.*"))
     assert not list((tmp_path / "scratch").rglob("*.pth"))
