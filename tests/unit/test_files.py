@@ -99,8 +99,13 @@ def test_an_output_file_is_written_with_its_folder(tmp_path: Path) -> None:
 
 def test_an_output_file_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "page.html", tmp_path / "folder"):
-        with pytest.raises(InputError, match=f"cannot write {path}"):
-            write_output(path, b"page")
-    assert (tmp_path / "folder").is_dir()
+    path = tmp_path / "file" / "page.html"
+    with pytest.raises(InputError, match=f"cannot write {path}"):
+        write_output(path, b"page")
+
+
+def test_a_folder_in_place_of_an_output_file_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "page.html" / "mine").mkdir(parents=True)
+    write_output(tmp_path / "page.html", b"page")
+    assert (tmp_path / "page.html").read_bytes() == b"page"
+    assert (tmp_path / "page.html.damaged" / "mine").is_dir()
