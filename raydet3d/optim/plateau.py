@@ -77,7 +77,7 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         eps: float = 1e-8,
         begin: float = 0,
         end: float = FOREVER,
-        last_step: int = -1,
+        last_step: float = -1,  # an integer, checked below: MMEngine's scripts expect an AssertionError
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
