@@ -1,6 +1,6 @@
-"""Write recordings as a folder of own data, frame by frame, from a converter.
+"""Write frames into a folder in the layout of `raydet3d.data.prepare custom`.
 
-A converter of one's own takes these lines:
+A converter from another format looks like this:
 
 ```python
 from raydet3d.data.convert import CustomLayoutWriter
