@@ -38,7 +38,7 @@ class CommandGroup:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_restore_interrupt,
+                preexec_fn=restore_interrupt,
             )
 
     def text(self) -> str:
@@ -82,6 +82,6 @@ class CommandGroup:
         self.process.wait()
 
 
-def _restore_interrupt() -> None:
+def restore_interrupt() -> None:
     """A shell's background jobs ignore SIGINT, and what they start inherits it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
